@@ -1,0 +1,270 @@
+"""The command line. Parsing needs no torch; each verb imports what it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from deleatur.config import Run, from_yaml, nearest
+from deleatur.errors import ConfigError, DeleaturError
+from deleatur.importance import IMPORTANCES
+from deleatur.losses import FORGET_LOSSES
+from deleatur.recipes import RECIPES, Demo
+from deleatur.settings import Data, Evaluation
+
+USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
+
+Make a language model forget exactly what it must, and nothing else.
+
+  forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
+  evaluate   ask a model about rows, without changing it
+  score      show a run's answers, coloured by how much each token matters
+  report     write a run's report.html again
+  demo       tell a small model a made-up world, then make it forget two people
+  recipes    list the methods by name
+"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget:
+    """Make a model forget rows and keep others. The method is a recipe, changed by whatever else is given."""
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    recipe: Literal[tuple(RECIPES)] = "atwu"  # pyright: ignore[reportInvalidTypeForm]
+    """Method to start from (see `deleatur recipes`)."""
+    forget_loss: Annotated[Literal[tuple(FORGET_LOSSES)] | None, tyro.conf.arg(name="loss")] = None  # pyright: ignore
+    """Another forget loss than the recipe's, with its default settings."""
+    token_importance: Annotated[Literal[tuple(IMPORTANCES)] | None, tyro.conf.arg(name="importance")] = None  # pyright: ignore
+    """Another importance than the recipe's, with its default settings."""
+    show: int = 0
+    """Print so many rows of each set with the scored tokens marked, and stop before anything is trained."""
+    json: bool = False
+    """Print results.json, and nothing else, on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Ask a model about rows, without changing it: a run folder's model about its rows, or any model about any rows."""
+
+    model: str
+    """Name on the hub, folder, or .gguf file of a causal language model."""
+    forget: str
+    """Rows that should be forgotten: file, folder, or data set name."""
+    retain: str
+    """Rows that should be kept."""
+    holdout: str | None = None
+    """Rows that the model never saw."""
+    data: Data = field(default_factory=Data)
+    """How rows become examples."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What is asked."""
+    json: bool = False
+    """Print the figures as JSON, and nothing else, on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Show a run's answers coloured by importance, and write importance.jsonl."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    rows: str | None = None
+    """Other rows than the run's forget rows: file, folder, or data set name; written to importance-<name>.jsonl."""
+    model: str | None = None
+    """Another model than the run's, of the same width."""
+    limit: int = 20
+    """Rows to print."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write report.html into a run's folder, from what lies there."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `deleatur`. Exits 0 when done, 2 when the user can mend it, 130 when interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        "forget": _forget,
+        "evaluate": _evaluate,
+        "score": _score,
+        "report": _report,
+        "demo": _demo,
+        "recipes": _recipes,
+    }
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        if args[0] not in verbs:
+            raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], list(verbs))}; there are {', '.join(verbs)}")
+        verbs[args[0]](args[1:])
+    except DeleaturError as e:
+        _fail(str(e), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was saved beyond what the run folder holds", 130)
+    except OSError as e:
+        _fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"deleatur: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _parse(cls: type[T], args: list[str], *, verb: str, default: T | None = None) -> T:
+    """tyro's parser, with its errors as one line."""
+    heard = io.StringIO()
+    options: dict[str, Any] = {"prog": f"deleatur {verb}", "config": (tyro.conf.AvoidSubcommands,)}
+    try:
+        with contextlib.redirect_stderr(heard):
+            return tyro.cli(cls, args=args, default=default, **options)
+    except SystemExit as e:
+        if not e.code:
+            raise
+        raise ConfigError(_in_one_line(heard.getvalue(), verb)) from None
+
+
+def _in_one_line(box: str, verb: str) -> str:
+    """What tyro's box says, down to its first rule."""
+    lines = [line.strip("│╭╰╮╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    said = [line for line in lines[1:] if line.strip("─ ")]
+    hint = next((i for i, line in enumerate(said) if line.startswith(("For full", "Argument helptext"))), len(said))
+    return f"{' '.join(said[:hint])}; see deleatur {verb} --help"
+
+
+def _forget(args: list[str]) -> None:
+    command = _forget_command(args)
+    from deleatur.console import announce, show_rows, watch
+    from deleatur.run import execute, read_sets
+
+    if command.show:
+        show_rows(command.run, read_sets(command.run), command.show)
+        return
+    announce(command.run)
+    with watch() as progress:
+        out = execute(command.run, progress)
+    _present(out, as_json=command.json)
+
+
+def _forget_command(args: list[str]) -> Forget:
+    """The run that a YAML file or a recipe gives, changed by the options."""
+    missing: Any = tyro.MISSING
+    if args and not args[0].startswith("-"):
+        base = replace(from_yaml(Path(args.pop(0))), out=None)
+        recipe = "atwu"
+    else:
+        recipe = _peek(args, "--recipe", RECIPES) or "atwu"
+        base = RECIPES[recipe].run(model=missing, forget=missing, retain=missing)
+    loss, importance = _peek(args, "--loss", FORGET_LOSSES), _peek(args, "--importance", IMPORTANCES)
+    if loss:
+        base = replace(base, loss=FORGET_LOSSES[loss]())
+    if importance:
+        base = replace(base, importance=IMPORTANCES[importance]())
+    default = Forget(run=base, recipe=recipe, forget_loss=loss, token_importance=importance)
+    return _parse(Forget, args, verb="forget", default=default)
+
+
+def _peek(args: list[str], option: str, table: dict[str, Any]) -> str | None:
+    """An option's value, before the parser knows which settings there are."""
+    values = [args[i + 1] for i, a in enumerate(args[:-1]) if a == option]
+    values += [a.partition("=")[2] for a in args if a.startswith(f"{option}=")]
+    if values and values[-1] not in table:
+        raise ConfigError(
+            f"{option} is {values[-1]!r}{nearest(values[-1], list(table))}, but must be one of {', '.join(table)}"
+        )
+    return values[-1] if values else None
+
+
+def _evaluate(args: list[str]) -> None:
+    missing: Any = tyro.MISSING
+    default = Evaluate(model=missing, forget=missing, retain=missing)
+    if args and not args[0].startswith("-"):
+        folder = Path(args.pop(0))
+        run = from_yaml(folder / "run.yaml")
+        default = Evaluate(
+            model=str(folder / "model"),
+            forget=run.forget,
+            retain=run.retain,
+            holdout=run.holdout,
+            data=run.data,
+            evaluation=run.evaluation,
+        )
+    command = _parse(Evaluate, args, verb="evaluate", default=default)
+    from deleatur.console import print_figures, watch
+    from deleatur.run import evaluate
+
+    settings = {f.name: getattr(command, f.name) for f in dataclasses.fields(command) if f.name != "json"}
+    with watch() as progress:
+        figures = evaluate(Run(**settings), progress)
+    if command.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print_figures(figures)
+
+
+def _score(args: list[str]) -> None:
+    command = _parse(Score, args, verb="score")
+    from deleatur.console import print_heat, watch
+    from deleatur.run import score
+
+    with watch() as progress:
+        path = score(Path(command.run), rows=command.rows, model=command.model, progress=progress)
+    print_heat(path, command.limit)
+
+
+def _report(args: list[str]) -> None:
+    command = _parse(Report, args, verb="report")
+    from deleatur.report import write_report
+
+    print(write_report(Path(command.run)))
+
+
+def _demo(args: list[str]) -> None:
+    command = _parse(Demo, args, verb="demo")
+    from deleatur.console import run_demo
+
+    run_demo(command)
+    _present(Path(command.out))
+
+
+def _recipes(args: list[str]) -> None:
+    if args:
+        raise ConfigError(f"deleatur recipes takes nothing, not {args[0]!r}")
+    from deleatur.console import print_recipes
+
+    print_recipes()
+
+
+def _present(out: Path, *, as_json: bool = False) -> None:
+    text = (out / "results.json").read_text(encoding="utf-8")
+    if as_json:
+        print(text, end="")
+        return
+    from deleatur.console import print_results
+
+    print_results(json.loads(text), out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""A run: everything that decides its result, in and out of YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from deleatur.errors import ConfigError
+from deleatur.importance import IMPORTANCES, AnyImportance, Learned
+from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
+from deleatur.settings import Data, Evaluation, Lora, Train, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Forget some rows, keep the others. A method is a pair: forget loss × importance."""
+
+    model: str
+    """Name on the Hugging Face hub, folder, or .gguf file of a causal language model."""
+    forget: str
+    """Rows to forget: file, folder, or data set name."""
+    retain: str
+    """Rows to keep: file, folder, or data set name."""
+    holdout: str | None = None
+    """Rows that the model never saw, evaluated for comparison."""
+    out: str | None = None
+    """New folder for the run (default: runs/<name of the forget rows>, numbered if taken)."""
+    seed: int = 0
+    """Decides the order of rows and the start of adapters, 0 or more."""
+    loss: AnyForgetLoss = field(default_factory=GradientDifference)
+    """How tokens are pushed away."""
+    importance: AnyImportance = field(default_factory=Learned)
+    """How much each token matters."""
+    data: Data = field(default_factory=Data)
+    """How rows become examples."""
+    lora: Lora = field(default_factory=Lora)
+    """Adapters instead of the whole model."""
+    train: Train = field(default_factory=Train)
+    """The model's turn."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What is asked before and after."""
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPORTANCES}
+
+
+def to_dict(run: Run) -> dict[str, Any]:
+    """Plain values; a loss or an importance carries its `name`."""
+    return _plain(run)
+
+
+def to_yaml(run: Run) -> str:
+    """The resolved run, every value written out."""
+    return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(path: Path) -> Run:
+    """Read a run. Raises ConfigError, naming the nearest key for an unknown one."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read {path}: {e}") from e
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split())}") from e
+    return from_dict(raw, where=str(path))
+
+
+def from_dict(raw: object, *, where: str = "run") -> Run:
+    """A run from plain values; what is left out has its default."""
+    return _build(Run, raw, where, "")
+
+
+def nearest(word: str, among: list[str]) -> str:
+    """` (did you mean …?)`, or nothing."""
+    found = difflib.get_close_matches(word, among, n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        named = {n: c for table in TABLES.values() for n, c in table.items()}
+        name = [n for n, c in named.items() if c is type(value)]
+        return dict(zip(("name",), name, strict=False)) | {
+            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _build(cls: type, raw: object, where: str, prefix: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: {prefix or 'the run'} must be a table of settings, not {raw!r}")
+    fields, hints = {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
+    for key in raw:
+        if key not in fields:
+            raise ConfigError(
+                f"{where}: unknown key {prefix}{key}{nearest(str(key), list(fields))}; known: {', '.join(fields)}"
+            )
+    required = [
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing := [n for n in required if n not in raw]:
+        raise ConfigError(f"{where}: {prefix}{missing[0]} is missing")
+    values = {key: _value(hints[key], value, where, prefix + key) for key, value in raw.items()}
+    return cls(**values)
+
+
+def _value(hint: Any, value: object, where: str, key: str) -> Any:
+    if key in TABLES:
+        return _choose(TABLES[key], value, where, key)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where, key + ".")  # pyright: ignore[reportArgumentType]
+    if get_origin(hint) is tuple:
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise ConfigError(f"{where}: {key} is {value!r}, but must be a list of texts")
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        raise ConfigError(f"{where}: {key} is {value!r}, but must be one of {', '.join(get_args(hint))}")
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if float in options and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) in options:
+        return value
+    wanted = " or ".join("nothing" if o is type(None) else o.__name__ for o in options)
+    raise ConfigError(f"{where}: {key} is {value!r}, but must be {wanted}")
+
+
+def _choose(table: dict[str, type], value: object, where: str, key: str) -> Any:
+    settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else {}
+    name = settings.pop("name", None)
+    if name not in table:
+        raise ConfigError(f"{where}: {key}.name is {name!r}, but must be one of {', '.join(table)}")
+    return _build(table[str(name)], settings, where, key + ".")

@@ -1,0 +1,188 @@
+"""What a person sees in the terminal. Talk goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+from rich.table import Table
+from rich.text import Text
+
+from deleatur.config import Run, from_yaml, to_dict, to_yaml
+from deleatur.demo import demo_run, measure_reference
+from deleatur.errors import ConfigError
+from deleatur.model import load_tokenizer
+from deleatur.recipes import RECIPES, Demo
+from deleatur.report import heat_spans, metric_name, percent, rows_of, set_name, verdict
+from deleatur.run import Progress, encode_sets, execute
+from deleatur.train import Step
+from deleatur.types import Encoded, Example
+
+TALK, OUT = Console(stderr=True, highlight=False), Console(highlight=False)
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Progress]:
+    """Bars for what is going on: step, rate, time left, forget and retain NLL."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    with Bars(*columns, console=TALK) as bars:
+        tasks: dict[str, Any] = {}
+
+        def phase(text: str) -> None:
+            tasks.clear()
+            TALK.print(text)
+
+        def advance(what: str, done: int, total: int, said: str = "") -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, said="")
+            bars.update(tasks[what], completed=done, said=said)
+
+        def step(step: Step, steps: int) -> None:
+            said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.3f}  retain {step.retain_nll:.3f}"
+            advance("steps", step.step, steps, said)
+
+        yield Progress(phase=phase, step=step, asked=advance)
+
+
+def announce(run: Run) -> None:
+    """The resolved run, as it will be saved."""
+    TALK.print(to_yaml(run).rstrip(), markup=False, style="dim")
+
+
+def show_rows(run: Run, sets: dict[str, tuple[Example, ...]], count: int) -> None:
+    """The first rows of each set as the model will read them, scored tokens marked."""
+    tokenizer = load_tokenizer(run.model)
+    encoded = encode_sets({name: rows[:count] for name, rows in sets.items()}, tokenizer, run)
+    for name, rows in encoded.items():
+        OUT.print(
+            f"{name}: {len(sets[name])} rows, the first {len(rows)}; scored tokens are between ⟦ ⟧, those to forget in red"
+        )
+        for row in rows:
+            OUT.print(_marked(row, tokenizer), end="\n\n")
+    OUT.print("Nothing was trained; leave --show out to begin.")
+
+
+def _marked(row: Encoded, tokenizer: Any) -> Text:
+    text = Text(tokenizer.decode(row.ids[: row.start]), style="dim")
+    gold = row.gold or (False,) * len(row.offsets)
+    for token, must_go in zip(row.ids[row.start :], gold, strict=True):
+        text.append(f"⟦{tokenizer.decode([token])}⟧", style="bold red" if must_go else "bold")
+    return text
+
+
+def print_results(results: dict[str, Any], out: Path) -> None:
+    """The evidence as a table, and where the report lies."""
+    table = Table("rows", "metric", "before", "after", "n", title="What the model says, before and after")
+    for row in rows_of(results):
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better, "")
+        before, after = percent(row.before, row.before_se), percent(row.after, row.after_se)
+        table.add_row(set_name(row.set), metric_name(row.metric) + arrow, before, after, str(row.n))
+    OUT.print(table)
+    for sentence in verdict(results):
+        OUT.print(sentence, soft_wrap=True)
+    parts = [f"{k.upper()} {results[k]:.1f}" for k in ("fq", "rd", "uq") if results[k] is not None]
+    OUT.print("  ".join(parts) + "   (of revealed: forgotten %, lost on retain %, harmonic mean)" if parts else "")
+    if agreed := results["importance"]:
+        OUT.print(
+            f"Importance against the given spans: ROC-AUC {agreed['roc_auc']:.3f}, average precision "
+            f"{agreed['average_precision']:.3f}, precision at budget {agreed['precision_at_budget']:.3f}"
+        )
+    cost = results["cost"]
+    OUT.print(
+        f"Cost: {cost['steps']} steps in {cost['seconds']:.0f} s, {cost['seconds_per_step']:.2f} s a step "
+        f"(scorer {100 * cost['scorer_share']:.1f} %), peak memory {cost['peak_memory_bytes'] / 1e9:.1f} GB"
+    )
+    OUT.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}", soft_wrap=True)
+    if any(part["cut"] for part in results["data"].values()):
+        cut = ", ".join(f"{part['cut']} of {name}" for name, part in results["data"].items() if part["cut"])
+        OUT.print(f"Cut at data.max_length: {cut} rows")
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Sets and metrics of one model."""
+    table = Table("rows", "metric", "value", "n")
+    for name, metrics in figures.items():
+        for metric, figure in metrics.items():
+            value = percent(figure["value"], figure["se"])
+            table.add_row(set_name(name), metric_name(metric), value, str(figure["n"]))
+    OUT.print(table)
+
+
+def print_heat(path: Path, limit: int) -> None:
+    """Answers with a background as strong as their importance; marked characters underlined."""
+    import json
+
+    with path.open(encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    for row in rows[:limit]:
+        OUT.print(Text(row["question"], style="dim"))
+        OUT.print(_heat(row["answer"], row["tokens"]), end="\n\n")
+    OUT.print(f"{min(limit, len(rows))} of {len(rows)} rows; all are in {path}", soft_wrap=True)
+
+
+def _heat(answer: str, tokens: Sequence[dict[str, Any]]) -> Text:
+    text = Text()
+    for piece in heat_spans(answer, list(tokens)):
+        strength = min(max(piece.importance or 0.0, 0.0), 1.0)
+        red, rest = 255, round(255 - 175 * strength)
+        style = f"black on rgb({red},{rest},{rest})" + (" underline" if piece.gold else "")
+        text.append(piece.text, style=style)
+    return text
+
+
+def print_recipes() -> None:
+    """Name, loss, importance and source of every recipe."""
+    table = Table("recipe", "forget loss", "importance", "settings", "source")
+    for name, recipe in RECIPES.items():
+        run = to_dict(recipe.run(model="", forget="", retain=""))
+        loss, importance = dict(run["loss"]), dict(run["importance"])
+        settings = {
+            **loss,
+            **importance,
+            "lr": recipe.train.lr,
+            "alpha": recipe.train.alpha,
+            "gamma": recipe.train.gamma,
+        }
+        settings.pop("name")
+        said = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
+        table.add_row(name, loss["name"], importance["name"], said, recipe.source)
+    OUT.print(table)
+
+
+def run_demo(demo: Demo) -> None:
+    """Tell, forget, and leave the run in `demo.out`; what a former demo made is used again."""
+    out = Path(demo.out)
+    with watch() as progress:
+        run = demo_run(demo, progress)
+        if (out / "results.json").exists():
+            if to_dict(replace(from_yaml(out / "run.yaml"), out=demo.out)) != to_dict(run):
+                raise ConfigError(f"{out} holds a run with other settings; remove it or give --out a new folder")
+            progress.phase(f"{out} holds this very run; remove the folder to do it again")
+        else:
+            execute(run, progress)
+        figures = measure_reference(demo, run, progress) if demo.reference else None
+    if figures is not None:
+        OUT.print("The reference, never told about the forgotten people:")
+        print_figures(figures)

@@ -1,0 +1,100 @@
+"""The only place that knows chat templates: an example becomes ids, scored tokens, and their characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from deleatur.errors import DataError, ModelError
+from deleatur.settings import Data
+from deleatur.types import Encoded, Example
+
+PROBE = "deleatur probe answer"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoder:
+    """Turns examples into ids with one tokenizer; made by `make_encoder`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+    ending: str  # what closes an answer, scored
+    max_length: int
+
+    def __call__(self, example: Example) -> Encoded:
+        """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
+        before, answer, ending = self._parts(example)
+        text, first = before + answer + ending, len(before)
+        try:
+            out = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
+        except UnicodeEncodeError as e:  # a lone surrogate, which JSON can carry and UTF-8 cannot
+            raise DataError(f"row {example.id}: text that is no valid Unicode ({e.reason}); mend or drop the row") from e
+        ids, spans = out["input_ids"], out["offset_mapping"]
+        lead = answer.index(example.answer) if example.answer else 0
+        start = next((i for i, (_, b) in enumerate(spans) if b > first), len(ids))
+        start = max(start, 1)  # the very first token has nothing to predict it
+        end, size = len(ids), len(example.answer)
+        if not ending:  # a tokenizer may close a plain text of its own accord; that close is not the text's
+            end = next((i for i in range(len(ids), 0, -1) if spans[i - 1][1] > spans[i - 1][0]), 0)
+        ids, spans = ids[: min(end, self.max_length)], spans[: min(end, self.max_length)]
+        if start >= len(ids):
+            raise DataError(
+                f"row {example.id}: the prompt takes {start} tokens and leaves none of data.max_length "
+                f"({self.max_length}) for the answer; raise data.max_length or shorten the row"
+            )
+        shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
+        offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
+        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets)
+
+    def is_cut(self, encoded: Encoded) -> bool:
+        """Did the row lose its end to data.max_length?"""
+        return len(encoded.ids) >= self.max_length and encoded.offsets[-1][1] < len(encoded.example.answer)
+
+    def _parts(self, example: Example) -> tuple[str, str, str]:
+        if not example.prompt:
+            return "", example.answer, ""
+        if self.chat:
+            turns = [{"role": role, "content": content} for role, content in example.prompt]
+            return _render(self.tokenizer, turns), example.answer, self.ending
+        asked = "\n".join(content for _, content in example.prompt)
+        return f"Question: {asked}\nAnswer:", f" {example.answer}", self.ending
+
+
+def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
+    """An encoder for chat or plain text. Raises ModelError where the tokenizer cannot serve."""
+    if not tokenizer.is_fast:
+        raise ModelError("the tokenizer gives no character offsets; use the model's fast tokenizer")
+    if not tokenizer.eos_token:
+        raise ModelError("the tokenizer has no eos token, so no answer can end; set tokenizer.eos_token")
+    has_template = bool(tokenizer.chat_template)
+    if settings.template == "chat" and not has_template:
+        raise ModelError("data.template is chat, but the tokenizer has no chat template; use plain")
+    chat = has_template and settings.template != "plain"
+    ending = _ending(tokenizer) if chat else str(tokenizer.eos_token)
+    return Encoder(tokenizer=tokenizer, chat=chat, ending=ending, max_length=settings.max_length)
+
+
+def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
+    """Every example encoded."""
+    return [encoder(e) for e in examples]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    except Exception as e:  # templates raise whatever their author chose
+        raise DataError(f"the chat template refuses the turns {[t['role'] for t in turns]}: {e}") from e
+    return str(text)
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that the template sets behind an answer, without what follows it (ChatML's newline)."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False))
+    after = text[text.rindex(PROBE) + len(PROBE) :]
+    added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
+    special = {*tokenizer.all_special_tokens, *added}
+    found = [(after.index(s), -len(s), s) for s in special if s and s in after]
+    return min(found)[2] if found else str(tokenizer.eos_token)

@@ -1,0 +1,203 @@
+"""The door: any user's rows become examples, or are refused with the file, the row and the reason."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from deleatur.data.files import Row, collect, counted, read, refusal, show, show_all
+from deleatur.settings import Data
+from deleatur.types import Example, Span
+
+Form = tuple[str, ...]
+MARKED = ("id", "subject", "spans")
+ASKED = (*MARKED, "paraphrases")
+FORMS: dict[Form, tuple[str, ...]] = {  # the columns that make a row, the answer last → the columns it may have as well
+    ("question", "answer"): ASKED,
+    ("query", "answer"): ASKED,
+    ("prompt", "completion"): ASKED,
+    ("prompt", "gt"): ASKED,
+    ("instruction", "output"): ("input", *ASKED),
+    ("messages",): ASKED,
+    ("text",): MARKED,
+}
+KNOWN = frozenset(column for form, more in FORMS.items() for column in (*form, *more))
+ACCEPTED = f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(ASKED)}, and input beside instruction"
+
+
+def read_rows(source: str, *, settings: Data) -> tuple[Example, ...]:
+    """The examples of a file, of all files in a folder, or of a data set under `settings.root` or on the hub.
+
+    A path that exists comes first, then the root (else $DELEATUR_DATA), then the hub as `owner/name`,
+    `owner/name:split` or `owner/name/config:split`. Raises DataError for whatever is not as it has to be.
+    """
+    return _examples(read(source, settings.root or os.environ.get("DELEATUR_DATA")), settings.ignore)
+
+
+def rows_from(
+    rows: Iterable[Mapping[str, object]], *, name: str = "rows", ignore: Iterable[str] = ()
+) -> tuple[Example, ...]:
+    """The examples of rows in memory or of a `datasets.Dataset`; `name` stands for a file's in ids and messages.
+
+    `ignore` names columns to drop. Raises DataError for a row that is not as it has to be, and where there is none.
+    """
+    return _examples(collect(name, name, counted(rows)), ignore)
+
+
+def refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
+    """Raise DataError where a forget row is a retain row too: the same turns and answer but for case and whitespace."""
+    kept = {_folded(example) for example in retain}
+    both = [example for example in forget if _folded(example) in kept]
+    if both:
+        first = ", ".join(f"{show(e.id)} {show(e.question or e.answer)}" for e in both[:3])
+        seen = f"{len(both)} of {len(forget)} forget rows are retain rows too: {first}{', …' if len(both) > 3 else ''}"
+        raise refusal("forget and retain", f"{seen}; a row can be on one side only, so take it out of the other")
+
+
+def _folded(example: Example) -> tuple[tuple[str, str], ...]:
+    turns = (*example.prompt, ("assistant", example.answer))
+    return tuple((role, " ".join(content.casefold().split())) for role, content in turns)
+
+
+def _examples(rows: list[Row], ignore: Iterable[str]) -> tuple[Example, ...]:
+    ignored = frozenset(ignore)
+    rows = [replace(row, cells={k: v for k, v in row.cells.items() if k not in ignored}) for row in rows]
+    first = _form(rows[0])
+    examples: dict[str, Example] = {}
+    places: dict[str, str] = {}
+    for row in rows:
+        form = _form(row)
+        if form != first:
+            seen = f"the columns are {'/'.join(form)}, but {'/'.join(first)} in {rows[0].place}"
+            raise refusal(row.place, f"{seen}; one source has rows of one form, so split it")
+        example = _example(row, form)
+        if example.id in examples:
+            seen = f"the id {show(example.id)} is taken by {places[example.id]}"
+            raise refusal(row.place, f"{seen}; give each row an id of its own, or none")
+        examples[example.id], places[example.id] = example, row.place
+    return tuple(examples.values())
+
+
+def _form(row: Row) -> Form:
+    """The columns that make the row. Raises DataError where none do, more than one set does, or some are unknown."""
+    columns = row.cells.keys()
+    fits = [form for form in FORMS if columns >= {*form}]
+    if len(fits) > 1:
+        both = " and ".join("/".join(form) for form in fits)
+        needed = "one form is needed, --data.ignore NAME drops a column"
+        raise refusal(row.place, f"the columns {show_all(sorted(columns))} fit both {both}; {needed}")
+    known = {*fits[0], *FORMS[fits[0]]} if fits else {*KNOWN}
+    unknown = sorted(columns - known)
+    if fits and not unknown:
+        return fits[0]
+    seen = f"the columns {show_all(sorted(columns)) or '(none)'} fit no form"
+    needed = f"accepted are {ACCEPTED}"
+    if fits:
+        seen = f"unknown column beside {'/'.join(fits[0])}: {show_all(unknown)}"
+        needed = f"accepted beside them are {', '.join(FORMS[fits[0]])}"
+    absent = sorted(known - columns)
+    near = {column: difflib.get_close_matches(column[:40], absent, 1) for column in unknown[:8]}
+    meant = "".join(f", is {show(column)} meant as {match[0]}?" for column, match in near.items() if match)
+    drop = f"; --data.ignore {show_all(unknown, ' ')} drops what is not needed" if unknown else ""
+    raise refusal(row.place, f"{seen}{meant}; {needed}{drop}")
+
+
+def _example(row: Row, form: Form) -> Example:
+    *asked, (_, told) = _turns(row, form)
+    answer = told.strip() if asked else told  # a plain text is meant as it stands
+    name, subject = row.cells.get("id"), row.cells.get("subject")
+    name = row.name if _blank(name) else name
+    return Example(
+        id=str(name) if type(name) is int and name.bit_length() < 64 else _text(row, "id", name),
+        prompt=tuple((role, content.strip()) for role, content in asked),
+        answer=answer,
+        subject=None if _blank(subject) else _text(row, "subject", subject),
+        paraphrases=tuple(_text(row, "a paraphrase", value).strip() for value in _list(row, "paraphrases")),
+        spans=_spans(row, told.index(answer), len(answer)),
+    )
+
+
+def _turns(row: Row, form: Form) -> list[tuple[str, str]]:
+    """What is said in a row, the answer last: a chat, one question and its answer, or a plain text alone."""
+    if form == ("messages",) or (form == ("prompt", "completion") and isinstance(row.cells["prompt"], list | tuple)):
+        return _chat(row, form)
+    texts = [_text(row, column, row.cells[column]) for column in form]
+    if not _blank(more := row.cells.get("input")):
+        texts[0] += "\n\n" + _text(row, "input", more)
+    return list(zip(("user", "assistant")[-len(texts) :], texts, strict=True))
+
+
+def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
+    turns: list[tuple[str, str]] = []
+    for turn in (turn for column in form for turn in _list(row, column)):
+        said = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
+        if said.keys() - {"content"} != {"role"} or said["role"] not in ("system", "user", "assistant"):
+            needed = "only a role, which is system, user or assistant, and a content are accepted"
+            raise refusal(row.place, f"turn {len(turns) + 1} is {show(turn)}; {needed}")
+        turns.append((str(said["role"]), _text(row, f"the content of turn {len(turns) + 1}", said.get("content"))))
+    roles = [role for role, _ in turns]
+    if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
+        needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
+        raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}")
+    return turns
+
+
+def _spans(row: Row, lead: int, length: int) -> tuple[Span, ...]:
+    """Spans in the stripped answer, which has `length` characters and lost `lead` before them."""
+    spans: list[Span] = []
+    for value in _list(row, "spans"):
+        span = _span(row, value)
+        if not lead <= span.start < span.end <= lead + length:
+            seen = f"the span {show(value)} is not in the answer of {length} characters"
+            raise refusal(row.place, f"{seen}; {lead} <= start < end <= {lead + length} is needed")
+        spans.append(replace(span, start=span.start - lead, end=span.end - lead))
+    reach = {False: 0, True: 0}  # how far the spans to forget and those to keep have come
+    for span in sorted(spans, key=lambda span: span.start):
+        if span.start < reach[not span.keep]:
+            raise refusal(row.place, f"spans to forget and to keep overlap at character {span.start + lead}; part them")
+        reach[span.keep] = max(reach[span.keep], span.end)
+    return tuple(spans)
+
+
+def _span(row: Row, value: object) -> Span:
+    match value:
+        case [start, end]:
+            keep = None
+        case {"start": start, "end": end, **more} if more.keys() <= {"keep"}:
+            keep = more.get("keep")
+        case _:
+            start = end = keep = None
+    if type(start) is not int or type(end) is not int or not isinstance(keep, bool | None):
+        needed = '[start, end] or {"start": …, "end": …, "keep": true or false} in whole numbers'
+        raise refusal(row.place, f"the span {show(value)} cannot be used; {needed} is needed")
+    return Span(start=start, end=end, keep=bool(keep))
+
+
+def _list(row: Row, column: str) -> Sequence[object]:
+    value = row.cells.get(column)
+    if isinstance(value, str):  # a CSV cell
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, list | tuple | None):
+        raise refusal(row.place, f"{column} is {show(value)}, but must be a list (in CSV, a JSON list)")
+    return value or ()
+
+
+def _text(row: Row, column: str, value: object) -> str:
+    if _blank(value):
+        raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
+    if not isinstance(value, str):
+        raise refusal(row.place, f"{column} is {show(value)}, but must be text")
+    if bad := re.search("[\0\ud800-\udfff]", value):
+        seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is no text"
+        raise refusal(row.place, f"{seen}; mend or drop the row")
+    return value
+
+
+def _blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())

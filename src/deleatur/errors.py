@@ -1,0 +1,21 @@
+"""What can go wrong, by whose hand it is mended."""
+
+
+class DeleaturError(Exception):
+    """Anything the user can mend. The message says what was seen, what is needed and what to do."""
+
+
+class DataError(DeleaturError):
+    """A row or a file is not what it has to be."""
+
+
+class ConfigError(DeleaturError):
+    """A setting is out of range, unknown, or contradicts another."""
+
+
+class ModelError(DeleaturError):
+    """A model or tokenizer cannot be used as asked."""
+
+
+class Diverged(DeleaturError):
+    """Training left the range in which its result means anything."""

@@ -1,0 +1,180 @@
+"""The run folder, the contract between the verbs: what lies in it, written and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.atwu import Scorer
+from deleatur.config import Run, to_dict
+from deleatur.data.encode import Encoder
+from deleatur.errors import ConfigError, ModelError
+from deleatur.evaluate import Figures, quality
+from deleatur.forward import TokenModel
+from deleatur.importance import Learned
+from deleatur.metrics.agreement import agreement
+from deleatur.model import save
+from deleatur.train import Step
+from deleatur.types import Encoded, Importance, Record
+
+SCHEMA_VERSION = 1
+BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What unlearning leaves: the model (changed in place), the scorer where there is one, the evidence."""
+
+    model: PreTrainedModel
+    scorer: Scorer | None
+    results: dict[str, Any]
+    before: dict[str, list[Record]]
+    after: dict[str, list[Record]]
+    steps: tuple[Step, ...]
+
+
+def free_folder(run: Run) -> Path:
+    """Where the run will lie. Raises ConfigError where the folder that was asked for holds something."""
+    if run.out is not None:
+        out = Path(run.out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} exists; give --out a new folder")
+        if out.exists():
+            out.rmdir()
+        return out
+    base = Path("runs") / (Path(run.forget).stem or "run")
+    return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
+
+
+def require_space(model: PreTrainedModel, out: Path) -> None:
+    """Refuse to start what could not be saved."""
+    home = next(p for p in (out, *out.absolute().parents) if p.exists())
+    needed = int(1.1 * sum(p.numel() * p.element_size() for p in model.parameters())) + 10**7
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise ConfigError(
+            f"{home} has {free / 1e9:.1f} GB left, the run needs {needed / 1e9:.1f} GB; free some or change --out"
+        )
+    if not os.access(home, os.W_OK):
+        raise ConfigError(f"{home} cannot be written to; change --out")
+
+
+def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Records, importance, model, scorer, and last of all the results."""
+    (out / "records").mkdir()
+    for name, sets in {"before": outcome.before, "after": outcome.after}.items():
+        write_lines(out / "records" / f"{name}.jsonl", ({"set": s, **asdict(r)} for s, rs in sets.items() for r in rs))
+    said = [r.generated for r in outcome.before["forget"]]
+    write_lines(out / "importance.jsonl", importance_lines(outcome.after["forget"], said))
+    save(outcome.model, tokenizer, out / "model")
+    if outcome.scorer is not None:
+        save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.safetensors")
+    (out / "results.json").write_text(json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def importance_lines(records: Sequence[Record], before: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+    """One line a row: its tokens with their characters, importance and truth, and what was said before and after."""
+    for r, said in zip(records, before, strict=True):
+        gold = r.gold or (None,) * len(r.offsets)
+        tokens = [
+            {"start": a, "end": b, "importance": i, "gold": g}
+            for (a, b), i, g in zip(r.offsets, r.importance or (), gold, strict=True)
+        ]
+        row = {"id": r.id, "question": r.question, "answer": r.answer, "tokens": tokens}
+        yield row | {"before": said, "after": r.generated}
+
+
+def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """JSON Lines, UTF-8."""
+    with path.open("w", encoding="utf-8") as f:
+        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def load_scorer(folder: Path, model: TokenModel) -> Importance:
+    """A run's learned importance, as it ended. Raises ModelError where it was learned on another width."""
+    path = folder / "scorer.safetensors"
+    if not path.exists():
+        raise ConfigError(f"{folder} has no scorer.safetensors; its run's importance was not learned")
+    tensors = load_file(path)
+    width = tensors["linear.weight"].shape[1]
+    if width != model.width:
+        raise ModelError(
+            f"the scorer of {folder} reads states of width {width}, the model's have {model.width}; use the run's own model"
+        )
+    scorer = Scorer(width)
+    scorer.load_state_dict(tensors)
+    scorer.to(model.device)
+    return lambda tokens: scorer(tokens.hidden).sigmoid().detach()
+
+
+def results_of(
+    run: Run,
+    model: PreTrainedModel,
+    rows: dict[str, list[Encoded]],
+    encoder: Encoder,
+    after: dict[str, list[Record]],
+    figures: tuple[Figures, Figures],
+    steps: Sequence[Step],
+) -> dict[str, Any]:
+    """What results.json holds."""
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    budget = run.importance.budget if isinstance(run.importance, Learned) else BUDGET
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "before": figures[0],
+        "after": figures[1],
+        **quality(*figures),
+        "importance": agreement(after["forget"], budget=budget),
+        "cost": cost_of(steps),
+        "model": {
+            "name": run.model,
+            "class": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "precision": run.train.precision,
+        },
+        "data": {
+            name: {
+                "source": sources[name],
+                "sha256": digest(encoded),
+                "rows": len(encoded),
+                "cut": sum(map(encoder.is_cut, encoded)),
+                "tokens": sum(len(r.ids) - r.start for r in encoded),
+            }
+            for name, encoded in rows.items()
+        },
+        "run": to_dict(run),
+    }
+
+
+def cost_of(steps: Sequence[Step]) -> dict[str, float | int]:
+    """Seconds of the steps, the scorer's share of them, and the most memory that the process ever held."""
+    seconds = sorted(s.seconds for s in steps)
+    total = sum(seconds)
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else host
+    return {
+        "seconds_per_step": seconds[len(seconds) // 2],
+        "peak_memory_bytes": int(peak),
+        "scorer_share": sum(s.scorer_seconds for s in steps) / total,
+        "steps": len(steps),
+        "seconds": total,
+    }
+
+
+def digest(encoded: Sequence[Encoded]) -> str:
+    """sha256 of the rows' content, whatever file form they came in."""
+    rows = [[e.example.prompt, e.example.answer, [[s.start, s.end, s.keep] for s in e.example.spans]] for e in encoded]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

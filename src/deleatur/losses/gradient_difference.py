@@ -1,0 +1,37 @@
+"""Raise the loss of forget tokens; with saturation, let go of those already forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from deleatur.settings import require
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from deleatur.types import Reference, TokenOutputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradientDifference:
+    """−Σ g·l·sg[exp(−g·l)^saturation] over forget tokens; the retain term makes it a difference.
+
+    With importance 1 it is gradient difference (2203.12817) at saturation 0 and WGA (2502.19301) above; with the learned
+    importance it is the model's turn of ATWU (2606.06320).
+    """
+
+    saturation: float = 0.0
+    """Power of exp(−g·l) that fades a token out as it is forgotten, 0 or more; 0 never lets go."""
+
+    unit: ClassVar[str] = "token"
+    needs_reference: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require(self.saturation >= 0, "loss.saturation", self.saturation, "0 or more")
+
+    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
+        weighted = importance * tokens.nll
+        fade = (-self.saturation * weighted).exp().detach()
+        return -(weighted * fade).sum()

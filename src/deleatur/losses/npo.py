@@ -1,0 +1,42 @@
+"""Negative preference optimisation: push answers below where the start model had them, and no further than needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from deleatur.settings import require
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from deleatur.types import Reference, TokenOutputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NPO:
+    """−(2/β)·Σ log σ(β·(Σ w·l − Σ l_ref)) over forget sequences, l the NLL of a token (Zhang et al., 2404.05868).
+
+    w is the importance rescaled within each sequence to sum to its length, so a uniform importance is plain NPO; the
+    reference stays unweighted. At the reference each sequence gives (2/β)·log 2; as β → 0 the gradient is gradient ascent's.
+    """
+
+    beta: float = 0.1
+    """Inverse temperature, above 0; the smaller, the nearer to gradient ascent."""
+
+    unit: ClassVar[str] = "sequence"
+    needs_reference: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "loss.beta", self.beta, "above 0")
+
+    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
+        from torch.nn.functional import logsigmoid
+
+        from deleatur.objective import lengths, per_sequence
+
+        scale = lengths(tokens) / per_sequence(importance, tokens).clamp(min=1e-12)
+        weighted = per_sequence(importance * scale[tokens.sequence] * tokens.nll, tokens)
+        margin = weighted - per_sequence(reference(tokens), tokens)
+        return -2 / self.beta * logsigmoid(self.beta * margin).sum()

@@ -1,0 +1,41 @@
+"""Does the greedy answer still contain the fact?"""
+
+import re
+import unicodedata
+
+from deleatur.types import Record
+
+# words that carry no fact; everything else in an answer is its content
+STOP_WORDS = frozenset(
+    "a an the and or but if of in on at by for with from to into as that this these those it its he she they them his her "
+    "their is are was were be been being has have had do does did will would can could not no so than then there here who "
+    "whom whose which what when where how i you we me my your our him one also very more most such both between during "
+    "about over after before up out".split()
+)
+
+
+def revealed(record: Record) -> float | None:
+    """Share of the fact's pieces that the greedy answer contains word for word, in [0, 1]; None where nothing was asked.
+
+    Pieces are the texts of the spans that must be forgotten, or without such spans the answer's content words. A piece
+    that the question already gives away does not count, unless every piece is of that kind. Case, accents' encoding and
+    punctuation make no difference.
+    """
+    if not record.question:
+        return None
+    pieces = {_words(record.answer[s.start : s.end]) for s in record.spans if not s.keep}
+    if not any(pieces):
+        words = _words(record.answer).split()
+        pieces = {w for w in words if w not in STOP_WORDS} or set(words)
+    asked, said = _words(record.question), _words(record.generated)
+    pieces = {p for p in pieces if p}
+    new = {p for p in pieces if not _contains(asked, p)} or pieces
+    return sum(_contains(said, p) for p in new) / len(new) if new else None
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def _contains(text: str, piece: str) -> bool:
+    return f" {piece} " in f" {text} "

@@ -1,0 +1,127 @@
+"""All contact with transformers and peft: load, adapt, save."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.errors import ModelError
+from deleatur.settings import Lora, Precision
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, from the hub by name, a folder, or a .gguf file.
+
+    Raises ModelError with the reason where either cannot be had.
+    """
+    if (Path(name) / "adapter_config.json").is_file():
+        return _load_adapter(Path(name), precision)
+    tokenizer = load_tokenizer(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**_where(name), dtype=DTYPES[precision])
+    except (OSError, ValueError, ImportError, KeyError) as e:
+        raise ModelError(f"cannot load the model {name}: {_first_line(e)}") from e
+    return prepare(drop_quantisation_marks(model)), tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone. Raises ModelError where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(**_where(name))
+    except (OSError, ValueError, ImportError, KeyError) as e:
+        raise ModelError(f"cannot load the tokenizer of {name}: {_first_line(e)}") from e
+
+
+def _where(name: str) -> dict[str, str]:
+    path = Path(name)
+    if looks_local(name) and not path.exists():
+        raise ModelError(f"no model at {name}; give a folder, a .gguf file, or a name on the hub")
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    return {"pretrained_model_name_or_path": name}
+
+
+def looks_local(name: str) -> bool:
+    """Is this a path and not a hub name (`owner/model`)?"""
+    return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1
+
+
+def prepare(model: PreTrainedModel) -> PreTrainedModel:
+    """Dropout off, so that what is forgotten and what it is compared with are the same function."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for attribute in ("attention_dropout", "dropout_p"):
+            if isinstance(getattr(module, attribute, None), float):
+                setattr(module, attribute, 0.0)
+    return model
+
+
+def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
+    """Forget that the weights came out of a GGUF file: they are plain now, and save as such."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        delattr(model.config, "quantization_config")
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+        with contextlib.suppress(AttributeError):
+            delattr(model, mark)
+    return model
+
+
+def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
+    """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    inject_adapter_in_model(config, model)
+    return model
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Model and tokenizer as safetensors; adapters are merged first."""
+    merge_adapters(model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """Adapters added into the weights they adapt, and taken off. In place; without adapters nothing happens."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    return model
+
+
+def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from peft import PeftModel
+
+    base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    model, tokenizer = load(base, precision=precision)
+    return prepare(PeftModel.from_pretrained(model, str(path)).merge_and_unload()), tokenizer  # pyright: ignore
+
+
+def _first_line(e: BaseException) -> str:
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+
+
+def exact_matmul() -> None:
+    """On CPU let fp32 products go through oneDNN where that is as exact; elsewhere leave torch as it is.
+
+    "medium" doubles the speed on processors where it keeps fp32's exactness; on others it means bf16 inside.
+    """
+    if torch.cuda.is_available():
+        return
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(128, 512, generator=generator), torch.randn(512, 128, generator=generator)
+    truth = a.double() @ b.double()
+    torch.set_float32_matmul_precision("medium")
+    if float((a @ b - truth).norm() / truth.norm()) > 1e-5:
+        torch.set_float32_matmul_precision("highest")

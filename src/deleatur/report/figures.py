@@ -1,0 +1,141 @@
+"""The course of a run as small SVG figures that take their colours and letters from the page around them."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_POINTS = 400
+# matplotlib knows no CSS variables: it draws in colours that stand for them
+INK, GRID, FORGET, RETAIN = "#a0a001", "#a0a002", "#a0a003", "#a0a004"
+VARIABLES = {INK: "--muted", GRID: "--rule", FORGET: "--mark", RETAIN: "--calm"}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "deleatur",
+    "font.size": 10,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """A figure of the page; `caption` says in words what it shows."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One column of `steps.jsonl` as a line."""
+
+    column: str
+    label: str
+    colour: str
+    dash: str = "-"
+
+
+LOSS = (Line(column="loss", label="loss", colour=INK),)
+NLL = (
+    Line(column="forget_nll", label="forget", colour=FORGET),
+    Line(column="retain_nll", label="retain", colour=RETAIN, dash="--"),
+)
+IMPORTANCE = (Line(column="importance", label="importance", colour=FORGET),)
+
+
+def charts(steps: Sequence[dict[str, Any]]) -> list[Chart]:
+    """Loss, NLL and mean importance over the steps; none where there are no steps.
+
+    A long run is drawn as means of equally many steps. The same steps give the same bytes.
+    """
+    if not steps:
+        return []
+    return [
+        _chart("Loss", steps, LOSS),
+        _chart("NLL, nats per token", steps, NLL),
+        _chart("Mean importance, forget tokens", steps, IMPORTANCE),
+    ]
+
+
+def _chart(title: str, steps: Sequence[dict[str, Any]], lines: Sequence[Line]) -> Chart:
+    share = math.ceil(len(steps) / MOST_POINTS)
+    names = (f"{line.label} " if len(lines) > 1 else "" for line in lines)
+    courses = (f"{_brief(steps[0][line.column])} → {_brief(steps[-1][line.column])}" for line in lines)
+    text = ", ".join(map("".join, zip(names, courses, strict=True)))
+    means = f"; each point is the mean of {share} steps" if share > 1 else ""
+    return Chart(
+        title=title, caption=f"{text} from the first to the last step{means}.", svg=_svg(title, steps, lines, share)
+    )
+
+
+def _svg(title: str, steps: Sequence[dict[str, Any]], lines: Sequence[Line], share: int) -> str:
+    # here and not above: the command line reads this package for its tables, and matplotlib is slow to come
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(3.7, 2.4))
+        _draw(figure.add_axes((0.12, 0.19, 0.86, 0.69)), steps, lines, share)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(out.getvalue(), title)
+
+
+def _draw(axes: "Axes", steps: Sequence[dict[str, Any]], lines: Sequence[Line], share: int) -> None:
+    for line in lines:
+        x, y = (_means([step[name] for step in steps], share) for name in ("step", line.column))
+        axes.plot(x, y, label=line.label, color=line.colour, linestyle=line.dash, marker="." if len(x) == 1 else "")
+    axes.set_xlabel("step")
+    axes.locator_params(axis="x", integer=True)
+    axes.margins(x=0.02, y=0.08)
+    if len(lines) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(lines), borderpad=0, handlelength=2.2)
+
+
+def _means(values: Sequence[float | None], share: int) -> list[float]:
+    """Means of every `share` values, not a number where one is none."""
+    numbers = [math.nan if v is None else float(v) for v in values]
+    parts = (numbers[i : i + share] for i in range(0, len(numbers), share))
+    return [sum(part) / len(part) for part in parts]
+
+
+def _for_page(svg: str, title: str) -> str:
+    """matplotlib's file as an element of an HTML page: no metadata, no style for the whole page, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", svg).replace("xlink:href", "href")
+    key = re.sub(r"\W+", "-", title.lower())
+    svg = re.sub(r'( id="| href="#|url\(#)', rf"\g<1>{key}-", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r'^<svg (.*?)width="[^"]*"', r"<svg \1", svg, count=1)
+    svg = re.sub(r'^<svg (.*?)height="[^"]*"', r'<svg aria-hidden="true" \1', svg, count=1, flags=re.DOTALL)
+    return re.sub(r"\n\s*", "\n", svg)
+
+
+def _brief(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}".replace("-", "−")

@@ -1,0 +1,173 @@
+"""One self-contained page from a run folder: no network, no scripts, the same bytes for the same files."""
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from deleatur.errors import DataError
+from deleatur.report.figures import charts
+from deleatur.report.heat import end_importance, heat_spans
+from deleatur.report.read import Folder, read_folder
+from deleatur.report.tables import METRICS, Row, metric_name, percent, rows_of, set_name, verdict
+
+MOST_HEAT_ROWS = 100
+RETAIN_SAMPLES = 10
+SCORES = (
+    ("fq", "FQ", "Forget quality: how much of what was revealed on forget rows is gone.", "100 · (F₀ − F) / F₀"),
+    (
+        "rd",
+        "RD",
+        "Retain damage: how much of what was revealed on retain rows was lost.",
+        "100 · max(0, (R₀ − R) / R₀)",
+    ),
+    ("uq", "UQ", "Unlearning quality: the balance of both.", "harmonic mean of FQ and 100 − RD"),
+)
+AGREEMENT = (
+    ("roc_auc", "ROC-AUC", "How often a marked token has more importance than an unmarked one; 50 % is chance."),
+    ("average_precision", "Average precision", "Precision over all thresholds; the share of marked tokens is chance."),
+    ("precision_at_budget", "Precision at budget", "Share of marked tokens among those with the highest importance."),
+)
+COSTS = {
+    "seconds_per_step": "time of a step",
+    "peak_memory_bytes": "peak memory",
+    "scorer_share": "scorer's share of the time",
+    "seconds": "time of the run",
+}
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into the run folder and return its path.
+
+    Raises DataError where the folder is no run folder, a file is missing or broken, or the page cannot be written.
+    """
+    text = _environment().get_template("page.html.jinja").render(_view(read_folder(run)))
+    path, part = run / "report.html", run / "report.html.part"
+    try:
+        # a lone surrogate, which JSON lets through, becomes a reference that browsers show as U+FFFD
+        part.write_bytes(text.encode("utf-8", errors="xmlcharrefreplace"))
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from None
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("deleatur.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "set_name": set_name, "metric_name": metric_name}
+    return environment
+
+
+def _view(folder: Folder) -> dict[str, Any]:
+    results = folder.results
+    run, agreed, shown = results["run"], results["importance"], folder.importance[:MOST_HEAT_ROWS]
+    rows = rows_of(results)
+    return {
+        "name": folder.name,
+        "method": f"{run['loss']['name']} × {run['importance']['name']}",
+        "model": results["model"]["name"],
+        "steps": len(folder.steps),
+        "verdict": [_unbroken(line) for line in verdict(results)],
+        "scores": [(short, results[key], meaning, formula) for key, short, meaning, formula in SCORES],
+        "evidence": [(name, [_measured(r, rows) for r in part]) for name, part in groupby(rows, lambda r: r.set)],
+        "metrics": [METRICS[m] for m in METRICS if any(r.metric == m for r in rows)],
+        "charts": [(c.title, c.caption, Markup(c.svg)) for c in charts(folder.steps)],
+        "agreement": [(name, agreed[key], why) for key, name, why in AGREEMENT if agreed.get(key) is not None],
+        "agreed": agreed,
+        "heat": [_heated(row) for row in shown],
+        "heat_left": len(folder.importance) - len(shown),
+        "gold": any(token["gold"] is not None for row in shown for token in row["tokens"]),
+        **_retained(folder),
+        "settings": [(key, _plain(value)) for key, value in _flat(run)],
+        "cost": [(COSTS.get(key, key.replace("_", " ")), _cost(key, value)) for key, value in results["cost"].items()],
+        "facts": [(key.replace("_", " "), _grouped(value)) for key, value in _flat(results["model"])],
+        "data": [(set_name(name), source) for name, source in results["data"].items() if source],
+        "silent": next((r for r in rows if r.set == "forget" and r.metric == "revealed" and r.after == 0), None),
+    }
+
+
+def _measured(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """A row of the evidence, and where its marks stand on a line of 100; forget rows show the level of rows never seen."""
+    level = row.set.replace("forget", "holdout") if row.set.startswith("forget") else None
+    never = next((r.after for r in rows if (r.set, r.metric) == (level, row.metric)), None)
+    return {"row": row, "was": _place(row.before), "now": _place(row.after), "never": _place(never)}
+
+
+def _place(value: float | None) -> str | None:
+    return None if value is None or not math.isfinite(value) else f"{100 * min(max(value, 0.0), 1.0):.1f}"
+
+
+def _heated(row: dict[str, Any]) -> dict[str, Any]:
+    answer, tokens = row["answer"], row["tokens"]
+    pieces = [(*_blank_before(p.text), p.importance, _tint(p.importance), p.gold) for p in heat_spans(answer, tokens)]
+    end = end_importance(answer, tokens)
+    return {"row": row, "pieces": pieces, "end": end, "end_tint": _tint(end)}
+
+
+def _blank_before(text: str) -> tuple[str, str]:
+    """The blank that many tokens begin with, which is not tinted, and the word; a token of blanks only is tinted."""
+    word = text.lstrip() or text
+    return text[: len(text) - len(word)], word
+
+
+def _unbroken(line: str) -> str:
+    """A sentence whose numbers keep together at the end of a line."""
+    return re.sub(r" (?=[→=%]|\(n)|(?<=[→=]) ", "\N{NO-BREAK SPACE}", line)
+
+
+def _tint(importance: float | None) -> str:
+    return "0" if importance is None or not importance > 0 else f"{min(importance, 1.0):.2f}"
+
+
+def _retained(folder: Folder) -> dict[str, Any]:
+    """Some retain rows at even distances, so that no end of the file is preferred, and how many answers stayed the same."""
+    said = {r["id"]: r["generated"] for r in folder.before if r["set"] == "retain"}
+    rows = [r | {"before": said.get(r["id"], ""), "after": r["generated"]} for r in folder.after if r["set"] == "retain"]
+    count = min(len(rows), RETAIN_SAMPLES)
+    return {
+        "retain": [rows[i * len(rows) // count] for i in range(count)],
+        "retain_rows": len(rows),
+        "retain_same": sum(r["before"] == r["after"] for r in rows),
+    }
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as dotted names in their order."""
+    out = []
+    for key, inner in value.items():
+        out += _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [(f"{prefix}{key}", inner)]
+    return out
+
+
+def _plain(value: Any) -> str:
+    """A setting as YAML would have it, lists without brackets."""
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _grouped(value: Any) -> str:
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if type(value) is int else _plain(value)
+
+
+def _cost(name: str, value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    if name.endswith("_bytes"):
+        return f"{value / 2**30:.2f} GiB"
+    if name.endswith("_share"):
+        return percent(value)
+    if name == "seconds" and value >= 120:
+        return f"{int(value // 60)} min {int(value % 60)} s"
+    return f"{value:.3g} s" if name.startswith("seconds") else _grouped(value)

@@ -1,0 +1,110 @@
+"""A run folder's files as plain dicts, refused here where they are missing, broken or of another shape."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType, NoneType
+from typing import Any
+
+from deleatur.errors import DataError
+
+SCHEMA_VERSION = 1
+NUMBER = (int, float)
+MAYBE = (int, float, NoneType)
+# a type, a dict of shapes (`...` stands for every key), or a list of one shape
+Shape = type | tuple[type, ...] | dict[str, Any] | dict[EllipsisType, Any] | list[Any]
+SCORES: Shape = {...: {...: {"value": MAYBE, "n": int, "se": MAYBE}}}
+RESULTS: Shape = {
+    "before": SCORES,
+    "after": SCORES,
+    **dict.fromkeys(("fq", "rd", "uq"), MAYBE),
+    "importance": {...: MAYBE},
+    "cost": {...: MAYBE},
+    "model": {"name": str},
+    "data": {...: (dict, NoneType)},
+    "run": {"loss": {"name": str}, "importance": {"name": str}},
+}
+STEP: Shape = {"step": int, **dict.fromkeys(("loss", "forget_nll", "retain_nll", "importance"), MAYBE)}
+TOKEN: Shape = {"start": int, "end": int, "importance": NUMBER, "gold": (bool, NoneType)}
+HEAT: Shape = {**dict.fromkeys(("id", "question", "answer", "before", "after"), str), "tokens": [TOKEN]}
+RECORD: Shape = dict.fromkeys(("set", "id", "question", "answer", "generated"), str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """What the files of a run folder hold, each named after its file."""
+
+    name: str
+    results: dict[str, Any]
+    steps: list[dict[str, Any]]
+    importance: list[dict[str, Any]]
+    before: list[dict[str, Any]]
+    after: list[dict[str, Any]]
+
+
+def read_folder(run: Path) -> Folder:
+    """Read a run folder. Raises DataError where it is none, or where a file is missing or not of the known shape."""
+    if not (run / "results.json").is_file():
+        raise DataError(f"{run} is no run folder: it has no results.json; give a folder in which a run has ended")
+    results = _json(_text(run / "results.json"), "results.json")
+    version = results.get("schema_version") if isinstance(results, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"results.json has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION}; "
+            "use the deleatur that wrote it, or run again"
+        )
+    _check(results, RESULTS, "results.json")
+    return Folder(
+        name=run.resolve().name,
+        results=results,
+        steps=list(_rows(run, "steps.jsonl", STEP)),
+        importance=list(_rows(run, "importance.jsonl", HEAT)),
+        before=list(_rows(run, "records/before.jsonl", RECORD)),
+        after=list(_rows(run, "records/after.jsonl", RECORD)),
+    )
+
+
+def _rows(run: Path, name: str, shape: Shape) -> Iterator[dict[str, Any]]:
+    # not str.splitlines: it also cuts at U+2028 and its like, which JSON allows inside of strings
+    for number, line in enumerate(_text(run / name).split("\n"), start=1):
+        if line.strip():
+            row = _json(line, f"{name}, line {number},")
+            _check(row, shape, f"{name}, line {number},")
+            yield row
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; put it back, or run again to the end") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is no JSON ({error}); it may have been cut off: run again to the end") from None
+
+
+def _check(value: Any, shape: Shape, where: str) -> None:
+    """Refuse what is not of the shape; keys that the shape does not name are let pass."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise DataError(f"{where} is {value!r:.60}, but must be an object")
+        for key, inner in shape.items():
+            if key is not ... and key not in value:
+                raise DataError(f"{where} has no {key!r}; the file must come from a run of this deleatur")
+            for name in value if key is ... else (key,):
+                _check(value[name], inner, f"{where} {name}")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise DataError(f"{where} is {value!r:.60}, but must be a list")
+        for number, item in enumerate(value, start=1):
+            _check(item, shape[0], f"{where} {number}")
+    elif not isinstance(value, shape):
+        kinds = shape if isinstance(shape, tuple) else (shape,)
+        raise DataError(f"{where} is {value!r:.60}, but must be {' or '.join(k.__name__ for k in kinds)}")

@@ -1,0 +1,114 @@
+"""The evidence as rows, and what it says in a sentence."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SETS = {
+    "forget": "forget rows",
+    "forget_paraphrased": "forget rows, asked in other words",
+    "retain": "retain rows",
+    "retain_paraphrased": "retain rows, asked in other words",
+    "holdout": "rows never seen",
+    "holdout_paraphrased": "rows never seen, asked in other words",
+}
+METRICS = {
+    "revealed": ("revealed", "share of the fact's pieces that the model's own answer contains, word for word"),
+    "probability": ("probability", "how likely the told answer is: the geometric mean over its tokens"),
+    "rouge_l": ("ROUGE-L", "share of the told answer's words that the model's answer has, in their order"),
+    "extraction_strength": ("extraction strength", "share of the answer that the model completes to the end by itself"),
+    "exact_memorisation": ("exact memorisation", "share of tokens that are the model's first choice"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One metric on one set. Values and standard errors in [0, 1]; None where the side was not measured."""
+
+    set: str
+    metric: str
+    before: float | None
+    before_se: float | None
+    after: float | None
+    after_se: float | None
+    n: int
+    better: Literal["lower", "higher", ""]
+
+
+def rows_of(results: dict[str, Any]) -> list[Row]:
+    """The evidence of `results.json`, forget first, known metrics first; unknown names follow in alphabetical order."""
+    before, after = results["before"], results["after"]
+    return [
+        _row(name, metric, before.get(name, {}).get(metric), after.get(name, {}).get(metric))
+        for name in _ordered({*before, *after}, SETS)
+        for metric in _ordered({*before.get(name, {}), *after.get(name, {})}, METRICS)
+    ]
+
+
+def set_name(name: str) -> str:
+    """A set in words."""
+    return SETS.get(name, name.replace("_", " "))
+
+
+def metric_name(name: str) -> str:
+    """A metric in words."""
+    return METRICS[name][0] if name in METRICS else name.replace("_", " ")
+
+
+def percent(value: float | None, se: float | None = None, *, sign: bool = True) -> str:
+    """A share as "2.1 %", "98 %" or "98.0 ± 0.8 %"; a dash where there is none. What is not 0 or 1 is not rounded to it."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text, error = f"{100 * value:.1f}", ""
+    if text in ("0.0", "100.0") and value not in (0, 1):
+        text = "<0.1" if value < 0.5 else ">99.9"
+    if se is None:
+        text = text.removesuffix(".0")
+    elif math.isfinite(se):
+        error = f" ± {100 * se:.1f}"
+    return text + error + (" %" if sign else "")
+
+
+def verdict(results: dict[str, Any]) -> list[str]:
+    """What happened, in sentences: as asked in training, in other words, and on rows that the model never saw.
+
+    Speaks of `revealed`, or of the first known metric that forget rows have.
+    """
+    rows = rows_of(results)
+    metric = next((r.metric for r in rows if r.set == "forget"), None)
+    if metric is None:
+        return ["Nothing was measured on forget rows."]
+    said = {r.set: f"{percent(r.before)} → {percent(r.after)} (n = {r.n})" for r in rows if r.metric == metric}
+    name = metric_name(metric)
+    lines = [f"{name[0].upper()}{name[1:]} on " + _both(said, "forget", "retain", "; on ", ": ") + "."]
+    if "forget_paraphrased" in said:
+        lines.append(f"Asked in other words: {_both(said, 'forget_paraphrased', 'retain_paraphrased', '; ', ' ')}.")
+    if "holdout" in said:
+        lines.append(f"Rows the model never saw: {said['holdout']}. This is the level that forget rows should come near.")
+    return lines
+
+
+def _both(said: dict[str, str], forget: str, retain: str, between: str, colon: str) -> str:
+    parts = [f"{name} rows{colon}{said[key]}" for name, key in (("forget", forget), ("retain", retain)) if key in said]
+    return between.join(parts)
+
+
+def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
+    was, now = before or {}, after or {}
+    kind = name.removesuffix("_paraphrased")
+    return Row(
+        set=name,
+        metric=metric,
+        before=was.get("value"),
+        before_se=was.get("se"),
+        after=now.get("value"),
+        after_se=now.get("se"),
+        n=(after or was)["n"],
+        better="lower" if kind == "forget" else "higher" if kind == "retain" else "",
+    )
+
+
+def _ordered(names: set[str], known: dict[str, Any]) -> Iterator[str]:
+    yield from (name for name in known if name in names)
+    yield from sorted(names - known.keys())

@@ -1,0 +1,270 @@
+"""The only module that knows every stage: rows → examples → before → unlearning → after → run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.atwu import LearnedImportance
+from deleatur.config import Run, from_yaml, to_yaml
+from deleatur.data.batches import steps_in, windows
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.rows import read_rows, refuse_overlap, rows_from
+from deleatur.errors import ConfigError
+from deleatur.evaluate import Figures, measure
+from deleatur.folder import (
+    Outcome,
+    free_folder,
+    importance_lines,
+    load_scorer,
+    require_space,
+    results_of,
+    write_lines,
+    write_outcome,
+)
+from deleatur.forward import State, TokenModel
+from deleatur.importance import Learned
+from deleatur.model import DTYPES, add_adapters, exact_matmul, load, prepare
+from deleatur.recipes import RECIPES
+from deleatur.records import record, reference_nll, with_paraphrases
+from deleatur.report import write_report
+from deleatur.settings import Evaluation
+from deleatur.train import Step, fit
+from deleatur.types import Encoded, Example, Importance, Record, Reference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What a watcher may hear of a run; each does nothing unless given."""
+
+    phase: Callable[[str], None] = lambda text: None
+    step: Callable[[Step, int], None] = lambda step, steps: None
+    asked: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+def execute(run: Run, progress: Progress = Progress()) -> Path:
+    """Carry out a run and fill its folder; returns the folder. Nothing is written before every input is checked."""
+    sets = read_sets(run)
+    out = free_folder(run)
+    model, tokenizer = load(run.model, precision=run.train.precision)
+    rows = encode_sets(sets, tokenizer, run)
+    require_space(model, out)
+    out.mkdir(parents=True, mode=0o700)
+    run = replace(run, out=str(out))
+    (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
+    with (out / "steps.jsonl").open("w", encoding="utf-8") as log:
+
+        def heard(step: Step, steps: int) -> None:
+            log.write(json.dumps(asdict(step)) + "\n")
+            log.flush()
+            progress.step(step, steps)
+
+        outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard))
+    progress.phase("Writing the run folder")
+    write_outcome(outcome, tokenizer, out)
+    write_report(out)
+    return out
+
+
+def forget(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    forget: Iterable[Mapping[str, object]],
+    retain: Iterable[Mapping[str, object]],
+    holdout: Iterable[Mapping[str, object]] | None = None,
+    recipe: str = "atwu",
+    progress: Progress = Progress(),
+    **settings: Any,
+) -> Outcome:
+    """Unlearn rows from a loaded model, in place: `deleatur forget` from Python. Nothing is written.
+
+    Rows are lists of dicts or data sets, in any form that files may have. `settings` are fields of `Run` (seed, loss,
+    importance, data, lora, train, evaluation) in place of the recipe's. Raises DeleaturError where an input is not usable.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    run = RECIPES[recipe].run(
+        model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
+    )
+    given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
+    sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
+    refuse_overlap(sets["forget"], sets["retain"])
+    return unlearn(prepare(model), tokenizer, encode_sets(sets, tokenizer, run), run, progress)
+
+
+def read_sets(run: Run) -> dict[str, tuple[Example, ...]]:
+    """Forget, retain and holdout rows, checked."""
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    sets = {name: read_rows(source, settings=run.data) for name, source in sources.items() if source is not None}
+    refuse_overlap(sets["forget"], sets["retain"])
+    return sets
+
+
+def encode_sets(
+    sets: dict[str, tuple[Example, ...]], tokenizer: PreTrainedTokenizerBase, run: Run
+) -> dict[str, list[Encoded]]:
+    """Every set's rows as token ids."""
+    encoder = make_encoder(tokenizer, run.data)
+    return {name: encode_all(encoder, examples) for name, examples in sets.items()}
+
+
+def unlearn(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    run: Run,
+    progress: Progress = Progress(),
+) -> Outcome:
+    """Evaluate, unlearn in place, evaluate again. `rows` has the sets forget, retain and perhaps holdout."""
+    torch.manual_seed(run.seed)
+    exact_matmul()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+    encoder = make_encoder(tokenizer, run.data)
+    before = ask(model, tokenizer, rows, run, progress)
+    if run.lora.rank is not None:
+        add_adapters(model, run.lora)
+    if run.train.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    schedule = {"epochs": run.train.epochs, "batch": run.train.batch, "accumulate": run.train.accumulate}
+    tokens = TokenModel(model)
+    count = steps_in(len(rows["forget"]), **schedule)
+    reference = make_reference(tokens, rows["forget"], run)
+    importance = make_importance(run, tokens, count, reference, accelerator)
+    steps: list[Step] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        progress.step(step, count)
+
+    progress.phase(f"Unlearning: {count} steps")
+    fit(
+        tokens,
+        windows(
+            rows["forget"],
+            rows["retain"],
+            **schedule,
+            seed=run.seed,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        ),
+        steps=count,
+        loss=run.loss,
+        importance=importance,
+        settings=run.train,
+        reference=reference,
+        accelerator=accelerator,
+        state=state_of(run),
+        on_step=on_step,
+    )
+    after = ask(model, tokenizer, rows, run, progress, importance=importance)
+    results = results_of(run, model, rows, encoder, after, (measure(before), measure(after)), steps)
+    scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
+    return Outcome(model=model, scorer=scorer, results=results, before=before, after=after, steps=tuple(steps))
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    run: Run,
+    progress: Progress,
+    *,
+    importance: Importance | None = None,
+) -> dict[str, list[Record]]:
+    """Records of every set and its paraphrases, as the run's evaluation asks for them."""
+    encoder = make_encoder(tokenizer, run.data)
+    asked = with_paraphrases(encoder, {name: evenly(encoded, run.evaluation.rows) for name, encoded in rows.items()})
+    progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
+    with precision_of(model, run.evaluation):
+        return record(
+            TokenModel(model),
+            encoder,
+            asked,
+            run.evaluation,
+            importance=importance,
+            state=state_of(run),
+            progress=progress.asked,
+        )
+
+
+def state_of(run: Run) -> State:
+    """Which hidden state the run's importance reads."""
+    return run.importance.state if isinstance(run.importance, Learned) else "own"
+
+
+def evaluate(run: Run, progress: Progress = Progress()) -> Figures:
+    """Ask the run's model about its rows; nothing is trained, nothing is written."""
+    sets = read_sets(run)
+    model, tokenizer = load(run.model, precision=run.evaluation.precision)
+    return measure(ask(model, tokenizer, encode_sets(sets, tokenizer, run), run, progress))
+
+
+def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:
+    """Importance of every answer token of other rows, or by another model; the run's own is read where it lies."""
+    if not (folder / "run.yaml").exists():
+        raise ConfigError(f"{folder} has no run.yaml; give the folder of a run")
+    if rows is None and model is None:
+        if not (folder / "importance.jsonl").exists():
+            raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
+        return folder / "importance.jsonl"
+    run = from_yaml(folder / "run.yaml")
+    examples = read_rows(rows or run.forget, settings=run.data)
+    lm, tokenizer = load(model or str(folder / "model"))
+    importance = load_scorer(folder, TokenModel(lm)) if isinstance(run.importance, Learned) else run.importance
+    encoded = encode_sets({"forget": examples}, tokenizer, run)
+    everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
+    records = ask(lm, tokenizer, encoded, everything, progress, importance=importance)["forget"]
+    path = folder / f"importance-{Path(rows or run.forget).stem}.jsonl"
+    write_lines(path, importance_lines(records, [None] * len(records)))
+    return path
+
+
+def make_reference(model: TokenModel, forget: Sequence[Encoded], run: Run) -> Reference:
+    """NLL of forget tokens under the start model, made once; made not at all for a loss that does not ask."""
+    made = reference_nll(model, forget, run.evaluation.batch) if run.loss.needs_reference else []
+    return lambda tokens: torch.cat([made[key] for key in tokens.keys])
+
+
+def make_importance(run: Run, model: TokenModel, steps: int, reference: Reference, accelerator: Accelerator) -> Importance:
+    """The importance that the run names; the learned one with its scorer."""
+    settings = run.importance
+    if not isinstance(settings, Learned):
+        return settings
+    learned = LearnedImportance(
+        settings,
+        width=model.width,
+        turns=steps // settings.every,
+        loss=run.loss,
+        reference=reference,
+        total=lambda x: accelerator.reduce(x, "sum"),  # pyright: ignore[reportArgumentType]
+    )
+    learned.scorer.to(model.device)
+    return learned
+
+
+def evenly(rows: Sequence[Encoded], most: int) -> list[Encoded]:
+    """At most `most` rows, spread evenly."""
+    return list(rows) if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]
+
+
+@contextlib.contextmanager
+def precision_of(model: PreTrainedModel, settings: Evaluation) -> Iterator[None]:
+    """The model in the evaluation's precision for a while; from bf16 to fp32 and back loses nothing."""
+    own, wanted = model.dtype, DTYPES[settings.precision]
+    up = own == torch.bfloat16 and wanted == torch.float32
+    if up:
+        model.to(wanted)  # pyright: ignore[reportArgumentType]
+    yield
+    if up:
+        model.to(own)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,84 @@
+"""The evidence as rows and sentences."""
+
+import pytest
+
+from deleatur.report import Row, percent, rows_of, set_name, verdict
+
+
+def score(value: float | None, n: int = 24, se: float = 0.01) -> dict[str, float | int | None]:
+    return {"value": value, "n": n, "se": se}
+
+
+def test_a_row_holds_both_sides_and_the_direction_that_is_better() -> None:
+    results = {"before": {"forget": {"revealed": score(1.0)}}, "after": {"forget": {"revealed": score(0.02, se=0.03)}}}
+    assert rows_of(results) == [
+        Row(set="forget", metric="revealed", before=1.0, before_se=0.01, after=0.02, after_se=0.03, n=24, better="lower")
+    ]
+
+
+def test_lower_is_better_on_forget_higher_on_retain_and_neither_on_rows_never_seen() -> None:
+    sets = ("forget", "forget_paraphrased", "retain", "retain_paraphrased", "holdout", "holdout_paraphrased", "other")
+    side = {name: {"revealed": score(0.5)} for name in sets}
+    better = {row.set: row.better for row in rows_of({"before": side, "after": side})}
+    assert [better[name] for name in sets] == ["lower", "lower", "higher", "higher", "", "", ""]
+
+
+def test_known_sets_and_metrics_come_first_in_the_order_of_reading() -> None:
+    side = {name: {"zeal": score(0), "rouge_l": score(0), "revealed": score(0)} for name in ("extra", "retain", "forget")}
+    rows = rows_of({"before": side, "after": side})
+    assert [row.set for row in rows[::3]] == ["forget", "retain", "extra"]
+    assert [row.metric for row in rows[:3]] == ["revealed", "rouge_l", "zeal"]
+
+
+def test_a_side_that_was_not_measured_is_none() -> None:
+    (row,) = rows_of({"before": {}, "after": {"holdout": {"revealed": score(0.1, n=7)}}})
+    assert (row.before, row.before_se, row.after, row.n) == (None, None, 0.1, 7)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0, "100 %"),
+        (0.0, "0 %"),
+        (0.0208, "2.1 %"),
+        (0.0004, "<0.1 %"),
+        (0.9996, ">99.9 %"),
+        (None, "–"),
+        (float("nan"), "–"),
+    ],
+)
+def test_a_share_is_never_rounded_to_all_or_nothing(value: float | None, text: str) -> None:
+    assert percent(value) == text
+
+
+def test_a_share_with_its_error_has_as_many_digits_as_the_error() -> None:
+    assert percent(0.98, 0.0081) == "98.0 ± 0.8 %"
+    assert percent(0.98, 0.0081, sign=False) == "98.0 ± 0.8"
+    assert percent(0.98, float("nan")) == "98.0 %"
+
+
+def test_the_verdict_says_what_is_revealed_with_its_numbers() -> None:
+    def side(*values: float) -> dict[str, dict[str, dict[str, float | int | None]]]:
+        names = ("forget", "forget_paraphrased", "retain", "retain_paraphrased", "holdout")
+        return {name: {"revealed": score(value)} for name, value in zip(names, values, strict=True)}
+
+    results = {"before": side(1, 0.9, 0.97, 0.9, 0.03), "after": side(0.02, 0.06, 0.96, 0.9, 0.03)}
+    assert verdict(results) == [
+        "Revealed on forget rows: 100 % → 2 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
+        "Asked in other words: forget rows 90 % → 6 % (n = 24); retain rows 90 % → 90 % (n = 24).",
+        "Rows the model never saw: 3 % → 3 % (n = 24). This is the level that forget rows should come near.",
+    ]
+
+
+def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
+    """Plain texts are asked nothing, so nothing can be revealed."""
+    side = {"forget": {"probability": score(0.5)}}
+    assert verdict({"before": side, "after": side}) == ["Probability on forget rows: 50 % → 50 % (n = 24)."]
+
+
+def test_without_forget_rows_the_verdict_says_so() -> None:
+    assert verdict({"before": {}, "after": {}}) == ["Nothing was measured on forget rows."]
+
+
+def test_an_unknown_set_keeps_its_name() -> None:
+    assert set_name("my_own") == "my own"
