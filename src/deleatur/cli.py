@@ -155,13 +155,12 @@ def _in_one_line(box: str, verb: str) -> str:
 
 def _forget(args: list[str]) -> None:
     command = _forget_command(args)
-    from deleatur.console import announce, show_rows, watch
+    from deleatur.console import show_rows, watch
     from deleatur.run import execute, read_sets
 
     if command.show:
         show_rows(command.run, read_sets(command.run), command.show)
         return
-    announce(command.run)
     with watch() as progress:
         out = execute(command.run, progress)
     _present(out, as_json=command.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from deleatur.config import Run, from_yaml, to_dict, to_yaml
+from deleatur.config import TABLES, Run, from_yaml, to_dict
 from deleatur.demo import demo_run, measure_reference
 from deleatur.errors import ConfigError
 from deleatur.model import load_tokenizer
@@ -64,11 +64,6 @@ def watch() -> Iterator[Progress]:
             advance("steps", step.step, steps, said)
 
         yield Progress(phase=phase, step=step, asked=advance)
-
-
-def announce(run: Run) -> None:
-    """The resolved run, as it will be saved."""
-    TALK.print(to_yaml(run).rstrip(), markup=False, style="dim")
 
 
 def show_rows(run: Run, sets: dict[str, tuple[Example, ...]], count: int) -> None:
@@ -153,22 +148,20 @@ def _heat(answer: str, tokens: Sequence[dict[str, Any]]) -> Text:
 
 
 def print_recipes() -> None:
-    """Name, loss, importance and source of every recipe."""
-    table = Table("recipe", "forget loss", "importance", "settings", "source")
+    """Name, forget loss, importance and source of every recipe, with the settings that are not the default."""
+    table = Table("recipe", "forget loss", "importance", "training", "source")
     for name, recipe in RECIPES.items():
-        run = to_dict(recipe.run(model="", forget="", retain=""))
-        loss, importance = dict(run["loss"]), dict(run["importance"])
-        settings = {
-            **loss,
-            **importance,
-            "lr": recipe.train.lr,
-            "alpha": recipe.train.alpha,
-            "gamma": recipe.train.gamma,
-        }
-        settings.pop("name")
-        said = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items())
-        table.add_row(name, loss["name"], importance["name"], said, recipe.source)
+        parts = (recipe.loss, recipe.importance, recipe.train)
+        table.add_row(name, *(_changed(part) for part in parts), recipe.source)
     OUT.print(table)
+
+
+def _changed(part: Any) -> str:
+    names = {c: n for methods in TABLES.values() for n, c in methods.items()}
+    default = type(part)()
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    said = [f"{k}={v}" for k, v in values.items() if v != getattr(default, k)]
+    return " ".join([*filter(None, [names.get(type(part))]), *said])
 
 
 def run_demo(demo: Demo) -> None:

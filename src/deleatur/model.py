@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from deleatur.errors import ModelError
 from deleatur.settings import Lora, Precision
 
+disable_progress_bar()  # the terminal has bars of its own
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

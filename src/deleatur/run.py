@@ -59,6 +59,7 @@ def execute(run: Run, progress: Progress = Progress()) -> Path:
     require_space(model, out)
     out.mkdir(parents=True, mode=0o700)
     run = replace(run, out=str(out))
+    progress.phase(to_yaml(run).rstrip())
     (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
     with (out / "steps.jsonl").open("w", encoding="utf-8") as log:
 

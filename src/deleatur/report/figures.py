@@ -99,7 +99,7 @@ def _svg(title: str, steps: Sequence[dict[str, Any]], lines: Sequence[Line], sha
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(3.7, 2.4))
-        _draw(figure.add_axes((0.12, 0.19, 0.86, 0.69)), steps, lines, share)
+        _draw(figure.add_axes((0.12, 0.19, 0.83, 0.69)), steps, lines, share)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(out.getvalue(), title)
