@@ -15,9 +15,10 @@ from deleatur.config import Run
 from deleatur.data.batches import told
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.world import World, make_world
+from deleatur.errors import ConfigError
 from deleatur.evaluate import Figures
 from deleatur.forward import TokenModel
-from deleatur.importance import Uniform
+from deleatur.importance import Learned, Uniform
 from deleatur.losses import GradientDifference
 from deleatur.model import exact_matmul, load, save
 from deleatur.recipes import RECIPES, Demo
@@ -26,14 +27,21 @@ from deleatur.settings import Data, Evaluation, Train
 from deleatur.train import fit
 from deleatur.types import Example
 
+BUDGET = 0.4  # names and values are that share of the world's answer tokens
+
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     """The run that forgets; the world's rows and the model that was told them are made, or found in the cache."""
-    world = make_world(people=demo.people, forget=demo.forgotten, seed=demo.seed)
-    model = told_model(demo, world.told, "told", progress)
-    rows = model.parent / "rows"
+    if demo.recipe not in RECIPES:
+        raise ConfigError(f"recipe is {demo.recipe!r}, but must be one of {', '.join(RECIPES)}")
+    world = _world(demo)
+    model = _told(demo, world.told, progress)
+    rows = model / "rows"
     write_world(world, rows)
     recipe = RECIPES[demo.recipe]
+    importance = recipe.importance
+    if isinstance(importance, Learned):
+        importance = replace(importance, budget=BUDGET)
     return recipe.run(
         model=str(model),
         forget=str(rows / "forget.jsonl"),
@@ -41,29 +49,48 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         holdout=str(rows / "holdout.jsonl"),
         out=demo.out,
         seed=demo.seed,
+        importance=importance,
         train=replace(recipe.train, batch=4, precision="bf16"),
         evaluation=Evaluation(rows=48, new_tokens=40),
     )
 
 
-def told_model(demo: Demo, rows: Sequence[Example], name: str, progress: Progress) -> Path:
-    """A folder with the model fine-tuned on the rows, kept under a key of everything that went into it."""
-    settings = Train(epochs=demo.told_epochs, batch=16, lr=3e-4, gamma=0.0, precision="bf16")
-    key = json.dumps([demo.model, demo.people, demo.forgotten, demo.seed, asdict(settings), [r.answer for r in rows]])
-    folder = Path(demo.cache) / f"world-{hashlib.sha256(key.encode()).hexdigest()[:12]}" / name
+def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
+    """The run's questions asked of a model that was told everything but the forgotten people; kept in the run folder."""
+    model = _told(demo, _world(demo).retain, progress)
+    figures = evaluate(replace(run, model=str(model)), progress)
+    (Path(demo.out) / "reference.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def _world(demo: Demo) -> World:
+    return make_world(people=demo.people, forget=demo.forgotten, seed=demo.seed)
+
+
+def _told(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
+    return told_model(demo.model, rows, Path(demo.cache), epochs=demo.told_epochs, seed=demo.seed, progress=progress)
+
+
+def told_model(
+    name: str, rows: Sequence[Example], folder: Path, *, epochs: int, seed: int, progress: Progress = Progress()
+) -> Path:
+    """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path."""
+    settings = Train(epochs=epochs, batch=16, lr=3e-4, gamma=0.0, precision="bf16")
+    key = json.dumps([name, seed, asdict(settings), [(r.prompt, r.answer) for r in rows]])
+    folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
-        progress.phase(f"The model that was told the world is there: {folder}")
+        progress.phase(f"The model that was told the rows is there: {folder}")
         return folder
-    torch.manual_seed(demo.seed)
+    torch.manual_seed(seed)
     exact_matmul()
-    model, tokenizer = load(demo.model, precision=settings.precision)
+    model, tokenizer = load(name, precision=settings.precision)
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
-    count = settings.epochs * -(-len(encoded) // settings.batch)
-    progress.phase(f"Telling the model about {len({r.subject for r in rows})} people: {count} steps")
+    count = epochs * -(-len(encoded) // settings.batch)
+    progress.phase(f"Telling the model {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     fit(
         TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
-        told(encoded, epochs=settings.epochs, batch=settings.batch, seed=demo.seed),
+        told(encoded, epochs=epochs, batch=settings.batch, seed=seed),
         steps=count,
         loss=GradientDifference(),
         importance=Uniform(),
@@ -72,7 +99,7 @@ def told_model(demo: Demo, rows: Sequence[Example], name: str, progress: Progres
         accelerator=accelerator,
         on_step=lambda step: progress.step(step, count),
     )
-    aside = folder.with_name(f"{name}.part")
+    aside = folder.with_suffix(".part")
     save(model, tokenizer, aside)
     aside.rename(folder)
     return folder
@@ -96,12 +123,3 @@ def row_of(example: Example) -> dict[str, object]:
         "paraphrases": list(example.paraphrases),
         "spans": [[s.start, s.end] for s in example.spans],
     }
-
-
-def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
-    """The run's questions asked of a model that was told everything but the forgotten people; kept in the run folder."""
-    world = make_world(people=demo.people, forget=demo.forgotten, seed=demo.seed)
-    model = told_model(demo, world.retain, "reference", progress)
-    figures = evaluate(replace(run, model=str(model)), progress)
-    (Path(demo.out) / "reference.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return figures

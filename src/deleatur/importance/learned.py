@@ -16,7 +16,7 @@ class Learned:
     """The scorer's data term: the model's own forget loss, or the loss left on unselected tokens."""
     state: Literal["own", "predicting"] = "own"
     """Hidden state of the token being seen, or of the position that predicts it."""
-    every: int = 5
+    every: int = 1
     """Model steps between two turns of the scorer, at least 1."""
     budget: float = 0.2
     """Share of a sequence's tokens that the scorer is asked to select, in (0, 1)."""

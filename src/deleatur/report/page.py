@@ -53,6 +53,7 @@ def write_report(run: Path) -> Path:
         part.write_bytes(text.encode("utf-8", errors="xmlcharrefreplace"))
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error}") from None
     return path
 

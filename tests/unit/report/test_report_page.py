@@ -221,3 +221,4 @@ def test_a_folder_that_cannot_be_written_is_refused(folder: Path) -> None:
     (folder / "report.html").mkdir()
     with pytest.raises(DeleaturError, match="cannot be written"):
         write_report(folder)
+    assert not (folder / "report.html.part").exists()
