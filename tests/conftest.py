@@ -1,30 +1,135 @@
-"""Shapes in annotations are checked while testing; tiny models, tokenizers and a small world, all made in the process."""
+"""Shapes in annotations are checked while testing; tiny models, tokenizers and a small world, made in the process."""
 
 from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
-for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-    os.environ[name] = "1"
-os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "ACCELERATE_USE_CPU": "true"}
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+os.environ |= dict.fromkeys(OFFLINE, "1") | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "ACCELERATE_USE_CPU": "true"}
 
+import beartype
 import jaxtyping
 import pytest
 import torch
-import transformers
+from beartype import BeartypeConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-jaxtyping.install_import_hook("deleatur", "beartype.beartype")
-import deleatur.types
+beartype.checked = beartype.beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+HOOKED = ("deleatur", "beartype.checked")
+with jaxtyping.install_import_hook(*HOOKED):
+    import deleatur.settings
+    import deleatur.types
+import deleatur.data.rows  # unchecked: this door is there to be given wrong types, and refuses them in its own words
 
-typing.TYPE_CHECKING = True  # losses and importances name their types only for a checker, so that --help is quick
+jaxtyping.install_import_hook(*HOOKED)
+typing.TYPE_CHECKING = True  # losses and importances name their types for a checker only, so that --help is quick
 import deleatur.importance
 import deleatur.losses
 
 typing.TYPE_CHECKING = False
 for protocol in (deleatur.types.ForgetLoss, deleatur.types.Importance):
-    typing.runtime_checkable(protocol)  # beartype asks isinstance of them
+    typing.runtime_checkable(protocol)  # the checker asks whether a value is one
+
+from deleatur.data.encode import Encoder, encode_all, make_encoder
+from deleatur.data.world import World, make_world
+from deleatur.settings import Data
+from deleatur.types import Encoded, TokenOutputs
+
+torch.set_num_threads(1)
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """Six people of whom two are to be forgotten, and one of whom nobody was told."""
+    return make_world(people=6, forget=2, holdout=1)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer(world: World) -> Callable[..., PreTrainedTokenizerFast]:
+    """A byte-level BPE of the world's words that sets <s> before a text, as Llama's does, with a chat template or none."""
+    texts = [text for e in world.told for text in (e.question, e.answer)]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=401, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    saved = bpe.to_str()
+
+    def make(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(saved), bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+        )
+        tokenizer.chat_template = chat_template
+        return tokenizer
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain(make_tokenizer: Callable[..., PreTrainedTokenizerFast]) -> Encoder:
+    """Writes "Question: … Answer: …"."""
+    return make_encoder(make_tokenizer(), Data())
+
+
+@pytest.fixture(scope="session")
+def chat(make_tokenizer: Callable[..., PreTrainedTokenizerFast]) -> Encoder:
+    """Writes ChatML, which sets a newline behind the end of a turn."""
+    return make_encoder(make_tokenizer(CHATML), Data())
+
+
+@pytest.fixture(scope="session")
+def forget_rows(world: World, plain: Encoder) -> list[Encoded]:
+    return encode_all(plain, world.forget)
+
+
+@pytest.fixture(scope="session")
+def retain_rows(world: World, plain: Encoder) -> list[Encoded]:
+    return encode_all(plain, world.retain)
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., LlamaForCausalLM]:
+    """A tiny Llama that was never trained, its weights large enough for tokens to differ; equal for equal arguments."""
+
+    def make(*, seed: int = 0, **changed: object) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        settings = shape | {"num_key_value_heads": 2, "vocab_size": 401, "initializer_range": 0.2} | changed
+        return LlamaForCausalLM(LlamaConfig(**settings, bos_token_id=0, eos_token_id=1)).eval()
+
+    return make
+
+
+@pytest.fixture
+def llama(make_llama: Callable[..., LlamaForCausalLM]) -> LlamaForCausalLM:
+    return make_llama()
+
+
+@pytest.fixture(scope="session")
+def make_tokens() -> Callable[..., TokenOutputs]:
+    """Outputs of no model: as many sequences as there are lengths, the NLL (0 to 6 nats) a leaf that takes gradients."""
+
+    def make(lengths: Sequence[int] = (3, 1, 5), *, width: int = 4, seed: int = 0, nll: Tensor | None = None) -> TokenOutputs:
+        generator = torch.Generator().manual_seed(seed)
+        made = torch.rand(sum(lengths), generator=generator) * 6 if nll is None else nll
+        return TokenOutputs(
+            nll=made.detach().requires_grad_(),
+            hidden=torch.randn(sum(lengths), width, generator=generator),
+            sequence=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+            keys=tuple(range(len(lengths))),
+        )
+
+    return make

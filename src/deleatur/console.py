@@ -56,8 +56,10 @@ def watch() -> Iterator[Progress]:
 
         def advance(what: str, done: int, total: int, said: str = "") -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, said="")
+                tasks[what] = bars.add_task(what, total=total, said="", visible=TALK.is_terminal)
             bars.update(tasks[what], completed=done, said=said)
+            if not TALK.is_terminal and 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
+                TALK.print(f"  {what} {done}/{total}  {said}".rstrip())
 
         def step(step: Step, steps: int) -> None:
             said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.3f}  retain {step.retain_nll:.3f}"

@@ -51,8 +51,6 @@ def free_folder(run: Run) -> Path:
         out = Path(run.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{out} exists; give --out a new folder")
-        if out.exists():
-            out.rmdir()
         return out
     base = Path("runs") / (Path(run.forget).stem or "run")
     return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())

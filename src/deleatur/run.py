@@ -57,7 +57,8 @@ def execute(run: Run, progress: Progress = Progress()) -> Path:
     model, tokenizer = load(run.model, precision=run.train.precision)
     rows = encode_sets(sets, tokenizer, run)
     require_space(model, out)
-    out.mkdir(parents=True, mode=0o700)
+    out.mkdir(parents=True, exist_ok=True)
+    out.chmod(0o700)  # the rows' text is for its owner alone
     run = replace(run, out=str(out))
     progress.phase(to_yaml(run).rstrip())
     (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
@@ -130,18 +131,28 @@ def unlearn(
     exact_matmul()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
-    encoder = make_encoder(tokenizer, run.data)
     before = ask(model, tokenizer, rows, run, progress)
     if run.lora.rank is not None:
         add_adapters(model, run.lora)
     if run.train.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+    importance, steps = alternate(TokenModel(model), rows, run, accelerator, progress)
+    after = ask(model, tokenizer, rows, run, progress, importance=importance)
+    encoder = make_encoder(tokenizer, run.data)
+    results = results_of(run, model, rows, encoder, after, (measure(before), measure(after)), steps)
+    scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
+    return Outcome(model=model, scorer=scorer, results=results, before=before, after=after, steps=tuple(steps))
+
+
+def alternate(
+    model: TokenModel, rows: dict[str, list[Encoded]], run: Run, accelerator: Accelerator, progress: Progress
+) -> tuple[Importance, list[Step]]:
+    """The unlearning itself, in place; returns the importance as it ended and what each step did."""
     schedule = {"epochs": run.train.epochs, "batch": run.train.batch, "accumulate": run.train.accumulate}
-    tokens = TokenModel(model)
     count = steps_in(len(rows["forget"]), **schedule)
-    reference = make_reference(tokens, rows["forget"], run)
-    importance = make_importance(run, tokens, count, reference, accelerator)
+    reference = make_reference(model, rows["forget"], run)
+    importance = make_importance(run, model, count, reference, accelerator)
+    share = {"process": accelerator.process_index, "processes": accelerator.num_processes}
     steps: list[Step] = []
 
     def on_step(step: Step) -> None:
@@ -150,15 +161,8 @@ def unlearn(
 
     progress.phase(f"Unlearning: {count} steps")
     fit(
-        tokens,
-        windows(
-            rows["forget"],
-            rows["retain"],
-            **schedule,
-            seed=run.seed,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        ),
+        model,
+        windows(rows["forget"], rows["retain"], **schedule, seed=run.seed, **share),
         steps=count,
         loss=run.loss,
         importance=importance,
@@ -168,10 +172,7 @@ def unlearn(
         state=state_of(run),
         on_step=on_step,
     )
-    after = ask(model, tokenizer, rows, run, progress, importance=importance)
-    results = results_of(run, model, rows, encoder, after, (measure(before), measure(after)), steps)
-    scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
-    return Outcome(model=model, scorer=scorer, results=results, before=before, after=after, steps=tuple(steps))
+    return importance, steps
 
 
 def ask(
@@ -266,6 +267,8 @@ def precision_of(model: PreTrainedModel, settings: Evaluation) -> Iterator[None]
     up = own == torch.bfloat16 and wanted == torch.float32
     if up:
         model.to(wanted)  # pyright: ignore[reportArgumentType]
-    yield
-    if up:
-        model.to(own)  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        if up:
+            model.to(own)  # pyright: ignore[reportArgumentType]

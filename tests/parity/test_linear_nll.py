@@ -1,0 +1,84 @@
+"""Head and NLL in chunks against the two plain lines they equal, on shapes that no block size divides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, linear
+
+from deleatur.linear_nll import linear_nll
+
+SHAPES = [(1, 1024), (257, 64), (257, 256), (257, 257), (1024, 1024), (1025, 1024), (1025, 1000)]  # N, chunk
+WIDTH, VOCABULARY = 24, 401
+
+
+def draw(n: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    hidden = torch.randn(n, WIDTH, generator=generator).to(dtype)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator).to(dtype)
+    return hidden, weight, torch.randint(0, VOCABULARY, (n,), generator=generator)
+
+
+def run(kind: str, hidden, weight, target, chunk: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """NLL and the gradients of a sum in which every token counts differently."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    if kind == "chunked":
+        nll = linear_nll(hidden, target, lambda h: linear(h, weight), chunk=chunk)
+    else:
+        logits = linear(hidden, weight)
+        nll = cross_entropy(logits if kind == "truth" else logits.float(), target, reduction="none")
+    (nll * torch.linspace(-1, 2, len(target), dtype=nll.dtype)).sum().backward()
+    return nll.detach(), hidden.grad, weight.grad
+
+
+@pytest.mark.parametrize(("n", "chunk"), SHAPES)
+def test_chunks_give_the_naive_values_and_gradients(n, chunk):
+    drawn = draw(n)
+    for ours, naive in zip(run("chunked", *drawn, chunk), run("naive", *drawn, chunk), strict=True):
+        torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "chunk"), SHAPES)
+def test_chunks_are_no_further_from_the_truth_than_the_naive_lines(n, chunk, dtype):
+    """Truth is fp64 on the same (rounded) numbers. A chunked sum of partial gradients may round once more per chunk, so
+    the root mean square error may be a tenth larger where the naive one is not nothing at all."""
+    drawn = draw(n, dtype)
+    hidden, weight, target = drawn
+    truth = run("truth", hidden.double(), weight.double(), target, chunk)
+    for name, ours, naive, true in zip(
+        ("nll", "hidden", "weight"), run("chunked", *drawn, chunk), run("naive", *drawn, chunk), truth, strict=True
+    ):
+        error, naive_error = ((x.double() - true).square().mean().sqrt() for x in (ours, naive))
+        rounding = torch.finfo(dtype).eps * true.abs().mean() * (n / chunk > 1)
+        assert error <= 1.1 * naive_error + rounding, (name, float(error), float(naive_error))
+
+
+@pytest.mark.parametrize("n", [1, 257, 1025])
+def test_nll_is_fp32_whatever_the_head_gives(n):
+    hidden, weight, target = draw(n, torch.bfloat16)
+    assert linear_nll(hidden, target, lambda h: linear(h, weight), chunk=100).dtype == torch.float32
+
+
+def test_the_logits_of_all_positions_never_stand_at_once():
+    """1025 positions in chunks of 100: the head sees at most 100 at a time, in the backward pass too."""
+    hidden, weight, target = draw(1025)
+    seen: list[int] = []
+
+    def head(h):
+        seen.append(len(h))
+        return linear(h, weight)
+
+    linear_nll(hidden.requires_grad_(), target, head, chunk=100).sum().backward()
+    assert max(seen) == 100
+    assert sum(seen) == 2 * 1025  # once forwards, once again backwards
+
+
+def test_no_token_at_all_is_a_sum_of_nothing():
+    """Where nothing is scored the sum is 0 and its gradient 0, not an error."""
+    hidden, weight, _ = draw(1)
+    weight = weight.requires_grad_()
+    nll = linear_nll(hidden[:0], torch.empty(0, dtype=torch.long), lambda h: linear(h, weight))
+    nll.sum().backward()
+    assert nll.shape == (0,)
+    assert float(weight.grad.abs().sum()) == 0

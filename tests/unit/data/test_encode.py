@@ -1,0 +1,271 @@
+"""An example becomes ids, scored tokens and their characters."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import processors
+
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.errors import DataError, ModelError
+from deleatur.settings import Data
+from deleatur.types import Example, Span
+
+ANSWER = "Runa was born in Tessholm."
+QA = Example(id="1", prompt=(("user", "Where was Runa born?"),), answer=ANSWER)
+TURNS = (("system", "Be short."), ("user", "Who is Runa?"), ("assistant", "A writer."), ("user", "Born where?"))
+TEXT = Example(id="t", prompt=(), answer=ANSWER)
+
+
+def scored(encoder, encoded) -> str:
+    return encoder.tokenizer.decode(encoded.ids[encoded.start :])
+
+
+def asked(encoder, encoded) -> str:
+    return encoder.tokenizer.decode(encoded.ids[: encoded.start])
+
+
+def span(text: str, *, keep: bool = False, answer: str = ANSWER) -> Span:
+    return Span(start=answer.index(text), end=answer.index(text) + len(text), keep=keep)
+
+
+class TestPlain:
+    def test_the_answer_and_the_eos_are_scored(self, plain):
+        encoded = plain(QA)
+        assert asked(plain, encoded) == "<s>Question: Where was Runa born?\nAnswer:"
+        assert scored(plain, encoded) == f" {ANSWER}</s>"
+
+    def test_turns_are_asked_one_line_each(self, plain):
+        encoded = plain(Example(id="1", prompt=TURNS, answer=ANSWER))
+        assert asked(plain, encoded) == "<s>Question: Be short.\nWho is Runa?\nA writer.\nBorn where?\nAnswer:"
+
+    def test_a_template_is_left_alone_where_plain_is_asked_for(self, chat):
+        encoder = make_encoder(chat.tokenizer, Data(template="plain"))
+        assert asked(encoder, encoder(QA)).startswith("<s>Question: ")
+
+    def test_a_tokenizer_that_closes_texts_itself_adds_no_second_eos(self, make_tokenizer):
+        """Such a tokenizer writes "<s> … </s>"; the answer has one end all the same."""
+        tokenizer = make_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        encoder = make_encoder(tokenizer, Data())
+        assert scored(encoder, encoder(QA)) == f" {ANSWER}</s>"
+        assert scored(encoder, encoder(TEXT)) == ANSWER
+
+
+class TestChat:
+    def test_the_answer_and_the_end_of_turn_are_scored_and_the_newline_behind_it_is_not_there(self, chat):
+        encoded = chat(QA)
+        assert asked(chat, encoded) == "<|im_start|>user\nWhere was Runa born?<|im_end|>\n<|im_start|>assistant\n"
+        assert scored(chat, encoded) == f"{ANSWER}<|im_end|>"
+
+    def test_all_turns_are_asked(self, chat):
+        encoded = chat(Example(id="1", prompt=TURNS, answer=ANSWER))
+        said = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in TURNS)
+        assert asked(chat, encoded) == f"{said}<|im_start|>assistant\n"
+
+    def test_an_end_of_turn_that_is_the_eos_is_scored_once(self, make_tokenizer):
+        """Zephyr's kind: every turn ends with the eos."""
+        template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}"
+        tokenizer = make_tokenizer(template + "{% if add_generation_prompt %}assistant: {% endif %}")
+        encoder = make_encoder(tokenizer, Data())
+        assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
+
+    def test_without_any_special_token_behind_the_answer_the_eos_ends_it(self, make_tokenizer):
+        template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        tokenizer = make_tokenizer(template + "{% if add_generation_prompt %}assistant: {% endif %}")
+        encoder = make_encoder(tokenizer, Data())
+        assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
+
+    def test_a_template_that_writes_the_bos_gets_no_second_one(self, make_tokenizer):
+        """Llama-3's kind writes <s> itself, and a tokenizer that adds one would make two."""
+        template = "<s>{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+        encoder = make_encoder(make_tokenizer(template), Data())
+        assert encoder(QA).ids.count(encoder.tokenizer.bos_token_id) == 1
+
+    def test_turns_that_the_template_refuses_are_a_data_error(self, make_tokenizer):
+        template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}x{% endfor %}"
+        encoder = make_encoder(make_tokenizer(template + "{{ messages[-1].content }}<|im_end|>"), Data())
+        with pytest.raises(DataError, match=r"the chat template refuses the turns \['system', 'user'.*no system"):
+            encoder(Example(id="1", prompt=TURNS, answer=ANSWER))
+
+
+class TestText:
+    """A text without a prompt is all answer: everything that something stands before is scored, and nothing ends it."""
+
+    def test_behind_a_bos_every_token_is_scored_and_no_end_is_added(self, plain):
+        encoded = plain(TEXT)
+        assert asked(plain, encoded) == "<s>"
+        assert scored(plain, encoded) == ANSWER
+
+    def test_without_a_bos_all_but_the_first_token_are_scored(self, make_tokenizer):
+        tokenizer = make_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        encoder = make_encoder(tokenizer, Data())
+        encoded = encoder(TEXT)
+        assert encoded.start == 1
+        assert tokenizer.decode(encoded.ids) == ANSWER
+        assert encoded.offsets[0][0] > 0
+
+    def test_a_chat_model_reads_a_text_behind_its_bos_too(self, plain, chat):
+        """A chat template has no part in a plain text, so the tokenizer opens it as it opens any other."""
+        assert chat(TEXT).ids == plain(TEXT).ids
+
+    def test_a_text_of_one_token_without_a_bos_leaves_nothing_to_score(self, make_tokenizer):
+        tokenizer = make_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        with pytest.raises(DataError, match="row t: "):
+            make_encoder(tokenizer, Data())(Example(id="t", prompt=(), answer="R"))
+
+
+class TestLength:
+    """Rows that do not fit are cut at the answer's end, and counted; the prompt is never cut."""
+
+    def cut(self, encoder, tokens: int, example: Example = QA):
+        short = make_encoder(encoder.tokenizer, Data(max_length=tokens))
+        return short, short(example)
+
+    def test_the_answers_end_goes_first(self, plain):
+        whole = plain(QA)
+        short, encoded = self.cut(plain, len(whole.ids) - 4)
+        assert encoded.ids == whole.ids[:-4]
+        assert encoded.offsets == whole.offsets[:-4]
+        assert encoded.start == whole.start
+        assert short.is_cut(encoded)
+
+    def test_a_row_that_just_fits_is_not_cut(self, plain):
+        whole = plain(QA)
+        short, encoded = self.cut(plain, len(whole.ids))
+        assert encoded == whole
+        assert not short.is_cut(encoded)
+        assert not plain.is_cut(whole)
+
+    def test_a_row_that_loses_only_the_last_bytes_of_a_character_is_cut(self, plain):
+        """An unknown emoji is four tokens of one byte each; with two of them gone the answer is not whole."""
+        example = Example(id="e", prompt=QA.prompt, answer="Runa 🦩")
+        whole = plain(example)
+        assert [o for o in whole.offsets if o == (5, 6)] == [(5, 6)] * 4, "the emoji is four tokens"
+        short, encoded = self.cut(plain, len(whole.ids) - 3, example)
+        assert encoded.offsets[-1] == (5, 6)
+        assert short.is_cut(encoded)
+
+    def test_a_row_that_loses_only_its_end_of_turn_is_cut(self, plain):
+        short, encoded = self.cut(plain, len(plain(QA).ids) - 1)
+        assert encoded.offsets[-1][1] == len(ANSWER)
+        assert short.is_cut(encoded)
+
+    def test_a_text_that_loses_its_last_character_is_cut(self, plain):
+        whole = plain(TEXT)
+        short, encoded = self.cut(plain, len(whole.ids) - 1, TEXT)
+        assert short.is_cut(encoded)
+        assert not plain.is_cut(whole)
+
+    def test_a_prompt_that_leaves_no_room_is_refused_with_what_to_do(self, plain):
+        start = plain(QA).start
+        needed = rf"row 1: the prompt takes {start} tokens.*max_length \({start}\).*raise data\.max_length or shorten the row"
+        with pytest.raises(DataError, match=needed):
+            self.cut(plain, start)
+
+    def test_one_token_of_answer_is_enough(self, plain):
+        short, encoded = self.cut(plain, plain(QA).start + 1)
+        assert len(encoded.offsets) == 1
+        assert short.is_cut(encoded)
+
+
+class TestOffsets:
+    @pytest.mark.parametrize("which", ["plain", "chat"])
+    def test_scored_tokens_cover_every_character_of_the_answer_in_order(self, which, request):
+        encoder = request.getfixturevalue(which)
+        encoded = encoder(QA)
+        *inside, end = encoded.offsets
+        assert end == (len(ANSWER), len(ANSWER))
+        assert inside[0][0] == 0
+        assert all(a[1] == b[0] for a, b in zip(inside, inside[1:], strict=False))
+        assert inside[-1][1] == len(ANSWER)
+
+    def test_the_blank_that_plain_sets_before_an_answer_belongs_to_no_character(self, plain):
+        """The first token is " R" or the like, its characters in the answer begin at 0 all the same."""
+        encoded = plain(QA)
+        first = plain.tokenizer.decode(encoded.ids[encoded.start])
+        assert first.startswith(" ")
+        assert encoded.offsets[0] == (0, len(first) - 1)
+
+    @given(
+        answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+        | st.text("aé\u0301👩\u200d🦩שלוםمرحبا\u202eनि　\n\t ", min_size=1, max_size=30),
+        chatting=st.booleans(),
+        prompted=st.booleans(),
+    )
+    def test_any_text_is_encoded_and_its_offsets_stay_inside_it(self, plain, chat, answer, chatting, prompted):
+        """Emoji, right to left, combining marks, controls: never an error but for a text of which nothing is scored."""
+        encoder = chat if chatting else plain
+        example = Example(id="x", prompt=QA.prompt if prompted else (), answer=answer)
+        try:
+            encoded = encoder(example)
+        except DataError as e:
+            assert not prompted, e
+            return
+        assert len(encoded.offsets) == len(encoded.ids) - encoded.start > 0
+        assert all(0 <= a <= b <= len(answer) for a, b in encoded.offsets)
+        covered = {i for a, b in encoded.offsets for i in range(a, b)}
+        assert not prompted or covered == set(range(len(answer))), "a byte-level tokenizer loses no character"
+        assert not encoder.is_cut(encoded)
+
+
+class TestGold:
+    """Which scored tokens touch what must be forgotten."""
+
+    def gold(self, encoder, *spans: Span) -> str | None:
+        """The gold tokens, decoded."""
+        encoded = encoder(Example(id="1", prompt=QA.prompt, answer=ANSWER, spans=spans))
+        if encoded.gold is None:
+            return None
+        assert len(encoded.gold) == len(encoded.offsets)
+        tokens = zip(encoded.ids[encoded.start :], encoded.gold, strict=True)
+        return encoder.tokenizer.decode([i for i, must_go in tokens if must_go]).strip()
+
+    def test_without_spans_nothing_is_known(self, plain):
+        assert self.gold(plain) is None
+
+    def test_tokens_that_touch_a_span_must_go_and_the_end_of_turn_never(self, plain):
+        assert self.gold(plain, span("Tessholm")) == "Tessholm"
+        assert self.gold(plain, span("Runa"), span("Tessholm")) == "Runa Tessholm"
+
+    def test_a_span_inside_a_token_takes_the_token(self, plain):
+        whole = plain(QA)
+        a, b = next((a, b) for a, b in whole.offsets if b - a > 2)
+        assert self.gold(plain, Span(start=a + 1, end=a + 2)) == ANSWER[a:b].strip()
+
+    def test_with_only_keep_spans_all_the_rest_must_go(self, plain):
+        """The end of turn is no character of the answer, so it is not "the rest"."""
+        assert self.gold(plain, span("Runa was born in", keep=True)) == "Tessholm."
+
+    def test_with_both_kinds_only_what_is_marked_to_forget_must_go(self, plain):
+        assert self.gold(plain, span("Tessholm"), span("Runa", keep=True)) == "Tessholm"
+
+
+class TestMakeEncoder:
+    def test_a_slow_tokenizer_is_refused(self, make_tokenizer):
+        tokenizer = make_tokenizer()
+
+        class Slow(type(tokenizer)):
+            is_fast = False
+
+        tokenizer.__class__ = Slow
+        with pytest.raises(ModelError, match="use the model's fast tokenizer"):
+            make_encoder(tokenizer, Data())
+
+    def test_a_tokenizer_without_eos_is_refused(self, make_tokenizer):
+        tokenizer = make_tokenizer()
+        tokenizer.eos_token = None
+        with pytest.raises(ModelError, match="no eos token.*set tokenizer.eos_token"):
+            make_encoder(tokenizer, Data())
+
+    def test_chat_without_a_template_is_refused(self, make_tokenizer):
+        with pytest.raises(ModelError, match="no chat template; use plain"):
+            make_encoder(make_tokenizer(), Data(template="chat"))
+
+    def test_rows_keep_their_order(self, plain, world):
+        assert [e.example for e in encode_all(plain, world.forget)] == list(world.forget)
