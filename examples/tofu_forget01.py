@@ -39,7 +39,7 @@ class Args:
     """Folder of the run."""
     cache: str = "models"
     """Where the model that was told is kept."""
-    told_epochs: int = 6
+    told_epochs: int = 5
     """Passes over the 400 rows."""
     epochs: int = 10
     """Passes over the 40 forget rows."""
@@ -74,7 +74,13 @@ def main(args: Args) -> None:
     recipe = RECIPES[args.recipe]
     with watch() as progress:
         model = told_model(
-            args.model, retain + forget, Path(args.cache), epochs=args.told_epochs, seed=args.seed, progress=progress
+            args.model,
+            retain + forget,
+            Path(args.cache),
+            epochs=args.told_epochs,
+            batch=16,
+            seed=args.seed,
+            progress=progress,
         )
         rows = model / "rows"
         rows.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from deleatur.errors import ConfigError, DeleaturError
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
 from deleatur.recipes import RECIPES, Demo
-from deleatur.settings import Data, Evaluation
+from deleatur.settings import Data, Evaluation, require
 
 USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
 
@@ -50,9 +50,12 @@ class Forget:
     token_importance: Annotated[Literal[tuple(IMPORTANCES)] | None, tyro.conf.arg(name="importance")] = None  # pyright: ignore
     """Another importance than the recipe's, with its default settings."""
     show: int = 0
-    """Print so many rows of each set with the scored tokens marked, and stop before anything is trained."""
+    """Print so many rows of each set with the scored tokens marked, and stop before anything is trained; 0 trains."""
     json: bool = False
     """Print results.json, and nothing else, on stdout."""
+
+    def __post_init__(self) -> None:
+        require(self.show >= 0, "show", self.show, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,10 @@ class Score:
     model: str | None = None
     """Another model than the run's, of the same width."""
     limit: int = 20
-    """Rows to print."""
+    """Rows to print, at least 1."""
+
+    def __post_init__(self) -> None:
+        require(self.limit >= 1, "limit", self.limit, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,11 @@ class Report:
 
     run: Annotated[str, tyro.conf.Positional]
     """Folder of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """List the methods by name: forget loss, importance, training, source."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would hold up whoever shares the machine
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -147,8 +159,8 @@ def _parse(cls: type[T], args: list[str], *, verb: str, default: T | None = None
 
 def _in_one_line(box: str, verb: str) -> str:
     """What tyro's box says, down to its first rule."""
-    lines = [line.strip("│╭╰╮╯ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    said = [line for line in lines[1:] if line.strip("─ ")]
+    lines = [line.strip("│╭╰╮╯| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    said = [line for line in lines[1:] if line.strip("─-+ ")]  # where there is no UTF-8 the box is of ASCII
     hint = next((i for i, line in enumerate(said) if line.startswith(("For full", "Argument helptext"))), len(said))
     return f"{' '.join(said[:hint])}; see deleatur {verb} --help"
 
@@ -172,6 +184,8 @@ def _forget_command(args: list[str]) -> Forget:
     if args and not args[0].startswith("-"):
         base = replace(from_yaml(Path(args.pop(0))), out=None)
         recipe = "atwu"
+        if _peek(args, "--recipe", RECIPES):
+            raise ConfigError("a run file names its method itself; leave --recipe out, or change --loss and --importance")
     else:
         recipe = _peek(args, "--recipe", RECIPES) or "atwu"
         base = RECIPES[recipe].run(model=missing, forget=missing, retain=missing)
@@ -248,8 +262,7 @@ def _demo(args: list[str]) -> None:
 
 
 def _recipes(args: list[str]) -> None:
-    if args:
-        raise ConfigError(f"deleatur recipes takes nothing, not {args[0]!r}")
+    _parse(Recipes, args, verb="recipes")
     from deleatur.console import print_recipes
 
     print_recipes()

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from deleatur.config import TABLES, Run, from_yaml, to_dict
 from deleatur.demo import demo_run, measure_reference
-from deleatur.errors import ConfigError
+from deleatur.errors import ConfigError, DataError
 from deleatur.model import load_tokenizer
 from deleatur.recipes import RECIPES, Demo
 from deleatur.report import heat_spans, metric_name, percent, rows_of, set_name, verdict
@@ -32,7 +32,8 @@ from deleatur.run import Progress, encode_sets, execute
 from deleatur.train import Step
 from deleatur.types import Encoded, Example
 
-TALK, OUT = Console(stderr=True, highlight=False), Console(highlight=False)
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # [brackets] and :colons: are the user's own
+TALK, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
 
 
 @contextlib.contextmanager
@@ -47,25 +48,32 @@ def watch() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[said]}"),
     )
-    with Bars(*columns, console=TALK) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Bars(*columns, console=TALK)
+    tasks: dict[str, Any] = {}
 
-        def phase(text: str) -> None:
-            tasks.clear()
-            TALK.print(text)
+    def phase(text: str) -> None:
+        tasks.clear()
+        TALK.print(text)
 
-        def advance(what: str, done: int, total: int, said: str = "") -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, said="", visible=TALK.is_terminal)
-            bars.update(tasks[what], completed=done, said=said)
-            if not TALK.is_terminal and 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
+    def advance(what: str, done: int, total: int, said: str = "") -> None:
+        if not TALK.is_terminal:
+            if 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
                 TALK.print(f"  {what} {done}/{total}  {said}".rstrip())
+            return
+        bars.start()  # not before there is something to show, so that a refusal stands alone
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total, said="")
+        bars.update(tasks[what], completed=done, said=said)
 
-        def step(step: Step, steps: int) -> None:
-            said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.3f}  retain {step.retain_nll:.3f}"
-            advance("steps", step.step, steps, said)
+    def step(step: Step, steps: int) -> None:
+        said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.3f}  retain {step.retain_nll:.3f}"
+        advance("steps", step.step, steps, said)
 
+    try:
         yield Progress(phase=phase, step=step, asked=advance)
+    finally:
+        if bars.tasks:
+            bars.stop()
 
 
 def show_rows(run: Run, sets: dict[str, tuple[Example, ...]], count: int) -> None:
@@ -91,11 +99,16 @@ def _marked(row: Encoded, tokenizer: Any) -> Text:
 
 def print_results(results: dict[str, Any], out: Path) -> None:
     """The evidence as a table, and where the report lies."""
-    table = Table("rows", "metric", "before", "after", "n", title="What the model says, before and after")
+    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ should fall, ↑ should stay)")
+    shown = None
     for row in rows_of(results):
-        arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better, "")
+        if row.set != shown:
+            table.add_section()
+        arrow = {"lower": "↓ ", "higher": "↑ "}.get(row.better, "  ")
         before, after = percent(row.before, row.before_se), percent(row.after, row.after_se)
-        table.add_row(set_name(row.set), metric_name(row.metric) + arrow, before, after, str(row.n))
+        name = "" if row.set == shown else set_name(row.set)
+        table.add_row(name, arrow + metric_name(row.metric), before, after, str(row.n))
+        shown = row.set
     OUT.print(table)
     for sentence in verdict(results):
         OUT.print(sentence, soft_wrap=True)
@@ -121,9 +134,10 @@ def print_figures(figures: dict[str, Any]) -> None:
     """Sets and metrics of one model."""
     table = Table("rows", "metric", "value", "n")
     for name, metrics in figures.items():
-        for metric, figure in metrics.items():
+        table.add_section()
+        for number, (metric, figure) in enumerate(metrics.items()):
             value = percent(figure["value"], figure["se"])
-            table.add_row(set_name(name), metric_name(metric), value, str(figure["n"]))
+            table.add_row("" if number else set_name(name), metric_name(metric), value, str(figure["n"]))
     OUT.print(table)
 
 
@@ -131,11 +145,14 @@ def print_heat(path: Path, limit: int) -> None:
     """Answers with a background as strong as their importance; marked characters underlined."""
     import json
 
-    with path.open(encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f]
-    for row in rows[:limit]:
-        OUT.print(Text(row["question"], style="dim"))
-        OUT.print(_heat(row["answer"], row["tokens"]), end="\n\n")
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        shown = [(Text(row["question"], style="dim"), _heat(row["answer"], row["tokens"])) for row in rows[:limit]]
+    except (ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{path} is broken ({type(e).__name__}: {e}); run again, or give --rows to write another") from e
+    for question, answer in shown:
+        OUT.print(question)
+        OUT.print(answer, end="\n\n")
     OUT.print(f"{min(limit, len(rows))} of {len(rows)} rows; all are in {path}", soft_wrap=True)
 
 

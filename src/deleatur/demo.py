@@ -68,14 +68,16 @@ def _world(demo: Demo) -> World:
 
 
 def _told(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
-    return told_model(demo.model, rows, Path(demo.cache), epochs=demo.told_epochs, seed=demo.seed, progress=progress)
+    return told_model(
+        demo.model, rows, Path(demo.cache), epochs=demo.told_epochs, batch=8, seed=demo.seed, progress=progress
+    )
 
 
 def told_model(
-    name: str, rows: Sequence[Example], folder: Path, *, epochs: int, seed: int, progress: Progress = Progress()
+    name: str, rows: Sequence[Example], folder: Path, *, epochs: int, batch: int, seed: int, progress: Progress = Progress()
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path."""
-    settings = Train(epochs=epochs, batch=16, lr=3e-4, gamma=0.0, precision="bf16")
+    settings = Train(epochs=epochs, batch=batch, lr=3e-4, gamma=0.0, precision="bf16")
     key = json.dumps([name, seed, asdict(settings), [(r.prompt, r.answer) for r in rows]])
     folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
@@ -85,12 +87,12 @@ def told_model(
     exact_matmul()
     model, tokenizer = load(name, precision=settings.precision)
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
-    count = epochs * -(-len(encoded) // settings.batch)
+    count = epochs * -(-len(encoded) // batch)
     progress.phase(f"Telling the model {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     fit(
         TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
-        told(encoded, epochs=epochs, batch=settings.batch, seed=seed),
+        told(encoded, epochs=epochs, batch=batch, seed=seed),
         steps=count,
         loss=GradientDifference(),
         importance=Uniform(),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -76,9 +77,12 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
         write_lines(out / "records" / f"{name}.jsonl", ({"set": s, **asdict(r)} for s, rs in sets.items() for r in rs))
     said = [r.generated for r in outcome.before["forget"]]
     write_lines(out / "importance.jsonl", importance_lines(outcome.after["forget"], said))
-    save(outcome.model, tokenizer, out / "model")
-    if outcome.scorer is not None:
-        save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.safetensors")
+    try:
+        save(outcome.model, tokenizer, out / "model")
+        if outcome.scorer is not None:
+            save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.safetensors")
+    except SafetensorError as e:  # how a full disk sounds from there
+        raise ConfigError(f"{out} cannot be written ({e}); free some space or change --out") from e
     (out / "results.json").write_text(json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -105,14 +109,17 @@ def load_scorer(folder: Path, model: TokenModel) -> Importance:
     path = folder / "scorer.safetensors"
     if not path.exists():
         raise ConfigError(f"{folder} has no scorer.safetensors; its run's importance was not learned")
-    tensors = load_file(path)
-    width = tensors["linear.weight"].shape[1]
+    try:
+        tensors = load_file(path)
+        width = tensors["linear.weight"].shape[1]
+        scorer = Scorer(width)
+        scorer.load_state_dict(tensors)
+    except (SafetensorError, KeyError, IndexError, RuntimeError) as e:
+        raise ModelError(f"{path} holds no scorer ({e}); run again") from e
     if width != model.width:
         raise ModelError(
             f"the scorer of {folder} reads states of width {width}, the model's have {model.width}; use the run's own model"
         )
-    scorer = Scorer(width)
-    scorer.load_state_dict(tensors)
     scorer.to(model.device)
     return lambda tokens: scorer(tokens.hidden).sigmoid().detach()
 

@@ -26,7 +26,7 @@ def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, 
         return _load_adapter(Path(name), precision)
     tokenizer = load_tokenizer(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(**_where(name), dtype=DTYPES[precision])
+        model = AutoModelForCausalLM.from_pretrained(**_where(name), **_plain_weights(name), dtype=DTYPES[precision])
     except (OSError, ValueError, ImportError, KeyError) as e:
         raise ModelError(f"cannot load the model {name}: {_first_line(e)}") from e
     return prepare(drop_quantisation_marks(model)), tokenizer
@@ -38,6 +38,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(**_where(name))
     except (OSError, ValueError, ImportError, KeyError) as e:
         raise ModelError(f"cannot load the tokenizer of {name}: {_first_line(e)}") from e
+
+
+def _plain_weights(name: str) -> dict[str, object]:
+    if not name.endswith(".gguf"):
+        return {}
+    from transformers import GgufConfig
+
+    return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
 
 
 def _where(name: str) -> dict[str, str]:

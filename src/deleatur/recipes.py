@@ -54,7 +54,7 @@ class Demo:
     """People to forget, at least 1."""
     seed: int = 0
     """Makes the world and orders the rows."""
-    told_epochs: int = 8
+    told_epochs: int = 5
     """Passes over the world's rows when the model is told, at least 1."""
     reference: bool = False
     """Also tell a model everything but the forgotten people, and show how it answers."""

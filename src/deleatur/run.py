@@ -18,7 +18,7 @@ from deleatur.config import Run, from_yaml, to_yaml
 from deleatur.data.batches import steps_in, windows
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import read_rows, refuse_overlap, rows_from
-from deleatur.errors import ConfigError
+from deleatur.errors import ConfigError, DeleaturError, Diverged, ModelError
 from deleatur.evaluate import Figures, measure
 from deleatur.folder import (
     Outcome,
@@ -32,7 +32,7 @@ from deleatur.folder import (
 )
 from deleatur.forward import State, TokenModel
 from deleatur.importance import Learned
-from deleatur.model import DTYPES, add_adapters, exact_matmul, load, prepare
+from deleatur.model import DTYPES, add_adapters, exact_matmul, load, merge_adapters, prepare
 from deleatur.recipes import RECIPES
 from deleatur.records import record, reference_nll, with_paraphrases
 from deleatur.report import write_report
@@ -56,6 +56,7 @@ def execute(run: Run, progress: Progress = Progress()) -> Path:
     out = free_folder(run)
     model, tokenizer = load(run.model, precision=run.train.precision)
     rows = encode_sets(sets, tokenizer, run)
+    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
     require_space(model, out)
     out.mkdir(parents=True, exist_ok=True)
     out.chmod(0o700)  # the rows' text is for its owner alone
@@ -137,6 +138,8 @@ def unlearn(
     if run.train.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     importance, steps = alternate(TokenModel(model), rows, run, accelerator, progress)
+    merge_adapters(model)  # what is asked is what is saved
+    require_finite(model, Diverged, "the last step; lower train.lr or train.gamma")
     after = ask(model, tokenizer, rows, run, progress, importance=importance)
     encoder = make_encoder(tokenizer, run.data)
     results = results_of(run, model, rows, encoder, after, (measure(before), measure(after)), steps)
@@ -186,6 +189,7 @@ def ask(
 ) -> dict[str, list[Record]]:
     """Records of every set and its paraphrases, as the run's evaluation asks for them."""
     encoder = make_encoder(tokenizer, run.data)
+    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
     asked = with_paraphrases(encoder, {name: evenly(encoded, run.evaluation.rows) for name, encoded in rows.items()})
     progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
     with precision_of(model, run.evaluation):
@@ -230,6 +234,13 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     path = folder / f"importance-{Path(rows or run.forget).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))
     return path
+
+
+def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
+    """Refuse a model with a weight that is no number: nothing that it says would mean anything."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise error(f"{name} holds a weight that is not finite, in {where}")
 
 
 def make_reference(model: TokenModel, forget: Sequence[Encoded], run: Run) -> Reference:

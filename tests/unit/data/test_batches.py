@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deleatur.data.batches import collate, in_batches, steps_in, told, windows
@@ -28,10 +28,10 @@ def rows(count: int, *, prefix: str = "f") -> list[Encoded]:
 
 def dealt(forget: int = 12, retain: int = 20, **changed) -> list[list[tuple[tuple[int, int], ...]]]:
     """Pairs of a forget and a retain row, by batch and by window."""
-    settings = {"epochs": 3, "batch": 4, "accumulate": 1, "seed": 0} | changed
+    asked = {"epochs": 3, "batch": 4, "accumulate": 1, "seed": 0} | changed
     return [
         [tuple(zip(b.keys[: b.forget], b.keys[b.forget :], strict=True)) for b in window]
-        for window in windows(rows(forget), rows(retain, prefix="r"), **settings)
+        for window in windows(rows(forget), rows(retain, prefix="r"), **asked)
     ]
 
 
@@ -102,12 +102,13 @@ class TestWindows:
         assert [pairs([w]) for w in dealt(batch=4, accumulate=2)] == whole
         assert [pairs([w]) for w in dealt(batch=1, accumulate=8)] == whole
 
+    @settings(max_examples=40)
     @given(forget=st.integers(1, 25), batch=st.integers(1, 9), accumulate=st.integers(1, 3), processes=st.integers(1, 4))
     def test_the_processes_shares_together_are_the_batch_of_one_process(self, forget, batch, accumulate, processes):
         """Each process takes part in every forward (they have to meet there), at times without a row of its own."""
-        settings = {"batch": batch, "accumulate": accumulate, "epochs": 2}
-        alone = dealt(forget, **settings)
-        shares = [dealt(forget, **settings, process=p, processes=processes) for p in range(processes)]
+        asked = {"batch": batch, "accumulate": accumulate, "epochs": 2}
+        alone = dealt(forget, **asked)
+        shares = [dealt(forget, **asked, process=p, processes=processes) for p in range(processes)]
         for window, *parts in zip(alone, *shares, strict=True):
             for whole, *mine in zip(window, *parts, strict=True):
                 assert Counter(pair for part in mine for pair in part) == Counter(whole)
@@ -118,10 +119,8 @@ class TestWindows:
 
     def test_an_idle_process_joins_with_a_batch_of_which_nothing_is_scored(self):
         """One forget row, two processes: the second has no row and must meet the first in the forward all the same."""
-        settings = {"epochs": 1, "batch": 4, "accumulate": 1, "seed": 0, "processes": 2}
-        (busy,), (idle,) = (
-            next(windows(rows(1), rows(3, prefix="r"), **settings, process=p)) for p in (0, 1)
-        )
+        asked = {"epochs": 1, "batch": 4, "accumulate": 1, "seed": 0, "processes": 2}
+        (busy,), (idle,) = (next(windows(rows(1), rows(3, prefix="r"), **asked, process=p)) for p in (0, 1))
         assert (busy.forget, len(busy)) == (1, 2)
         assert (idle.forget, len(idle), len(idle.scored)) == (0, 0, 0)
         assert idle.ids.numel() > 0

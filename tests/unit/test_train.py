@@ -1,0 +1,320 @@
+"""The one loop: what a step is, that dealing does not change it, and that it stops before it does harm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from deleatur.atwu import LearnedImportance
+from deleatur.config import Run
+from deleatur.data.batches import collate, steps_in, told, windows
+from deleatur.errors import Diverged
+from deleatur.forward import TokenModel
+from deleatur.importance import Learned, Uniform
+from deleatur.losses import NPO, GradientDifference
+from deleatur.run import make_reference
+from deleatur.settings import Train
+from deleatur.train import MasterWeights, Step, fit
+from deleatur.types import TokenOutputs
+
+SATURATED = GradientDifference(saturation=2.0)
+
+
+class Seen:
+    """An importance that takes turns after every second step and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.turns: list[TokenOutputs] = []
+
+    def __call__(self, tokens: TokenOutputs) -> torch.Tensor:
+        return torch.full_like(tokens.nll, 0.5).detach()
+
+    def due(self, step: int) -> bool:
+        return step % 2 == 0
+
+    def turn(self, tokens: TokenOutputs) -> dict[str, float]:
+        self.turns.append(tokens)
+        return {"tokens": float(len(tokens.nll))}
+
+
+class Broken:
+    """A forget loss that is no number from its third call on."""
+
+    unit: ClassVar[str] = "token"
+    needs_reference: ClassVar[bool] = False
+
+    def __init__(self, value: float) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self, tokens, importance, reference) -> torch.Tensor:
+        self.calls += 1
+        return tokens.nll.sum() * (self.value if self.calls >= 3 else 1.0)
+
+
+def train(lm, forget, retain, *, loss=SATURATED, importance=None, state="own", seed=0, **changed) -> list[Step]:
+    """Train in place; `importance` may be the settings of the learned one. Returns the steps."""
+    settings = Train(**{"epochs": 2, "batch": 8, "lr": 1e-3} | changed)
+    model, dealt = TokenModel(lm), {n: getattr(settings, n) for n in ("epochs", "batch", "accumulate")}
+    count = steps_in(len(forget), **dealt)
+    reference = make_reference(model, forget, Run(model="m", forget="f", retain="r", loss=loss if loss is NPO else NPO()))
+    if importance is None or isinstance(importance, Learned):
+        importance = importance or Learned(every=2, lr=0.5)
+        importance = LearnedImportance(importance, width=model.width, turns=count // 2, loss=loss, reference=reference)
+    steps: list[Step] = []
+    fit(
+        model,
+        windows(forget, retain, **dealt, seed=seed),
+        steps=count,
+        loss=loss,
+        importance=importance,
+        settings=settings,
+        reference=reference,
+        accelerator=Accelerator(cpu=True),
+        state=state,
+        on_step=steps.append,
+    )
+    return steps
+
+
+def weights(lm) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in lm.named_parameters()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def untimed(steps: list[Step]) -> list[dict]:
+    return [{k: v for k, v in asdict(s).items() if "seconds" not in k} for s in steps]
+
+
+class TestDealing:
+    @pytest.mark.parametrize("loss", [SATURATED, NPO(beta=0.5)])
+    @pytest.mark.parametrize(("batch", "accumulate"), [(2, 4), (3, 3), (1, 8)])
+    def test_how_rows_are_dealt_into_batches_changes_no_weight(
+        self, loss, batch, accumulate, make_llama, forget_rows, retain_rows
+    ):
+        """Losses are sums divided by the global count of the step, so 8×1, 2×4 and 1×8 are one run; windows of 9 rows
+        are dealt as 9×1 and 3×3. Rows are ragged: a mean of means would not do."""
+        whole, parts = make_llama(), make_llama()
+        rows = forget_rows[: 2 * batch * accumulate]
+        a = train(whole, rows, retain_rows, loss=loss, batch=batch * accumulate, lr=2e-5)
+        b = train(parts, rows, retain_rows, loss=loss, batch=batch, accumulate=accumulate, lr=2e-5)
+        for name, w in weights(whole).items():
+            torch.testing.assert_close(weights(parts)[name], w, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        for ours, theirs in zip(untimed(a), untimed(b), strict=True):
+            ours, theirs = (s | (s.pop("scorer") or {}) for s in (ours, theirs))
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+    def test_the_same_seed_gives_the_same_bytes(self, make_llama, forget_rows, retain_rows):
+        one, other, third = make_llama(), make_llama(), make_llama()
+        logs = [train(lm, forget_rows, retain_rows, seed=s) for lm, s in ((one, 3), (other, 3), (third, 4))]
+        assert same(weights(one), weights(other))
+        assert untimed(logs[0]) == untimed(logs[1])
+        assert not same(weights(one), weights(third))
+
+
+class TestStep:
+    def test_a_step_logs_the_losses_of_its_rows_before_it(self, make_llama, forget_rows, retain_rows):
+        """loss = α·mean NLL(retain) + γ·(1/N)·forget loss, with importance ½ in the first step; means over tokens."""
+        lm = make_llama()
+        (window,) = list(windows(forget_rows[:5], retain_rows, epochs=1, batch=8, accumulate=1, seed=0))[:1]
+        with torch.no_grad():
+            forget, retain = TokenModel(lm)(window[0]).split(window[0].forget)
+        value = SATURATED(forget, torch.full_like(forget.nll, 0.5), lambda t: t.nll)
+        step = train(lm, forget_rows[:5], retain_rows, epochs=1, alpha=0.7, gamma=1.9)[0]
+        assert step.step == 1
+        assert step.forget_nll == pytest.approx(forget.nll.mean().item(), rel=1e-5)
+        assert step.retain_nll == pytest.approx(retain.nll.mean().item(), rel=1e-5)
+        expected = 0.7 * retain.nll.mean() + 1.9 * value / len(forget.nll)
+        assert step.loss == pytest.approx(expected.item(), rel=1e-5)
+        assert step.importance == pytest.approx(0.5)
+        assert step.scorer is None
+
+    def test_the_rate_rises_over_the_warm_up_and_then_falls_to_nothing(self, make_llama, forget_rows, retain_rows):
+        """10 steps, 2 of warm-up: ⅓, ⅔, then 1, 7/8, …, 1/8 of the peak."""
+        steps = train(make_llama(), forget_rows[:4], retain_rows, epochs=10, batch=4, warmup=0.2, lr=3e-4)
+        assert [s.lr / 3e-4 for s in steps] == pytest.approx([1 / 3, 2 / 3] + [k / 8 for k in range(8, 0, -1)])
+
+    def test_turns_come_when_due_and_see_the_whole_windows_forget_tokens_held_fixed(
+        self, make_llama, forget_rows, retain_rows
+    ):
+        """Windows of 2×3 rows: the turn after the second step gets all six forget rows of it, by their places."""
+        seen, rows = Seen(), forget_rows[:12]
+        steps = train(make_llama(), rows, retain_rows, importance=seen, batch=2, accumulate=3, epochs=1)
+        window = list(windows(rows, retain_rows, epochs=1, batch=2, accumulate=3, seed=0))[1]
+        assert [s.scorer is None for s in steps] == [True, False]
+        (tokens,) = seen.turns
+        assert tokens.keys == tuple(k for b in window for k in b.keys[: b.forget])
+        assert len(tokens.nll) == sum(len(rows[k].ids) - rows[k].start for k in tokens.keys) == steps[1].scorer["tokens"]
+        assert not tokens.nll.requires_grad
+        assert not tokens.hidden.requires_grad
+
+    @pytest.mark.parametrize("state", ["own", "predicting"])
+    def test_the_turn_reads_the_state_that_was_asked_for(self, state, make_llama, forget_rows, retain_rows):
+        seen, lm = Seen(), make_llama()
+        train(lm, forget_rows[:8], retain_rows, importance=seen, state=state, batch=4, epochs=1, gamma=0.0, alpha=0.0)
+        keys = seen.turns[0].keys
+        with torch.no_grad():  # weights of nothing but decay: the model is as good as it was
+            expected = TokenModel(lm)(collate([forget_rows[k] for k in keys]), state=state)
+        torch.testing.assert_close(seen.turns[0].hidden, expected.hidden, rtol=1e-2, atol=1e-2)
+
+    def test_an_importance_that_does_not_learn_gets_no_turn(self, make_llama, forget_rows, retain_rows):
+        steps = train(make_llama(), forget_rows, retain_rows, importance=Uniform())
+        assert all(s.scorer is None for s in steps)
+        assert all(s.importance == 1.0 for s in steps)
+
+    def test_forget_rows_part_from_retain_rows(self, make_llama, forget_rows, retain_rows):
+        """An untrained model is as bad at both; half a nat and more lies between them after a few steps."""
+        steps = train(make_llama(), forget_rows, retain_rows, loss=GradientDifference(), epochs=4, gamma=0.5, lr=3e-3)
+        assert abs(steps[0].forget_nll - steps[0].retain_nll) < 0.5
+        assert steps[-1].forget_nll > steps[-1].retain_nll + 0.5
+        assert steps[-1].retain_nll < steps[0].retain_nll - 0.5
+
+    def test_told_rows_have_no_forget_side_and_are_learned(self, make_llama, retain_rows):
+        """Without forget rows the loss is the mean NLL of the rows, however the forget loss and its weight are set."""
+        lm, steps = make_llama(), []
+        fit(
+            TokenModel(lm),
+            told(retain_rows[:16], epochs=4, batch=4, seed=0),
+            steps=16,
+            loss=GradientDifference(),
+            importance=Uniform(),
+            settings=Train(lr=3e-3),
+            reference=lambda tokens: tokens.nll,
+            accelerator=Accelerator(cpu=True),
+            on_step=steps.append,
+        )
+        assert len(steps) == 16
+        assert all(s.forget_nll == 0 and math.isclose(s.loss, s.retain_nll, rel_tol=1e-5) for s in steps)
+        assert steps[-1].retain_nll < steps[0].retain_nll - 1
+
+    def test_the_model_is_left_in_evaluation_mode(self, make_llama, forget_rows, retain_rows):
+        lm = make_llama()
+        train(lm, forget_rows[:4], retain_rows, epochs=1)
+        assert not lm.training
+
+    def test_what_is_frozen_stays_as_it_was(self, make_llama, forget_rows, retain_rows):
+        lm = make_llama()
+        lm.model.embed_tokens.requires_grad_(False)
+        before = weights(lm)
+        train(lm, forget_rows[:8], retain_rows, epochs=1)
+        after = weights(lm)
+        assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+        assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+class TestDiverged:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_a_loss_that_is_no_number_stops_before_the_step_it_would_spoil(self, value, make_llama, forget_rows, retain_rows):
+        """The third step is refused: the weights are those after two."""
+        lm, after_two = make_llama(), make_llama()
+        dealt = {"importance": Uniform(), "batch": 8, "epochs": 2, "warmup": 0.0}
+        with pytest.raises(Diverged, match=r"step 3: the loss is .*lower train\.lr or train\.gamma"):
+            train(lm, forget_rows, retain_rows, loss=Broken(value), **dealt)
+        with pytest.raises(StopIteration):
+            stop_after(2, after_two, forget_rows, retain_rows, **dealt)
+        assert same(weights(lm), weights(after_two))
+        assert all(torch.isfinite(w).all() for w in weights(lm).values())
+
+    def test_a_gradient_that_is_no_number_stops_the_step_too(self, make_llama, forget_rows, retain_rows):
+        """sqrt(NLL − NLL) is 0 with a gradient of ∞·0."""
+
+        class Steep(Broken):
+            def __call__(self, tokens, importance, reference) -> torch.Tensor:
+                return (tokens.nll - tokens.nll).sqrt().sum()
+
+        lm = make_llama()
+        before = weights(lm)
+        with pytest.raises(Diverged, match="step 1: .*its gradient nan"):
+            train(lm, forget_rows, retain_rows, loss=Steep(0.0), importance=Uniform())
+        assert same(weights(lm), before)
+
+
+def stop_after(count: int, lm, forget, retain, **changed) -> None:
+    """The same run as with Broken, stopped from outside after some steps."""
+
+    class Stopped(Broken):
+        def __call__(self, tokens, importance, reference) -> torch.Tensor:
+            if self.calls == count:
+                raise StopIteration
+            return super().__call__(tokens, importance, reference)
+
+    train(lm, forget, retain, loss=Stopped(1.0), **changed)
+
+
+class TestPrecision:
+    def test_updates_smaller_than_bf16_can_hold_add_up(self):
+        """Between 1 and 2 bf16 holds steps of 1/128. Sixty updates of 1/4096 move 1.5 by 15/1024 with a master, and not
+        at all without one."""
+        p, bare = (torch.nn.Parameter(torch.full((4,), 1.5, dtype=torch.bfloat16)) for _ in range(2))
+        kept = MasterWeights([p])
+        optimizer = torch.optim.SGD(kept.master, lr=1 / 4096)
+        for _ in range(60):
+            p.grad = torch.ones_like(p)
+            kept.take_gradients()
+            optimizer.step()
+            optimizer.zero_grad()
+            kept.hand_back()
+            bare.data -= torch.ones_like(bare) / 4096
+        assert bare[0] == 1.5
+        assert kept.master[0][0] == 1.5 - 60 / 4096
+        assert p[0] == torch.tensor(1.5 - 60 / 4096).bfloat16() != 1.5
+
+    def test_gradients_of_several_passes_are_added_in_fp32(self):
+        """1 + 64·2⁻⁹: in bf16 each addend would be rounded away."""
+        p = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+        kept = MasterWeights([p])
+        for value in [1.0, *[2.0**-9] * 64]:
+            p.grad = torch.full_like(p, value)
+            kept.take_gradients()
+            assert p.grad is None
+        assert kept.master[0].grad.item() == 1.125
+
+    def test_fp32_weights_are_their_own_master(self):
+        p = torch.nn.Parameter(torch.zeros(1))
+        assert MasterWeights([p]).master[0] is p
+
+    def test_a_bf16_run_is_the_rounded_fp32_run(self, make_llama, forget_rows, retain_rows):
+        """At a rate at which no single step is larger than half of bf16's spacing for most weights, the run still arrives
+        where the fp32 run of the same (rounded) weights does: its distance from there is rounding, not lost updates."""
+        full, half = make_llama().bfloat16().float(), make_llama().bfloat16()
+        start = weights(full)
+        made = {"importance": Uniform(), "loss": GradientDifference(), "lr": 2e-4, "epochs": 15, "batch": 4}
+        for lm in (full, half):
+            train(lm, forget_rows[:4], retain_rows, **made)
+        went = torch.cat([(weights(full)[k] - start[k]).flatten() for k in start])
+        missed = torch.cat([(weights(half)[k].float() - weights(full)[k]).flatten() for k in start])
+        assert went.norm() > 2.5 * missed.norm()
+        assert torch.corrcoef(torch.stack([went, went + missed]))[0, 1] > 0.93
+        assert half.dtype == torch.bfloat16
+
+    def test_checkpointing_gives_the_same_gradients(self, make_llama, forget_rows, retain_rows):
+        """Activations made twice are the same activations."""
+        plain, saving = make_llama(), make_llama()
+        saving.gradient_checkpointing_enable({"use_reentrant": False})
+        saving.enable_input_require_grads()
+        batch = collate(forget_rows[:4], retain_rows[:4])
+        for lm in (plain, saving):
+            lm.train()
+            forget, retain = TokenModel(lm)(batch).split(4)
+            (retain.nll.mean() - forget.nll.mean()).backward()
+        assert saving.model.gradient_checkpointing
+        for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad), name
+
+
+def test_every_field_of_the_settings_reaches_the_loop(make_llama, forget_rows, retain_rows):
+    """Each of these, changed alone, changes where the weights end."""
+    base = Train(epochs=1, batch=4, lr=1e-3, warmup=0.0)
+    ends = []
+    for changed in ({}, {"lr": 2e-3}, {"weight_decay": 0.5}, {"clip": 1e-2}, {"alpha": 0.5}, {"gamma": 2.0}, {"warmup": 0.4}):
+        lm = make_llama()
+        train(lm, forget_rows[:12], retain_rows, **asdict(replace(base, **changed)))
+        ends.append(torch.cat([w.flatten() for w in weights(lm).values()]))
+    assert all(not torch.equal(a, b) for i, a in enumerate(ends) for b in ends[:i])

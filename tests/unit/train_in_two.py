@@ -1,0 +1,96 @@
+"""The same small runs in one process or in several, which test_train_processes.py starts: RANK WORLD_SIZE … FOLDER.
+
+Each process writes what it logged and the weights it ended with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from deleatur.atwu import LearnedImportance
+from deleatur.data.batches import steps_in, windows
+from deleatur.forward import TokenModel
+from deleatur.importance import Learned
+from deleatur.losses import NPO, GradientDifference
+from deleatur.records import reference_nll
+from deleatur.settings import Train
+from deleatur.train import fit
+from deleatur.types import Encoded, Example, TokenOutputs
+
+SCENARIOS = {  # forget rows, batch, accumulate, forget loss, objective
+    "even": (8, 4, 1, GradientDifference(saturation=2.0), "complement"),
+    "accumulated": (8, 2, 4, GradientDifference(saturation=2.0), "matched"),
+    "npo": (8, 4, 2, NPO(beta=0.5), "matched"),
+    "one left over": (9, 4, 1, GradientDifference(), "complement"),
+    "one left over of an accumulated step": (5, 2, 2, NPO(beta=0.5), "matched"),
+}
+
+
+def rows(count: int, seed: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for k in range(count):
+        ids = torch.randint(2, 101, (4 + 3 * (k % 4),), generator=generator).tolist()
+        example = Example(id=str(k), prompt=(("user", "?"),), answer="a")
+        made.append(Encoded(example=example, ids=tuple(ids), start=2, offsets=((0, 1),) * (len(ids) - 2)))
+    return made
+
+
+def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """What one scenario logs, and the weights of model and scorer in the end."""
+    count, batch, accumulate, loss, objective = SCENARIOS[name]
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    lm = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=101, initializer_range=0.2))
+    model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
+    dealt = {"epochs": 3, "batch": batch, "accumulate": accumulate}
+    steps = steps_in(count, **dealt)
+    made = reference_nll(model, forget, 4)
+
+    def reference(tokens: TokenOutputs) -> torch.Tensor:
+        return torch.cat([tokens.nll.new_empty(0), *(made[key] for key in tokens.keys)])
+
+    importance = LearnedImportance(
+        Learned(objective=objective, every=2, lr=0.5),
+        width=16,
+        turns=steps // 2,
+        loss=loss,
+        reference=reference,
+        total=lambda x: accelerator.reduce(x, "sum"),
+    )
+    logged = []
+    fit(
+        model,
+        windows(forget, retain, **dealt, seed=0, process=accelerator.process_index, processes=accelerator.num_processes),
+        steps=steps,
+        loss=loss,
+        importance=importance,
+        settings=Train(lr=1e-3),
+        reference=reference,
+        accelerator=accelerator,
+        on_step=lambda step: logged.append(asdict(step)),
+    )
+    scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}
+    return logged, scorer | {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    for name in SCENARIOS:
+        logged, weights = train(name, accelerator)
+        out = folder / f"{name}-{accelerator.process_index}-of-{accelerator.num_processes}"
+        save_file(weights, out.with_suffix(".safetensors"))
+        out.with_suffix(".json").write_text(json.dumps(logged))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
