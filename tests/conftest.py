@@ -1,5 +1,7 @@
 """Shapes in annotations are checked while testing; tiny models, tokenizers and a small world, made in the process."""
 
+# ruff: noqa: E402 - what is imported depends on the environment and on the hook
+
 from __future__ import annotations
 
 import os
@@ -15,6 +17,7 @@ import jaxtyping
 import pytest
 import torch
 from beartype import BeartypeConf
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,6 +44,8 @@ from deleatur.settings import Data
 from deleatur.types import Encoded, TokenOutputs
 
 torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None, derandomize=True, database=None)  # the same cases everywhere, at any speed
+settings.load_profile("tests")
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -107,8 +112,8 @@ def make_llama() -> Callable[..., LlamaForCausalLM]:
     def make(*, seed: int = 0, **changed: object) -> LlamaForCausalLM:
         torch.manual_seed(seed)
         shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        settings = shape | {"num_key_value_heads": 2, "vocab_size": 401, "initializer_range": 0.2} | changed
-        return LlamaForCausalLM(LlamaConfig(**settings, bos_token_id=0, eos_token_id=1)).eval()
+        values = shape | {"num_key_value_heads": 2, "vocab_size": 401, "initializer_range": 0.2} | changed
+        return LlamaForCausalLM(LlamaConfig(**values, bos_token_id=0, eos_token_id=1)).eval()
 
     return make
 
@@ -122,7 +127,9 @@ def llama(make_llama: Callable[..., LlamaForCausalLM]) -> LlamaForCausalLM:
 def make_tokens() -> Callable[..., TokenOutputs]:
     """Outputs of no model: as many sequences as there are lengths, the NLL (0 to 6 nats) a leaf that takes gradients."""
 
-    def make(lengths: Sequence[int] = (3, 1, 5), *, width: int = 4, seed: int = 0, nll: Tensor | None = None) -> TokenOutputs:
+    def make(
+        lengths: Sequence[int] = (3, 1, 5), *, width: int = 4, seed: int = 0, nll: Tensor | None = None
+    ) -> TokenOutputs:
         generator = torch.Generator().manual_seed(seed)
         made = torch.rand(sum(lengths), generator=generator) * 6 if nll is None else nll
         return TokenOutputs(

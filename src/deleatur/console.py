@@ -13,7 +13,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import (
@@ -39,11 +38,10 @@ TALK, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
 @contextlib.contextmanager
 def watch() -> Iterator[Progress]:
     """Bars for what is going on: step, rate, time left, forget and retain NLL."""
-    columns = (
+    columns = (  # 80 characters in all
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[said]}"),
@@ -66,7 +64,7 @@ def watch() -> Iterator[Progress]:
         bars.update(tasks[what], completed=done, said=said)
 
     def step(step: Step, steps: int) -> None:
-        said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.3f}  retain {step.retain_nll:.3f}"
+        said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.2f} retain {step.retain_nll:.2f}"
         advance("steps", step.step, steps, said)
 
     try:

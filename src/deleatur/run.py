@@ -63,6 +63,11 @@ def execute(run: Run, progress: Progress = Progress()) -> Path:
     run = replace(run, out=str(out))
     progress.phase(to_yaml(run).rstrip())
     (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
+    encoder = make_encoder(tokenizer, run.data)
+    for name, encoded in rows.items():
+        if cut := sum(map(encoder.is_cut, encoded)):
+            limit = f"data.max_length {run.data.max_length}"
+            progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
     with (out / "steps.jsonl").open("w", encoding="utf-8") as log:
 
         def heard(step: Step, steps: int) -> None:

@@ -20,7 +20,8 @@ BETA, EVERY, SCORER_RATE = 3.0, 2, 0.5
 TRAIN = Train(epochs=2, batch=3, accumulate=2, lr=2e-5, warmup=0.2, alpha=0.8, gamma=1.7, clip=0.5)
 DEALT = {"epochs": TRAIN.epochs, "batch": TRAIN.batch, "accumulate": TRAIN.accumulate}
 LEARNED = {
-    objective: Learned(objective=objective, every=EVERY, lr=SCORER_RATE, budget=0.3) for objective in ("matched", "complement")
+    objective: Learned(objective=objective, every=EVERY, lr=SCORER_RATE, budget=0.3)
+    for objective in ("matched", "complement")
 }
 
 

@@ -16,6 +16,7 @@ from deleatur.losses import NPO, GradientDifference
 from deleatur.types import TakesTurns, TokenOutputs
 
 LENGTHS = (3, 1, 5)
+DEFAULTS = Learned()
 SATURATED = GradientDifference(saturation=2.0)
 CASES = {  # data term of the scorer: the objective, and the model's forget loss
     "complement": (Learned(objective="complement", budget=0.3), SATURATED),
@@ -32,7 +33,7 @@ def half_nll(tokens: TokenOutputs) -> torch.Tensor:
     return tokens.nll.detach() / 2
 
 
-def learned(settings: Learned = Learned(), loss=SATURATED, *, width: int = 4, turns: int = 10, **more) -> LearnedImportance:
+def learned(settings: Learned = DEFAULTS, loss=SATURATED, *, width: int = 4, turns: int = 10, **more) -> LearnedImportance:
     reference = half_nll if loss.needs_reference else unused
     return LearnedImportance(settings, width=width, turns=turns, loss=loss, reference=reference, **more)
 
@@ -150,7 +151,7 @@ class TestObjective:
         g = torch.linspace(0.05, 0.95, 9).roll(4).requires_grad_()
         by_token, by_sequence = scorer_loss(g, tokens, settings, SATURATED, unused)
         (by_token / 9 + by_sequence / 3).backward()
-        for t, (b, n) in enumerate((b, n) for b, n in enumerate(LENGTHS) for _ in range(n)):
+        for t, (b, n) in enumerate((b, size) for b, size in enumerate(LENGTHS) for _ in range(size)):
             x, nll = g[t].item(), tokens.nll[t]
             share = (g[tokens.sequence == b] > 0.5).float().mean()
             data = -nll / 9 * ((-x * nll).exp() ** 2 if objective == "matched" else 1)

@@ -211,7 +211,9 @@ class TestStep:
 
 class TestDiverged:
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-    def test_a_loss_that_is_no_number_stops_before_the_step_it_would_spoil(self, value, make_llama, forget_rows, retain_rows):
+    def test_a_loss_that_is_no_number_stops_before_the_step_it_would_spoil(
+        self, value, make_llama, forget_rows, retain_rows
+    ):
         """The third step is refused: the weights are those after two."""
         lm, after_two = make_llama(), make_llama()
         dealt = {"importance": Uniform(), "batch": 8, "epochs": 2, "warmup": 0.0}
@@ -231,7 +233,7 @@ class TestDiverged:
 
         lm = make_llama()
         before = weights(lm)
-        with pytest.raises(Diverged, match="step 1: .*its gradient nan"):
+        with pytest.raises(Diverged, match=r"step 1: .*its gradient nan"):
             train(lm, forget_rows, retain_rows, loss=Steep(0.0), importance=Uniform())
         assert same(weights(lm), before)
 
@@ -313,7 +315,15 @@ def test_every_field_of_the_settings_reaches_the_loop(make_llama, forget_rows, r
     """Each of these, changed alone, changes where the weights end."""
     base = Train(epochs=1, batch=4, lr=1e-3, warmup=0.0)
     ends = []
-    for changed in ({}, {"lr": 2e-3}, {"weight_decay": 0.5}, {"clip": 1e-2}, {"alpha": 0.5}, {"gamma": 2.0}, {"warmup": 0.4}):
+    for changed in (
+        {},
+        {"lr": 2e-3},
+        {"weight_decay": 0.5},
+        {"clip": 1e-2},
+        {"alpha": 0.5},
+        {"gamma": 2.0},
+        {"warmup": 0.4},
+    ):
         lm = make_llama()
         train(lm, forget_rows[:12], retain_rows, **asdict(replace(base, **changed)))
         ends.append(torch.cat([w.flatten() for w in weights(lm).values()]))

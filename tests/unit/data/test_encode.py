@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,7 +88,9 @@ class TestChat:
         assert encoder(QA).ids.count(encoder.tokenizer.bos_token_id) == 1
 
     def test_turns_that_the_template_refuses_are_a_data_error(self, make_tokenizer):
-        template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}x{% endfor %}"
+        template = (
+            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}x{% endfor %}"
+        )
         encoder = make_encoder(make_tokenizer(template + "{{ messages[-1].content }}<|im_end|>"), Data())
         with pytest.raises(DataError, match=r"the chat template refuses the turns \['system', 'user'.*no system"):
             encoder(Example(id="1", prompt=TURNS, answer=ANSWER))
@@ -164,7 +168,9 @@ class TestLength:
 
     def test_a_prompt_that_leaves_no_room_is_refused_with_what_to_do(self, plain):
         start = plain(QA).start
-        needed = rf"row 1: the prompt takes {start} tokens.*max_length \({start}\).*raise data\.max_length or shorten the row"
+        needed = (
+            rf"row 1: the prompt takes {start} tokens.*max_length \({start}\).*raise data\.max_length or shorten the row"
+        )
         with pytest.raises(DataError, match=needed):
             self.cut(plain, start)
 
@@ -182,7 +188,7 @@ class TestOffsets:
         *inside, end = encoded.offsets
         assert end == (len(ANSWER), len(ANSWER))
         assert inside[0][0] == 0
-        assert all(a[1] == b[0] for a, b in zip(inside, inside[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in pairwise(inside))
         assert inside[-1][1] == len(ANSWER)
 
     def test_the_blank_that_plain_sets_before_an_answer_belongs_to_no_character(self, plain):
@@ -260,7 +266,7 @@ class TestMakeEncoder:
     def test_a_tokenizer_without_eos_is_refused(self, make_tokenizer):
         tokenizer = make_tokenizer()
         tokenizer.eos_token = None
-        with pytest.raises(ModelError, match="no eos token.*set tokenizer.eos_token"):
+        with pytest.raises(ModelError, match=r"no eos token.*set tokenizer.eos_token"):
             make_encoder(tokenizer, Data())
 
     def test_chat_without_a_template_is_refused(self, make_tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 
@@ -12,6 +13,7 @@ from deleatur.types import Example
 SIZES = [(3, 1, 0, 1), (6, 2, 1, 2), (20, 2, 2, 2), (60, 12, 6, 3)]  # people, forget, holdout, rows_per_fact
 
 
+@cache
 def build(size: tuple[int, int, int, int], seed: int = 0):
     people, forget, holdout, rows_per_fact = size
     return make_world(people=people, forget=forget, holdout=holdout, rows_per_fact=rows_per_fact, seed=seed)
@@ -51,7 +53,7 @@ def test_there_are_as_many_rows_as_asked_for(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_spans_are_the_name_and_the_value_and_nothing_else(size, seed):
     """Every answer has its value marked, and its name wherever it is said; the frame is a template's own words."""
     templates = {re.sub(r"{\w}", "…", a) for _, _, answers in FACTS.values() for a in answers}
@@ -66,7 +68,7 @@ def test_spans_are_the_name_and_the_value_and_nothing_else(size, seed):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_one_person_owns_no_other_persons_rows_say(size, seed):
     """Neither in an answer nor in a question, told or held out; so nothing that must go is needed elsewhere."""
     world = build(size, seed)
@@ -112,12 +114,12 @@ def test_rows_of_one_fact_differ_in_question_and_in_answer(size):
 
 
 def test_the_same_seed_makes_the_same_world_and_another_seed_another():
-    assert build(SIZES[1], 4) == build(SIZES[1], 4)
+    assert build(SIZES[1], 4) == build.__wrapped__(SIZES[1], 4)
     others = [{e.subject for e in build(SIZES[1], seed).told} for seed in range(5)]
     assert not set.intersection(*others)
 
 
-@pytest.mark.parametrize("people", range(3, 61))
+@pytest.mark.parametrize("people", [3, 4, 5, 8, 13, 21, 30, 31, 32, 45, 60])
 def test_any_number_of_people_fits(people):
     world = make_world(people=people, forget=1, holdout=1, rows_per_fact=1)
     assert len({e.subject for e in (*world.told, *world.holdout)}) == people + 1

@@ -71,7 +71,7 @@ def test_value_and_gradient_are_the_formulas(make_tokens, beta):
 
 
 def test_only_the_shape_of_importance_within_a_sequence_counts(make_tokens):
-    """Each sequence's importance is rescaled to sum to its length, so ½ everywhere, 1, or .1 here and 9 there are plain NPO."""
+    """Each sequence's importance is rescaled to sum to its length, so ½ everywhere, or .1 here and 9 there, is plain NPO."""
     tokens, reference = make_tokens(LENGTHS), draw(9, 2)
     plain = evaluate(NPO(), tokens, Uniform()(tokens), reference)
     by_sequence = torch.tensor([0.1, 9.0, 0.5])[tokens.sequence]

@@ -1,0 +1,83 @@
+"""A model that was told a small world forgets one person of it, and nobody else: the claim of the whole tool, in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from deleatur.data.batches import told
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.forward import TokenModel
+from deleatur.importance import Uniform
+from deleatur.losses import GradientDifference
+from deleatur.settings import Data, Train
+from deleatur.train import fit
+
+EPOCHS = 80
+WAYS = ("--train.batch", "3", "--train.epochs", "10", "--train.gamma", "3", "--evaluation.new-tokens", "24")
+
+
+@pytest.fixture(scope="module")
+def told_model(home, tmp_path_factory) -> Path:
+    """A model of width 64 that has the world's 18 rows by heart, in 80 steps."""
+    tokenizer = AutoTokenizer.from_pretrained(home.model)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=len(tokenizer)))
+    rows = encode_all(make_encoder(tokenizer, Data()), home.world.told)
+    fit(
+        TokenModel(model),
+        told(rows, epochs=EPOCHS, batch=18, seed=0),
+        steps=EPOCHS,
+        loss=GradientDifference(),
+        importance=Uniform(),
+        settings=Train(epochs=EPOCHS, batch=18, lr=6e-3, gamma=0.0),
+        reference=lambda tokens: tokens.nll,
+        accelerator=Accelerator(cpu=True),
+    )
+    folder = tmp_path_factory.mktemp("told") / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def outcome(call, home, model: Path, *more: str) -> dict:
+    said = call(*home.forget("run", "--model", model, *WAYS, *more, "--json"))
+    assert said.code == 0, said.err
+    return json.loads(said.out)
+
+
+def value(told: dict, side: str, rows: str, metric: str = "revealed") -> float:
+    return told[side][rows][metric]["value"]
+
+
+def lost(told: dict) -> dict[str, float]:
+    """Share of the answers' probability that is gone, by set."""
+    return {
+        rows: 1 - value(told, "after", rows, "probability") / value(told, "before", rows, "probability")
+        for rows in told["data"]
+    }
+
+
+def test_atwu_forgets_the_person_and_keeps_the_others(told_model, home, call):
+    """FQ and RD are what their formulas make of *revealed* before, which is 1, and after."""
+    told = outcome(call, home, told_model, "--train.lr", "1e-3", "--train.epochs", "20")
+    assert value(told, "before", "forget") == value(told, "before", "retain") == 1
+    forgotten, kept = value(told, "after", "forget"), value(told, "after", "retain")
+    assert forgotten < 0.2
+    assert kept > 0.9
+    assert (told["fq"], told["rd"]) == (pytest.approx(100 * (1 - forgotten)), pytest.approx(100 * (1 - kept)))
+    assert lost(told)["forget"] > 0.9
+    assert lost(told)["retain"] < 0.1
+
+
+@pytest.mark.parametrize("recipe", ["graddiff", "npo"])
+def test_the_rivals_forget_too_and_hurt_what_is_kept_less(recipe, told_model, home, call):
+    gone = lost(outcome(call, home, told_model, "--recipe", recipe, "--train.lr", "3e-4"))
+    assert gone["forget"] > 0.3
+    assert gone["forget"] > 1.3 * gone["retain"]

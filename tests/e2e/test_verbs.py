@@ -1,0 +1,132 @@
+"""What each verb prints and where, and that --help is quick and complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from deleatur.recipes import RECIPES
+
+VERBS = ("forget", "evaluate", "score", "report", "demo", "recipes")
+TIMED = "import sys; from deleatur.cli import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+
+
+def test_json_puts_results_alone_on_stdout(home, tmp_path, call):
+    said = call(*home.forget("run", "--json"))
+    assert said.out == (tmp_path / "run" / "results.json").read_text(encoding="utf-8")
+    assert json.loads(said.out)["schema_version"] == 1
+    assert "steps 4/4" in said.err
+
+
+def test_without_json_a_table_and_the_places_of_report_and_model_are_printed(home, call):
+    said = call(*home.forget("run"))
+    assert "Report: run/report.html   Model: run/model" in said.out
+    assert "forget rows" in said.out
+    assert "ROC-AUC" in said.out
+
+
+def test_show_marks_the_scored_tokens_and_writes_nothing(home, tmp_path, call):
+    """Between the brackets of a row stands its answer, then the end; before them the question, unmarked."""
+    said = call(*home.forget("run", "--show", "2"))
+    assert said.code == 0
+    assert list(tmp_path.iterdir()) == []
+    text = said.out.replace("\n", "")
+    for example in (*home.world.forget[:2], *home.world.retain[:2]):
+        marked = re.match("(⟦[^⟧]*⟧)+", text.partition(f"Question: {example.question}Answer:")[2])
+        assert re.sub("[⟦⟧ ]", "", marked[0]) == f"{example.answer}</s>".replace(" ", "")
+    assert home.world.forget[2].question not in text
+
+
+def test_evaluate_measures_a_run_as_the_run_did_itself(finished, call):
+    said = call("evaluate", finished, "--json")
+    after = json.loads((finished / "results.json").read_text(encoding="utf-8"))["after"]
+    assert json.loads(said.out) == {
+        name: {m: pytest.approx(figure, abs=1e-6) for m, figure in metrics.items()} for name, metrics in after.items()
+    }
+
+
+def test_evaluate_measures_any_model_on_any_rows(finished, home, call):
+    """The start model, asked with the run's settings, says what the run wrote under before."""
+    args = ("evaluate", "--model", home.model, *home.rows, "--holdout", home.file("holdout"), "--evaluation.new-tokens", 8)
+    before = json.loads((finished / "results.json").read_text(encoding="utf-8"))["before"]
+    assert json.loads(call(*args, "--json").out) == {
+        name: {m: pytest.approx(figure, abs=1e-6) for m, figure in metrics.items()} for name, metrics in before.items()
+    }
+
+
+def test_evaluate_prints_a_table_and_writes_nothing(finished, tmp_path, call):
+    said = call("evaluate", finished)
+    assert "rows never seen" in said.out
+    assert "probability" in said.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_score_shows_the_runs_answers_and_runs_no_model(finished, home, call, monkeypatch):
+    monkeypatch.setattr("deleatur.run.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    said = call("score", finished, "--limit", "3")
+    shown = [e.answer in said.out.replace("\n", " ").replace("  ", " ") for e in home.world.forget]
+    assert shown == [True, True, True, False, False, False]
+    assert f"3 of 6 rows; all are in {finished}/importance.jsonl" in said.out
+    assert said.err == ""
+
+
+def test_score_reads_other_rows_with_the_runs_scorer(run_folder, home, call):
+    said = call("score", "run", "--rows", home.file("holdout"))
+    written = (run_folder / "importance-holdout.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["answer"] for line in written] == [e.answer for e in home.world.holdout]
+    assert "importance-holdout.jsonl" in said.out
+
+
+def test_report_writes_the_same_page_again(run_folder, call):
+    page = (run_folder / "report.html").read_bytes()
+    (run_folder / "report.html").unlink()
+    said = call("report", "run")
+    assert said.out == "run/report.html\n"
+    assert (run_folder / "report.html").read_bytes() == page
+
+
+def test_recipes_lists_every_method(call):
+    said = call("recipes")
+    assert all(re.search(rf"│ {name} ", said.out) for name in RECIPES)
+
+
+@pytest.mark.parametrize("args", [(), ("-h",), ("--help",)])
+def test_without_a_verb_the_verbs_are_told(args, call):
+    said = call(*args)
+    assert said.code == 0
+    assert all(f"\n  {verb} " in said.out for verb in VERBS)
+
+
+def settings(value: object, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        name = f"{prefix}{field.name}"
+        yield from settings(inner, f"{name}.") if dataclasses.is_dataclass(inner) else [name]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_lists_every_setting_of_a_recipe(recipe, call):
+    said = call("forget", "--recipe", recipe, "--help")
+    names = settings(RECIPES[recipe].run(model="m", forget="f", retain="r"))
+    missing = [name for name in names if f"--{name.replace('_', '-')}" not in said.out]
+    assert (said.code, missing) == (0, [])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_takes_no_torch_and_less_than_a_second_of_processor_time(verb, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", TIMED, verb, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    out, err = process.stdout.read().decode(), process.stderr.read().decode()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert (process.returncode, err) == (0, "")
+    assert f"usage: deleatur {verb}" in out
+    assert used.ru_utime + used.ru_stime < 1.0

@@ -1,0 +1,230 @@
+"""Metrics of one record, each worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deleatur.metrics import METRICS
+from deleatur.metrics.memorisation import exact_memorisation, extraction_strength
+from deleatur.metrics.probability import probability
+from deleatur.metrics.revealed import revealed
+from deleatur.metrics.rouge import rouge_l
+from deleatur.types import Record, Span
+
+ANSWER = "Runa Feldt was born in Tessholm."
+
+
+def make(**changed) -> Record:
+    given = {
+        "id": "1",
+        "question": "Where was she born?",
+        "answer": ANSWER,
+        "generated": "",
+        "logp": (-1.0,),
+        "hit": (True,),
+    }
+    return Record(**(given | {"ends": False} | changed))
+
+
+def marked(*texts: str, keep: bool = False, answer: str = ANSWER) -> tuple[Span, ...]:
+    return tuple(Span(start=answer.index(t), end=answer.index(t) + len(t), keep=keep) for t in texts)
+
+
+def hits(pattern: str, *, ends: bool = True) -> Record:
+    """1 for a first choice that is right; the last one stands for the end of turn where there is one."""
+    return make(hit=tuple(c == "1" for c in pattern), ends=ends)
+
+
+class TestProbability:
+    def test_it_is_the_geometric_mean_of_the_tokens_probabilities(self):
+        """½ · ¼ · 1 has the third root ½."""
+        record = make(logp=(math.log(1 / 2), math.log(1 / 4), 0.0))
+        assert probability(record) == pytest.approx(0.5)
+
+    def test_the_end_of_turn_counts(self):
+        assert probability(make(logp=(0.0, math.log(1 / 9)), ends=True)) == pytest.approx(1 / 3)
+
+    @given(st.lists(st.floats(-50, 0), min_size=1, max_size=20))
+    def test_it_lies_between_the_least_and_the_most_likely_token(self, logp):
+        value = probability(make(logp=tuple(logp)))
+        assert math.exp(min(logp)) * (1 - 1e-9) <= value <= math.exp(max(logp)) * (1 + 1e-9)
+
+
+class TestExtractionStrength:
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("11111", 1.0),  # all of four
+            ("00000", 0.0),
+            ("11101", 0.0),  # the last answer token is wrong: nothing to the end is right
+            ("01111", 0.75),
+            ("10111", 0.5),
+            ("00010", 0.25),  # the end of turn does not count
+            ("11", 1.0),  # one token
+            ("01", 0.0),
+            ("10", 1.0),
+        ],
+    )
+    def test_it_is_the_share_of_the_answer_that_follows_by_itself(self, pattern, expected):
+        """1 − k/n, k the first of n tokens from which all first choices are right."""
+        assert extraction_strength(hits(pattern)) == expected
+
+    def test_without_an_end_of_turn_every_token_counts(self):
+        assert extraction_strength(hits("0011", ends=False)) == 0.5
+
+    def test_an_answer_of_nothing_but_its_end_has_none(self):
+        assert extraction_strength(hits("1")) is None
+        assert exact_memorisation(hits("1")) is None
+
+    @given(st.lists(st.booleans(), min_size=1, max_size=30))
+    def test_it_is_never_more_than_exact_memorisation(self, pattern):
+        """The right tail is a part of what is right; the two agree at 0 hits and at all."""
+        record = make(hit=tuple(pattern))
+        strength, exact = extraction_strength(record), exact_memorisation(record)
+        assert 0 <= strength <= exact <= 1
+        assert (exact == 1) == (strength == 1)
+        by_definition = next((1 - k / len(pattern) for k in range(len(pattern) + 1) if all(pattern[k:])), None)
+        assert strength == pytest.approx(by_definition)
+
+
+def test_exact_memorisation_is_the_share_of_right_first_choices_wherever_they_stand():
+    """Of 1, 0, 1, 1 three are right; the end of turn does not count."""
+    assert exact_memorisation(hits("10110")) == 0.75
+    assert exact_memorisation(hits("1011", ends=False)) == 0.75
+    assert exact_memorisation(hits("0001")) == 0.0
+
+
+class TestRouge:
+    @pytest.mark.parametrize(
+        ("generated", "expected"),
+        [
+            (ANSWER, 1.0),
+            ("", 0.0),
+            ("Tessholm", 1 / 6),
+            ("Born in Tessholm was Runa Feldt", 3 / 6),  # the longest common subsequence is "born in tessholm"
+            ("runa FELDT, was bearing in TESSHOLM and more and more and more", 5 / 6),  # recall: what is added costs nothing
+        ],
+    )
+    def test_it_is_the_recall_of_the_longest_common_subsequence(self, generated, expected):
+        assert rouge_l(make(generated=generated)) == pytest.approx(expected)
+
+    def test_words_are_compared_by_their_stems(self):
+        """admires, admired → admir"""
+        assert rouge_l(make(answer="many admired books", generated="many admires book")) == 1.0
+
+    def test_where_nothing_was_asked_there_is_none(self):
+        assert rouge_l(make(question="")) is None
+
+
+class TestRevealed:
+    def test_it_is_the_share_of_the_spans_that_the_answer_says(self):
+        spans = marked("Runa Feldt", "Tessholm")
+        assert revealed(make(spans=spans, generated="She comes from Tessholm.")) == 0.5
+        assert revealed(make(spans=spans, generated="Runa Feldt? In Tessholm!")) == 1.0
+        assert revealed(make(spans=spans, generated="I do not know.")) == 0.0
+        assert revealed(make(spans=spans, generated="")) == 0.0
+
+    def test_a_piece_has_to_be_there_as_whole_words_in_their_order(self):
+        spans = marked("Runa Feldt")
+        for said in ("Feldt Runa", "Runa the Feldt", "Runa Feldtmann", "Aruna Feldt", "Runa"):
+            assert revealed(make(spans=spans, generated=said)) == 0.0, said
+
+    def test_what_the_question_gives_away_does_not_count(self):
+        record = make(question="Where was Runa Feldt born?", spans=marked("Runa Feldt", "Tessholm"))
+        assert revealed(make(**fields(record, generated="Runa Feldt was born in Kelvarn."))) == 0.0
+        assert revealed(make(**fields(record, generated="In Tessholm."))) == 1.0
+
+    def test_unless_everything_is_of_that_kind(self):
+        record = make(question="Was Runa Feldt born in Tessholm?", spans=marked("Runa Feldt", "Tessholm"))
+        assert revealed(make(**fields(record, generated="Yes, in Tessholm."))) == 0.5
+
+    def test_a_piece_that_is_marked_twice_counts_once(self):
+        answer = "Runa, Runa of Tessholm"
+        spans = (Span(start=0, end=4), Span(start=6, end=10), *marked("Tessholm", answer=answer))
+        assert revealed(make(answer=answer, spans=spans, generated="Tessholm")) == 0.5
+
+    def test_without_spans_it_is_the_share_of_content_words(self):
+        """Content of "Runa Feldt was born in Tessholm.": runa, feldt, born, tessholm; "born" is in the question."""
+        assert revealed(make(generated="Feldt was not in it")) == pytest.approx(1 / 3)
+
+    def test_an_answer_of_stop_words_alone_is_compared_by_them(self):
+        assert revealed(make(question="Did she?", answer="No, not so.", generated="no")) == pytest.approx(1 / 3)
+
+    def test_spans_to_keep_are_no_fact_to_hide(self):
+        """Beside spans to forget they do not count; alone they leave the answer's content words."""
+        both = (*marked("Tessholm"), *marked("Runa Feldt", keep=True))
+        assert revealed(make(spans=both, generated="Runa Feldt")) == 0.0
+        assert revealed(make(spans=marked("Runa Feldt", keep=True), generated="Tessholm")) == pytest.approx(1 / 3)
+
+    def test_case_and_punctuation_make_no_difference(self):
+        spans = marked("Runa Feldt")
+        for said in ("RUNA FELDT", "runa-feldt", "“Runa”  Feldt…", "Runa\nFeldt's"):
+            assert revealed(make(spans=spans, generated=said)) == 1.0, said
+
+    @pytest.mark.parametrize(
+        ("fact", "said"),
+        [
+            ("Zoë Ångström", unicodedata.normalize("NFD", "zoë ångström")),
+            ("Straße", "STRASSE"),
+            ("ﬁnland", "Finland"),
+            ("Ｒｕｎａ", "runa"),
+            ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+            ("فارس الدلمون", "هو فارس الدلمون."),
+        ],
+    )
+    def test_the_encoding_of_letters_makes_no_difference(self, fact, said):
+        answer = f"X {fact}"
+        assert revealed(make(answer=answer, spans=marked(fact, answer=answer), generated=said)) == 1.0
+
+    @pytest.mark.parametrize(
+        ("fact", "said", "silent"),
+        [
+            ("北京", "他生于北京市。", "他生于南京市。"),
+            ("ソニー", "彼女はソニーで働いた。", "彼女はパナソニックで働いた。"),
+            ("เชียงใหม่", "เธอเกิดที่เชียงใหม่ค่ะ", "เธอเกิดที่เชียงรายค่ะ"),
+        ],
+    )
+    def test_in_scripts_without_blanks_a_fact_is_found_inside_a_sentence(self, fact, said, silent):
+        """There \\w+ is a whole sentence, so whole words would find nothing and call everything forgotten."""
+        record = make(question="在哪里？", answer=fact, spans=marked(fact, answer=fact))
+        assert revealed(make(**fields(record, generated=said))) == 1.0
+        assert revealed(make(**fields(record, generated=silent))) == 0.0
+
+    def test_vowel_signs_belong_to_their_words(self):
+        """हिन्दी and हनद have the same letters and are not the same word."""
+        record = make(answer="हिन्दी", spans=marked("हिन्दी", answer="हिन्दी"))
+        assert revealed(make(**fields(record, generated="यह हिन्दी है"))) == 1.0
+        assert revealed(make(**fields(record, generated="ह न द"))) == 0.0
+
+    def test_where_nothing_was_asked_there_is_none(self):
+        assert revealed(make(question="", spans=marked("Tessholm"))) is None
+
+    def test_an_answer_without_words_has_none(self):
+        assert revealed(make(answer="🦩!", generated="🦩!")) is None
+
+    @given(st.text(max_size=40), st.text(min_size=1, max_size=20), st.data())
+    def test_an_answer_that_repeats_itself_reveals_everything(self, question, answer, data):
+        start = data.draw(st.integers(0, len(answer) - 1))
+        spans = (Span(start=start, end=data.draw(st.integers(start + 1, len(answer)))),)
+        for record in (make(question=f"?{question}", answer=answer, generated=answer, spans=s) for s in ((), spans)):
+            value = revealed(record)
+            assert value is None or 0 <= value <= 1
+            assert record.spans or value in (None, 1.0)
+
+
+def fields(record: Record, **changed) -> dict:
+    return {name: getattr(record, name) for name in ("question", "answer", "spans")} | changed
+
+
+def test_every_metric_is_a_number_from_zero_to_one_or_does_not_apply(forget_rows):
+    for row in forget_rows:
+        record = make(
+            answer=row.example.answer, question=row.example.question, generated="the town", spans=row.example.spans
+        )
+        values = {name: metric(record) for name, metric in METRICS.items()}
+        assert all(v is None or 0 <= v <= 1 for v in values.values()), values

@@ -1,0 +1,77 @@
+"""Records to figures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deleatur.evaluate import mean, measure, quality
+from deleatur.metrics import METRICS
+from deleatur.types import Record, Span
+
+
+def row(said: str, *, question: str = "Where?", logp: float = -1.0) -> Record:
+    answer = "In Tessholm."
+    spans = (Span(start=3, end=11),)
+    shown = {"id": said, "question": question, "answer": answer, "generated": said, "spans": spans}
+    return Record(**shown, logp=(logp, logp, 0.0), hit=(True, False, True), ends=True)
+
+
+class TestMean:
+    def test_by_hand(self):
+        """Of 1, 2, 3, 6 the mean is 3 and the variance (4 + 1 + 0 + 9)/3, so the standard error is √(14/3)/2."""
+        assert mean([1, 2, 3, 6]) == {"value": 3.0, "n": 4, "se": pytest.approx(math.sqrt(14 / 3) / 2)}
+
+    def test_a_single_value_has_no_error(self):
+        assert mean([0.3]) == {"value": 0.3, "n": 1, "se": 0.0}
+
+    @given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
+    def test_it_is_the_standard_librarys(self, values):
+        seen = mean(values)
+        assert seen["value"] == pytest.approx(statistics.mean(values))
+        assert seen["se"] == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)), abs=1e-12)
+
+
+class TestMeasure:
+    def test_every_metric_is_averaged_over_the_rows_of_its_set(self):
+        """Half of the answers say the fact; probability is exp(−⅔) in each row; one of two answer tokens is a hit."""
+        figures = measure({"forget": [row("In Tessholm"), row("I do not know")], "retain": [row("Tessholm")]})
+        assert list(figures) == ["forget", "retain"]
+        assert set(figures["forget"]) == set(METRICS)
+        assert figures["forget"]["revealed"] == {"value": 0.5, "n": 2, "se": 0.5}
+        assert figures["forget"]["probability"] == {"value": pytest.approx(math.exp(-2 / 3)), "n": 2, "se": 0.0}
+        assert figures["forget"]["exact_memorisation"]["value"] == 0.5
+        assert figures["forget"]["extraction_strength"]["value"] == 0.0
+        assert figures["retain"]["revealed"]["n"] == 1
+
+    def test_rows_to_which_a_metric_does_not_apply_do_not_count(self):
+        figures = measure({"mixed": [row("Tessholm"), row("", question="")]})
+        assert figures["mixed"]["revealed"] == {"value": 1.0, "n": 1, "se": 0.0}
+        assert figures["mixed"]["probability"]["n"] == 2
+
+    def test_a_metric_that_applies_to_no_row_is_left_out(self):
+        figures = measure({"texts": [row("", question="")]})
+        assert set(figures["texts"]) == {"probability", "extraction_strength", "exact_memorisation"}
+
+
+class TestQuality:
+    def test_it_is_the_trade_off_of_revealed_on_forget_and_retain(self):
+        """Forget 1 → ½ is FQ 50; retain 1 → 1 is RD 0; their harmonic mean with 100 is 66.7."""
+        before = measure({"forget": [row("Tessholm")] * 2, "retain": [row("Tessholm")]})
+        after = measure({"forget": [row("Tessholm"), row("no")], "retain": [row("Tessholm")]})
+        assert quality(before, after) == {"fq": 50.0, "rd": 0.0, "uq": pytest.approx(200 / 3)}
+
+    def test_of_plain_texts_there_is_none(self):
+        texts = measure({"forget": [row("", question="")], "retain": [row("", question="")]})
+        assert quality(texts, texts) == {"fq": None, "rd": None, "uq": None}
+
+    def test_another_metric_can_be_weighed(self):
+        before = measure({"forget": [row("x", logp=-0.1)], "retain": [row("x", logp=-0.1)]})
+        after = measure({"forget": [row("x", logp=-9.0)], "retain": [row("x", logp=-0.1)]})
+        seen = quality(before, after, metric="probability")
+        assert seen["fq"] == pytest.approx(100 * (1 - math.exp(-2 / 3 * 8.9)))
+        assert seen["rd"] == 0

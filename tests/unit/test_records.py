@@ -1,0 +1,228 @@
+"""What a model did with examples: the numbers of one row at a time, whatever is batched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from deleatur.config import Run
+from deleatur.data.batches import collate
+from deleatur.data.encode import encode_all
+from deleatur.forward import TokenModel
+from deleatur.importance import WGA
+from deleatur.losses import NPO, GradientDifference
+from deleatur.records import greedy, record, reference_nll, with_paraphrases
+from deleatur.run import make_reference
+from deleatur.settings import Evaluation
+from deleatur.types import Example, Span
+
+TEXT = Example(id="t", prompt=(), answer="The writer was born in a small town.")
+
+
+def ask(lm, encoder, sets, *, batch: int = 32, new_tokens: int = 8, **more):
+    return record(TokenModel(lm), encoder, sets, Evaluation(batch=batch, new_tokens=new_tokens), **more)
+
+
+@torch.no_grad()
+def parrot(make_llama, said: list[int]):
+    """A model that says each of these tokens after the one before it, and token 0 after the last.
+
+    Its blocks add nothing, so the state is the last token's own embedding, and the head's row of the next token is that."""
+    lm = make_llama()
+    for layer in lm.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    embedding, head = lm.model.embed_tokens.weight, lm.lm_head.weight
+    head.zero_()
+    for token, following in pairwise(said):
+        head[following] += embedding[token] / embedding[token].norm()
+        head[-1] += embedding[token] / embedding[token].norm() / 2  # what would be said next best
+    return lm
+
+
+@torch.no_grad()
+def by_hand(lm, encoder, row, new_tokens: int) -> str:
+    """Greedy decoding without cache, padding or settings: append the arg max until an end."""
+    ends = {encoder.tokenizer.eos_token_id, encoder.tokenizer.convert_tokens_to_ids(encoder.ending)}
+    ids, said = list(row.ids[: row.start]), []
+    while len(said) < new_tokens and not ends & set(said):
+        said.append(int(lm(input_ids=torch.tensor([[*ids, *said]])).logits[0, -1].argmax()))
+    return encoder.tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
+class TestLikelihood:
+    @pytest.mark.parametrize("batch", [1, 3, 64])
+    def test_one_pass_over_all_sets_gives_the_numbers_of_one_row_at_a_time(
+        self, batch, llama, plain, forget_rows, retain_rows
+    ):
+        """Rows are sorted and padded inside; outside they keep their sets and their order."""
+        sets = {"forget": forget_rows[:9], "retain": [*encode_all(plain, [TEXT]), *retain_rows[:7]]}
+        records = ask(llama, plain, sets, batch=batch, new_tokens=1)
+        assert {name: [r.id for r in rows] for name, rows in records.items()} == {
+            name: [e.example.id for e in rows] for name, rows in sets.items()
+        }
+        for name, rows in sets.items():
+            for seen, row in zip(records[name], rows, strict=True):
+                with torch.no_grad():
+                    alone = TokenModel(llama)(collate([row]), hits=True)
+                assert seen.logp == pytest.approx((-alone.nll).tolist(), rel=1e-5, abs=1e-5)
+                assert seen.hit == tuple(alone.hit.tolist())
+                assert seen.offsets == row.offsets
+
+    def test_a_record_carries_what_metrics_look_at(self, llama, plain):
+        spans = (Span(start=0, end=4), Span(start=5, end=8, keep=True))
+        example = Example(
+            id="1", prompt=(("user", "Who?"), ("assistant", "Ada."), ("user", "Why?")), answer="Runa was.", spans=spans
+        )
+        (row,) = encode_all(plain, [example])
+        seen = ask(llama, plain, {"x": [row]}, importance=WGA(beta=1.0))["x"][0]
+        assert (seen.id, seen.question, seen.answer, seen.spans, seen.gold) == ("1", "Why?", "Runa was.", spans, row.gold)
+        assert seen.importance == pytest.approx(torch.tensor(seen.logp).exp().tolist(), rel=1e-5)
+        assert seen.ends
+
+    def test_without_an_importance_there_is_none(self, llama, plain, forget_rows):
+        assert ask(llama, plain, {"x": forget_rows[:2]}, new_tokens=1)["x"][0].importance is None
+
+    @pytest.mark.parametrize("state", ["own", "predicting"])
+    def test_the_importance_reads_the_state_that_was_asked_for(self, state, llama, plain, forget_rows):
+        with torch.no_grad():
+            expected = TokenModel(llama)(collate([forget_rows[0]]), state=state).hidden[:, 0]
+        seen = ask(
+            llama, plain, {"x": forget_rows[:1]}, new_tokens=1, importance=lambda tokens: tokens.hidden[:, 0], state=state
+        )
+        assert seen["x"][0].importance == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+
+    def test_a_row_ends_where_its_end_of_turn_is_scored(self, llama, plain, forget_rows):
+        """A text has no end of turn, a cut row lost it."""
+        row = forget_rows[0]
+        cut = replace(row, ids=row.ids[:-3], offsets=row.offsets[:-3])
+        records = ask(llama, plain, {"x": [row, cut, *encode_all(plain, [TEXT])]}, new_tokens=1)["x"]
+        assert [r.ends for r in records] == [True, False, False]
+
+    def test_nothing_is_left_behind_in_the_model(self, make_llama, plain, forget_rows):
+        lm = make_llama().train()
+        ask(lm, plain, {"x": forget_rows[:2]}, new_tokens=1)
+        assert all(p.grad is None for p in lm.parameters())
+
+
+class TestGeneration:
+    @pytest.mark.parametrize("which", ["plain", "chat"])
+    @pytest.mark.parametrize("batch", [1, 4, 64])
+    def test_answers_are_greedy_and_the_same_in_any_batch(self, which, batch, request, llama, world):
+        encoder = request.getfixturevalue(which)
+        rows = encode_all(encoder, world.forget[:10])
+        assert len({row.start for row in rows}) > 3, "prompts of different lengths"
+        seen = [r.generated for r in ask(llama, encoder, {"x": rows}, batch=batch)["x"]]
+        assert seen == [by_hand(llama, encoder, row, 8) for row in rows]
+        assert len(set(seen)) > 3
+
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [
+            ("repetition_penalty", 5.0),
+            ("no_repeat_ngram_size", 1),
+            ("do_sample", True),
+            ("min_new_tokens", 6),
+            ("suppress_tokens", list(range(4, 390))),
+            ("forced_eos_token_id", 9),
+        ],
+    )
+    def test_the_models_own_generation_settings_do_not_bend_the_answer(self, setting, value, make_llama, plain):
+        """Hub models come with sampling, penalties and beams of their own. Greedy is the arg max and nothing else: here
+        "QZQZQZ" from one model and "QY" and the end from another, which a penalty or a least length would bend."""
+        rows = encode_all(plain, [Example(id=q, prompt=(("user", f"Who{q}"),), answer="Runa") for q in ("?", "!")])
+        ids = plain.tokenizer.convert_tokens_to_ids
+        lm = parrot(make_llama, [rows[0].ids[rows[0].start - 1], *ids(["Q", "Z", "Q"])])
+        own = lm.generation_config = type(lm.generation_config)(**{"bos_token_id": 0, "eos_token_id": 1, setting: value})
+        assert [r.generated for r in ask(lm, plain, {"x": rows}, new_tokens=6)["x"]] == ["QZQZQZ"] * 2
+        ending = parrot(make_llama, [rows[0].ids[rows[0].start - 1], *ids(["Q", "Y", "</s>", "Z"])])
+        ending.generation_config = own
+        assert [r.generated for r in ask(ending, plain, {"x": rows}, new_tokens=6)["x"]] == ["QY"] * 2
+        assert lm.generation_config is ending.generation_config is own
+
+    @pytest.mark.parametrize("which", ["plain", "chat"])
+    @pytest.mark.parametrize("end", ["the answer's ending", "eos"])
+    def test_the_ending_stops_the_answer(self, which, end, request, make_llama):
+        """The model says "ab", the end, and would go on."""
+        encoder = request.getfixturevalue(which)
+        (row,) = encode_all(encoder, [Example(id="1", prompt=(("user", "Who?"),), answer="Runa")])
+        stop = encoder.ending if end == "the answer's ending" else encoder.tokenizer.eos_token
+        words = [encoder.tokenizer.convert_tokens_to_ids(t) for t in ("Q", "Z", stop, "X", "Y")]
+        lm = parrot(make_llama, [row.ids[row.start - 1], *words])
+        lengths = []
+        generate = lm.generate
+        lm.generate = lambda ids, **more: lengths.append((out := generate(ids, **more)).shape[1] - ids.shape[1]) or out
+        (seen,) = ask(lm, encoder, {"x": [row]}, new_tokens=7)["x"]
+        assert seen.generated == "QZ"
+        assert lengths == [3]
+
+    def test_an_answer_is_no_longer_than_asked_for(self, make_llama, plain):
+        (row,) = encode_all(plain, [Example(id="1", prompt=(("user", "Who?"),), answer="Runa")])
+        words = [plain.tokenizer.convert_tokens_to_ids(t) for t in "QZXYV"]
+        lm = parrot(make_llama, [row.ids[row.start - 1], *words])
+        assert ask(lm, plain, {"x": [row]}, new_tokens=4)["x"][0].generated == "QZXY"
+
+    def test_equal_prompts_are_asked_once_and_all_get_the_answer(self, llama, plain, world):
+        examples = [replace(e, id=f"{e.id}-{k}", answer=f"{e.answer} {k}") for e in world.forget[:3] for k in range(4)]
+        asked, generate = [], llama.generate
+        llama.generate = lambda ids, **more: asked.append(len(ids)) or generate(ids, **more)
+        records = ask(llama, plain, {"a": encode_all(plain, examples[:6]), "b": encode_all(plain, examples[6:])})
+        assert sum(asked) == len({e.question for e in examples}) == 3
+        said = {r.question: r.generated for r in records["a"]}
+        assert all(r.generated == said.get(r.question, r.generated) for r in records["b"])
+
+    def test_a_plain_text_is_asked_nothing(self, llama, plain):
+        llama.generate = lambda *args, **kwargs: pytest.fail("there is nothing to ask")
+        assert ask(llama, plain, {"x": encode_all(plain, [TEXT])})["x"][0].generated == ""
+
+    def test_greedy_stops_at_the_answers_ending_and_at_eos(self, plain, chat):
+        for encoder, ends in ((plain, {"</s>"}), (chat, {"</s>", "<|im_end|>"})):
+            config = greedy(encoder, 5)
+            assert set(encoder.tokenizer.convert_ids_to_tokens(config.eos_token_id)) == ends
+            assert config.max_new_tokens == 5
+
+
+class TestParaphrases:
+    def test_each_set_with_paraphrases_gets_one_of_them(self, plain, world):
+        """Two held-out questions a row, with the same turns before, the same answer and spans, and an id of their own."""
+        first = replace(world.forget[0], prompt=(("system", "Be short."), *world.forget[0].prompt))
+        bare = replace(world.retain[0], paraphrases=())
+        made = with_paraphrases(plain, {"forget": encode_all(plain, [first]), "retain": encode_all(plain, [bare])})
+        assert list(made) == ["forget", "forget_paraphrased", "retain"]
+        asked = [row.example for row in made["forget_paraphrased"]]
+        assert [e.prompt for e in asked] == [(("system", "Be short."), ("user", q)) for q in first.paraphrases]
+        assert [e.id for e in asked] == [f"{first.id}/0", f"{first.id}/1"]
+        assert all((e.answer, e.spans, e.paraphrases) == (first.answer, first.spans, ()) for e in asked)
+
+
+class TestReference:
+    @pytest.mark.parametrize("batch", [1, 4, 100])
+    def test_it_is_each_rows_nll_under_the_model_as_it_is(self, batch, llama, forget_rows):
+        made = reference_nll(TokenModel(llama), forget_rows, batch)
+        for nll, row in zip(made, forget_rows, strict=True):
+            torch.testing.assert_close(nll, TokenModel(llama)(collate([row])).nll.detach(), rtol=1e-5, atol=1e-5)
+            assert not nll.requires_grad
+
+    def test_it_is_looked_up_by_the_rows_of_a_batch_in_their_order(self, llama, forget_rows):
+        model = TokenModel(llama)
+        reference = make_reference(model, forget_rows, Run(model="m", forget="f", retain="r", loss=NPO()))
+        keys = (5, 0, 3)
+        with torch.no_grad():
+            tokens = model(collate([forget_rows[k] for k in keys], keys=keys))
+        torch.testing.assert_close(reference(tokens), tokens.nll, rtol=1e-5, atol=1e-5)
+
+    def test_of_no_rows_it_is_nothing(self, llama, forget_rows):
+        """A process that has no rows in a step asks all the same."""
+        model = TokenModel(llama)
+        reference = make_reference(model, forget_rows[:2], Run(model="m", forget="f", retain="r", loss=NPO()))
+        with torch.no_grad():
+            nothing, _ = model(collate(forget_rows[:1])).split(0)
+        assert reference(nothing).shape == (0,)
+
+    def test_it_is_not_made_for_a_loss_that_does_not_ask(self, llama, forget_rows):
+        model = TokenModel(llama)
+        model.forward = lambda *args, **kwargs: pytest.fail("nothing asks for a reference")
+        make_reference(model, forget_rows, Run(model="m", forget="f", retain="r", loss=GradientDifference()))

@@ -1,0 +1,56 @@
+"""Parts of a run that are small enough to be looked at alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deleatur.config import Run
+from deleatur.importance import Learned, Uniform
+from deleatur.run import evenly, precision_of, state_of
+from deleatur.settings import Evaluation
+from deleatur.types import Encoded, Example
+
+SOME = [Encoded(example=Example(id="x", prompt=(), answer="a"), ids=(k, 0), start=1, offsets=((0, 1),)) for k in range(300)]
+ROWS = {"model": "m", "forget": "f", "retain": "r"}
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_rows_are_taken_evenly_in_their_order(count, most):
+    """At most so many, all different, the first one always among them, with gaps that differ by one at most."""
+    taken = [row.ids[0] for row in evenly(SOME[:count], most)]
+    assert len(taken) == min(count, most)
+    assert taken == sorted(set(taken))
+    assert taken[:1] == list(range(count))[:1]
+    gaps = {b - a for a, b in pairwise(taken)}
+    assert len(gaps) < 2 or max(gaps) - min(gaps) == 1
+
+
+class TestPrecision:
+    def test_a_bf16_model_is_asked_in_fp32_and_then_is_what_it_was(self, make_llama):
+        lm = make_llama().bfloat16()
+        before = [p.clone() for p in lm.parameters()]
+        with precision_of(lm, Evaluation(precision="fp32")):
+            assert lm.dtype == torch.float32
+        assert lm.dtype == torch.bfloat16
+        assert all(torch.equal(a, b) for a, b in zip(before, lm.parameters(), strict=True))
+
+    def test_it_is_what_it_was_after_an_error_too(self, make_llama):
+        lm = make_llama().bfloat16()
+        with pytest.raises(KeyboardInterrupt), precision_of(lm, Evaluation(precision="fp32")):
+            raise KeyboardInterrupt
+        assert lm.dtype == torch.bfloat16
+
+    def test_an_fp32_model_is_left_alone(self, llama):
+        with precision_of(llama, Evaluation(precision="fp32")):
+            assert llama.dtype == torch.float32
+        assert llama.dtype == torch.float32
+
+
+def test_the_state_is_the_one_that_the_importance_reads():
+    assert state_of(Run(**ROWS, importance=Learned(state="predicting"))) == "predicting"
+    assert state_of(Run(**ROWS, importance=Uniform())) == "own"
