@@ -71,8 +71,8 @@ def test_score_refuses_rows_too(run_folder, refused):
     assert "nowhere.jsonl" in refused("score", "run", "--rows", "nowhere.jsonl")
 
 
-def test_a_prompt_of_two_megabytes_is_refused(home, tmp_path, refused):
-    (tmp_path / "rows.jsonl").write_bytes(text_of({**GOOD, "question": "word " * 400_000}))
+def test_a_prompt_of_a_megabyte_is_refused(home, tmp_path, refused):
+    (tmp_path / "rows.jsonl").write_bytes(text_of({**GOOD, "question": "word " * 200_000}))
     assert "leaves none of data.max_length" in refused(*home.forget("run", "--forget", "rows.jsonl"))
 
 

@@ -81,6 +81,27 @@ class TestChat:
         encoder = make_encoder(tokenizer, Data())
         assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
 
+    def test_the_blank_that_a_template_sets_before_an_answer_is_set(self, make_tokenizer):
+        """Llama-2's kind: the prompt ends with [/INST] and a blank comes before the answer, in the same token as it."""
+        template = (
+            "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+            "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
+        )
+        encoder = make_encoder(make_tokenizer(template), Data())
+        encoded = encoder(QA)
+        assert asked(encoder, encoded) == "[INST] Where was Runa born? [/INST]"
+        assert scored(encoder, encoded) == f" {ANSWER}</s>"
+        assert encoded.offsets[-1] == (len(ANSWER), len(ANSWER))
+
+    def test_what_a_template_writes_into_an_answer_of_the_past_is_not_written_into_the_next(self, make_tokenizer):
+        """Reasoning models' templates set an empty thought before an answer that is told, but not before one asked for."""
+        template = (
+            "{% for m in messages %}{% if m.role == 'user' %}Q {{ m.content }}{% else %}A <think></think>{{ m.content }}</s>"
+            "{% endif %}{% endfor %}{% if add_generation_prompt %}A {% endif %}"
+        )
+        encoder = make_encoder(make_tokenizer(template), Data())
+        assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
+
     def test_a_template_that_writes_the_bos_gets_no_second_one(self, make_tokenizer):
         """Llama-3's kind writes <s> itself, and a tokenizer that adds one would make two."""
         template = "<s>{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
