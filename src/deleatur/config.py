@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -67,7 +68,7 @@ def from_yaml(path: Path) -> Run:
     """Read a run. Raises ConfigError, naming the nearest key for an unknown one."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"cannot read {path}: {e}") from e
     except yaml.YAMLError as e:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split())}") from e
@@ -127,8 +128,9 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
             return value
         raise ConfigError(f"{where}: {key} is {value!r}, but must be one of {', '.join(get_args(hint))}")
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if float in options and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if float in options and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # YAML reads 1e-5, without a point, as text
+            value = float(value)
     if type(value) in options:
         return value
     wanted = " or ".join("nothing" if o is type(None) else o.__name__ for o in options)
@@ -138,6 +140,6 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
 def _choose(table: dict[str, type], value: object, where: str, key: str) -> Any:
     settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else {}
     name = settings.pop("name", None)
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(f"{where}: {key}.name is {name!r}, but must be one of {', '.join(table)}")
-    return _build(table[str(name)], settings, where, key + ".")
+    return _build(table[name], settings, where, key + ".")

@@ -84,7 +84,7 @@ class TokenModel(nn.Module):
         training = self.lm.training
         self.lm.eval()
         ids = torch.arange(3, 7, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
-        ours, theirs = self.head(self._decode(ids)).float(), self.lm(input_ids=ids).logits.float()
+        ours, theirs = self.head(self._decode(ids)[0]).float(), self.lm(input_ids=ids).logits[0].float()
         self.lm.train(training)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise ModelError(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -26,9 +28,15 @@ def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, 
         return _load_adapter(Path(name), precision)
     tokenizer = load_tokenizer(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(**_where(name), **_plain_weights(name), dtype=DTYPES[precision])
-    except (OSError, ValueError, ImportError, KeyError) as e:
+        model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            **_where(name), **_plain_weights(name), dtype=DTYPES[precision], output_loading_info=True
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"cannot load the model {name}: {_first_line(e)}") from e
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
+        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # pyright: ignore[reportOperatorIssue]
+        raise ModelError(f"the tokenizer of {name} knows {len(tokenizer)} tokens, more than the model; use the model's own")
     return prepare(drop_quantisation_marks(model)), tokenizer
 
 
@@ -40,7 +48,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"cannot load the tokenizer of {name}: {_first_line(e)}") from e
 
 
-def _plain_weights(name: str) -> dict[str, object]:
+def _plain_weights(name: str) -> dict[str, Any]:
     if not name.endswith(".gguf"):
         return {}
     from transformers import GgufConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def execute(run: Run, progress: Progress = Progress()) -> Path:
     out = free_folder(run)
     model, tokenizer = load(run.model, precision=run.train.precision)
     rows = encode_sets(sets, tokenizer, run)
-    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
+    require_usable(model, rows, run)
     require_space(model, out)
     out.mkdir(parents=True, exist_ok=True)
     out.chmod(0o700)  # the rows' text is for its owner alone
@@ -194,7 +195,7 @@ def ask(
 ) -> dict[str, list[Record]]:
     """Records of every set and its paraphrases, as the run's evaluation asks for them."""
     encoder = make_encoder(tokenizer, run.data)
-    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
+    require_usable(model, rows, run)
     asked = with_paraphrases(encoder, {name: evenly(encoded, run.evaluation.rows) for name, encoded in rows.items()})
     progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
     with precision_of(model, run.evaluation):
@@ -239,6 +240,15 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     path = folder / f"importance-{Path(rows or run.forget).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))
     return path
+
+
+def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: Run) -> None:
+    """Refuse a model with broken weights, and rows longer than it can read."""
+    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
+    room = getattr(model.config, "max_position_embeddings", None) or math.inf
+    longest = max(len(row.ids) for encoded in rows.values() for row in encoded)
+    if longest > room:
+        raise ModelError(f"a row has {longest} tokens and {run.model} reads {room}; set data.max_length to {room} or less")
 
 
 def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:

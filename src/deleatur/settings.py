@@ -1,5 +1,6 @@
 """The parts of a run that are plain numbers and names. Free of torch, so that `--help` is quick."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,8 @@ Precision = Literal["fp32", "bf16"]
 
 def require(ok: bool, name: str, value: object, needed: str) -> None:
     """Refuse a setting: `require(lr > 0, "lr", lr, "above 0")`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        ok, needed = False, f"{needed}, and finite"
     if not ok:
         raise ConfigError(f"{name} is {value!r}, but must be {needed}")
 

@@ -36,17 +36,7 @@ HARMED = {  # name → the file, and what becomes of it
 }
 
 
-OWED = {  # name → why it is not refused yet
-    "weights cut off": "model.py lets a SafetensorError through",
-    "no safetensors": "model.py lets a SafetensorError through",
-    "no bytes": "model.py lets a SafetensorError through",
-    "weights of another shape": "model.py lets a RuntimeError through, and transformers prints a table",
-    "too few weights": "model.py takes a model whose missing weights transformers makes up",
-}
-CASES = [pytest.param(n, marks=pytest.mark.xfail(reason=OWED[n])) if n in OWED else n for n in HARMED]
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", HARMED)
 def test_a_model_folder_that_is_not_whole_is_refused(name, home, tmp_path, refused):
     shutil.copytree(home.model, tmp_path / "model")
     harm(tmp_path / "model", *HARMED[name])
@@ -88,7 +78,6 @@ def test_a_tokenizer_without_eos_is_refused_and_one_without_pad_is_not(home, tmp
     assert call(*home.forget("run", "--train.epochs", "1")).code == 0
 
 
-@pytest.mark.xfail(reason="an IndexError from the embedding")
 def test_a_tokenizer_of_more_words_than_the_model_is_refused(home, tmp_path, refused):
     model = LlamaForCausalLM.from_pretrained(home.model)
     model.resize_token_embeddings(300)
@@ -97,7 +86,6 @@ def test_a_tokenizer_of_more_words_than_the_model_is_refused(home, tmp_path, ref
     assert "small" in refused(*home.forget("run", "--model", "./small"))
 
 
-@pytest.mark.xfail(reason="an IndexError from the position embedding")
 def test_rows_longer_than_the_model_can_read_are_refused(home, tmp_path, refused):
     tokenizer = AutoTokenizer.from_pretrained(home.model)
     ends = {"bos_token_id": 0, "eos_token_id": 1}

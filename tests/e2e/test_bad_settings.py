@@ -62,7 +62,6 @@ def test_every_number_of_every_method_is_among_those():
     assert numbers == known - {"seed"}
 
 
-@pytest.mark.xfail(reason="settings.py takes inf for a number above 0")
 @pytest.mark.parametrize("name", ["train.lr", "train.gamma", "importance.l2"])
 def test_infinity_is_no_number(name, home, refused):
     assert "inf" in refused(*home.forget("run", f"--{name}=inf"))
@@ -149,7 +148,6 @@ def test_a_run_file_that_is_not_one_is_refused(text, tmp_path, refused):
     assert "run.yaml" in line or " is -1" in line
 
 
-@pytest.mark.xfail(reason="config.py lets TypeError and RecursionError through")
 @pytest.mark.parametrize("text", [REST + "loss: {name: [npo]}", "[" * 2000], ids=["list", "deep"])
 def test_a_run_file_of_the_wrong_shape_is_refused(text, tmp_path, refused):
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
