@@ -94,4 +94,5 @@ class LearnedImportance:
         norm = nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()
-        return {"scorer_loss": loss.item(), "scorer_grad_norm": norm.item(), "importance": g.mean().item()}
+        seen = self.total(torch.stack([loss.detach(), g.detach().sum() / counts[0]]))
+        return {"scorer_loss": seen[0].item(), "scorer_grad_norm": norm.item(), "importance": seen[1].item()}

@@ -75,9 +75,9 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        for attribute in ("attention_dropout", "dropout_p"):
-            if isinstance(getattr(module, attribute, None), float):
-                setattr(module, attribute, 0.0)
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
     return model
 
 

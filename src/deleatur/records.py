@@ -90,7 +90,7 @@ def _generation_pass(model, encoder: Encoder, rows: Sequence[Encoded], settings:
     prompts = {row.ids[: row.start]: "" for row in rows if row.example.prompt}
     order = sorted(prompts, key=len)
     tokenizer = encoder.tokenizer
-    config = greedy(encoder, settings.new_tokens)
+    config, own = greedy(encoder, settings.new_tokens), model.lm.generation_config
     for first in range(0, len(order), settings.batch):
         part = order[first : first + settings.batch]
         length = len(part[-1])
@@ -99,7 +99,11 @@ def _generation_pass(model, encoder: Encoder, rows: Sequence[Encoded], settings:
         for b, prompt in enumerate(part):
             ids[b, length - len(prompt) :] = torch.tensor(prompt)
             mask[b, length - len(prompt) :] = 1
-        out = model.lm.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
+        model.lm.generation_config = config  # the model's own would fill in penalties and least lengths
+        try:
+            out = model.lm.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
+        finally:
+            model.lm.generation_config = own
         for prompt, text in zip(part, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True), strict=True):
             prompts[prompt] = text.strip()
         progress("generation", first + len(part), len(order))

@@ -261,7 +261,7 @@ def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: st
 def make_reference(model: TokenModel, forget: Sequence[Encoded], run: Run) -> Reference:
     """NLL of forget tokens under the start model, made once; made not at all for a loss that does not ask."""
     made = reference_nll(model, forget, run.evaluation.batch) if run.loss.needs_reference else []
-    return lambda tokens: torch.cat([made[key] for key in tokens.keys])
+    return lambda tokens: torch.cat([tokens.nll.new_empty(0), *(made[key] for key in tokens.keys)])
 
 
 def make_importance(run: Run, model: TokenModel, steps: int, reference: Reference, accelerator: Accelerator) -> Importance:

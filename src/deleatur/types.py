@@ -45,13 +45,15 @@ class Example:
 class Encoded:
     """An example as token ids. Tokens from `start` on are scored; `offsets` are their characters in the answer.
 
-    A scored token outside the answer (the end of turn) has the empty offset (len(answer), len(answer)).
+    A scored token outside the answer (the end of turn) has the empty offset (len(answer), len(answer)); `cut` says that the
+    end was lost to the longest length.
     """
 
     example: Example
     ids: tuple[int, ...]
     start: int
     offsets: tuple[tuple[int, int], ...]
+    cut: bool = False
 
     @property
     def gold(self) -> tuple[bool, ...] | None:

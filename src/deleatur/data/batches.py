@@ -13,16 +13,16 @@ from deleatur.types import Batch, Encoded
 def collate(forget: Sequence[Encoded], retain: Sequence[Encoded] = (), *, keys: Sequence[int] | None = None) -> Batch:
     """One batch, forget rows first. `keys` are the rows' places in their data sets (default: counted from 0)."""
     rows = [*forget, *retain]
-    length = max(len(r.ids) for r in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    length = max((len(r.ids) for r in rows), default=1)
+    ids = torch.zeros(max(len(rows), 1), length, dtype=torch.long)
     for b, row in enumerate(rows):
         ids[b, : len(row.ids)] = torch.tensor(row.ids)
     scored = [b * length + t for b, r in enumerate(rows) for t in range(r.start, len(r.ids))]
     sequence = [b for b, r in enumerate(rows) for _ in range(r.start, len(r.ids))]
     return Batch(
         ids=ids,
-        scored=torch.tensor(scored),
-        sequence=torch.tensor(sequence),
+        scored=torch.tensor(scored, dtype=torch.long),
+        sequence=torch.tensor(sequence, dtype=torch.long),
         forget=len(forget),
         keys=tuple(range(len(rows)) if keys is None else keys),
     )
@@ -61,8 +61,7 @@ def windows(
                     [retain[partners[i]] for i in part],
                     keys=[order[i] for i in part] + [partners[i] for i in part],
                 )
-                for part in mine
-                if part
+                for part in mine  # an empty share still meets the others in the forward
             ]
 
 

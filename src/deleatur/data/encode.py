@@ -22,22 +22,22 @@ class Encoder:
     chat: bool
     ending: str  # what closes an answer, scored
     max_length: int
+    blank: str = ""  # what the template sets before an answer
 
     def __call__(self, example: Example) -> Encoded:
         """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
         before, answer, ending = self._parts(example)
         text, first = before + answer + ending, len(before)
         try:
-            out = self.tokenizer(text, add_special_tokens=not self.chat, return_offsets_mapping=True)
+            out = self.tokenizer(text, add_special_tokens=not (self.chat and before), return_offsets_mapping=True)
         except UnicodeEncodeError as e:  # a lone surrogate, which JSON can carry and UTF-8 cannot
             raise DataError(f"row {example.id}: text that is no valid Unicode ({e.reason}); mend or drop the row") from e
         ids, spans = out["input_ids"], out["offset_mapping"]
         lead = answer.index(example.answer) if example.answer else 0
         start = next((i for i, (_, b) in enumerate(spans) if b > first), len(ids))
         start = max(start, 1)  # the very first token has nothing to predict it
-        end, size = len(ids), len(example.answer)
-        if not ending:  # a tokenizer may close a plain text of its own accord; that close is not the text's
-            end = next((i for i in range(len(ids), 0, -1) if spans[i - 1][1] > spans[i - 1][0]), 0)
+        size = len(example.answer)  # a tokenizer may close a text of its own accord; that close is not the text's
+        end = next((i for i in range(len(ids), 0, -1) if spans[i - 1][1] > spans[i - 1][0]), 0)
         ids, spans = ids[: min(end, self.max_length)], spans[: min(end, self.max_length)]
         if start >= len(ids):
             raise DataError(
@@ -46,18 +46,18 @@ class Encoder:
             )
         shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
         offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
-        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets)
+        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > self.max_length)
 
     def is_cut(self, encoded: Encoded) -> bool:
         """Did the row lose its end to data.max_length?"""
-        return len(encoded.ids) >= self.max_length and encoded.offsets[-1][1] < len(encoded.example.answer)
+        return encoded.cut
 
     def _parts(self, example: Example) -> tuple[str, str, str]:
         if not example.prompt:
             return "", example.answer, ""
         if self.chat:
             turns = [{"role": role, "content": content} for role, content in example.prompt]
-            return _render(self.tokenizer, turns), example.answer, self.ending
+            return _render(self.tokenizer, turns), self.blank + example.answer, self.ending
         asked = "\n".join(content for _, content in example.prompt)
         return f"Question: {asked}\nAnswer:", f" {example.answer}", self.ending
 
@@ -72,8 +72,8 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     if settings.template == "chat" and not has_template:
         raise ModelError("data.template is chat, but the tokenizer has no chat template; use plain")
     chat = has_template and settings.template != "plain"
-    ending = _ending(tokenizer) if chat else str(tokenizer.eos_token)
-    return Encoder(tokenizer=tokenizer, chat=chat, ending=ending, max_length=settings.max_length)
+    blank, ending = _around(tokenizer) if chat else ("", str(tokenizer.eos_token))
+    return Encoder(tokenizer=tokenizer, chat=chat, ending=ending, max_length=settings.max_length, blank=blank)
 
 
 def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
@@ -89,12 +89,14 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> 
     return str(text)
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that the template sets behind an answer, without what follows it (ChatML's newline)."""
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The blank that the template sets before an answer, and the token behind it without what follows (ChatML's newline)."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False))
-    after = text[text.rindex(PROBE) + len(PROBE) :]
+    before, after = text[: text.rindex(PROBE)], text[text.rindex(PROBE) + len(PROBE) :]
+    asked = _render(tokenizer, turns[:1])
+    blank = before[len(asked) :] if before.startswith(asked) and before[len(asked) :].isspace() else ""
     added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
     special = {*tokenizer.all_special_tokens, *added}
     found = [(after.index(s), -len(s), s) for s in special if s and s in after]
-    return min(found)[2] if found else str(tokenizer.eos_token)
+    return blank, min(found)[2] if found else str(tokenizer.eos_token)

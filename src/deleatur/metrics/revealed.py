@@ -13,6 +13,8 @@ STOP_WORDS = frozenset(
     "about over after before up out".split()
 )
 
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # scripts without blanks
+
 
 def revealed(record: Record) -> float | None:
     """Share of the fact's pieces that the greedy answer contains word for word, in [0, 1]; None where nothing was asked.
@@ -34,8 +36,9 @@ def revealed(record: Record) -> float | None:
 
 
 def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join("".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded).split())
 
 
 def _contains(text: str, piece: str) -> bool:
-    return f" {piece} " in f" {text} "
+    return piece in text if UNSPACED.search(piece) else f" {piece} " in f" {text} "
