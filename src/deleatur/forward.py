@@ -19,6 +19,7 @@ from deleatur.linear_nll import linear_nll, token_statistics
 from deleatur.types import Batch, TokenOutputs
 
 State = Literal["own", "predicting"]
+ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
 class TokenModel(nn.Module):
@@ -54,12 +55,12 @@ class TokenModel(nn.Module):
         target = batch.ids.flatten()[batch.scored]
         before = states[scored - 1]
         raw = self.head(before) if logits else None
-        said = token_statistics(before, target, self.head) if statistics else None
+        said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2)) if statistics else None
         if said is not None:
             nll = said.nll
         else:
             nll = (
-                linear_nll(before, target, self.head)
+                linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen)
                 if raw is None
                 else cross_entropy(raw.float(), target, reduction="none")
             )
@@ -127,9 +128,17 @@ class TokenModel(nn.Module):
 
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
-        trained = any(p.requires_grad for p in self._matrix.parameters())
-        matrix = deepcopy(self._matrix).requires_grad_(False) if trained else self._matrix
+        matrix = self._matrix if self._head_is_frozen else deepcopy(self._matrix).requires_grad_(False)
         return lambda hidden: self.head(hidden, matrix)
+
+    @property
+    def _head_is_frozen(self) -> bool:
+        return not any(p.requires_grad for p in self._matrix.parameters())
+
+    @property
+    def _chunk(self) -> int:
+        """Positions whose logits may stand at once."""
+        return max(1, ENTRIES // self.vocabulary)
 
     @property
     def _matrix(self) -> nn.Linear:
