@@ -82,6 +82,7 @@ CASES = {
     "GradDiff bf16": Case(method="GradDiff", precision="bf16"),
     "ATWU fp32": Case(),
     "ATWU bf16": Case(precision="bf16"),
+    "ATWU fp32 checkpointed": Case(checkpointing=True),
     "ATWU bf16 checkpointed": Case(precision="bf16", checkpointing=True),
     "ATWU LoRA fp32": Case(rank=16),
     "ATWU LoRA bf16": Case(precision="bf16", rank=16),
