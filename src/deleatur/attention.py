@@ -112,7 +112,7 @@ def packed_attention(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = {"scaling": scaling, "softcap": softcap, "dropout": dropout}
-    each = zip(*(x[0].split(pack.lengths, 1) for x in (query, key, value)), strict=True)
+    each = zip(*(x.squeeze(0).split(pack.lengths, 1) for x in (query, key, value)), strict=True)
     parts = [(_short if q.shape[1] <= SHORT or softcap is not None else _long)(q, k, v, pack, **options) for q, k, v in each]
     return torch.cat(parts)[None]
 
