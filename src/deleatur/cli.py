@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"deleatur: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"deleatur: {printable(' '.join(message.split())):.2000}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -135,7 +135,7 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for number, row in enumerate(read_lines(path, KEPT, path.name), 1):
+    for number, row in enumerate(read_lines(path, KEPT, str(path)), 1):
         try:
             require_shape(row, {k: v for k, v in IF_MEASURED.items() if row.get(k) is not None}, "it")
             name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
@@ -144,7 +144,7 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
             lists = {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
             sets.setdefault(name, []).append(Record(**(row | lists), spans=spans, offsets=offsets))
         except (TypeError, ValueError, DataError) as e:
-            raise DataError(f"{path} holds no record as number {number} ({e}); remove the file, or run again") from e
+            raise DataError(f"{path} holds no record in line {number} ({e}); remove the file, or run again") from e
     return sets
 
 
@@ -247,7 +247,7 @@ def cost_of(steps: Sequence[Step]) -> dict[str, float | int]:
         "seconds_per_step": statistics.median(s.seconds for s in steps),
         "cpu_seconds_per_step": statistics.median(s.cpu_seconds for s in steps),
         "peak_memory_bytes": max(s.memory for s in steps),
-        "scorer_share": sum(s.scorer_seconds for s in steps) / total,
+        "scorer_share": sum(s.scorer_seconds for s in steps) / total if total else 0.0,
         "steps": len(steps),
         "seconds": total,
     }

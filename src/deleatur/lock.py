@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +33,17 @@ def alone(folder: Path) -> Iterator[None]:
 
     Where the file system knows no locks, as some that lie on other machines, it is entered all the same.
     """
-    with (folder / LOCK).open("a") as file:
+    path = folder / LOCK
+    with path.open("a") as file:
         try:
             _take(file.fileno())
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise FileNotFoundError  # whoever had it took it away between our opening and our locking
         except OSError as e:
-            if e.errno in TAKEN:
+            if e.errno in TAKEN or isinstance(e, FileNotFoundError):
                 raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder") from None
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and does no harm
+                path.unlink()

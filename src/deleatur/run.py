@@ -50,7 +50,7 @@ from deleatur.folder import (
 from deleatur.forward import TokenModel
 from deleatur.harness import ask_harness
 from deleatur.importance import Learned
-from deleatur.lock import LOCK, alone
+from deleatur.lock import alone
 from deleatur.method import alternate, require_parts, start_of
 from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
 from deleatur.recipes import RECIPES
@@ -81,7 +81,6 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     with alone(out):
         unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
         _carry_out(run, model, tokenizer, rows, suite, progress)
-    (out / LOCK).unlink(missing_ok=True)  # nobody will work here again
     return out
 
 
