@@ -46,7 +46,10 @@ from deleatur.types import Encoded, Example, TokenOutputs
 
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)  # the same cases everywhere, at any speed
-settings.load_profile("tests")
+settings.register_profile(
+    "long", deadline=None, max_examples=20_000, database=None
+)  # by hand, for hours: other cases each time
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

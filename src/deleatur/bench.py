@@ -17,6 +17,7 @@ from deleatur.evidence import Progress, ask, before_training, encode_sets, requi
 from deleatur.folder import require_same_rows
 from deleatur.forward import TokenModel
 from deleatur.importance import SULLM, Learned
+from deleatur.lock import alone
 from deleatur.method import preferred_rows, require_parts
 from deleatur.metrics import METRICS
 from deleatur.model import exact_matmul, load
@@ -72,6 +73,11 @@ class Workbench:
         """Tune the method where that is not done, run it with this seed, write its folder; False where it cannot run."""
         home = self.out / method
         home.mkdir(exist_ok=True)
+        with alone(home):
+            return (folder / "results.json").exists() or self._run(method, seed, folder)
+
+    def _run(self, method: str, seed: int, folder: Path) -> bool:
+        home = self.out / method
         try:
             run = self.method(method)
             require_parts(TokenModel(self.model), run)

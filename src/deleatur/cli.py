@@ -17,6 +17,7 @@ import tyro
 from deleatur import __version__
 from deleatur.arguments import parse, peek, positional
 from deleatur.config import Run, from_yaml, nearest
+from deleatur.data.files import printable
 from deleatur.errors import ConfigError, DeleaturError, Interrupted
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"deleatur: {' '.join(message.split())}", file=sys.stderr)
+    print(f"deleatur: {printable(' '.join(message.split())):.2000}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from deleatur.data.files import show
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, AnyImportance, Learned
 from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
@@ -103,12 +104,23 @@ def to_yaml(run: Run) -> str:
 def from_yaml(path: Path) -> Run:
     """Read a run. Raises ConfigError, naming the nearest key for an unknown one."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except (OSError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"cannot read {path}: {e}") from e
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split())}") from e
+    # for a 13th month, a number of 5000 digits or `!!bool maybe` the parser has no errors of its own
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as e:
+        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split()):.500}") from e
     return from_dict(raw, where=str(path))
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would take the last and drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise ValueError(f"the key {show(twice[0])} is there twice, {node.start_mark}; leave one out")
+        return super().construct_mapping(node, deep)
 
 
 def from_dict(raw: object, *, where: str = "run") -> Run:
@@ -140,12 +152,13 @@ def _named(field_name: str, value: Any) -> Any:
 
 def _build(cls: type, raw: object, where: str, prefix: str) -> Any:
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: {prefix or 'the run'} must be a table of settings, not {raw!r}")
+        raise ConfigError(f"{where}: {prefix or 'the run'} must be a table of settings, not {show(raw)}")
     fields, hints = {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
     for key in raw:
         if key not in fields:
+            name = key[:80] if isinstance(key, str) else show(key)
             raise ConfigError(
-                f"{where}: unknown key {prefix}{key}{nearest(str(key), list(fields))}; known: {', '.join(fields)}"
+                f"{where}: unknown key {prefix}{name}{nearest(name, list(fields))}; known: {', '.join(fields)}"
             )
     required = [
         n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
@@ -166,11 +179,11 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
         if isinstance(value, list) and all(type(v) is kind for v in value):
             return tuple(value)
         wanted = "texts" if kind is str else "whole numbers"
-        raise ConfigError(f"{where}: {key} is {value!r}, but must be a list of {wanted}")
+        raise ConfigError(f"{where}: {key} is {show(value)}, but must be a list of {wanted}")
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return value
-        raise ConfigError(f"{where}: {key} is {value!r}, but must be one of {', '.join(get_args(hint))}")
+        raise ConfigError(f"{where}: {key} is {show(value)}, but must be one of {', '.join(get_args(hint))}")
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if float in options and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):  # YAML reads 1e-5, without a point, as text
@@ -178,12 +191,12 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
     if type(value) in options:
         return value
     wanted = " or ".join("nothing" if o is type(None) else o.__name__ for o in options)
-    raise ConfigError(f"{where}: {key} is {value!r}, but must be {wanted}")
+    raise ConfigError(f"{where}: {key} is {show(value)}, but must be {wanted}")
 
 
 def _choose(table: dict[str, type], value: object, where: str, key: str) -> Any:
     settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else {}
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in table:
-        raise ConfigError(f"{where}: {key}.name is {name!r}, but must be one of {', '.join(table)}")
+        raise ConfigError(f"{where}: {key}.name is {show(name)}, but must be one of {', '.join(table)}")
     return _build(table[name], settings, where, key + ".")

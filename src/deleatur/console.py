@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -23,10 +22,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from deleatur.config import name_of
-from deleatur.errors import DataError
 from deleatur.metrics import METRICS, WHOLES, metrics_markdown
 from deleatur.recipes import RECIPES
 from deleatur.report import Shown, compare_table, heat_spans, metric_name, percent, rows_of, set_name, verdict
+from deleatur.report.read import read_importance
 from deleatur.report.tables import METRICS as SHOWN
 from deleatur.settings import Train
 
@@ -198,14 +197,10 @@ def print_metrics(*, markdown: bool) -> None:
 
 def print_heat(path: Path, limit: int) -> None:
     """Answers with a background as strong as their importance; marked characters underlined."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        shown = [(Text(row["question"], style="dim"), _heat(row["answer"], row["tokens"])) for row in rows[:limit]]
-    except (ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{path} is broken ({type(e).__name__}: {e}); run again, or give --rows to write another") from e
-    for question, answer in shown:
-        OUT.print(question)
-        OUT.print(answer, end="\n\n")
+    rows = read_importance(path)
+    for row in rows[:limit]:
+        OUT.print(Text(row["question"], style="dim"))
+        OUT.print(_heat(row["answer"], row["tokens"]), end="\n\n")
     OUT.print(f"{min(limit, len(rows))} of {len(rows)} rows; all are in {path}", soft_wrap=True)
 
 

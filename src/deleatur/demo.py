@@ -20,6 +20,7 @@ from deleatur.evaluate import Figures
 from deleatur.evidence import Progress
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
+from deleatur.lock import alone
 from deleatur.losses import GradientDifference
 from deleatur.model import exact_matmul, load, save
 from deleatur.recipes import OURS, RECIPES, Demo
@@ -83,9 +84,10 @@ def _world(demo: Demo) -> World:
 
 
 def _told(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
-    return told_model(
-        demo.model, rows, Path(demo.cache), epochs=demo.told_epochs, batch=8, seed=demo.seed, progress=progress
-    )
+    cache = Path(demo.cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with alone(cache):
+        return told_model(demo.model, rows, cache, epochs=demo.told_epochs, batch=8, seed=demo.seed, progress=progress)
 
 
 def told_model(

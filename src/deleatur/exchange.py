@@ -19,7 +19,9 @@ from deleatur.metrics.probability import loss, normalised_probability, probabili
 from deleatur.metrics.rouge import rouge_1, rouge_l
 from deleatur.metrics.table import mean
 from deleatur.metrics.truth import near_one, under_one, wrong_over_right
+from deleatur.report.read import number_of
 from deleatur.report.read import read_results as read_own
+from deleatur.report.render import put
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -72,7 +74,7 @@ def read_results(path: Path) -> Results:
     """
     path = path / "results.json" if path.is_dir() else path
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_int=number_of)
     except FileNotFoundError:
         raise DataError(f"there is no {path}; give the folder of a run that has ended, or a file of results") from None
     except (OSError, ValueError, RecursionError) as e:
@@ -121,7 +123,7 @@ def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]]) -> l
     else:
         made = dict(zip(("TOFU_EVAL.json", "TOFU_SUMMARY.json"), to_open_unlearning(results, records), strict=True))
     for name, content in made.items():
-        (run / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        put(run / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return [run / name for name in made]
 
 
@@ -165,7 +167,9 @@ def from_lm_eval(data: Mapping[str, Any]) -> Results:
     """Every task as a set. acc becomes accuracy, other metrics keep their names, with the filter's where there is one."""
     sets: dict[str, dict[str, Any]] = {}
     for task, values in data["results"].items():
-        n = data.get("n-samples", {}).get(task, {}).get("effective", 0)
+        n: Any = data
+        for name in ("n-samples", task, "effective"):
+            n = n.get(name) if isinstance(n, dict) else None
         sets[task] = {}
         for key, value in values.items():
             metric, _, chosen = str(key).partition(",")
@@ -173,7 +177,7 @@ def from_lm_eval(data: Mapping[str, Any]) -> Results:
                 continue
             se = values.get(f"{metric}_stderr,{chosen}".rstrip(","))
             name = LM_EVAL.get(metric, metric) + ("" if chosen in ("", "none") else f",{chosen}")
-            sets[task][name] = {"value": value, "n": n, "se": se if _is_number(se) else None}
+            sets[task][name] = {"value": value, "n": n if isinstance(n, int) else 0, "se": se if _is_number(se) else None}
     return {"after": sets}
 
 

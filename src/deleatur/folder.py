@@ -19,18 +19,32 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from deleatur.atwu import Scorer
 from deleatur.config import Run, to_dict
 from deleatur.data.encode import Encoder
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ConfigError, DataError, ModelError
 from deleatur.evaluate import measure, measure_whole, quality
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned
+from deleatur.lock import LOCK
 from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
+from deleatur.report.read import NUMBER, RECORD, Shape, read_lines, require_shape
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
 
 Records = dict[str, list[Record]]  # by set
 SCHEMA_VERSION = 1
+KEPT = RECORD | {"logp": [NUMBER], "hit": [bool], "ends": bool, "spans": [dict], "offsets": [[int]]}  # of every record
+IF_MEASURED: dict[str, Shape] = {
+    "importance": [NUMBER],
+    "mean": [NUMBER],
+    "deviation": [NUMBER],
+    "restated": [NUMBER],
+    "wrong": [[NUMBER]],
+    "gold": [bool],
+    "grad_norm": NUMBER,
+    "judged": NUMBER,
+    "subject": str,
+}
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
 
 
@@ -48,12 +62,16 @@ class Outcome:
 def free_folder(run: Run) -> Path:
     """Where the run will lie. Raises ConfigError where the folder that was asked for holds something."""
     if run.out is not None:
-        out = Path(run.out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{out} exists; give --out a new folder")
-        return out
+        return require_empty(Path(run.out))
     base = Path("runs") / ((run.suite or "").replace("/", "-") or Path(run.forget or "").stem or "run")
     return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
+
+
+def require_empty(out: Path) -> Path:
+    """The folder itself, where there is none yet, or nothing in it but a lock."""
+    if out.exists() and (not out.is_dir() or any(inside.name != LOCK for inside in out.iterdir())):
+        raise ConfigError(f"{out} exists; give --out a new folder")
+    return out
 
 
 def unfinished_folder(run: Run) -> Path:
@@ -117,14 +135,16 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if line:
-            row = json.loads(line)
+    for number, row in enumerate(read_lines(path, KEPT, str(path)), 1):
+        try:
+            require_shape(row, {k: v for k, v in IF_MEASURED.items() if row.get(k) is not None}, "it")
             name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
             offsets = tuple((a, b) for a, b in row.pop("offsets"))
             row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
             lists = {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
             sets.setdefault(name, []).append(Record(**(row | lists), spans=spans, offsets=offsets))
+        except (TypeError, ValueError, DataError) as e:
+            raise DataError(f"{path} holds no record in line {number} ({e}); remove the file, or run again") from e
     return sets
 
 
@@ -227,7 +247,7 @@ def cost_of(steps: Sequence[Step]) -> dict[str, float | int]:
         "seconds_per_step": statistics.median(s.seconds for s in steps),
         "cpu_seconds_per_step": statistics.median(s.cpu_seconds for s in steps),
         "peak_memory_bytes": max(s.memory for s in steps),
-        "scorer_share": sum(s.scorer_seconds for s in steps) / total,
+        "scorer_share": sum(s.scorer_seconds for s in steps) / total if total else 0.0,
         "steps": len(steps),
         "seconds": total,
     }

@@ -37,6 +37,7 @@ from deleatur.folder import (
     Records,
     free_folder,
     importance_lines,
+    require_empty,
     require_same_rows,
     require_space,
     results_of,
@@ -49,6 +50,7 @@ from deleatur.folder import (
 from deleatur.forward import TokenModel
 from deleatur.harness import ask_harness
 from deleatur.importance import Learned
+from deleatur.lock import alone
 from deleatur.method import alternate, require_parts, start_of
 from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
 from deleatur.recipes import RECIPES
@@ -76,6 +78,22 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     if not resume:
         out.mkdir(parents=True, exist_ok=True)
         out.chmod(0o700)  # the rows' text is for its owner alone
+    with alone(out):
+        unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
+        _carry_out(run, model, tokenizer, rows, suite, progress)
+    return out
+
+
+def _carry_out(
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    suite: Suite,
+    progress: Progress,
+) -> None:
+    """What comes of a checked run, in its folder."""
+    out = Path(run.out or "")
     require_same_rows(out, rows)
     progress.phase(to_yaml(run).rstrip())
     (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
@@ -96,7 +114,6 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     write_outcome(outcome, tokenizer, out)
     write_report(out)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
-    return out
 
 
 def forget(

@@ -16,7 +16,7 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         ok, needed = False, f"{needed}, and finite"
     if not ok:
-        raise ConfigError(f"{name} is {value!r}, but must be {needed}")
+        raise ConfigError(f"{name} is {value!r:.80}, but must be {needed}")
 
 
 def is_pattern(text: str) -> bool:

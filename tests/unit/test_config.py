@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deleatur.config import Run, from_dict, from_yaml, to_dict, to_yaml
@@ -328,6 +328,14 @@ class TestRefusals:
             (b"", "must be a table of settings, not None"),
             (b"- a\n", "must be a table of settings"),
             (b"a: !!python/object:os.system {}", "is no valid YAML"),
+            (b"seed: 2001-13-45", "is no valid YAML.*month"),
+            (b"seed: !!int 'x'", "is no valid YAML"),
+            (b"seed: !!bool maybe", "is no valid YAML"),
+            (b"seed: !!timestamp 'x'", "is no valid YAML"),
+            (b"seed: " + b"1" * 5000, "is no valid YAML"),
+            (b"seed: 1\nmodel: a\nseed: 2", "the key 'seed' is there twice.*line 1.*leave one out"),
+            (b"train: {lr: 1.0e-5, epochs: 3, lr: 1.0e-4}", "the key 'lr' is there twice"),
+            (b"? {a: b}\n: c", "is no valid YAML"),
         ],
     )
     def test_a_file_that_is_none_is_refused_in_one_line(self, content, words, tmp_path):
@@ -337,6 +345,51 @@ class TestRefusals:
             from_yaml(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    def test_a_value_of_a_billion_parts_is_shown_by_its_beginning(self, tmp_path):
+        """Nine lists, each of nine times the one before: a line of YAML a list, and text for days where all is shown."""
+        lists = [f"- &l{n} [{', '.join([f'*l{n - 1}' if n else 'x'] * 9)}]" for n in range(9)]
+        (tmp_path / "run.yaml").write_text("\n".join(lists), encoding="utf-8")
+        with pytest.raises(ConfigError, match="must be a table of settings") as caught:
+            from_yaml(tmp_path / "run.yaml")
+        assert len(str(caught.value)) < 500
+
+    odd = (
+        "nan",
+        ".inf",
+        "1e400",
+        "~",
+        "[]",
+        "{}",
+        "*a",
+        "&a b",
+        "!!float 'x'",
+        "!!binary aGk=",
+        "2001-01-01",
+        "0o17",
+        "9" * 400,
+    )
+    pieces = st.sampled_from(
+        [*odd, "<<: {seed: 1}", "---", "? a", ": b", "|", "'", '"\\ud800"', "\t", "\0", "\x85", "\ufeff", "\u202e", "#", "-"]
+    )
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.sampled_from(sorted(RECIPES)), st.lists(st.tuples(st.integers(0, 80), pieces, st.booleans()), max_size=4))
+    def test_whatever_was_done_to_a_file_it_is_a_run_or_one_line(self, tmp_path, recipe, changes):
+        """Values replaced and lines pushed in, in a run file as deleatur writes it. What is read is read again alike."""
+        lines = to_yaml(RECIPES[recipe].run(**ROWS)).splitlines()
+        for at, piece, within in changes:
+            at %= len(lines)
+            lines[at : at + within] = [f"{lines[at].partition(':')[0]}: {piece}" if within else piece]
+        path = tmp_path / "run.yaml"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        try:
+            run = from_yaml(path)
+        except ConfigError as e:
+            assert "\n" not in str(e) and len(str(e)) < 1500
+            return
+        path.write_text(to_yaml(run), encoding="utf-8")
+        assert from_yaml(path) == run
 
     def test_a_file_that_is_not_there_is_refused(self, tmp_path):
         with pytest.raises(ConfigError, match="cannot read"):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deleatur.errors import DataError
 from deleatur.evaluate import measure, measure_whole
@@ -238,3 +241,32 @@ class TestReadResults:
     def test_a_newer_results_file_is_refused_as_the_report_refuses_it(self, results, tmp_path):
         with pytest.raises(DataError, match="schema_version 99"):
             read_results(self.write(tmp_path / "results.json", own(results) | {"schema_version": 99}))
+
+    odd = st.sampled_from([None, True, 0, -1, 1.5, math.nan, math.inf, 10**400, "x", "\ud800", [], {}, {"value": "x"}])
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def test_whatever_was_changed_in_a_file_it_is_read_or_refused_in_one_line(self, results, records, tmp_path, data):
+        """One place after another of a peer's file, or of ours, holds something else. Numbers that are read are numbers."""
+        whole = data.draw(st.sampled_from([own(results), *to_open_unlearning(results, records), to_lm_eval(results)]))
+        changed = json.loads(json.dumps(whole))
+        for _ in range(data.draw(st.integers(1, 3))):
+            place = changed
+            while isinstance(place, dict) and place:
+                key = data.draw(st.sampled_from(sorted(place)))
+                if not isinstance(place[key], dict) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+                    place[key] = data.draw(self.odd)
+                    break
+                place = place[key]
+        try:
+            read = read_results(self.write(tmp_path / "any.json", changed))
+        except DataError as e:
+            assert "\n" not in str(e) and len(str(e)) < 1000
+            return
+        figures = [figure for metrics in read["after"].values() for figure in metrics.values()]
+        assert all(isinstance(f["value"], int | float | None) and isinstance(f["n"], int) for f in figures)
+        json.dumps(read)
+
+    def test_a_whole_number_of_four_hundred_digits_is_infinite(self, tmp_path):
+        read = read_results(self.write(tmp_path / "any.json", {"results": {"mmlu": {"acc,none": 10**400}}}))
+        assert read["after"]["mmlu"]["accuracy"] == {"value": math.inf, "n": 0, "se": None}

@@ -12,6 +12,7 @@ from deleatur.settings import Data
 from deleatur.types import Encoded, Example
 
 PROBE = "deleatur probe answer"
+AHEAD = 32  # characters a token, more than in any language; a text of megabytes takes a tokenizer minutes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +29,7 @@ class Encoder:
         """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
         before, answer, ending = self._parts(example)
         text, first = before + answer + ending, len(before)
-        out = self.tokenizer(text, add_special_tokens=not (self.chat and ending), return_offsets_mapping=True)
-        ids, spans = out["input_ids"], out["offset_mapping"]
+        ids, spans = self._tokenized(text, add_special_tokens=not (self.chat and ending))
         lead = answer.index(example.answer) if example.answer else 0
         start = next((i for i, (_, b) in enumerate(spans) if b > first), len(ids))
         start = max(start, 1)  # the very first token has nothing to predict it
@@ -38,12 +38,21 @@ class Encoder:
         ids, spans = ids[: min(end, self.max_length)], spans[: min(end, self.max_length)]
         if start >= len(ids):
             raise DataError(
-                f"row {example.id}: the prompt takes {start} tokens and leaves none of data.max_length "
+                f"row {example.id}: the prompt takes {start} tokens or more and leaves none of data.max_length "
                 f"({self.max_length}) for the answer; raise data.max_length or shorten the row"
             )
         shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
         offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
         return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > self.max_length)
+
+    def _tokenized(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids with their characters: of a long text those of its beginning, more of them than may stay."""
+        for part in (text[: AHEAD * self.max_length], text):
+            out = self.tokenizer(part, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
+            ids, spans = out["input_ids"], out["offset_mapping"]
+            if len(part) == len(text) or len(ids) > 2 * self.max_length:  # where the part ends is far from where ids do
+                break
+        return ids, spans
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of a text alone."""

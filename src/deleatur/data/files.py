@@ -83,7 +83,12 @@ def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
 
 def refusal(place: str, what: str) -> DataError:
     """The error, on one line that any terminal can show, whatever stands in the user's text and file names."""
-    return DataError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"{place}: {what}"))
+    return DataError(printable(f"{place}: {what}"))
+
+
+def printable(text: str) -> str:
+    """The text with all that a terminal would obey, and not show, written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def show(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deleatur.errors import ConfigError
 from deleatur.report.read import read_results, read_steps
-from deleatur.report.words import flat, plain
+from deleatur.report.words import flat, one_line, plain
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
@@ -121,7 +121,7 @@ def _shown(label: str, runs: list[Finished]) -> Shown:
             )
     first = runs[0].place
     return Shown(
-        label=" ".join(label.encode("utf-8", errors="replace").decode().split()),
+        label=one_line(label.encode("utf-8", errors="replace").decode()),
         results=tuple(run.results for run in runs),
         places=tuple(str(run.place) for run in runs),
         steps=read_steps(first) if (first / "steps.jsonl").is_file() else (),

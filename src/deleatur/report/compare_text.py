@@ -12,6 +12,7 @@ from typing import Any, Literal
 from deleatur.metrics import WHOLES
 from deleatur.report.compare import Shown, suite_of, unequal
 from deleatur.report.tables import metric_name
+from deleatur.report.words import one_line
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}
@@ -259,7 +260,7 @@ def to_latex(table: Table) -> str:
         lines.append(" & ".join(rf"\textbf{{{_tex(t)}}}" if (i, k) in table.best else _tex(t) for k, t in enumerate(row)))
     head, *body = (rf"{line} \\" for line in lines)
     begin = rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}"
-    notes = [f"% {' '.join(note.split())}" for note in table.notes]
+    notes = [f"% {one_line(note)}" for note in table.notes]
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"
 
 
@@ -293,8 +294,8 @@ RAISED = {c: rf"\textsuperscript{{{d}}}" for d, c in enumerate("⁰¹²³⁴⁵�
 
 
 def _tex(text: str) -> str:
-    return "".join((TEX | RAISED).get(c, c) for c in text)
+    return "".join((TEX | RAISED).get(c, c) for c in one_line(text))
 
 
 def _md(text: str) -> str:
-    return "".join(f"\\{c}" if c in r"\`*_[]<>|~#" else c for c in text)
+    return "".join(f"\\{c}" if c in r"\`*_[]<>|~#" else c for c in one_line(text))

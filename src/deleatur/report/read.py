@@ -36,6 +36,7 @@ STEP: Shape = {"step": int, **dict.fromkeys(("loss", "forget_nll", "retain_nll",
 TOKEN: Shape = {"start": int, "end": int, "importance": NUMBER, "gold": (bool, NoneType)}
 HEAT: Shape = {**dict.fromkeys(("id", "question", "answer", "before", "after"), str), "tokens": [TOKEN]}
 RECORD: Shape = dict.fromkeys(("set", "id", "question", "answer", "generated"), str)
+TOLD: Shape = {"question": str, "answer": str, "tokens": [TOKEN]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +60,9 @@ def read_folder(run: Path) -> Folder:
         name=run.resolve().name,
         results=results,
         steps=read_steps(run),
-        importance=list(_rows(run, "importance.jsonl", HEAT)),
-        before=list(_rows(run, "records/before.jsonl", RECORD)),
-        after=list(_rows(run, "records/after.jsonl", RECORD)),
+        importance=list(read_lines(run / "importance.jsonl", HEAT, "importance.jsonl")),
+        before=list(read_lines(run / "records/before.jsonl", RECORD, "records/before.jsonl")),
+        after=list(read_lines(run / "records/after.jsonl", RECORD, "records/after.jsonl")),
     )
 
 
@@ -74,24 +75,35 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION}; "
             "use the deleatur that wrote it, or run again"
         )
-    _check(results, RESULTS, str(path))
+    require_shape(results, RESULTS, str(path))
     for key in MORE.keys() & results.keys():
-        _check(results[key], MORE[key], f"{path} {key}")
+        require_shape(results[key], MORE[key], f"{path} {key}")
     return results
 
 
 def read_steps(run: Path) -> list[dict[str, Any]]:
     """The steps that a run took. Raises DataError where a line is broken."""
-    return list(_rows(run, "steps.jsonl", STEP))
+    return list(read_lines(run / "steps.jsonl", STEP, "steps.jsonl"))
 
 
-def _rows(run: Path, name: str, shape: Shape) -> Iterator[dict[str, Any]]:
+def read_importance(path: Path) -> list[dict[str, Any]]:
+    """Answers with their tokens' importance, of a run or of other rows. Raises DataError where a line is broken."""
+    return list(read_lines(path, TOLD, path.name))
+
+
+def read_lines(path: Path, shape: Shape, name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON Lines that goes by `name`. Raises DataError for a line that is not of the shape."""
     # not str.splitlines: it also cuts at U+2028 and its like, which JSON allows inside of strings
-    for number, line in enumerate(_text(run / name).split("\n"), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             row = _json(line, f"{name}, line {number},")
-            _check(row, shape, f"{name}, line {number},")
+            require_shape(row, shape, f"{name}, line {number},")
             yield row
+
+
+def number_of(digits: str) -> int | float:
+    """A whole number in JSON, which beyond 64 bits other programs too read as a fraction; else none could add it up."""
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _text(path: Path) -> str:
@@ -105,12 +117,12 @@ def _text(path: Path) -> str:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=number_of)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON ({error}); it may have been cut off: run again to the end") from None
 
 
-def _check(value: Any, shape: Shape, where: str) -> None:
+def require_shape(value: Any, shape: Shape, where: str) -> None:
     """Refuse what is not of the shape; keys that the shape does not name are let pass."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
@@ -119,12 +131,12 @@ def _check(value: Any, shape: Shape, where: str) -> None:
             if key is not ... and key not in value:
                 raise DataError(f"{where} has no {key!r}; the file must come from a run of this deleatur")
             for name in value if key is ... else (key,):
-                _check(value[name], inner, f"{where} {name}")
+                require_shape(value[name], inner, f"{where} {name}")
     elif isinstance(shape, list):
         if not isinstance(value, list):
             raise DataError(f"{where} is {value!r:.60}, but must be a list")
         for number, item in enumerate(value, start=1):
-            _check(item, shape[0], f"{where} {number}")
+            require_shape(item, shape[0], f"{where} {number}")
     elif not isinstance(value, shape):
         kinds = shape if isinstance(shape, tuple) else (shape,)
         raise DataError(f"{where} is {value!r:.60}, but must be {' or '.join(k.__name__ for k in kinds)}")

@@ -1,5 +1,6 @@
 """Settings and costs as a reader sees them."""
 
+import unicodedata
 from typing import Any
 
 from deleatur.report.tables import percent
@@ -18,6 +19,11 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(plain, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other controls, which would end a table's row or a comment."""
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
 def grouped(value: Any) -> str:

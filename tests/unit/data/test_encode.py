@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -239,6 +240,23 @@ class TestLength:
         assert len(encoded.offsets) == 1
         assert short.is_cut(encoded)
 
+    @pytest.mark.parametrize("text", ["Runa was born. ", "x", "7", " ", "👩\u200d🦩", "é"])
+    @pytest.mark.parametrize("prompted", [True, False])
+    def test_a_long_row_is_tokenised_at_its_beginning_only_and_comes_out_the_same(self, plain, text, prompted, monkeypatch):
+        """As many characters as 40 texts of the longest length; with AHEAD out of reach the whole text is tokenised."""
+        encoder = make_encoder(plain.tokenizer, Data(max_length=32))
+        example = Example(id="x", prompt=QA.prompt if prompted else (), answer="a" + text * (40 * 32) + "b")
+        quick = encoder(example)
+        monkeypatch.setattr("deleatur.data.encode.AHEAD", 10**6)
+        assert quick == encoder(example)
+        assert quick.cut
+
+    def test_a_row_of_ten_megabytes_is_encoded_at_once(self, plain):
+        began = time.process_time()
+        encoded = plain(Example(id="x", prompt=QA.prompt, answer="x" * 10**7))
+        assert encoded.cut
+        assert time.process_time() - began < 2
+
 
 class TestOffsets:
     @pytest.mark.parametrize("which", ["plain", "chat"])
@@ -310,6 +328,25 @@ class TestGold:
 
     def test_with_both_kinds_only_what_is_marked_to_forget_must_go(self, plain):
         assert self.gold(plain, span("Tessholm"), span("Runa", keep=True)) == "Tessholm"
+
+    @given(
+        answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip).map(str.strip)
+        | st.text("aé\u0301👩\u200d🦩שלוםمرحبا\u202eनि　b", min_size=1, max_size=20).filter(str.strip).map(str.strip),
+        chatting=st.booleans(),
+        keep=st.booleans(),
+        data=st.data(),
+    )
+    def test_a_span_at_any_character_takes_the_tokens_over_it_and_no_others(self, plain, chat, answer, chatting, keep, data):
+        """What is scored reads as the answer; a token is gold where one of its characters is (or, of kept ones, is not)."""
+        start = data.draw(st.integers(0, len(answer) - 1))
+        span = Span(start=start, end=data.draw(st.integers(start + 1, len(answer))), keep=keep)
+        encoder = chat if chatting else plain
+        encoded = encoder(Example(id="x", prompt=QA.prompt, answer=answer, spans=(span,)))
+        assert scored(encoder, encoded).strip() == (answer + encoder.ending).strip()
+        inside = [bool({*range(a, b)} & {*range(span.start, span.end)}) for a, b in encoded.offsets]
+        assert encoded.gold == tuple(
+            a < b and touched is not keep for (a, b), touched in zip(encoded.offsets, inside, strict=True)
+        )
 
 
 class TestMakeEncoder:

@@ -18,6 +18,7 @@ from deleatur.errors import DataError
 from deleatur.settings import Data
 from deleatur.types import Example, Span
 
+MANY = settings.default.max_examples
 QA = {"question": "Who?", "answer": "Ada."}
 CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
 
@@ -588,13 +589,13 @@ def check_examples_or_one_line(call) -> None:
             text.encode("utf-8")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * MANY, deadline=None)
 @given(st.lists(rows_like | garbage, max_size=3))
 def test_whatever_the_rows_hold_there_are_examples_or_one_line(rows):
     check_examples_or_one_line(lambda: rows_from(rows))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2 * MANY, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]), st.data())
 def test_whatever_bytes_a_file_holds_there_are_examples_or_one_line(tmp_path, suffix, data):
     whole = b"question,answer\nWho?,Ada.\n" if suffix == ".csv" else json.dumps(QA).encode()
@@ -604,7 +605,7 @@ def test_whatever_bytes_a_file_holds_there_are_examples_or_one_line(tmp_path, su
     check_examples_or_one_line(lambda: read(tmp_path / f"a{suffix}"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 @given(st.text() | st.text(alphabet="./~:ab\0\ud800", max_size=6))
 def test_whatever_the_source_is_there_are_examples_or_one_line(source):
     def load_dataset(*_, **__):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deleatur.judges.contained import Contained
 from deleatur.metrics import METRICS
 from deleatur.metrics.accuracy import accuracy, accuracy_normalised
 from deleatur.metrics.familiarity import grad_norm, min_k, min_k_plus, zlib_loss
@@ -362,3 +363,16 @@ def test_every_metric_without_a_unit_is_a_number_from_zero_to_one_or_does_not_ap
         values = {name: m.of(record) for name, m in METRICS.items() if not m.unit}
         assert all(v is None or 0 <= v <= 1 for v in values.values()), values
         assert {name for name, v in values.items() if v is None} == set()
+
+
+anything = st.text(max_size=30) | st.text("aA éßİﬁ.\0\ud800\u202eא한中\u0301\u200d🦩\n", max_size=30)
+
+
+@given(answer=anything, said=anything, question=anything)
+def test_whatever_was_told_and_said_an_answer_is_judged_from_zero_to_one(answer, said, question):
+    """Also what no row may hold but a model may say, such as NUL or half a character."""
+    record = make(question=f"?{question}", answer=answer, generated=said)
+    values = [rouge_1(record), rouge_l(record), revealed(record), *Contained()([record])]
+    assert all(v is None or 0 <= v <= 1 for v in values)
+    again = make(question="?", answer=answer, generated=answer)
+    assert rouge_l(again) in (0.0, pytest.approx(1.0)), "0 where the answer has no words"

@@ -3,11 +3,14 @@
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deleatur.report import Shown, compare_table
 from deleatur.report.compare_text import Table, to_json, to_latex, to_markdown
@@ -157,3 +160,30 @@ def test_json_holds_means_and_every_run(shown: Callable[..., Shown]) -> None:
     assert (high["mean"]["UQ"], high["se"]["UQ"], high["mean"]["FQ"]) == (55.0, 5.0, None)
     assert [(r["seed"], r["UQ"], r["FQ"]) for r in high["runs"]] == [(0, 50.0, None), (1, 60.0, None)]
     assert read["notes"] and read["meanings"]["UQ"]
+
+
+MARKUP = r"</script> <b> <!-- \\ \end{tabular} \input{x} $x$ & % # { } _ ^ ~ | || ` * [x](y) ! ^^M é 🦩".split()
+MARKUP += ["\n", "\n\n# h", "\r", "\t", "\0", "\x1b[31m", "\x85", "\u2028", "\u202e", "- x", " "]
+names = st.lists(st.sampled_from(MARKUP), min_size=1, max_size=4).map("".join)
+MACROS = "begin toprule midrule textbf textbackslash textasciitilde textasciicircum pm times uparrow downarrow textless"
+MACROS += " textgreater textsuperscript bottomrule end"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names, names, names, names)
+def test_no_name_breaks_out_of_the_tables(
+    shown: Callable[..., Shown], label: str, suite: str, figure: str, lacks: str
+) -> None:
+    """Names of methods, suites, judges and figures are whatever stands in a file. Each stays in its cell or its note."""
+    named = {"name": suite, "gone": ["forget"], "kept": ["retain"], "score": "revealed", "judge": lacks}
+    whole = {"after": {figure: {"value": 0.5}, f"no {figure}": {"lacks": lacks}}}
+    table = compare_table([shown(label, {"suite": named, "whole": whole}), shown("b")])
+    cells, _, notes = to_markdown(table).partition("\n\n")
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in cells.split("\n")] == [len(table.columns) + 1] * 4
+    assert all(line.startswith("- ") for line in notes.rstrip("\n").split("\n"))
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<`]", cells + notes)
+    body, _, remarks = to_latex(table).partition("\\end{tabular}\n")
+    assert {*re.findall(r"\\([a-zA-Z]+)", body)} <= {*MACROS.split()}
+    assert [len(re.findall(r"(?<!\\)&", line)) for line in body.split("\n")[4:6]] == [len(table.columns) - 1] * 2
+    assert all(line.startswith("%") for line in remarks.splitlines())
+    assert all(c.isprintable() or c in "\n\u202e" for c in (cells + notes + body + remarks))
