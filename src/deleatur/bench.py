@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from deleatur.checkpoint import write_whole
 from deleatur.config import Run, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
-from deleatur.errors import ConfigError, Diverged
+from deleatur.errors import ConfigError, Diverged, going_on
 from deleatur.evidence import Progress, ask, before_training, encode_sets, require_trained, require_usable, suite_of
 from deleatur.folder import require_same_rows
 from deleatur.forward import TokenModel
@@ -35,8 +36,12 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
     `base` says on what and how long; the methods take from it all but their own settings. What is finished is not done
     again, so an interrupted bench goes on, and several processes may work at different methods in one folder.
     """
-    bench = Workbench(base, budget, progress)
-    todo = [(m, s) for m in budget.methods for s in budget.seeds]
+    with going_on("the same command"):
+        return _run_bench(Workbench(base, budget, progress), progress)
+
+
+def _run_bench(bench: Workbench, progress: Progress) -> list[Path]:
+    todo = [(m, s) for m in bench.budget.methods for s in bench.budget.seeds]
     began, done, made = time.monotonic(), 0, []
     for number, (method, seed) in enumerate(todo):
         folder = bench.out / method / f"seed-{seed}"
@@ -99,11 +104,9 @@ class Workbench:
             self.progress.phase(f"{method} is left out: {e}")
             return False
         folder.mkdir(exist_ok=True)
-        (folder / "run.yaml").write_text(to_yaml(replace(run, out=str(folder))), encoding="utf-8")
-        (folder / "steps.jsonl").write_text("".join(json.dumps(asdict(s)) + "\n" for s in outcome.steps), encoding="utf-8")
-        part = folder / "results.part"
-        part.write_text(json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(folder / "results.json")
+        write_whole(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
+        write_whole(folder / "steps.jsonl", (json.dumps(asdict(s)) + "\n" for s in outcome.steps))
+        write_whole(folder / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
         return True
 
     def method(self, name: str) -> Run:
@@ -148,7 +151,7 @@ def require_same_terms(out: Path, base: Run, budget: Budget) -> None:
     }
     path = out / "bench.json"
     if not path.exists():
-        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(now, indent=2) + "\n")
     elif (then := json.loads(path.read_text(encoding="utf-8"))) != now:
         changed = [key for key in _paths(now) if _paths(then).get(key) != _paths(now)[key]]
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,10 @@ class Checkpoints:
         shutil.rmtree(place, ignore_errors=True)  # of this step there can only be a harmed one
         part.rename(place)
         _flush(self.folder)
-        for old in self._places()[self.keep :]:
-            shutil.rmtree(old)
+        newest = [one for one in self._places() if one <= place][: self.keep]  # those of later steps are harmed
+        for old in self._places():
+            if old not in newest:
+                shutil.rmtree(old)
 
     def newest(self) -> int:
         """The step of the newest checkpoint that is whole, 0 where there is none."""
@@ -67,14 +69,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step meanwhile; a second Ctrl-C stops at once."""
+        """Ctrl-C and SIGTERM ask for a stop after the step meanwhile; the second of them stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def hear(number: int, frame: object) -> None:
             if self.heard is not None:
-                raise KeyboardInterrupt
+                raise Interrupted("interrupted", signal=number)
             self.heard = number
 
         before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -83,12 +85,13 @@ class Checkpoints:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if self.heard is not None:  # too late for a step to end with it
+            raise Interrupted("interrupted after the last step", signal=self.heard)
 
     def stop_if_asked(self, step: int) -> None:
         """Raises Interrupted once a signal was heard; the state has to be kept by then."""
         if self.heard is not None:
-            said = f"interrupted after step {step}, which is kept; go on with: deleatur forget {self.folder.parent} --resume"
-            raise Interrupted(said, signal=self.heard)
+            raise Interrupted(f"interrupted after step {step}, which is kept", signal=self.heard)
 
     def _is_whole(self, place: Path) -> bool:
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -103,6 +106,19 @@ class Checkpoints:
 
     def _places(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text file, or lines with their ends, whole or not at all; until then what stood there stays."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as f:
+            f.writelines([text] if isinstance(text, str) else text)
+        _flush(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

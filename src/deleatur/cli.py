@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from deleatur import __version__
 from deleatur.arguments import parse, peek, positional
 from deleatur.config import Run, from_yaml, nearest
 from deleatur.data.files import printable
-from deleatur.errors import ConfigError, DeleaturError, Interrupted
+from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
 from deleatur.recipes import RECIPES, Demo
+from deleatur.settings import Guard
 from deleatur.verbs import Bench, Compare, Evaluate, Forget, Methods, Metrics, Report, Score
 
 USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
@@ -37,11 +40,14 @@ Make a language model forget exactly what it must, and nothing else.
   compare    put finished runs side by side in one table and one page
   methods    list the methods by name, with their papers and settings (recipes is the same)
   metrics    list what is measured, with its direction and meaning
+
+exits 0 when done, 2 when an input is at fault, 4 when training came to harm and was rolled back, 75 when terminated
+(SIGTERM), 130 when interrupted (Ctrl-C); the last line says what was seen, and how to go on or what to change
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `deleatur`. Exits 0 when done, 2 when the user can mend it, 130 when interrupted."""
+    """The command `deleatur`. How it exits stands in USAGE."""
     args = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], None]] = {
         "forget": _forget,
@@ -69,15 +75,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if args[0] not in verbs:
             raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], list(verbs))}; there are {', '.join(verbs)}")
-        verbs[args[0]](args[1:])
+        with _terminable():
+            verbs[args[0]](args[1:])
+    except Diverged as e:
+        _fail(str(e), 4)
     except DeleaturError as e:
         _fail(str(e), 2)
-    except Interrupted as e:
-        _fail(str(e), 130 if e.signal == signal.SIGINT else 75)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was saved beyond what the run folder holds", 130)
+    except KeyboardInterrupt as e:
+        number = getattr(e, "signal", signal.SIGINT)
+        _fail(str(e) or "interrupted; nothing was kept", 130 if number == signal.SIGINT else 75)
     except OSError as e:
         _fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}", 2)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted("terminated", signal=number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> None:
@@ -204,7 +229,8 @@ def _demo(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    run: Any = Run(model=tyro.MISSING, **_rows(args))  # pyright: ignore[reportArgumentType]
+    unguarded = Guard(retain=None, probe=None)  # what a method does by itself is what is compared
+    run: Any = Run(model=tyro.MISSING, guard=unguarded, **_rows(args))  # pyright: ignore[reportArgumentType]
     command = parse(Bench, args, verb="bench", default=Bench(run=run))
     from deleatur.bench import run_bench
     from deleatur.console import watch

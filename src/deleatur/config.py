@@ -16,7 +16,7 @@ from deleatur.data.files import show
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, AnyImportance, Learned
 from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
-from deleatur.settings import Data, Evaluation, Judge, Keep, Lora, Train, require
+from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,8 @@ class Run:
     """The model's turn."""
     keep: Keep = field(default_factory=Keep)
     """Checkpoints during training."""
+    guard: Guard = field(default_factory=Guard)
+    """When training ends by itself."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     """What is asked before and after."""
     judge: Judge = field(default_factory=Judge)

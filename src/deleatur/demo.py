@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from deleatur.checkpoint import write_whole
 from deleatur.config import Run, from_yaml, to_dict
 from deleatur.data.batches import told
 from deleatur.data.encode import encode_all, make_encoder
@@ -75,7 +76,7 @@ def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
     """The run's questions asked of a model that was told everything but the forgotten people; kept in the run folder."""
     model = _told(demo, _world(demo).retain, progress)
     figures = evaluate(replace(run, model=str(model)), progress)
-    (Path(demo.out) / "reference.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_whole(Path(demo.out) / "reference.json", json.dumps(figures, indent=2) + "\n")
     return figures
 
 
@@ -129,7 +130,7 @@ def write_world(world: World, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("forget", "retain", "holdout"):
         lines = (json.dumps(row_of(e), ensure_ascii=False) + "\n" for e in getattr(world, name))
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_whole(folder / f"{name}.jsonl", lines)
 
 
 def row_of(example: Example) -> dict[str, object]:

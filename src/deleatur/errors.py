@@ -1,5 +1,9 @@
 """What can go wrong, by whose hand it is mended."""
 
+import contextlib
+import signal
+from collections.abc import Iterator
+
 
 class DeleaturError(Exception):
     """Anything the user can mend. The message says what was seen, what is needed and what to do."""
@@ -21,9 +25,19 @@ class Diverged(DeleaturError):
     """Training left the range in which its result means anything."""
 
 
-class Interrupted(Exception):
-    """Somebody asked for a stop, by a signal; nothing is wrong."""
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked for a stop, by a signal; nothing is wrong. What catches errors lets it pass, as it does Ctrl-C."""
 
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+@contextlib.contextmanager
+def going_on(how: str) -> Iterator[None]:
+    """A stop that somebody asks for meanwhile says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        said = f"{str(e) or 'interrupted'}; go on with: {how}"
+        raise Interrupted(said, signal=getattr(e, "signal", signal.SIGINT)) from e

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.atwu import Scorer
+from deleatur.checkpoint import write_whole
 from deleatur.config import Run, to_dict
 from deleatur.data.encode import Encoder
 from deleatur.errors import ConfigError, DataError, ModelError
@@ -68,8 +69,8 @@ def free_folder(run: Run) -> Path:
 
 
 def require_empty(out: Path) -> Path:
-    """The folder itself, where there is none yet, or nothing in it but a lock."""
-    if out.exists() and (not out.is_dir() or any(inside.name != LOCK for inside in out.iterdir())):
+    """The folder itself, where there is none yet, or nothing in it but a lock and what a kill cut off."""
+    if out.exists() and (not out.is_dir() or any(p.name != LOCK and p.suffix != ".part" for p in out.iterdir())):
         raise ConfigError(f"{out} exists; give --out a new folder")
     return out
 
@@ -77,16 +78,21 @@ def require_empty(out: Path) -> Path:
 def unfinished_folder(run: Run) -> Path:
     """The folder of a run that was interrupted. Raises ConfigError where there is nothing to go on with."""
     out = Path(run.out or "")
-    if (out / "results.json").exists():
+    if has_results(out) and (out / "report.html").exists() and not (out / "checkpoints").exists():
         raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
     return out
+
+
+def has_results(out: Path) -> bool:
+    """Is all there but, perhaps, the report?"""
+    return (out / "results.json").exists()
 
 
 def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
     if not path.exists():
-        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(now, indent=2) + "\n")
     elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
 
@@ -109,25 +115,26 @@ def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
 
 
 def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Records, importance, model, scorer, and last of all the results."""
+    """Importance, model, scorer, and last of all the results."""
     before, after = outcome.records["before"], outcome.records["after"]
-    write_records(out / "records" / "after.jsonl", after)
     write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
+    aside = out / "model.part"
     try:
-        save(outcome.model, tokenizer, out / "model")
+        save(outcome.model, tokenizer, aside)
         if outcome.scorer is not None:
-            save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.safetensors")
+            save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.part")
+            (out / "scorer.part").replace(out / "scorer.safetensors")
     except SafetensorError as e:  # how a full disk sounds from there
         raise ConfigError(f"{out} cannot be written ({e}); free some space or change --out") from e
-    (out / "results.json").write_text(json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(out / "model", ignore_errors=True)  # of the same run, killed before its results were written
+    aside.rename(out / "model")
+    write_whole(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
-    """One line a record, with its set; whole or not at all."""
+    """One line a record, with its set."""
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    write_lines(part, ({"set": name, **asdict(r)} for name, records in sets.items() for r in records))
-    part.replace(path)
+    write_lines(path, ({"set": name, **asdict(r)} for name, records in sets.items() for r in records))
 
 
 def read_records(path: Path) -> dict[str, list[Record]] | None:
@@ -161,9 +168,8 @@ def importance_lines(records: Sequence[Record], before: Sequence[str | None]) ->
 
 
 def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """JSON Lines, UTF-8."""
-    with path.open("w", encoding="utf-8") as f:
-        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """JSON Lines, UTF-8; whole or not at all."""
+    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def load_scorer(folder: Path, width: int) -> Scorer:

@@ -18,13 +18,14 @@ from torch.optim import LBFGS, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from deleatur.atwu import Descent, LearnedImportance, Scorer
-from deleatur.checkpoint import Checkpoints
+from deleatur.checkpoint import Checkpoints, write_whole
 from deleatur.config import Run
 from deleatur.data.batches import evenly, in_batches, windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.errors import ConfigError, ModelError
 from deleatur.folder import load_scorer
 from deleatur.forward import State, TokenModel
+from deleatur.guard import Warden
 from deleatur.importance import SULLM, Contrast, Learned
 from deleatur.model import load
 from deleatur.objective import RETAIN_TERMS
@@ -57,10 +58,12 @@ def alternate(
     phase: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Step, int], None] = lambda step, steps: None,
     folder: Path | None = None,
+    warden: Warden | None = None,
 ) -> tuple[Importance, list[Step]]:
     """The unlearning itself, in place; returns the importance as it ended and what each step did.
 
     `folder` is the run's, for what is too large for the memory, and for checkpoints, from the newest of which it goes on.
+    `warden` may end it before its last step.
     """
     require_parts(model, run)
     loss = run.loss.tokenized(encoder.tokens) if isinstance(run.loss, ReadsTokens) else run.loss
@@ -72,17 +75,23 @@ def alternate(
     reference = reference_of(model, batches + lessons, loss, run, folder)
     importance = make_importance(run, loss, model, rows, reference, accelerator, steps=count, lessons=len(lessons))
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", every=run.keep.every, keep=run.keep.newest)
-    steps = [] if checkpoints is None else steps_before(folder / "steps.jsonl", checkpoints)  # pyright: ignore
+    steps = [] if folder is None or checkpoints is None else steps_before(folder / "steps.jsonl", checkpoints)
+    if folder is not None and len(steps) < count:
+        (folder / "records" / "after.jsonl").unlink(missing_ok=True)  # it would be of another training
 
     def heard(step: Step) -> None:
         steps.append(step)
         on_step(step, count)
+        if warden is not None:
+            warden.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
 
     if isinstance(importance, LearnedImportance) and lessons and not steps:
         phase(f"The scorer alone: {passes} passes")
         teach(importance, model, lessons)
     phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
-    with training_only(model, run.train.only), checkpoints.listening() if checkpoints else nullcontext():
+    listening = checkpoints.listening() if checkpoints else nullcontext()
+    holding = warden.holding(importance, steps, checkpoints) if warden else nullcontext()
+    with training_only(model, run.train.only), listening, holding:
         fit(
             model,
             batches,
@@ -101,8 +110,8 @@ def alternate(
 
 def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
     """The steps that the newest checkpoint has behind it; what the log tells of later ones is cut off."""
-    lines = log.read_text(encoding="utf-8").splitlines()[: checkpoints.newest()]
-    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    lines = log.read_text(encoding="utf-8").splitlines()[: checkpoints.newest()] if log.exists() else []
+    write_whole(log, (f"{line}\n" for line in lines))
     return [Step(**json.loads(line)) for line in lines]
 
 

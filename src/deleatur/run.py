@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.atwu import LearnedImportance
+from deleatur.checkpoint import write_whole
 from deleatur.config import Run, from_yaml, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import read_rows, refuse_overlap, rows_from
-from deleatur.errors import ConfigError, Diverged
+from deleatur.errors import ConfigError, Diverged, going_on
 from deleatur.evaluate import measure
 from deleatur.evidence import (
     Progress,
@@ -36,7 +37,9 @@ from deleatur.folder import (
     Outcome,
     Records,
     free_folder,
+    has_results,
     importance_lines,
+    read_records,
     require_empty,
     require_same_rows,
     require_space,
@@ -46,12 +49,14 @@ from deleatur.folder import (
     whole_of,
     write_lines,
     write_outcome,
+    write_records,
 )
 from deleatur.forward import TokenModel
+from deleatur.guard import Warden, nothing_forgotten
 from deleatur.harness import ask_harness
 from deleatur.importance import Learned
 from deleatur.lock import alone
-from deleatur.method import alternate, require_parts, start_of
+from deleatur.method import alternate, require_parts, start_of, training_only
 from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
 from deleatur.recipes import RECIPES
 from deleatur.report import write_report
@@ -65,9 +70,11 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     With `resume` the folder `run.out` is one that was interrupted: it goes on from the newest checkpoint, to the same bits.
     Raises Interrupted when a signal asked for a stop.
     """
+    out = unfinished_folder(run) if resume else free_folder(run)
+    if resume and has_results(out):
+        return finish(out)
     suite = suite_of(run)
     require_trained(suite)
-    out = unfinished_folder(run) if resume else free_folder(run)
     run = replace(run, out=str(out))
     judge_of(run)  # is it there?
     model, tokenizer = load(run.model, precision=run.train.precision)
@@ -80,8 +87,9 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
         out.chmod(0o700)  # the rows' text is for its owner alone
     with alone(out):
         unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
-        _carry_out(run, model, tokenizer, rows, suite, progress)
-    return out
+        if not resume:
+            write_whole(out / "run.yaml", to_yaml(run))  # from here on it can be gone on with
+        return _carry_out(run, model, tokenizer, rows, suite, progress)
 
 
 def _carry_out(
@@ -91,29 +99,37 @@ def _carry_out(
     rows: dict[str, list[Encoded]],
     suite: Suite,
     progress: Progress,
-) -> None:
+) -> Path:
     """What comes of a checked run, in its folder."""
     out = Path(run.out or "")
     require_same_rows(out, rows)
     progress.phase(to_yaml(run).rstrip())
-    (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
     encoder = make_encoder(tokenizer, run.data)
     for name, encoded in rows.items():
         if cut := sum(map(encoder.is_cut, encoded)):
             limit = f"data.max_length {run.data.max_length}"
             progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
-    (out / "steps.jsonl").touch()
 
     def heard(step: Step, steps: int) -> None:
         with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(step)) + "\n")
         progress.step(step, steps)
 
-    outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)
-    progress.phase("Writing the run folder")
-    write_outcome(outcome, tokenizer, out)
+    with going_on(f"deleatur forget {out} --resume"):
+        outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)
+        progress.phase("Writing the run folder")
+        write_outcome(outcome, tokenizer, out)
+        return finish(out)
+
+
+def finish(out: Path) -> Path:
+    """What is left to do once there are results; returns the folder. Raises Diverged where they are of a run rolled back."""
     write_report(out)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    if results.get("ended") == "rolled back":
+        raise Diverged(f"{results['notes'][0].rstrip('.')}; the model of that step and its report are in {out}")
+    return out
 
 
 def forget(
@@ -165,10 +181,16 @@ def unlearn(
     records = (
         dict(known) if known is not None else before_training(model, tokenizer, rows, run, suite, progress, folder=folder)
     )
-    importance, steps = change(model, tokenizer, rows, run, progress, folder=folder)
-    records["after"] = ask(model, tokenizer, rows, run, suite, progress, importance=importance)
+    importance, steps, warden = change(model, tokenizer, rows, run, progress, folder=folder)
+    asked = None if folder is None else folder / "records" / "after.jsonl"
+    found = None if asked is None else read_records(asked)
+    records["after"] = found or ask(model, tokenizer, rows, run, suite, progress, importance=importance)
+    if asked is not None and not found:
+        write_records(asked, records["after"])
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
+    notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
+    results |= {"ended": warden.ended, "notes": warden.notes + notes}
     scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
     return Outcome(model=model, scorer=scorer, results=results, records=records, steps=tuple(steps))
 
@@ -181,7 +203,7 @@ def change(
     progress: Progress = Progress(),
     *,
     folder: Path | None = None,
-) -> tuple[Importance, list[Step]]:
+) -> tuple[Importance, list[Step], Warden]:
     """The unlearning alone, in place: what `unlearn` does between its evaluations."""
     torch.manual_seed(run.seed)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -191,12 +213,16 @@ def change(
     if run.train.checkpointing:
         checkpoint_activations(model)
     encoder = make_encoder(tokenizer, run.data)
-    importance, steps = alternate(
-        TokenModel(model), rows, run, encoder, accelerator, phase=progress.phase, on_step=progress.step, folder=folder
-    )
+    tokens = TokenModel(model)
+    with training_only(tokens, run.train.only):
+        warden = Warden(run.guard, run.train, tokens, rows, encoder, batch=run.evaluation.batch)
+    says = {"phase": progress.phase, "on_step": progress.step}
+    importance, steps = alternate(tokens, rows, run, encoder, accelerator, **says, folder=folder, warden=warden)
+    for note in warden.notes:
+        progress.phase(note)
     merge_adapters(model)  # what is asked is what is saved
     require_finite(model, Diverged, "the last step; lower train.lr or train.gamma")
-    return importance, steps
+    return importance, steps, warden
 
 
 def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:

@@ -124,6 +124,27 @@ class Keep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Guard:
+    """When training ends by itself: before harm, rolled back to the last checkpoint, or when it is done."""
+
+    retain: float | None = 3.0
+    """Times its start (1 nat at least) that the retain rows' NLL may reach, a mean over 5 steps, above 1; none: any."""
+    probe: float | None = 2.0
+    """The same for a dozen everyday sentences, asked before each checkpoint; none asks none."""
+    stop: int | None = None
+    """Steps between looks, at least 1: done once forget rows, asked in other words, are like holdout rows; none: no look."""
+    budget: float = 0.1
+    """Nats by which the retain rows' NLL may have risen where training stops as done, 0 or more."""
+
+    def __post_init__(self) -> None:
+        for name in ("retain", "probe"):
+            factor = getattr(self, name)
+            require(factor is None or factor > 1, f"guard.{name}", factor, "above 1")
+        require(self.stop is None or self.stop >= 1, "guard.stop", self.stop, "1 or more")
+        require(self.budget >= 0, "guard.budget", self.budget, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """What is asked of the model before and after."""
 

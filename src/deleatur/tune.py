@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deleatur.checkpoint import write_whole
 from deleatur.config import Run
 from deleatur.errors import ConfigError, Diverged
 from deleatur.importance import WGA, SatImp
@@ -102,7 +103,7 @@ def read_trials(log: Path) -> list[dict[str, Any]]:
             done += [json.loads(line)] if line else []
         except ValueError:
             break
-    log.write_text("".join(json.dumps(t) + "\n" for t in done), encoding="utf-8")
+    write_whole(log, (json.dumps(t) + "\n" for t in done))
     return done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -9,9 +10,12 @@ import sys
 import time
 from contextlib import nullcontext
 
+import pytest
+from killing import whole
+
 from deleatur.evidence import Progress
 
-LINE = "deleatur: interrupted; nothing was saved beyond what the run folder holds"
+LINE = "deleatur: interrupted; go on with: deleatur forget run --resume"
 
 
 def test_an_interrupt_during_a_step_ends_the_run_in_one_line(home, tmp_path, call, monkeypatch):
@@ -25,8 +29,35 @@ def test_an_interrupt_during_a_step_ends_the_run_in_one_line(home, tmp_path, cal
     assert (tmp_path / "run" / "steps.jsonl").read_text(encoding="utf-8").count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "word", "trained"),
+    [(signal.SIGTERM, 75, "terminated", False), (signal.SIGINT, 130, "interrupted", True)],
+)
+def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word, trained, home, tmp_path, call, monkeypatch):
+    """Before training and after it; what was done by then is not done again."""
+    alone, done = call(*home.forget("alone", "--keep.every", "1")), []
+    assert alone.code == 0
+
+    def asked(what, count, total):
+        if (tmp_path / "run" / "checkpoints").exists() is trained:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(asked=asked)))
+        said = call(*home.forget("run", "--keep.every", "1"))
+    assert (said.code, said.out) == (code, "")
+    assert said.err == f"deleatur: {word}; go on with: deleatur forget run --resume\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "deleatur.console.watch", lambda: nullcontext(Progress(step=lambda step, steps: done.append(step.step)))
+        )
+        assert call("forget", "run", "--resume").code == 0
+    assert done == ([] if trained else [1, 2, 3, 4])
+    assert whole(tmp_path / "run") == whole(tmp_path / "alone")
+
+
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
-    command = home.forget("run", "--train.epochs", "100000", "--evaluation.rows", "1")
+    command = home.forget("run", "--train.epochs", "5000", "--evaluation.rows", "1")
     process = subprocess.Popen(
         [sys.executable, "-c", "from deleatur.cli import main; main()", *command],
         stdout=subprocess.PIPE,

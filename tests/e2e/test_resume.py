@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from contextlib import nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import whole
 
 from deleatur.checkpoint import Checkpoints
 from deleatur.evidence import Progress
@@ -39,23 +39,6 @@ def stopped_at(monkeypatch, step: int, stop) -> None:
 
 def killed() -> None:
     raise SystemExit(137)  # as little is cleaned up as by a kill: nothing in the run catches it
-
-
-def whole(folder: Path) -> dict[str, object]:
-    """What must be the same: weights, scorer, importance, records, and all results that are no cost or folder."""
-    results = json.loads((folder / "results.json").read_text())
-    results.pop("cost")
-    results["run"].pop("out")
-    files = (
-        "model/model.safetensors",
-        "scorer.safetensors",
-        "importance.jsonl",
-        "records/before.jsonl",
-        "records/after.jsonl",
-    )
-    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
-    told = [[s[k] for k in ("step", "loss", "grad_norm", "lr", "scorer")] for s in steps]
-    return {"results": results, "steps": told} | {name: (folder / name).read_bytes() for name in files}
 
 
 @pytest.mark.parametrize("method", METHODS)

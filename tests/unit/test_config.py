@@ -16,12 +16,13 @@ from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, WGA, Learned, Uniform
 from deleatur.losses import FORGET_LOSSES, NPO, GradientDifference
 from deleatur.recipes import RECIPES, Demo
-from deleatur.settings import Data, Evaluation, Keep, Lora, Train
+from deleatur.settings import Data, Evaluation, Guard, Keep, Lora, Train
 
 ROWS = {"model": "m", "forget": "f", "retain": "r"}
 above = st.floats(1e-12, 1e6)
 share = st.floats(0, 0.999)
 weight = st.floats(0, 1e6)
+factor = st.floats(1.001, 1e6)
 count = st.integers(1, 10**6)
 text = st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=20)
 precision = st.sampled_from(["fp32", "bf16"])
@@ -91,6 +92,9 @@ RUNS = some(  # every value in its range, as plain values
         "lora": some({"rank": st.none() | count, "alpha": count}),
         "train": some(TRAIN),
         "keep": some({"every": st.none() | count, "newest": count}),
+        "guard": some(
+            {"retain": st.none() | factor, "probe": st.none() | factor, "stop": st.none() | count, "budget": weight}
+        ),
         "evaluation": some(EVALUATION),
         "judge": some(JUDGE),
     }
@@ -191,11 +195,12 @@ class TestRefusals:
     def test_what_is_not_a_run_is_refused_with_the_place_and_the_reason(self, raw, words):
         assert f"run.yaml: {words}" in refused(raw)
 
-    @pytest.mark.parametrize("section", ["", "data", "lora", "train", "keep", "evaluation", "importance"])
+    @pytest.mark.parametrize("section", ["", "data", "lora", "train", "keep", "guard", "evaluation", "importance"])
     def test_a_value_of_another_type_is_refused_by_name(self, section):
         """A list of lists is no value of any setting."""
         cls = {"": Run, "data": Data, "lora": Lora, "train": Train, "importance": Learned}.get(section) or {
             "keep": Keep,
+            "guard": Guard,
             "evaluation": Evaluation,
         }[section]
         for field in dataclasses.fields(cls):
@@ -245,6 +250,10 @@ class TestRefusals:
             ("train.warmup", [-0.1, 1.0, math.nan]),
             ("keep.every", [0, -1]),
             ("keep.newest", [0]),
+            ("guard.retain", [1.0, 0.0, math.nan]),
+            ("guard.probe", [1.0, math.inf]),
+            ("guard.stop", [0, -1]),
+            ("guard.budget", [-0.1]),
             ("evaluation.new_tokens", [0]),
             ("evaluation.rows", [0]),
             ("evaluation.batch", [0]),
@@ -398,7 +407,7 @@ class TestRefusals:
 
 class TestValues:
     @pytest.mark.parametrize(
-        "cls", [Run, Data, Lora, Train, Keep, Evaluation, Demo, Learned, Uniform, WGA, GradientDifference, NPO]
+        "cls", [Run, Data, Lora, Train, Keep, Guard, Evaluation, Demo, Learned, Uniform, WGA, GradientDifference, NPO]
     )
     def test_settings_are_frozen_slotted_and_named(self, cls):
         value = cls(**ROWS) if cls is Run else cls()
@@ -409,7 +418,9 @@ class TestValues:
         with pytest.raises(TypeError):
             cls("positional")
 
-    @pytest.mark.parametrize("cls", [Run, Data, Lora, Train, Keep, Evaluation, Demo, Learned, WGA, GradientDifference, NPO])
+    @pytest.mark.parametrize(
+        "cls", [Run, Data, Lora, Train, Keep, Guard, Evaluation, Demo, Learned, WGA, GradientDifference, NPO]
+    )
     def test_every_field_says_what_it_is(self, cls):
         """`--help` is made of the lines under the fields."""
         from tyro import _docstrings

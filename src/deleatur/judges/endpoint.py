@@ -223,7 +223,8 @@ def read_cache(file: Path) -> dict[str, float]:
     """Verdicts by hash; a line that was cut off as the run was interrupted is passed over, and ended."""
     text = file.read_text(encoding="utf-8")
     if not text.endswith("\n"):
-        file.write_text(text + "\n", encoding="utf-8")
+        with file.open("a", encoding="utf-8") as f:
+            f.write("\n")
     known: dict[str, float] = {}
     for line in text.split("\n"):
         with suppress(ValueError, KeyError, TypeError):

@@ -29,6 +29,8 @@ RESULTS: Shape = {
 MORE: dict[str, Shape] = {
     "whole": {...: {...: {}}},
     "suite": {"gone": [str], "kept": [str], "score": str},
+    "ended": str,
+    "notes": [str],
     "method": str,
     "seed": int,
 }

@@ -75,7 +75,7 @@ def percent(value: float | None, se: float | None = None, *, sign: bool = True) 
 
 
 def verdict(results: dict[str, Any]) -> list[str]:
-    """What happened, in sentences: as asked in training, in other words, and on rows that the model never saw.
+    """What happened, in sentences: the run's notes, then as asked in training, in other words, and on rows never seen.
 
     Speaks of `revealed`, or of the first known metric that forget rows have.
     """
@@ -85,7 +85,8 @@ def verdict(results: dict[str, Any]) -> list[str]:
         return ["Nothing was measured on forget rows."]
     said = {r.set: f"{percent(r.before)} → {percent(r.after)} (n = {r.n})" for r in rows if r.metric == metric}
     name = metric_name(metric)
-    lines = [f"{name[0].upper()}{name[1:]} on " + _both(said, "forget", "retain", "; on ", ": ") + "."]
+    lines = [*results.get("notes", ())]
+    lines.append(f"{name[0].upper()}{name[1:]} on " + _both(said, "forget", "retain", "; on ", ": ") + ".")
     if "forget_paraphrased" in said:
         lines.append(f"Asked in other words: {_both(said, 'forget_paraphrased', 'retain_paraphrased', '; ', ' ')}.")
     if "holdout" in said:

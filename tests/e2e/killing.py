@@ -1,0 +1,192 @@
+"""Runs commands that are killed (kill -9), over and over, and goes on with them: `python killing.py PLANS.json`.
+
+Everything is imported once; each life of a command is a fork. A death is random: after so many seconds, or at the n-th
+operation on a file of its folder (a file opened for writing, renamed or removed, a folder made or removed), and what was
+being written is left torn: the beginning of another text stands where the file would have been, or at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+TORN = b'{"torn'
+DEATHS_OF_A_RUN = 4  # then it may come to its end
+
+
+def whole(folder: Path) -> dict[str, object]:
+    """What must be the same of a run: which files there are, weights, scorer, importance, records, and all results and steps
+    but what they cost and where they lie."""
+    results = json.loads((folder / "results.json").read_text())
+    results.pop("cost")
+    results["run"].pop("out")
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    told = [[s[k] for k in ("step", "loss", "grad_norm", "lr", "scorer")] for s in steps]
+    files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    exact = [n for n in files if n not in ("results.json", "steps.jsonl", "run.yaml", "report.html")]
+    return {"results": results, "steps": told, "files": list(files)} | {n: files[n].read_bytes() for n in exact}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """How a process ended: its exit code, None where it was killed; how many operations it had begun, and the last one."""
+
+    code: int | None
+    operations: int
+    last: str
+    seconds: float
+
+
+def live(args: Sequence[str], folder: Path, *, at: int | None = None, after: float | None = None) -> Life:
+    """One process of the command, killed at an operation or after seconds, or left alone."""
+    told, telling = os.pipe()
+    began = time.monotonic()
+    child = os.fork()
+    if not child:
+        os.close(told)
+        be_killed(folder, at, telling)
+        os._exit(carry_out(args, folder.with_suffix(".log")))
+    os.close(telling)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(told, encoding="utf-8") as f:
+        operations = f.read().splitlines()
+    _, status = os.waitpid(child, 0)
+    code = None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    last = operations[-1] if operations else ""
+    return Life(code=code, operations=len(operations), last=last, seconds=time.monotonic() - began)
+
+
+def be_killed(folder: Path, at: int | None, telling: int) -> None:
+    """From now on this process tells of each operation on a file of the folder, and dies at one of them."""
+    count, busy = 0, False
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal count, busy
+        if busy or event not in OPERATIONS or not isinstance(args[0], str | os.PathLike):
+            return
+        path = os.fspath(args[0])
+        inside = Path(path).is_relative_to(folder)
+        if not inside and not (event in ("os.remove", "os.rmdir") and args[-1] != -1):  # rmtree goes by open folders
+            return
+        if event == "open" and not (args[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        busy, count = True, count + 1
+        os.write(telling, f"{event} {path}\n".encode())
+        if count == at:
+            if event == "open":
+                how = os.O_APPEND if args[2] & os.O_APPEND else os.O_TRUNC
+                os.write(os.open(path, os.O_WRONLY | os.O_CREAT | how), TORN)
+            os.kill(os.getpid(), signal.SIGKILL)
+        busy = False
+
+    sys.addaudithook(hook)
+
+
+def carry_out(args: Sequence[str], log: Path) -> int:
+    """The command itself; what it says goes to a file."""
+    from deleatur.cli import main
+
+    with log.open("a", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
+        try:
+            main(list(args))
+        except SystemExit as e:
+            return int(e.code or 0)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def import_all() -> None:
+    """What commands import, before there is any thread; safetensors, which writes past Python, tells of its files too."""
+    import matplotlib.figure
+    import torch
+    import transformers.modeling_utils
+    import transformers.models.llama.modeling_llama
+
+    import deleatur.bench
+    import deleatur.cli
+    import deleatur.console
+    import deleatur.tune
+
+    assert matplotlib.figure
+    torch.set_num_threads(1)
+
+    def telling(save):
+        def saved(tensors, path, *args, **more):
+            sys.audit("open", os.fspath(path), "wb", os.O_WRONLY)
+            return save(tensors, path, *args, **more)
+
+        return saved
+
+    modules = deleatur.checkpoint, deleatur.folder  # pyright: ignore
+    for module, name in [*((m, "save_file") for m in modules), (transformers.modeling_utils, "safe_save_file")]:
+        setattr(module, name, telling(getattr(module, name)))
+    value_of = deleatur.bench.Workbench.value_of
+
+    def once(bench: deleatur.bench.Workbench, run: Any) -> float:
+        lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
+        if any(line.endswith("}") and json.loads(line)["values"] == deleatur.tune.values_of(run) for line in lines):
+            bench.out.with_suffix(".twice").touch()
+        return value_of(bench, run)
+
+    deleatur.bench.Workbench.value_of = once
+
+
+def main(plan: dict[str, Any]) -> dict[str, Any]:
+    """Kills `plan["kills"]` lives of the command `first` (with {out} for its folder), which is gone on with by `again` once
+    the file `begun` is there.
+
+    Returns how each death came about, the folders of the runs that came to their end, and what exited otherwise.
+    """
+    home, draw = Path(plan["home"]), random.Random(plan["seed"])
+    assert carry_out(command(plan["first"], home / "warm"), home / "warm.log") == 0  # forks have what it imported and cached
+    alone = home / "alone"
+    once = live(command(plan["first"], alone), alone)
+    assert once.code == 0, alone.with_suffix(".log").read_text()
+    deaths: list[str] = []
+    ended: list[str] = []
+    wrong: list[str] = []
+    while len(deaths) < plan["kills"] and not wrong:
+        folder, died = home / f"run-{len(ended)}", 0
+        while True:
+            begun = (folder / plan["begun"]).exists()
+            args = command(plan["again" if begun else "first"], folder)
+            how: dict[str, Any] = {}
+            if died < DEATHS_OF_A_RUN and len(deaths) < plan["kills"]:
+                timed = len(deaths) % 5 == 4
+                most = once.operations if not died else once.operations // 3
+                how = {"after": draw.uniform(0, once.seconds)} if timed else {"at": draw.randint(1, most)}
+            life = live(args, folder, **how)
+            if life.code is None:
+                died += 1
+                deaths.append("time" if "after" in how else life.last.replace(str(folder), ""))
+            elif life.code == 0:
+                ended.append(str(folder))
+                break
+            else:
+                wrong.append(f"{args} after {deaths[-1:]}: {life.code}\n{folder.with_suffix('.log').read_text()[-2000:]}")
+                break
+    return {"alone": str(alone), "deaths": deaths, "ended": ended, "wrong": wrong, "operations": once.operations}
+
+
+def command(args: Sequence[str], folder: Path) -> list[str]:
+    return [a.replace("{out}", str(folder)) for a in args]
+
+
+if __name__ == "__main__":
+    import_all()
+    print(json.dumps([main(plan) for plan in json.loads(Path(sys.argv[1]).read_text())]))
