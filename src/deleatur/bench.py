@@ -24,6 +24,7 @@ from deleatur.metrics import METRICS
 from deleatur.model import exact_matmul, load
 from deleatur.recipes import RECIPES, Budget
 from deleatur.run import change, unlearn
+from deleatur.settings import Guard
 from deleatur.tune import search, values_of, with_values
 from deleatur.types import Encoded
 
@@ -118,7 +119,9 @@ class Workbench:
         if isinstance(importance, SULLM) and isinstance(base.importance, SULLM):
             importance = replace(importance, base=base.importance.base)
         own = {name: getattr(recipe.train, name) for name in OWN}
-        return replace(base, loss=recipe.loss, importance=importance, train=replace(base.train, **own), out=str(self.out))
+        no_end = Guard(retain=None, probe=None)  # harm is a result here
+        train = replace(base.train, **own)
+        return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
 
     def value_of(self, run: Run) -> float:
         """The suite's objective after this run, on kept minus gone sets."""
