@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from deleatur.config import Run, from_yaml, nearest
 from deleatur.errors import ConfigError, DeleaturError, Interrupted
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
+from deleatur.processes import is_first
 from deleatur.recipes import RECIPES, Demo
 from deleatur.verbs import Bench, Compare, Evaluate, Forget, Methods, Metrics, Report, Score
 
@@ -65,7 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    if not is_first():
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # one process speaks
+        warnings.simplefilter("ignore")
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and args[0] not in ("forget", "evaluate"):
+            raise ConfigError(f"{args[0]} runs in one process; forget and evaluate can be started in several")
         if args[0] not in verbs:
             raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], list(verbs))}; there are {', '.join(verbs)}")
         verbs[args[0]](args[1:])
@@ -80,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"deleatur: {' '.join(message.split())}", file=sys.stderr)
+    if is_first():
+        print(f"deleatur: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -26,6 +26,7 @@ from deleatur.importance import Learned
 from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
+from deleatur.processes import is_first
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
 
@@ -67,6 +68,8 @@ def unfinished_folder(run: Run) -> Path:
 def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
+    if not is_first():
+        return
     if not path.exists():
         path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
@@ -91,17 +94,19 @@ def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
 
 
 def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Records, importance, model, scorer, and last of all the results."""
+    """Records, importance, model, scorer, and last of all the results. Every process has to call it, the first writes."""
     before, after = outcome.records["before"], outcome.records["after"]
-    write_records(out / "records" / "after.jsonl", after)
-    write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
+    if is_first():
+        write_records(out / "records" / "after.jsonl", after)
+        write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
     try:
         save(outcome.model, tokenizer, out / "model")
-        if outcome.scorer is not None:
+        if outcome.scorer is not None and is_first():
             save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.safetensors")
     except SafetensorError as e:  # how a full disk sounds from there
         raise ConfigError(f"{out} cannot be written ({e}); free some space or change --out") from e
-    (out / "results.json").write_text(json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if is_first():
+        (out / "results.json").write_text(json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:

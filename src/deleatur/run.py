@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.atwu import LearnedImportance
@@ -51,6 +50,7 @@ from deleatur.harness import ask_harness
 from deleatur.importance import Learned
 from deleatur.method import alternate, require_parts, start_of
 from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
+from deleatur.processes import agree, count, gather, is_first, lay_out, start, will_shard
 from deleatur.recipes import RECIPES
 from deleatur.report import write_report
 from deleatur.train import Step
@@ -65,7 +65,8 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     """
     suite = suite_of(run)
     require_trained(suite)
-    out = unfinished_folder(run) if resume else free_folder(run)
+    start()
+    out = Path(agree(lambda: str(unfinished_folder(run) if resume else free_folder(run))))
     run = replace(run, out=str(out))
     judge_of(run)  # is it there?
     model, tokenizer = load(run.model, precision=run.train.precision)
@@ -73,20 +74,24 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_usable(model, rows, run)
     require_parts(TokenModel(model), run)
     require_space(model, out, run)
-    if not resume:
+    if not resume and is_first():
         out.mkdir(parents=True, exist_ok=True)
         out.chmod(0o700)  # the rows' text is for its owner alone
+    gather(None)  # nobody goes on before it is there
     require_same_rows(out, rows)
     progress.phase(to_yaml(run).rstrip())
-    (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
+    if is_first():
+        (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
+        (out / "steps.jsonl").touch()
     encoder = make_encoder(tokenizer, run.data)
     for name, encoded in rows.items():
         if cut := sum(map(encoder.is_cut, encoded)):
             limit = f"data.max_length {run.data.max_length}"
             progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
-    (out / "steps.jsonl").touch()
 
     def heard(step: Step, steps: int) -> None:
+        if not is_first():
+            return
         with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(step)) + "\n")
         progress.step(step, steps)
@@ -94,8 +99,10 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)
     progress.phase("Writing the run folder")
     write_outcome(outcome, tokenizer, out)
-    write_report(out)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
+    if is_first():
+        write_report(out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
+    gather(None)
     return out
 
 
@@ -144,12 +151,16 @@ def unlearn(
     """
     exact_matmul()
     suite = suite or replace(rows_suite({}), asked=tuple(rows))
-    model.to(Accelerator(cpu=not torch.cuda.is_available()).device)  # pyright: ignore[reportArgumentType]
+    start()
+    if will_shard():
+        adapt(model, run)  # before the weights lie over the processes
+    network = TokenModel(model)
+    lay_out(network)
     records = (
-        dict(known) if known is not None else before_training(model, tokenizer, rows, run, suite, progress, folder=folder)
+        dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
-    importance, steps = change(model, tokenizer, rows, run, progress, folder=folder)
-    records["after"] = ask(model, tokenizer, rows, run, suite, progress, importance=importance)
+    importance, steps = change(network, tokenizer, rows, run, progress, folder=folder)
+    records["after"] = ask(network, tokenizer, rows, run, suite, progress, importance=importance)
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
     scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
@@ -157,7 +168,7 @@ def unlearn(
 
 
 def change(
-    model: PreTrainedModel,
+    model: TokenModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list[Encoded]],
     run: Run,
@@ -166,20 +177,27 @@ def change(
     folder: Path | None = None,
 ) -> tuple[Importance, list[Step]]:
     """The unlearning alone, in place: what `unlearn` does between its evaluations."""
+    accelerator = start()
+    if not will_shard():
+        lay_out(model)
+        adapt(model.lm, run)
     torch.manual_seed(run.seed)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+    encoder = make_encoder(tokenizer, run.data)
+    importance, steps = alternate(
+        model, rows, run, encoder, accelerator, phase=progress.phase, on_step=progress.step, folder=folder
+    )
+    merge_adapters(model.lm)  # what is asked is what is saved
+    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
+    return importance, steps
+
+
+def adapt(model: PreTrainedModel, run: Run) -> None:
+    """Adapters and saved activations as the run has them. In place."""
+    torch.manual_seed(run.seed)
     if run.lora.rank is not None:
         add_adapters(model, run.lora)
     if run.train.checkpointing:
         checkpoint_activations(model)
-    encoder = make_encoder(tokenizer, run.data)
-    importance, steps = alternate(
-        TokenModel(model), rows, run, encoder, accelerator, phase=progress.phase, on_step=progress.step, folder=folder
-    )
-    merge_adapters(model)  # what is asked is what is saved
-    require_finite(model, Diverged, "the last step; lower train.lr or train.gamma")
-    return importance, steps
 
 
 def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:
@@ -187,12 +205,17 @@ def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] 
 
     `tasks` are put to it by lm-eval as well.
     """
+    start()
     suite = suite_of(run)
+    if tasks and count() > 1:
+        raise ConfigError("lm-eval's tasks are put to one process; leave --tasks out, or the launcher")
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
-    records = before_training(model, tokenizer, rows, run, suite, progress)
-    with precision_of(model, run.evaluation):
+    network = TokenModel(model)
+    lay_out(network)
+    records = before_training(network, tokenizer, rows, run, suite, progress)
+    with precision_of(network, run.evaluation):
         harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
     return {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before")} | harness
 
@@ -210,14 +233,15 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))
     encoded = encode_sets({"forget": examples}, tokenizer, run)
-    importance = scorer_of(folder, TokenModel(lm)) if isinstance(run.importance, Learned) else run.importance
+    network = TokenModel(lm)
+    importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
     if isinstance(importance, Prepares):  # as it would have been made for these rows
         start, _ = load(run.model)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         importance = importance.prepare(start_of(TokenModel(start), encoded | kept, run))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
     asked = rows_suite({"forget": examples})
-    records = ask(lm, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
+    records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))
     return path

@@ -23,6 +23,7 @@ from deleatur.checkpoint import Checkpoints
 from deleatur.errors import Diverged
 from deleatur.forward import State, TokenModel
 from deleatur.objective import RETAIN_TERMS
+from deleatur.processes import is_sharded, sum_gradients, whole
 from deleatur.settings import Train
 from deleatur.types import Batch, ForgetLoss, Importance, Reference, TakesTurns, TokenOutputs
 
@@ -84,7 +85,7 @@ class Descent:
 
     def step(self, number: int, loss: float, retain_nll: float) -> float:
         """One step down the gradients that lie in the weights; returns their norm. Raises Diverged before harm is done."""
-        norm = nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip))
         if not bool(torch.isfinite(norm)) or not math.isfinite(loss):
             raise Diverged(f"step {number}: the loss is {loss:g}, its gradient {norm:g}; lower train.lr or train.gamma")
         self.optimizer.step()
@@ -97,7 +98,7 @@ class Descent:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on beside its batches. Raises Diverged rather than keep what is no number."""
-        if not all(bool(p.isfinite().all()) for p in self.weights.master):
+        if not all(bool(whole(p.isfinite().all())) for p in self.weights.master):
             raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
         return {
             "weights": [p.detach() for p in self.weights.master],
@@ -146,13 +147,12 @@ def fit(
     rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314).
     """
     descent = Descent(model, settings, steps)
-    prepared = accelerator.prepare(model)
-    prepared.train()
+    model.train()
     begun = _resume(checkpoints, descent, importance)
     forget_peak_memory()
     for number, window in islice(enumerate(windows, start=1), begun, None):
         began, cpu, lr, now = time.perf_counter(), time.process_time(), descent.lr, replace(settings, alpha=descent.alpha)
-        done = _backward(prepared, window, loss, importance, now, reference, accelerator, state, descent.weights)
+        done = _backward(model, window, loss, importance, now, reference, accelerator, state, descent.weights)
         norm = descent.step(number, done.figures["loss"], done.figures["retain_nll"])
         turned, scorer = time.perf_counter(), None
         if isinstance(importance, TakesTurns) and importance.due(number):
@@ -181,7 +181,7 @@ def _resume(checkpoints: Checkpoints | None, descent: Descent, importance: Impor
     step = 0 if checkpoints is None else checkpoints.newest()
     if checkpoints is None or not step:
         return 0
-    state = checkpoints.load(step)
+    state = checkpoints.load(step, mesh=getattr(descent.weights.master[0], "device_mesh", None))
     descent.load_state_dict(state["model"])
     if hasattr(importance, "load_state_dict"):
         importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -218,7 +218,7 @@ def _backward(
     device = accelerator.device
     counts = _total(_counts(window, loss).to(device), accelerator).clamp(min=1)  # told rows have no forget side
     sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
-    reads = needs(loss, importance, settings)
+    reads, sharded = needs(loss, importance, settings), is_sharded(model)
     asks = {"state": state, "logits": "logits" in reads, "layer": getattr(loss, "layer", None) if "layer" in reads else None}
     for batch in window:
         forget, rest = model(batch.to(device), **asks).split(batch.forget)
@@ -229,11 +229,13 @@ def _backward(
         scoring += time.perf_counter() - asked
         kept = RETAIN_TERMS[settings.retain][0](retain, reference).sum()
         part = settings.gamma * loss(forget, g, reference) / counts[0] + settings.alpha * kept / counts[2]
-        accelerator.backward(part * accelerator.num_processes)  # DDP takes the mean over processes
+        (part * accelerator.num_processes if sharded else part).backward()  # FSDP takes the mean over processes
         weights.take_gradients()
         sums += torch.stack([part.detach(), forget.nll.detach().sum(), retain.nll.detach().sum(), g.sum()])
         pushed.append(forget.detach().bare())
         held.append(retain.detach().bare())
+    if not sharded:
+        sum_gradients(weights.master)
     sums = _total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
     names: tuple[str, ...] = ("loss", "forget_nll", "retain_nll", "importance")
     figures: dict[str, float] = dict(zip(names, sums.tolist(), strict=True))

@@ -6,6 +6,7 @@ Each process writes what it logged and the weights it ended with.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from deleatur.data.batches import steps_in, windows
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned
 from deleatur.losses import CEU, DPO, NPO, GradientDifference
+from deleatur.processes import lay_out, whole
 from deleatur.reference import make_reference
 from deleatur.settings import Train
 from deleatur.train import fit, needs
@@ -35,6 +37,8 @@ SCENARIOS = {  # forget rows, batch, accumulate, forget loss, objective, what ho
     "logits, one left over of an accumulated step": (5, 2, 2, CEU(), "complement", "js"),
 }
 
+ENGINES = {"copies": {}, "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}  # of the weights, by process
+
 
 def rows(count: int, seed: int) -> list[Encoded]:
     generator = torch.Generator().manual_seed(seed)
@@ -46,13 +50,14 @@ def rows(count: int, seed: int) -> list[Encoded]:
     return made
 
 
-def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def train(name: str, accelerator: Accelerator, more: dict | None = None) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """What one scenario logs, and the weights of model and scorer in the end."""
     count, batch, accumulate, loss, objective, term = SCENARIOS[name]
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     start, lm = (LlamaForCausalLM(LlamaConfig(**shape, vocab_size=101, initializer_range=0.2)) for _ in range(2))
     model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
+    lay_out(model)
     dealt = {"epochs": 3, "batch": batch, "accumulate": accumulate}
     steps = steps_in(count, **dealt)
     settings = Train(lr=1e-3, retain=term, bound=4.0)
@@ -89,17 +94,19 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
         on_step=lambda step: logged.append(asdict(step)),
     )
     scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}
-    return logged, scorer | {k: v.clone() for k, v in model.state_dict().items()}
+    return logged, scorer | {k: whole(v).clone() for k, v in model.state_dict().items()}
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    for name in SCENARIOS:
-        logged, weights = train(name, accelerator)
-        out = folder / f"{name}-{accelerator.process_index}-of-{accelerator.num_processes}"
-        save_file(weights, out.with_suffix(".safetensors"))
-        out.with_suffix(".json").write_text(json.dumps(logged))
+    for engine, asked in ENGINES.items():
+        os.environ |= asked
+        for name in SCENARIOS:
+            logged, weights = train(name, accelerator)
+            out = folder / f"{name}-{engine}-{accelerator.process_index}"
+            save_file(weights, out.with_suffix(".safetensors"))
+            out.with_suffix(".json").write_text(json.dumps(logged))
 
 
 if __name__ == "__main__":
