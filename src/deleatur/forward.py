@@ -20,6 +20,7 @@ from deleatur.processes import is_sharded, whole
 from deleatur.types import Batch, TokenOutputs
 
 State = Literal["own", "predicting"]
+ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
 class TokenModel(nn.Module):
@@ -36,7 +37,8 @@ class TokenModel(nn.Module):
         training = lm.training
         lm.eval()
         try:
-            probe = torch.arange(3, 7, device=self.device) % lm.config.get_text_config().vocab_size
+            # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
+            probe = torch.arange(2, 6, device=self.device) * self.vocabulary // 8
             self._packs = self._can_pack(probe, self._check_head(probe))
         finally:
             lm.train(training)
@@ -54,12 +56,12 @@ class TokenModel(nn.Module):
         target = batch.ids.flatten()[batch.scored]
         before = states[scored - 1]
         raw = self.head(before) if logits else None
-        said = token_statistics(before, target, self.head) if statistics else None
+        said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2)) if statistics else None
         if said is not None:
             nll = said.nll
         else:
             nll = (
-                linear_nll(before, target, self.head)
+                linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen)
                 if raw is None
                 else cross_entropy(raw.float(), target, reduction="none")
             )
@@ -131,8 +133,7 @@ class TokenModel(nn.Module):
 
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
-        trained = any(p.requires_grad for p in self._matrix.parameters())
-        matrix = deepcopy(self._matrix).requires_grad_(False) if trained else self._matrix
+        matrix = self._matrix if self._head_is_frozen else deepcopy(self._matrix).requires_grad_(False)
         return self._head_of(matrix)
 
     def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
@@ -144,6 +145,15 @@ class TokenModel(nn.Module):
             matrix = deepcopy(matrix)
             matrix.weight = nn.Parameter(whole(matrix.weight.detach()), requires_grad=False)
         return lambda hidden: self.head(hidden, matrix)
+
+    @property
+    def _head_is_frozen(self) -> bool:
+        return not any(p.requires_grad for p in self._matrix.parameters())
+
+    @property
+    def _chunk(self) -> int:
+        """Positions whose logits may stand at once."""
+        return max(1, ENTRIES // self.vocabulary)
 
     @property
     def _matrix(self) -> nn.Linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ Head = Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]
 
 
 def linear_nll(
-    hidden: Float[Tensor, "N D"], target: Int[Tensor, " N"], head: Head, *, chunk: int = 1024
+    hidden: Float[Tensor, "N D"], target: Int[Tensor, " N"], head: Head, *, chunk: int = 1024, frozen: bool = False
 ) -> Float[Tensor, " N"]:
     """NLL in nats of each target, fp32. Equals
 
@@ -24,18 +25,38 @@ def linear_nll(
         cross_entropy(logits, target, reduction="none")
 
     With more than `chunk` positions it goes chunk by chunk and makes the logits again in the backward pass, so memory
-    grows with chunk × V and not with N × V.
+    grows with chunk × V and not with N × V. Through a `frozen` head, whose weights want no gradient, nothing is made again:
+    each token's gradient in its own state is made at once, and the backward pass only scales it, whatever the loss.
     """
-
-    def nll(h: Tensor, t: Tensor) -> Tensor:
-        return cross_entropy(head(h).float(), t, reduction="none")
-
+    if frozen and hidden.requires_grad and torch.is_grad_enabled():
+        return _ThroughFrozenHead.apply(hidden, target, head, chunk)  # pyright: ignore[reportReturnType]
     if len(target) <= chunk:
-        return nll(hidden, target)
-    parts = [
-        checkpoint(nll, h, t, use_reentrant=False) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)  # pyright: ignore[reportArgumentType]
+        return _nll(hidden, target, head)
+    pairs = zip(hidden.split(chunk), target.split(chunk), strict=True)
+    return torch.cat([checkpoint(_nll, h, t, head, use_reentrant=False) for h, t in pairs])  # pyright: ignore
+
+
+def _nll(hidden: Tensor, target: Tensor, head: Head) -> Tensor:
+    return cross_entropy(head(hidden).float(), target, reduction="none")
+
+
+class _ThroughFrozenHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, target: Tensor, head: Head, chunk: int) -> Tensor:
+        made, units = [], []
+        for part, t in zip(hidden.detach().split(chunk), target.split(chunk), strict=True):
+            with torch.enable_grad():
+                h = part.requires_grad_()
+                nll = _nll(h, t, head)
+                units += torch.autograd.grad(nll.sum(), h)
+            made.append(nll.detach())
+        ctx.save_for_backward(torch.cat(units))
+        return torch.cat(made)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (unit,) = ctx.saved_tensors
+        return (grads[0][:, None] * unit).to(unit.dtype), None, None, None
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from deleatur.atwu import Descent, LearnedImportance, Scorer
 from deleatur.checkpoint import Checkpoints
 from deleatur.config import Run
-from deleatur.data.batches import evenly, in_batches, steps_in, windows
+from deleatur.data.batches import evenly, in_batches, windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.errors import ConfigError, ModelError
 from deleatur.folder import load_scorer
@@ -65,12 +66,12 @@ def alternate(
     require_parts(model, run)
     loss = run.loss.tokenized(encoder.tokens) if isinstance(run.loss, ReadsTokens) else run.loss
     preferred = preferred_rows(loss, rows["forget"], encoder)
-    count = steps_in(len(rows["forget"]), **_schedule(run))
     batches = list(deal(rows, run, preferred, accelerator))
+    count = len(batches)
     passes = run.importance.pretrain if isinstance(run.importance, Learned) else 0
     lessons = list(deal(rows, run, preferred, accelerator, epochs=passes))
     reference = reference_of(model, batches + lessons, loss, run, folder)
-    importance = make_importance(run, loss, model, rows, count, reference, accelerator)
+    importance = make_importance(run, loss, model, rows, reference, accelerator, steps=count, lessons=len(lessons))
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", every=run.keep.every, keep=run.keep.newest)
     steps = [] if checkpoints is None else steps_before(folder / "steps.jsonl", checkpoints)  # pyright: ignore
 
@@ -151,21 +152,25 @@ def make_importance(
     loss: ForgetLoss,
     model: TokenModel,
     rows: dict[str, list[Encoded]],
-    steps: int,
     reference: Reference,
     accelerator: Accelerator,
+    *,
+    steps: int,
+    lessons: int = 0,
 ) -> Importance:
-    """The importance that the run names: as it stands, made from the start model, or with its scorer."""
+    """The importance that the run names: as it stands, made from the start model, or with its scorer.
+
+    The scorer's rate falls over its turns: in so many steps with the model, after so many alone.
+    """
     settings = run.importance
     if isinstance(settings, Prepares):
         return settings.prepare(start_of(model, rows, run))
     if not isinstance(settings, Learned):
         return settings
-    before = settings.pretrain * steps // run.train.epochs
     learned = LearnedImportance(
         settings,
         width=model.width,
-        turns=before + (0 if settings.frozen else steps // settings.every),
+        turns=lessons + (0 if settings.frozen else steps // settings.every),
         loss=loss,
         reference=reference,
         total=lambda x: accelerator.reduce(x, "sum"),  # pyright: ignore[reportArgumentType]
@@ -286,8 +291,8 @@ def _with_the_model(run: Run, steps: int) -> Descent:
     return descend
 
 
-def _schedule(run: Run) -> dict[str, int]:
-    return {"epochs": run.train.epochs, "batch": run.train.batch, "accumulate": run.train.accumulate}
+def _schedule(run: Run) -> dict[str, Any]:
+    return {name: getattr(run.train, name) for name in ("epochs", "batch", "tokens", "accumulate")}
 
 
 def _first(lm: nn.Module) -> str:

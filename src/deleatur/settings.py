@@ -67,6 +67,8 @@ class Train:
     """Passes over the forget rows, at least 1; each forget row is met with a random retain row."""
     batch: int = 8
     """Forget rows in one forward, at least 1, and as many retain rows."""
+    tokens: int | None = None
+    """Most tokens of all rows in one forward, at least 1, in place of `batch`; a pair that has more goes alone."""
     accumulate: int = 1
     """Forwards per optimiser step, at least 1."""
     lr: float = 2e-5
@@ -97,6 +99,7 @@ class Train:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        require(self.tokens is None or self.tokens >= 1, "train.tokens", self.tokens, "1 or more")
         for name in ("lr", "clip", "dual_step"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
         require(self.bound is None or self.bound >= 0, "train.bound", self.bound, "0 or more")

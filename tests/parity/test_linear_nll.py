@@ -114,3 +114,39 @@ def test_a_certain_and_an_even_distribution_have_no_deviation():
     assert float(even.mean) == pytest.approx(-math.log(7))
     assert float(even.deviation) == pytest.approx(0, abs=1e-6)
     assert [len(x) for x in token_statistics(torch.zeros(0, 7), torch.tensor([], dtype=torch.long), lambda h: h)] == [0] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "chunk"), SHAPES)
+def test_a_frozen_heads_states_have_the_naive_gradients(n, chunk, dtype):
+    """In fp32 to rounding; in bf16 no further from fp64 than the naive lines, but for the rounding of the scaling."""
+    hidden, weight, target = draw(n, dtype)
+
+    def gradients(kind: str, h, w) -> list[torch.Tensor]:
+        h = h.clone().requires_grad_()
+        if kind == "frozen":
+            nll = linear_nll(h, target, lambda x: linear(x, w), chunk=chunk, frozen=True)
+        else:
+            logits = linear(h, w)
+            nll = cross_entropy(logits if kind == "truth" else logits.float(), target, reduction="none")
+        (nll.square() * torch.linspace(-1, 2, len(target), dtype=nll.dtype)).sum().backward()  # no loss linear in the NLL
+        return [nll.detach(), h.grad]
+
+    true, naive = gradients("truth", hidden.double(), weight.double()), gradients("naive", hidden, weight)
+    ours = gradients("frozen", hidden, weight)
+    for t, plain, mine in zip(true, naive, ours, strict=True):
+        plain_error, error = ((x.double() - t).square().mean().sqrt() for x in (plain, mine))
+        assert error <= 1.1 * plain_error + 2 * torch.finfo(dtype).eps * t.square().mean().sqrt()
+
+
+def test_a_frozen_head_makes_no_logits_twice():
+    hidden, weight, target = draw(1025)
+    seen: list[int] = []
+
+    def head(h):
+        seen.append(len(h))
+        return linear(h, weight)
+
+    linear_nll(hidden.requires_grad_(), target, head, chunk=100, frozen=True).sum().backward()
+    assert max(seen) == 100
+    assert sum(seen) == 1025

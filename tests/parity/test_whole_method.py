@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 
 from deleatur.atwu import LearnedImportance
-from deleatur.data.batches import steps_in, windows
+from deleatur.data.batches import windows
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned
 from deleatur.losses import GradientDifference
@@ -43,7 +43,7 @@ def forward(lm, rows: list[Encoded]) -> tuple[list[torch.Tensor], list[torch.Ten
 def naive(lm, forget: list[Encoded], retain: list[Encoded], settings: Learned) -> tuple[torch.Tensor, torch.Tensor]:
     """The method of method.md in one function; returns the scorer."""
     w, b = torch.zeros(32, requires_grad=True), torch.zeros(1, requires_grad=True)
-    steps = steps_in(len(forget), **DEALT)
+    steps = len(list(windows(forget, retain, **DEALT, seed=0)))
     warm = round(TRAIN.warmup * steps)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=TRAIN.lr, weight_decay=TRAIN.weight_decay)
     scorer = torch.optim.SGD([w, b], lr=SCORER_RATE, momentum=settings.momentum, weight_decay=settings.weight_decay)
@@ -86,7 +86,7 @@ def test_the_alternation_is_the_one_written_out(objective, make_llama, forget_ro
     """Eight steps and four turns: the same model to 1e-6 (a twentieth of one step), the same scorer to 1e-4."""
     ours, theirs = make_llama(), make_llama()
     forget, settings = forget_rows[:22], LEARNED[objective]
-    steps, loss = steps_in(len(forget), **DEALT), GradientDifference(saturation=BETA)
+    steps, loss = len(list(windows(forget, retain_rows, **DEALT, seed=0))), GradientDifference(saturation=BETA)
     importance = LearnedImportance(settings, width=32, turns=steps // EVERY, loss=loss, reference=Reference())
     fit(
         TokenModel(ours),

@@ -247,7 +247,7 @@ class TestScorerAlone:
         """Two passes of three windows are six turns, after which the rate of all turns has fallen that far."""
         lm, run = make_llama(), run_of(importance=Learned(pretrain=2, lr=0.4))
         model, before = TokenModel(lm), weights(lm)
-        made = make_importance(run, run.loss, model, rows, 6, Reference(), Accelerator(cpu=True))
+        made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=6, lessons=6)
         teach(made, model, deal(rows, run, [], Accelerator(cpu=True), epochs=2))
         assert made.scorer.linear.weight.abs().sum() > 0
         assert moved(lm, before) == set()
@@ -276,7 +276,7 @@ class TestScorerAlone:
         """Windows of 2×2: retain rows stand behind the preferred ones in each batch."""
         run = run_of(loss=DPO(), importance=Learned(objective="complement"), batch=2, accumulate=2, epochs=1)
         model, preferred = TokenModel(llama), preferred_rows(run.loss, rows["forget"], plain)
-        made = make_importance(run, run.loss, model, rows, 3, Reference(), Accelerator(cpu=True))
+        made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=3)
         shown: list[tuple[TokenOutputs, TokenOutputs]] = []
         monkeypatch.setattr(made, "turn", lambda forget, retain: shown.append((forget, retain)) or {})
         teach(made, model, deal(rows, run, preferred, Accelerator(cpu=True)))
@@ -375,7 +375,7 @@ class TestJoint:
         run = run_of(loss=loss, importance=settings, alpha=0.8, gamma=1.7, clip=free, lr=rate, epochs=1, warmup=0.4)
         ours, theirs = make_llama(), make_llama()
         model = TokenModel(ours)
-        made = make_importance(run, loss, model, rows, 3, Reference(), Accelerator(cpu=True))
+        made = make_importance(run, loss, model, rows, Reference(), Accelerator(cpu=True), steps=3)
         unsettle(made.scorer)
         scorer = Scorer(32)
         scorer.load_state_dict(made.scorer.state_dict())

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from deleatur.atwu import LearnedImportance
-from deleatur.data.batches import collate, steps_in, told, windows
+from deleatur.data.batches import collate, told, windows
 from deleatur.errors import Diverged
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
@@ -60,8 +60,8 @@ class Broken:
 def train(lm, forget, kept, *, loss=SATURATED, importance=None, state="own", seed=0, **changed) -> list[Step]:
     """Train in place; `importance` may be the settings of the learned one. Returns the steps."""
     settings = Train(**{"epochs": 2, "batch": 8, "lr": 1e-3} | changed)
-    model, dealt = TokenModel(lm), {n: getattr(settings, n) for n in ("epochs", "batch", "accumulate")}
-    count = steps_in(len(forget), **dealt)
+    model, dealt = TokenModel(lm), {n: getattr(settings, n) for n in ("epochs", "batch", "tokens", "accumulate")}
+    count = len(list(windows(forget, kept, **dealt, seed=seed)))
     asked, layer = needs(loss, None, settings), getattr(loss, "layer", None)
     reference = make_reference(model, [*forget, *kept], needs=asked, layer=layer, batch=8)
     if importance is None or isinstance(importance, Learned):

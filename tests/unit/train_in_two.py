@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.atwu import LearnedImportance
-from deleatur.data.batches import steps_in, windows
+from deleatur.data.batches import windows
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned
 from deleatur.losses import CEU, DPO, NPO, GradientDifference
@@ -59,7 +59,7 @@ def train(name: str, accelerator: Accelerator, more: dict | None = None) -> tupl
     model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
     lay_out(model)
     dealt = {"epochs": 3, "batch": batch, "accumulate": accumulate}
-    steps = steps_in(count, **dealt)
+    steps = 3 * -(-count // (batch * accumulate))
     settings = Train(lr=1e-3, retain=term, bound=4.0)
     preferred = [rows(2, 10 + k) for k in range(count)] if "preferred" in loss.needs else []
     met = [*forget, *(row for instead in preferred for row in instead), *retain]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
 from deleatur.types import Batch, Encoded
+
+T = TypeVar("T")
 
 
 def collate(forget: Sequence[Encoded], retain: Sequence[Encoded] = (), *, preferred: Sequence[Encoded] = ()) -> Batch:
@@ -37,12 +40,14 @@ def windows(
     batch: int,
     accumulate: int,
     seed: int,
+    tokens: int | None = None,
     preferred: Sequence[Sequence[Encoded]] = (),
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[list[Batch]]:
     """The batches of each optimiser step: every forget row once an epoch, each with a random retain row.
 
+    A batch has `batch` forget rows, or with `tokens` as many as fit in so many tokens with their partners, at least one.
     `preferred` holds for each forget row the answers to give instead, of which one is drawn each time.
     With several processes each takes its share of every batch, so a step holds the same rows whatever their number.
     """
@@ -55,19 +60,38 @@ def windows(
             partners += rng.sample(range(len(retain)), len(retain))
     draw = random.Random(f"{seed} preferred")  # its own, so that the other rows fall as they would without
     instead = [draw.choice(preferred[i]) for i in order] if preferred else []
-    step = batch * accumulate
+
+    def size(i: int) -> int:
+        return sum(len(r.ids) for r in (forget[order[i]], retain[partners[i]], *instead[i : i + 1]))
+
     for epoch in range(epochs):
-        for first in range(epoch * len(forget), (epoch + 1) * len(forget), step):
-            rows = range(first, min(first + step, (epoch + 1) * len(forget)))
-            mine = [rows[i : i + batch][process::processes] for i in range(0, len(rows), batch)]
+        rows = range(epoch * len(forget), (epoch + 1) * len(forget))
+        parts = list(_by_count(rows, batch) if tokens is None else _by_size(rows, size, tokens))
+        for step in _by_count(parts, accumulate):
             yield [
                 collate(
-                    [forget[order[i]] for i in part],
-                    [retain[partners[i]] for i in part],
-                    preferred=[instead[i] for i in part] if instead else (),
+                    [forget[order[i]] for i in part[process::processes]],
+                    [retain[partners[i]] for i in part[process::processes]],
+                    preferred=[instead[i] for i in part[process::processes]] if instead else (),
                 )
-                for part in mine  # an empty share still meets the others in the forward
+                for part in step  # an empty share still meets the others in the forward
             ]
+
+
+def _by_count(values: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    return (values[i : i + most] for i in range(0, len(values), most))
+
+
+def _by_size(rows: Sequence[int], size: Callable[[int], int], most: int) -> Iterator[Sequence[int]]:
+    """Neighbouring rows of together at most so much; one that is larger stands alone."""
+    part: list[int] = []
+    for i in rows:
+        if part and sum(map(size, part)) + size(i) > most:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def told(rows: Sequence[Encoded], *, epochs: int, batch: int, seed: int) -> Iterator[list[Batch]]:
@@ -78,11 +102,6 @@ def told(rows: Sequence[Encoded], *, epochs: int, batch: int, seed: int) -> Iter
         for first in range(0, len(order), batch):
             part = order[first : first + batch]
             yield [collate([], [rows[i] for i in part])]
-
-
-def steps_in(forget: int, *, epochs: int, batch: int, accumulate: int) -> int:
-    """How many windows `windows` yields."""
-    return epochs * -(-forget // (batch * accumulate))
 
 
 def in_batches(rows: Sequence[Encoded], batch: int) -> Iterator[tuple[list[int], Batch]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deleatur.data.batches import collate, in_batches, steps_in, told, windows
+from deleatur.data.batches import collate, in_batches, told, windows
 from deleatur.types import Encoded, Example
 
 
@@ -84,13 +85,25 @@ class TestWindows:
     )
     def test_every_forget_row_comes_once_an_epoch(self, forget, retain, epochs, batch, accumulate, seed):
         made = dealt(forget, retain, epochs=epochs, batch=batch, accumulate=accumulate, seed=seed)
-        assert len(made) == steps_in(forget, epochs=epochs, batch=batch, accumulate=accumulate)
+        assert len(made) == epochs * -(-forget // (batch * accumulate))
         per_epoch = len(made) // epochs
         for e in range(epochs):
             seen = pairs(made[e * per_epoch : (e + 1) * per_epoch])
             assert sorted(f for f, _ in seen) == list(range(forget))
         assert all(len(batch_) <= batch for window in made for batch_ in window)
         assert all(len(window) <= accumulate for window in made)
+
+    @given(forget=st.integers(1, 30), tokens=st.integers(1, 40), accumulate=st.integers(1, 3), seed=st.integers(0, 9))
+    def test_a_budget_of_tokens_fills_batches_and_leaves_the_order_alone(self, forget, tokens, accumulate, seed):
+        """The pairs of a count, in their order; a batch of several keeps the budget, and the next pair would not fit."""
+        common = {"epochs": 1, "seed": seed, "accumulate": accumulate}
+        made = dealt(forget, **common, tokens=tokens)
+        assert pairs(made) == pairs(dealt(forget, **common))
+        assert all(1 <= len(window) <= accumulate for window in made)
+        lengths = [len(row.ids) for row in rows(30)]
+        batches = [[lengths[f] + lengths[r] for f, r in batch] for window in made for batch in window]
+        assert all(sum(batch) <= tokens or len(batch) == 1 for batch in batches)
+        assert all(sum(this) + after[0] > tokens for this, after in itertools.pairwise(batches))
 
     def test_retain_rows_are_dealt_without_return_until_all_had_their_turn(self):
         """36 forget rows meet 20 retain rows: the first 20 are all of them once, the other 16 are 16 different ones."""
