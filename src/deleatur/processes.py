@@ -7,6 +7,7 @@ it is used, so that asking `is_first` costs nothing.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,17 @@ def start() -> Accelerator:
         raise ConfigError("DeepSpeed is not supported; FSDP2 shards the same: accelerate launch --use_fsdp --fsdp_version 2")
     if _fsdp_asked() and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("only version 2 of FSDP is supported; give accelerate launch --fsdp_version 2")
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
+    made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
+    atexit.unregister(_part)
+    atexit.register(_part)
+    return made
+
+
+def _part() -> None:
+    import torch.distributed as dist
+
+    if count() > 1:
+        dist.destroy_process_group()
 
 
 def _fsdp_asked() -> bool:

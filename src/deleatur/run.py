@@ -90,10 +90,9 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
             progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
 
     def heard(step: Step, steps: int) -> None:
-        if not is_first():
-            return
-        with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(step)) + "\n")
+        if is_first():
+            with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(asdict(step)) + "\n")
         progress.step(step, steps)
 
     outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)

@@ -1,19 +1,11 @@
-"""The same small runs in one process or in several, which test_train_processes.py starts: RANK WORLD_SIZE … FOLDER.
-
-Each process writes what it logged and the weights it ended with.
-"""
+"""Small trainings, the same in one process or in several: see in_two.py."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.atwu import LearnedImportance
@@ -37,8 +29,6 @@ SCENARIOS = {  # forget rows, batch, accumulate, forget loss, objective, what ho
     "logits, one left over of an accumulated step": (5, 2, 2, CEU(), "complement", "js"),
 }
 
-ENGINES = {"copies": {}, "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}  # of the weights, by process
-
 
 def rows(count: int, seed: int) -> list[Encoded]:
     generator = torch.Generator().manual_seed(seed)
@@ -50,7 +40,7 @@ def rows(count: int, seed: int) -> list[Encoded]:
     return made
 
 
-def train(name: str, accelerator: Accelerator, more: dict | None = None) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """What one scenario logs, and the weights of model and scorer in the end."""
     count, batch, accumulate, loss, objective, term = SCENARIOS[name]
     torch.manual_seed(0)
@@ -95,19 +85,3 @@ def train(name: str, accelerator: Accelerator, more: dict | None = None) -> tupl
     )
     scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}
     return logged, scorer | {k: whole(v).clone() for k, v in model.state_dict().items()}
-
-
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    for engine, asked in ENGINES.items():
-        os.environ |= asked
-        for name in SCENARIOS:
-            logged, weights = train(name, accelerator)
-            out = folder / f"{name}-{engine}-{accelerator.process_index}"
-            save_file(weights, out.with_suffix(".safetensors"))
-            out.with_suffix(".json").write_text(json.dumps(logged))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
