@@ -32,10 +32,11 @@ from deleatur.data.batches import collate
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
 from deleatur.losses import NPO, GradientDifference
+from deleatur.memory import peak_memory
 from deleatur.model import DTYPES, add_adapters, checkpoint_activations, exact_matmul
 from deleatur.reference import make_reference
 from deleatur.settings import Lora, Train
-from deleatur.train import Step, fit, peak_memory
+from deleatur.train import Step, fit
 from deleatur.types import Batch, Encoded, Example
 
 SHAPES = {

@@ -22,6 +22,7 @@ from deleatur.data.world import make_world
 from deleatur.demo import BUDGET, told_model, write_world
 from deleatur.errors import Diverged
 from deleatur.evidence import Progress, before_training, encode_sets, rows_suite
+from deleatur.forward import TokenModel
 from deleatur.importance import SULLM, Learned
 from deleatur.model import load
 from deleatur.recipes import RECIPES
@@ -123,7 +124,7 @@ class Runner:
         model, tokenizer = load(run.model, precision="bf16")
         rows = encode_sets(self.sets, tokenizer, run)
         if self.known is None:
-            self.known = before_training(model, tokenizer, rows, run, rows_suite(self.sets), self.progress)
+            self.known = before_training(TokenModel(model), tokenizer, rows, run, rows_suite(self.sets), self.progress)
         self.progress.phase(f"{trial.method}, rate {trial.rate:g}, seed {trial.seed}")
         try:
             results = unlearn(model, tokenizer, rows, run, self.progress, known=self.known).results

@@ -73,7 +73,9 @@ class Workbench:
         require_same_terms(self.out, base, budget)
         require_same_rows(self.out, self.rows)
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.known = before_training(self.model, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
+        self.known = before_training(
+            TokenModel(self.model), self.tokenizer, self.rows, base, self.suite, progress, folder=self.out
+        )
 
     def run(self, method: str, seed: int, folder: Path) -> bool:
         """Tune the method where that is not done, run it with this seed, write its folder; False where it cannot run."""
@@ -127,12 +129,13 @@ class Workbench:
         """The suite's objective after this run, on kept minus gone sets."""
         self.restore()
         self.progress.phase("Trial: " + ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items()))
-        change(self.model, self.tokenizer, self.rows, run, self.progress)
+        network = TokenModel(self.model)
+        change(network, self.tokenizer, self.rows, run, self.progress)
         asked = (*self.suite.gone, *self.suite.kept)
         bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in asked}
         suite, metric = replace(self.suite, asked=asked), METRICS[self.suite.objective]
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
-        records = ask(self.model, self.tokenizer, bare, short, suite, self.progress, generate=metric.reads == "answer")
+        records = ask(network, self.tokenizer, bare, short, suite, self.progress, generate=metric.reads == "answer")
         means = {n: statistics.fmean(v for r in records[n] if (v := metric.of(r)) is not None) for n in asked}
         kept, gone = (statistics.fmean(means[n] for n in part) for part in (self.suite.kept, self.suite.gone))
         return kept - gone

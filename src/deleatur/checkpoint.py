@@ -13,11 +13,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, empty
 
 from deleatur.errors import ConfigError, Interrupted
+from deleatur.processes import agree, gather, is_first
 
 
 class Checkpoints:
@@ -30,23 +36,39 @@ class Checkpoints:
 
     def due(self, step: int, steps: int) -> bool:
         """Is the state to be kept after this step of so many?"""
+        self.heard = next((h for h in gather(self.heard) if h is not None), None)  # one that was asked asks all
         return self.heard is not None or (self.every is not None and (step % self.every == 0 or step == steps))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep the state; a kill at any moment leaves it whole or not there at all. Raises ConfigError on a full disk."""
-        place, part = self._place(step), self.folder / ".part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        part = self.folder / ".part"
         tensors: dict[str, Tensor] = {}
         plain = _take_tensors(state, tensors)
+        if is_first():
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        self._save_shards(part / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
+        if is_first():
+            self._commit(step, part, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
+        gather(None)  # nobody goes on before it is whole
+
+    def _save_shards(self, part: Path, tensors: dict[str, DTensor]) -> None:
+        """What lies over the processes, by each its own share, as safetensors too."""
+        gather(None)
+        if tensors:
+            state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
+        gather(None)
+
+    def _commit(self, step: int, part: Path, plain: Any, tensors: dict[str, Tensor]) -> None:
+        place = self._place(step)
         try:
             save_file(tensors, part / "state.safetensors")
         except SafetensorError as e:  # how a full disk sounds from there
             raise ConfigError(f"{part} cannot be written ({e}); free some space, or give --keep.every None") from e
         (part / "state.json").write_text(json.dumps(plain), encoding="utf-8")
-        hashes = {path.name: _sha256(path) for path in sorted(part.iterdir())}
+        hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
         (part / "sha256.json").write_text(json.dumps(hashes), encoding="utf-8")
-        for path in (*part.iterdir(), part):
+        for path in (*part.rglob("*"), part):
             _flush(path)
         shutil.rmtree(place, ignore_errors=True)  # of this step there can only be a harmed one
         part.rename(place)
@@ -58,14 +80,27 @@ class Checkpoints:
 
     def newest(self) -> int:
         """The step of the newest checkpoint that is whole, 0 where there is none."""
-        found = next((place for place in self._places() if self._is_whole(place)), None)
-        return int(found.name.removeprefix("step-")) if found else 0
+        places = (int(place.name.removeprefix("step-")) for place in self._places() if self._is_whole(place))
+        return agree(lambda: next(places, 0))
 
-    def load(self, step: int) -> dict[str, Any]:
-        """The state after a step."""
+    def load(self, step: int, mesh: DeviceMesh | None = None) -> dict[str, Any]:
+        """The state after a step; weights that lie over processes do so over `mesh`, whatever number had kept them.
+
+        Raises ConfigError where they were kept whole and are wanted in shares, or the other way round.
+        """
         place = self._place(step)
         plain = json.loads((place / "state.json").read_text(encoding="utf-8"))
-        return _put_tensors(plain, load_file(place / "state.safetensors"))
+        shards = _shards_of(plain)
+        if bool(shards) is (mesh is None):
+            kept, wanted = ("with", "without") if shards else ("without", "with")
+            raise ConfigError(f"{place} was kept {kept} FSDP2; go on {kept} it, not {wanted}")
+        parts: dict[str, Any] = {
+            name: empty(*shape, dtype=getattr(torch, dtype), device_mesh=mesh, placements=[Shard(0)])
+            for name, shape, dtype in shards
+        }
+        if parts:
+            state_dict_loader.load(parts, storage_reader=HuggingFaceStorageReader(str(place / "shards")))
+        return _put_tensors(plain, load_file(place / "state.safetensors") | parts)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -125,6 +160,9 @@ def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON can hold it; its tensors go to `tensors` and leave their names."""
     if isinstance(value, Tensor):
         name = f"{len(tensors):06d}"
+        if isinstance(value, DTensor):
+            tensors[name] = value.detach()
+            return {"tensor": name, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
@@ -146,6 +184,18 @@ def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
         case {"tuple": parts}:
             return tuple(_put_tensors(v, tensors) for v in parts)
     return value
+
+
+def _shards_of(value: Any) -> list[tuple[str, list[int], str]]:
+    """Name, whole shape and type of what lay over several processes."""
+    match value:
+        case {"tensor": name, "shape": shape, "dtype": dtype}:
+            return [(name, shape, dtype)]
+        case {"dict": pairs}:
+            return [found for _, v in pairs for found in _shards_of(v)]
+        case {"list": parts} | {"tuple": parts}:
+            return [found for v in parts for found in _shards_of(v)]
+    return []
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from deleatur.data.files import printable
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
+from deleatur.processes import is_first
 from deleatur.recipes import RECIPES, Demo
 from deleatur.settings import Guard
 from deleatur.verbs import Bench, Compare, Evaluate, Forget, Methods, Metrics, Report, Score
@@ -72,7 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    if not is_first():
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # one process speaks
+        warnings.simplefilter("ignore")
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and args[0] not in ("forget", "evaluate"):
+            raise ConfigError(f"{args[0]} runs in one process; forget and evaluate can be started in several")
         if args[0] not in verbs:
             raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], list(verbs))}; there are {', '.join(verbs)}")
         with _terminable():
@@ -106,7 +113,8 @@ def _terminable() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"deleatur: {printable(' '.join(message.split())):.2000}", file=sys.stderr)
+    if is_first():
+        print(f"deleatur: {printable(' '.join(message.split())):.2000}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from deleatur.config import name_of
 from deleatur.metrics import METRICS, WHOLES, metrics_markdown
+from deleatur.processes import is_first
 from deleatur.recipes import RECIPES
 from deleatur.report import Shown, compare_table, heat_spans, metric_name, percent, rows_of, set_name, verdict
 from deleatur.report.read import read_importance
@@ -54,6 +55,9 @@ def watch() -> Iterator[Progress]:
     )
     bars = Bars(*columns, console=TALK)
     tasks: dict[str, Any] = {}
+    if not is_first():
+        yield Progress()
+        return
 
     def phase(text: str) -> None:
         tasks.clear()

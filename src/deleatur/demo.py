@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from deleatur.checkpoint import write_whole
 from deleatur.config import Run, from_yaml, to_dict
@@ -24,6 +23,7 @@ from deleatur.importance import Learned, Uniform
 from deleatur.lock import alone
 from deleatur.losses import GradientDifference
 from deleatur.model import exact_matmul, load, save
+from deleatur.processes import start
 from deleatur.recipes import OURS, RECIPES, Demo
 from deleatur.run import evaluate, execute
 from deleatur.settings import Data, Evaluation, Train
@@ -107,7 +107,7 @@ def told_model(
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
     count = epochs * -(-len(encoded) // batch)
     progress.phase(f"Telling the model {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = start()
     fit(
         TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
         told(encoded, epochs=epochs, batch=batch, seed=seed),

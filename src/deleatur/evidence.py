@@ -23,6 +23,7 @@ from deleatur.forward import TokenModel
 from deleatur.judges import AJudge, make_judge
 from deleatur.method import state_of
 from deleatur.model import DTYPES, load, load_tokenizer
+from deleatur.processes import agree, is_first, is_sharded, lay_out, whole
 from deleatur.records import record, variants
 from deleatur.settings import Evaluation, Judge
 from deleatur.train import Step
@@ -80,7 +81,7 @@ def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[s
 
 
 def before_training(
-    model: PreTrainedModel,
+    model: TokenModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list[Encoded]],
     run: Run,
@@ -97,22 +98,24 @@ def before_training(
         path = None if folder is None else folder / "records" / f"{name}.jsonl"
         found = None if path is None else read_records(path)
         if found is None:
-            asked = model if name == "before" else _other(other, run).to(model.device)  # pyright: ignore
+            asked = model if name == "before" else _other(other, run)
             progress.phase(f"Asking the model {'as it is' if name == 'before' else other}")
             found = ask(asked, tokenizer, rows, run, suite, progress)
-            if path is not None:
+            if path is not None and is_first():
                 write_records(path, found)
         made[name] = found
     return made
 
 
-def _other(name: str, run: Run) -> PreTrainedModel:
+def _other(name: str, run: Run) -> TokenModel:
     """Another model that reads the run's tokens."""
-    return load(name, precision=run.train.precision)[0]
+    other = TokenModel(load(name, precision=run.train.precision)[0])
+    lay_out(other)
+    return other
 
 
 def ask(
-    model: PreTrainedModel,
+    model: TokenModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list[Encoded]],
     run: Run,
@@ -124,7 +127,9 @@ def ask(
 ) -> Records:
     """Records of what the suite asks, and of its paraphrases, as the run's evaluation has it."""
     encoder = make_encoder(tokenizer, run.data)
-    require_usable(model, rows, run)
+    require_usable(model.lm, rows, run)
+    if run.evaluation.grad_norm and is_sharded(model):
+        raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2")
     asked = variants(
         encoder,
         {name: evenly(rows[name], run.evaluation.rows) for name in suite.asked},
@@ -135,7 +140,7 @@ def ask(
     progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
     with precision_of(model, run.evaluation):
         records = record(
-            TokenModel(model),
+            model,
             encoder,
             asked,
             run.evaluation,
@@ -161,7 +166,7 @@ def judged(records: Records, judge: AJudge, progress: Progress) -> Records:
     """The records with the judge's verdicts, all asked for together."""
     flat = [r for rows in records.values() for r in rows]
     progress.phase(f"Judging {len(flat)} answers: {judge.name}")
-    verdicts = iter(judge(flat))
+    verdicts = iter(agree(lambda: list(judge(flat))))  # one asks for all
     return {name: [replace(r, judged=next(verdicts)) for r in rows] for name, rows in records.items()}
 
 
@@ -179,14 +184,19 @@ def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: 
 def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
     """Refuse a model with a weight that is no number: nothing that it says would mean anything."""
     for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
+        if not bool(whole(torch.isfinite(weight).all())):
             raise error(f"{name} holds a weight that is not finite, in {where}")
 
 
 @contextlib.contextmanager
-def precision_of(model: PreTrainedModel, settings: Evaluation) -> Iterator[None]:
-    """The evaluation's precision for a while: bf16 weights as fp32 and back, which loses nothing; fp32 under autocast."""
+def precision_of(model: TokenModel, settings: Evaluation) -> Iterator[None]:
+    """The evaluation's precision for a while: bf16 weights as fp32 and back, which loses nothing; fp32 under autocast.
+
+    Raises ConfigError for bf16 weights that lie over several processes and are to be asked in fp32.
+    """
     own, wanted = model.dtype, DTYPES[settings.precision]
+    if is_sharded(model) and own == torch.bfloat16 != wanted:
+        raise ConfigError("under FSDP2 bf16 weights are asked as they are; give --evaluation.precision bf16")
     if wanted == torch.bfloat16:
         with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
             yield
@@ -198,7 +208,7 @@ def precision_of(model: PreTrainedModel, settings: Evaluation) -> Iterator[None]
         _cast(model, own)
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def _cast(model: TokenModel, dtype: torch.dtype) -> None:
     """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
-    for weight in model.parameters():
+    for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
         weight.data = weight.data.to(dtype)

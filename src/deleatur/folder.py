@@ -28,6 +28,7 @@ from deleatur.lock import LOCK
 from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
+from deleatur.processes import is_first
 from deleatur.report.read import NUMBER, RECORD, Shape, read_lines, require_shape
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
@@ -91,6 +92,8 @@ def has_results(out: Path) -> bool:
 def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
+    if not is_first():
+        return
     if not path.exists():
         write_whole(path, json.dumps(now, indent=2) + "\n")
     elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
@@ -115,20 +118,22 @@ def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
 
 
 def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Importance, model, scorer, and last of all the results."""
+    """Importance, model, scorer, and last of all the results. Every process has to call it, the first writes."""
     before, after = outcome.records["before"], outcome.records["after"]
-    write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
+    if is_first():
+        write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
     aside = out / "model.part"
     try:
         save(outcome.model, tokenizer, aside)
-        if outcome.scorer is not None:
+        if outcome.scorer is not None and is_first():
             save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.part")
             (out / "scorer.part").replace(out / "scorer.safetensors")
     except SafetensorError as e:  # how a full disk sounds from there
         raise ConfigError(f"{out} cannot be written ({e}); free some space or change --out") from e
-    shutil.rmtree(out / "model", ignore_errors=True)  # of the same run, killed before its results were written
-    aside.rename(out / "model")
-    write_whole(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+    if is_first():
+        shutil.rmtree(out / "model", ignore_errors=True)  # of the same run, killed before its results were written
+        aside.rename(out / "model")
+        write_whole(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:

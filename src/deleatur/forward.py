@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from deleatur.attention import attend_through, packed
 from deleatur.errors import ModelError
 from deleatur.linear_nll import linear_nll, token_statistics
+from deleatur.processes import is_sharded, whole
 from deleatur.types import Batch, TokenOutputs
 
 State = Literal["own", "predicting"]
@@ -103,6 +104,10 @@ class TokenModel(nn.Module):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
+    def generate(self, ids: Int[Tensor, "B L"], **options: Any) -> Int[Tensor, "B _"]:
+        """transformers' own; by way of this module, so that weights that lie over several processes come together."""
+        return self.lm.generate(ids, synced_gpus=is_sharded(self), **options)  # pyright: ignore[reportCallIssue]
+
     @property
     def width(self) -> int:
         """D, the width of the hidden state."""
@@ -129,6 +134,16 @@ class TokenModel(nn.Module):
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
         matrix = self._matrix if self._head_is_frozen else deepcopy(self._matrix).requires_grad_(False)
+        return self._head_of(matrix)
+
+    def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
+        """The head for use outside of `forward`, until the next step; all of it, also where it lies over processes."""
+        return self._head_of(self._matrix)
+
+    def _head_of(self, matrix: nn.Linear) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
+        if is_sharded(matrix):
+            matrix = deepcopy(matrix)
+            matrix.weight = nn.Parameter(whole(matrix.weight.detach()), requires_grad=False)
         return lambda hidden: self.head(hidden, matrix)
 
     @property

@@ -14,6 +14,7 @@ from deleatur.data.batches import evenly, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.errors import Diverged
 from deleatur.forward import TokenModel
+from deleatur.processes import gather
 from deleatur.records import variants
 from deleatur.settings import Guard, Train
 from deleatur.train import Step
@@ -128,11 +129,9 @@ class Warden:
         self._name_untouched()
 
     def _name_untouched(self) -> None:
-        same = [
-            name
-            for (name, _), a, b in zip(self.weights, self.sums, _sums(p for _, p in self.weights), strict=True)
-            if a == b
-        ]
+        now = _sums(p for _, p in self.weights)
+        moved = [any(parts) for parts in zip(*gather([a != b for a, b in zip(self.sums, now, strict=True)]), strict=True)]
+        same = [name for (name, _), some in zip(self.weights, moved, strict=True) if not some]
         if same:
             which = f"{len(same)} of {len(self.weights)} trained tensors never changed, {same[0]} first"
             self.notes.append(f"{which}: no gradient reaches them, or it is too small for their precision.")
@@ -142,8 +141,9 @@ class Warden:
 def roll_back(model: TokenModel, importance: Importance, checkpoints: Checkpoints) -> int:
     """Trained weights and importance as the newest checkpoint has them; returns its step, or 0 where there is none."""
     if step := checkpoints.newest():
-        state = checkpoints.load(step)
-        for p, kept in zip((p for p in model.parameters() if p.requires_grad), state["model"]["weights"], strict=True):
+        trained = [p for p in model.parameters() if p.requires_grad]
+        state = checkpoints.load(step, mesh=getattr(trained[0], "device_mesh", None))
+        for p, kept in zip(trained, state["model"]["weights"], strict=True):
             p.copy_(kept)
             p.grad = None
         if hasattr(importance, "load_state_dict"):
@@ -163,6 +163,7 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
 
 
 def _sums(weights: Iterator[Tensor]) -> list[int]:
-    """A number for each tensor that another tensor hardly has: the sum of its bits as whole numbers."""
-    sums = [p.detach().contiguous().view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in weights]
+    """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
+    mine = (p.to_local() if hasattr(p, "to_local") else p for p in weights)  # pyright: ignore[reportCallIssue]
+    sums = [p.detach().contiguous().view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]
     return torch.stack(sums).tolist() if sums else []

@@ -29,6 +29,7 @@ from deleatur.guard import Warden
 from deleatur.importance import SULLM, Contrast, Learned
 from deleatur.model import load
 from deleatur.objective import RETAIN_TERMS
+from deleatur.processes import agree, is_first, lay_out
 from deleatur.reference import head_similarity, likelihoods, make_reference
 from deleatur.train import Step, fit, warm_up_then_fall
 from deleatur.types import (
@@ -110,8 +111,10 @@ def alternate(
 
 def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
     """The steps that the newest checkpoint has behind it; what the log tells of later ones is cut off."""
-    lines = log.read_text(encoding="utf-8").splitlines()[: checkpoints.newest()] if log.exists() else []
-    write_whole(log, (f"{line}\n" for line in lines))
+    newest = checkpoints.newest()
+    lines = agree(lambda: log.read_text(encoding="utf-8").splitlines()[:newest] if log.exists() else [])
+    if is_first():
+        write_whole(log, (f"{line}\n" for line in lines))
     return [Step(**json.loads(line)) for line in lines]
 
 
@@ -227,7 +230,8 @@ def start_of(model: TokenModel, rows: dict[str, list[Encoded]], run: Run) -> Sta
         if name is None:
             return likelihoods(model, asked, run.evaluation.batch)
         lm, _ = load(name, precision=run.train.precision)
-        other = TokenModel(lm.to(model.device))  # pyright: ignore[reportArgumentType]
+        other = TokenModel(lm)
+        lay_out(other)
         if other.vocabulary != model.vocabulary:
             seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"
             raise ModelError(f"{seen}; give the model that it was fine-tuned from")

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from deleatur.errors import ModelError
+from deleatur.processes import is_first, whole_weights
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
@@ -107,9 +108,11 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Model and tokenizer as safetensors; adapters are merged first."""
-    merge_adapters(model).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Model and tokenizer as safetensors; adapters are merged first. Every process has to call it, the first writes."""
+    weights = whole_weights(merge_adapters(model))
+    if is_first():
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
 
 
 def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:

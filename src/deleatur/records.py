@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from deleatur.data.batches import collate, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.forward import State, TokenModel
+from deleatur.processes import gather, share
 from deleatur.settings import Evaluation
 from deleatur.types import Encoded, Example, Importance, Record
 
@@ -160,36 +161,44 @@ def likelihood_pass(
     """What the model says of each row; `size` rows go through at a time."""
     out: dict[int, Said] = {}
     logits = "logits" in getattr(importance, "needs", ())
-    for places, batch in in_batches(rows, size):
+    shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
+    for places, batch in in_batches([rows[i] for i in shared], size):
         tokens = model(batch.to(model.device), state=state, statistics=True, logits=logits)
         g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
         counts = tokens.sequence.bincount(minlength=len(places)).tolist()
         columns = (-tokens.nll, tokens.said.hit, tokens.said.mean, tokens.said.deviation, g)
         for place, *parts in zip(places, *(c.split(counts) for c in columns), strict=True):
             logp, hit, mean, deviation, mine = (tuple(p.tolist()) for p in parts)
-            out[place] = Said(logp, hit, mean, deviation, None if any(map(math.isnan, mine)) else mine)
-        progress("likelihood", len(out), len(rows))
+            out[shared[place]] = Said(logp, hit, mean, deviation, None if any(map(math.isnan, mine)) else mine)
+        progress("likelihood", len(out), len(shared))
+    for part in gather(list(out.items())):
+        out |= {place: Said(*map(_tuple, said)) for place, said in part}
     return [out[place] for place in range(len(rows))]
+
+
+def _tuple(x: Sequence | None) -> Any:
+    return None if x is None else tuple(x)
 
 
 def _gradient_norms(model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress) -> dict[Encoded, float]:
     """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
     rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
     weights, norms = [p for p in model.parameters() if p.requires_grad], {}
+    shared = share(range(len(rows)))
     with torch.enable_grad():
-        for done, row in enumerate(rows, 1):
-            nll = model(collate([row]).to(model.device)).nll.mean()
+        for done, place in enumerate(shared, 1):
+            nll = model(collate([rows[place]]).to(model.device)).nll.mean()
             grads = torch.autograd.grad(nll, weights, allow_unused=True)
-            norms[row] = float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
-            progress("gradient norms", done, len(rows))
-    return norms
+            norms[place] = float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
+            progress("gradient norms", done, len(shared))
+    return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
 
 
 @torch.no_grad()
 def _generation_pass(model, encoder: Encoder, rows: Sequence[Encoded], settings: Evaluation, progress) -> list[str]:
     """Greedy answers, decoded; rows of equal prompt are asked once, a plain text is not asked at all."""
     prompts = {row.ids[: row.start]: "" for row in rows if _is_asked(row.example)}
-    order = sorted(prompts, key=len)
+    order = share(sorted(prompts, key=len))
     tokenizer = encoder.tokenizer
     config, own = greedy(encoder, settings.new_tokens), model.lm.generation_config
     for first in range(0, len(order), settings.batch):
@@ -202,12 +211,14 @@ def _generation_pass(model, encoder: Encoder, rows: Sequence[Encoded], settings:
             mask[b, length - len(prompt) :] = 1
         model.lm.generation_config = config  # the model's own would fill in penalties and least lengths
         try:
-            out = model.lm.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
+            out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
         finally:
             model.lm.generation_config = own
         for prompt, text in zip(part, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True), strict=True):
             prompts[prompt] = text.strip()
         progress("generation", first + len(part), len(order))
+    for part in gather([(prompt, prompts[prompt]) for prompt in order]):
+        prompts |= {tuple(prompt): text for prompt, text in part}
     return [prompts[row.ids[: row.start]] if _is_asked(row.example) else "" for row in rows]
 
 

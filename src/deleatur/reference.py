@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import in_batches
+from deleatur.data.batches import collate, in_batches
 from deleatur.forward import TokenModel
+from deleatur.processes import gather
 from deleatur.types import Encoded, Likelihood, Reference, TokenOutputs
 
 IN_MEMORY = 4 * 2**30  # bytes; more goes to disk
@@ -60,10 +61,11 @@ def make_reference(
 def likelihoods(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[Likelihood]:
     """NLL and entropy of each row's scored tokens under the model as it is now."""
     out: list[Likelihood | None] = [None] * len(rows)
+    head = model.open_head()
     model.eval()
     for places, part in in_batches(rows, batch):
         tokens = model(part.to(model.device), state="predicting")
-        spread = _entropy(tokens.hidden, model.head)
+        spread = _entropy(tokens.hidden, head)
         for b, place in enumerate(places):
             mine = tokens.sequence == b
             out[place] = Likelihood(nll=tokens.nll[mine].cpu(), entropy=spread[mine].cpu())
@@ -84,12 +86,12 @@ def head_similarity(
     states, kept = (_last_states(model, rows, batch) for rows in (forget, retain))
     flat = torch.cat([h for h, _ in states]), torch.cat([ids for _, ids in states])
     held = torch.cat([h for h, _ in kept]), torch.cat([ids for _, ids in kept])
-    best = []
+    head, best = model.open_head(), []
     for h, ids in zip(flat[0].split(chunk), flat[1].split(chunk), strict=True):
-        mine = _gradient_factors(model, h, ids)
+        mine = _gradient_factors(head, h, ids)
         top = h.new_full((len(h), 0), 0.0, dtype=torch.float32)
         for other, others in zip(held[0].split(chunk), held[1].split(chunk), strict=True):
-            theirs = _gradient_factors(model, other, others)
+            theirs = _gradient_factors(head, other, others)
             cosine = (mine[0] @ theirs[0].T) * (mine[1] @ theirs[1].T)
             top = torch.cat([top, cosine], 1)
             top = top.topk(min(nearest, top.shape[1]), 1).values
@@ -108,9 +110,9 @@ def _last_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list
     return out
 
 
-def _gradient_factors(model: TokenModel, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient_factors(head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """h and p − onehot, each of length 1."""
-    away = model.head(hidden).float().softmax(-1)
+    away = head(hidden).float().softmax(-1)
     away[torch.arange(len(ids)), ids] -= 1
     return torch.nn.functional.normalize(hidden.float(), dim=-1), torch.nn.functional.normalize(away, dim=-1)
 
@@ -140,7 +142,9 @@ def _fill(
 ) -> None:
     model.eval()
     ends = 0
-    for places, part in in_batches(rows, batch):
+    parts = list(in_batches(rows, batch))
+    parts += [([], collate([]))] * (max(gather(len(parts))) - len(parts))  # the others may have more, and all run together
+    for places, part in parts:
         tokens = model(part.to(model.device), state="predicting", layer=layer)
         made = {"": tokens.nll.unsqueeze(-1), " logits": tokens.hidden, " layer": tokens.layer}
         for b, place in enumerate(places):

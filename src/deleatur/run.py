@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.atwu import LearnedImportance
@@ -58,6 +58,7 @@ from deleatur.importance import Learned
 from deleatur.lock import alone
 from deleatur.method import alternate, require_parts, start_of, training_only
 from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
+from deleatur.processes import agree, count, gather, is_first, lay_out, start, will_shard
 from deleatur.recipes import RECIPES
 from deleatur.report import write_report
 from deleatur.train import Step
@@ -70,7 +71,8 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     With `resume` the folder `run.out` is one that was interrupted: it goes on from the newest checkpoint, to the same bits.
     Raises Interrupted when a signal asked for a stop.
     """
-    out = unfinished_folder(run) if resume else free_folder(run)
+    start()
+    out = Path(agree(lambda: str(unfinished_folder(run) if resume else free_folder(run))))
     if resume and has_results(out):
         return finish(out)
     suite = suite_of(run)
@@ -82,14 +84,19 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_usable(model, rows, run)
     require_parts(TokenModel(model), run)
     require_space(model, out, run)
-    if not resume:
+    if not resume and is_first():
         out.mkdir(parents=True, exist_ok=True)
         out.chmod(0o700)  # the rows' text is for its owner alone
-    with alone(out):
-        unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
-        if not resume:
-            write_whole(out / "run.yaml", to_yaml(run))  # from here on it can be gone on with
+    with alone(out) if is_first() else nullcontext():
+        agree(lambda: _claim(run, out, resume))
         return _carry_out(run, model, tokenizer, rows, suite, progress)
+
+
+def _claim(run: Run, out: Path, resume: bool) -> None:
+    """The folder is this run's; from here on it can be gone on with."""
+    unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
+    if not resume:
+        write_whole(out / "run.yaml", to_yaml(run))
 
 
 def _carry_out(
@@ -111,21 +118,24 @@ def _carry_out(
             progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
 
     def heard(step: Step, steps: int) -> None:
-        with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(step)) + "\n")
+        if is_first():
+            with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(asdict(step)) + "\n")
         progress.step(step, steps)
 
     with going_on(f"deleatur forget {out} --resume"):
         outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)
         progress.phase("Writing the run folder")
         write_outcome(outcome, tokenizer, out)
+        gather(None)  # nobody reads on before all is there
         return finish(out)
 
 
 def finish(out: Path) -> Path:
     """What is left to do once there are results; returns the folder. Raises Diverged where they are of a run rolled back."""
-    write_report(out)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
+    if is_first():
+        write_report(out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     if results.get("ended") == "rolled back":
         raise Diverged(f"{results['notes'][0].rstrip('.')}; the model of that step and its report are in {out}")
@@ -177,16 +187,20 @@ def unlearn(
     """
     exact_matmul()
     suite = suite or replace(rows_suite({}), asked=tuple(rows))
-    model.to(Accelerator(cpu=not torch.cuda.is_available()).device)  # pyright: ignore[reportArgumentType]
+    start()
+    if will_shard():
+        adapt(model, run)  # before the weights lie over the processes
+    network = TokenModel(model)
+    lay_out(network)
     records = (
-        dict(known) if known is not None else before_training(model, tokenizer, rows, run, suite, progress, folder=folder)
+        dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
-    importance, steps, warden = change(model, tokenizer, rows, run, progress, folder=folder)
-    asked = None if folder is None else folder / "records" / "after.jsonl"
-    found = None if asked is None else read_records(asked)
-    records["after"] = found or ask(model, tokenizer, rows, run, suite, progress, importance=importance)
-    if asked is not None and not found:
-        write_records(asked, records["after"])
+    importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder)
+    path = None if folder is None else folder / "records" / "after.jsonl"
+    found = None if path is None else read_records(path)
+    records["after"] = found or ask(network, tokenizer, rows, run, suite, progress, importance=importance)
+    if path is not None and not found and is_first():
+        write_records(path, records["after"])
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
@@ -196,7 +210,7 @@ def unlearn(
 
 
 def change(
-    model: PreTrainedModel,
+    model: TokenModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list[Encoded]],
     run: Run,
@@ -205,24 +219,30 @@ def change(
     folder: Path | None = None,
 ) -> tuple[Importance, list[Step], Warden]:
     """The unlearning alone, in place: what `unlearn` does between its evaluations."""
+    accelerator = start()
+    if not will_shard():
+        lay_out(model)
+        adapt(model.lm, run)
     torch.manual_seed(run.seed)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+    encoder = make_encoder(tokenizer, run.data)
+    with training_only(model, run.train.only):
+        warden = Warden(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
+    says = {"phase": progress.phase, "on_step": progress.step}
+    importance, steps = alternate(model, rows, run, encoder, accelerator, **says, folder=folder, warden=warden)
+    for note in warden.notes:
+        progress.phase(note)
+    merge_adapters(model.lm)  # what is asked is what is saved
+    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
+    return importance, steps, warden
+
+
+def adapt(model: PreTrainedModel, run: Run) -> None:
+    """Adapters and saved activations as the run has them. In place."""
+    torch.manual_seed(run.seed)
     if run.lora.rank is not None:
         add_adapters(model, run.lora)
     if run.train.checkpointing:
         checkpoint_activations(model)
-    encoder = make_encoder(tokenizer, run.data)
-    tokens = TokenModel(model)
-    with training_only(tokens, run.train.only):
-        warden = Warden(run.guard, run.train, tokens, rows, encoder, batch=run.evaluation.batch)
-    says = {"phase": progress.phase, "on_step": progress.step}
-    importance, steps = alternate(tokens, rows, run, encoder, accelerator, **says, folder=folder, warden=warden)
-    for note in warden.notes:
-        progress.phase(note)
-    merge_adapters(model)  # what is asked is what is saved
-    require_finite(model, Diverged, "the last step; lower train.lr or train.gamma")
-    return importance, steps, warden
 
 
 def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:
@@ -230,12 +250,17 @@ def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] 
 
     `tasks` are put to it by lm-eval as well.
     """
+    start()
     suite = suite_of(run)
+    if tasks and count() > 1:
+        raise ConfigError("lm-eval's tasks are put to one process; leave --tasks out, or the launcher")
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
-    records = before_training(model, tokenizer, rows, run, suite, progress)
-    with precision_of(model, run.evaluation):
+    network = TokenModel(model)
+    lay_out(network)
+    records = before_training(network, tokenizer, rows, run, suite, progress)
+    with precision_of(network, run.evaluation):
         harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
     return {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before")} | harness
 
@@ -253,14 +278,15 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))
     encoded = encode_sets({"forget": examples}, tokenizer, run)
-    importance = scorer_of(folder, TokenModel(lm)) if isinstance(run.importance, Learned) else run.importance
+    network = TokenModel(lm)
+    importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
     if isinstance(importance, Prepares):  # as it would have been made for these rows
         start, _ = load(run.model)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         importance = importance.prepare(start_of(TokenModel(start), encoded | kept, run))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
     asked = rows_suite({"forget": examples})
-    records = ask(lm, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
+    records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))
     return path

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from deleatur.checkpoint import Checkpoints
 from deleatur.errors import Diverged
 from deleatur.forward import State, TokenModel
+from deleatur.memory import Pieces, forget_peak_memory, peak_memory, ran_out
 from deleatur.objective import RETAIN_TERMS
+from deleatur.processes import is_sharded, sum_gradients, whole
 from deleatur.settings import Train
 from deleatur.types import Batch, ForgetLoss, Importance, Reference, TakesTurns, TokenOutputs
 
@@ -60,6 +58,11 @@ class MasterWeights:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 p.grad = None
 
+    def drop_gradients(self) -> None:
+        """As if no backward pass of this step had been."""
+        for p in (*self.trained, *self.master):
+            p.grad = None
+
     @torch.no_grad()
     def hand_back(self) -> None:
         """Round the masters into the model."""
@@ -73,6 +76,7 @@ class Descent:
 
     def __init__(self, model: nn.Module, settings: Train, steps: int) -> None:
         self.settings, self.alpha = settings, settings.alpha
+        self.pieces = Pieces()
         self.weights = MasterWeights(p for p in model.parameters() if p.requires_grad)
         self.optimizer = AdamW(self.weights.master, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, warm_up_then_fall(round(settings.warmup * steps), steps))
@@ -84,7 +88,7 @@ class Descent:
 
     def step(self, number: int, loss: float, retain_nll: float) -> float:
         """One step down the gradients that lie in the weights; returns their norm. Raises Diverged before harm is done."""
-        norm = nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip))
         if not bool(torch.isfinite(norm)) or not math.isfinite(loss):
             raise Diverged(f"step {number}: the loss is {loss:g}, its gradient {norm:g}; lower train.lr or train.gamma")
         self.optimizer.step()
@@ -97,7 +101,7 @@ class Descent:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on beside its batches. Raises Diverged rather than keep what is no number."""
-        if not all(bool(p.isfinite().all()) for p in self.weights.master):
+        if not all(bool(whole(p.isfinite().all())) for p in self.weights.master):
             raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
         return {
             "weights": [p.detach() for p in self.weights.master],
@@ -146,13 +150,12 @@ def fit(
     rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314).
     """
     descent = Descent(model, settings, steps)
-    prepared = accelerator.prepare(model)
-    prepared.train()
+    model.train()
     begun = _resume(checkpoints, descent, importance)
     forget_peak_memory()
     for number, window in islice(enumerate(windows, start=1), begun, None):
         began, cpu, lr, now = time.perf_counter(), time.process_time(), descent.lr, replace(settings, alpha=descent.alpha)
-        done = _backward(prepared, window, loss, importance, now, reference, accelerator, state, descent.weights)
+        done = _backward(model, window, loss, importance, now, reference, accelerator, state, descent)
         norm = descent.step(number, done.figures["loss"], done.figures["retain_nll"])
         turned, scorer = time.perf_counter(), None
         if isinstance(importance, TakesTurns) and importance.due(number):
@@ -181,7 +184,7 @@ def _resume(checkpoints: Checkpoints | None, descent: Descent, importance: Impor
     step = 0 if checkpoints is None else checkpoints.newest()
     if checkpoints is None or not step:
         return 0
-    state = checkpoints.load(step)
+    state = checkpoints.load(step, mesh=getattr(descent.weights.master[0], "device_mesh", None))
     descent.load_state_dict(state["model"])
     if hasattr(importance, "load_state_dict"):
         importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -212,15 +215,52 @@ def _backward(
     reference: Reference,
     accelerator: Accelerator,
     state: State,
-    weights: MasterWeights,
+    descent: Descent,
 ) -> _Window:
-    """Forward and backward of every batch of a step; means are over the whole step and all processes."""
+    """Forward and backward of every batch of a step; means are over the whole step and all processes.
+
+    Where the memory runs out, all of it again in smaller pieces.
+    """
     device = accelerator.device
     counts = _total(_counts(window, loss).to(device), accelerator).clamp(min=1)  # told rows have no forget side
+    scale = accelerator.num_processes if is_sharded(model) else 1  # FSDP takes the mean over processes
+    while True:
+        try:
+            sums, made = _passes(model, descent, window, loss, importance, settings, reference, counts, state, scale)
+            break
+        except RuntimeError as e:
+            if not ran_out(e):
+                raise
+            if is_sharded(model):
+                e.add_note("Under FSDP2 no process can go back alone: halve --train.batch and double --train.accumulate")
+                raise
+        descent.weights.drop_gradients()
+        descent.pieces.halve(window)
+    if not is_sharded(model):
+        sum_gradients(descent.weights.master)
+    sums = _total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
+    names: tuple[str, ...] = ("loss", "forget_nll", "retain_nll", "importance")
+    return replace(made, figures=dict(zip(names, sums.tolist(), strict=True)))
+
+
+def _passes(
+    model: nn.Module,
+    descent: Descent,
+    window: Sequence[Batch],
+    loss: ForgetLoss,
+    importance: Importance,
+    settings: Train,
+    reference: Reference,
+    counts: Tensor,
+    state: State,
+    scale: int,
+) -> tuple[Tensor, _Window]:
+    """This process's part: the sums of loss, forget NLL, retain NLL and importance, and what the passes found."""
+    device = counts.device
     sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
     reads = needs(loss, importance, settings)
     asks = {"state": state, "logits": "logits" in reads, "layer": getattr(loss, "layer", None) if "layer" in reads else None}
-    for batch in window:
+    for batch in descent.pieces.of(window):
         forget, rest = model(batch.to(device), **asks).split(batch.forget)
         preferred, retain = rest.split(batch.preferred)
         forget = replace(forget, preferred=preferred) if "preferred" in reads else forget
@@ -229,20 +269,12 @@ def _backward(
         scoring += time.perf_counter() - asked
         kept = RETAIN_TERMS[settings.retain][0](retain, reference).sum()
         part = settings.gamma * loss(forget, g, reference) / counts[0] + settings.alpha * kept / counts[2]
-        accelerator.backward(part * accelerator.num_processes)  # DDP takes the mean over processes
-        weights.take_gradients()
+        (part * scale).backward()
+        descent.weights.take_gradients()
         sums += torch.stack([part.detach(), forget.nll.detach().sum(), retain.nll.detach().sum(), g.sum()])
         pushed.append(forget.detach().bare())
         held.append(retain.detach().bare())
-    sums = _total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
-    names: tuple[str, ...] = ("loss", "forget_nll", "retain_nll", "importance")
-    figures: dict[str, float] = dict(zip(names, sums.tolist(), strict=True))
-    return _Window(
-        figures=figures,
-        scorer_seconds=scoring,
-        forget=pushed,
-        retain=held,
-    )
+    return sums, _Window(figures={}, scorer_seconds=scoring, forget=pushed, retain=held)
 
 
 def _total(x: Tensor, accelerator: Accelerator) -> Tensor:
@@ -255,22 +287,6 @@ def _counts(window: Sequence[Batch], loss: ForgetLoss) -> Tensor:
     retain = sum(int((b.sequence >= b.forget + b.preferred).sum()) for b in window)
     units = tokens if loss.unit == "token" else sum(b.forget for b in window)
     return torch.tensor([units, tokens, retain], dtype=torch.float32)
-
-
-def peak_memory() -> int:
-    """Most bytes ever held since the peak was forgotten: of the GPU's memory, or without one of the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def forget_peak_memory() -> None:
-    """Start the peak anew, where the system lets it (CUDA, Linux)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
 
 
 def warm_up_then_fall(warmup: int, steps: int) -> Callable[[int], float]:

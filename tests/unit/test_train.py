@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import collate, told, windows
-from deleatur.errors import Diverged
+from deleatur.errors import ConfigError, Diverged
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
 from deleatur.losses import NPO, RMU, GradientDifference
@@ -420,3 +420,46 @@ def test_every_field_of_the_settings_reaches_the_loop(make_llama, forget_rows, r
         train(lm, forget_rows[:12], retain_rows, **asdict(replace(base, **changed)))
         ends.append(torch.cat([w.flatten() for w in weights(lm).values()]))
     assert all(not torch.equal(a, b) for i, a in enumerate(ends) for b in ends[:i])
+
+
+class TestOutOfMemory:
+    """The third forward pass, and each after it of as many rows, finds too little memory."""
+
+    @pytest.fixture
+    def short(self, monkeypatch):
+        def short(lm, most: int) -> None:
+            own, calls = lm.base_model.forward, []
+
+            def forward(*args, **rest):
+                calls.append(len(rest["position_ids"].eq(0).nonzero()))  # sequences end to end begin at 0
+                if len(calls) >= 3 and calls[-1] > most:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
+                return own(*args, **rest)
+
+            monkeypatch.setattr(lm.base_model, "forward", forward)
+
+        return short
+
+    @pytest.mark.parametrize(("loss", "most", "pieces"), [(SATURATED, 8, 2), (NPO(beta=0.5), 4, 4)])
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_step_goes_through_in_pieces_and_changes_nothing(
+        self, loss, most, pieces, precision, make_llama, forget_rows, retain_rows, short
+    ):
+        """A batch of 8 pairs has 16 rows; losses are sums over global counts. bf16 gradients are rounded piece by piece."""
+        made = [make_llama().to(torch.float32 if precision == "fp32" else torch.bfloat16) for _ in range(2)]
+        whole = train(made[0], forget_rows[:8], retain_rows[:8], loss=loss, precision=precision, epochs=4)
+        short(made[1], most)
+        with pytest.warns(UserWarning, match=f"goes through in {pieces} pieces from now on"):
+            cut = train(made[1], forget_rows[:8], retain_rows[:8], loss=loss, precision=precision, epochs=4)
+        tolerance = 1e-5 if precision == "fp32" else 2e-2
+        for ours, theirs in zip(whole, cut, strict=True):
+            for name in ("loss", "forget_nll", "retain_nll", "grad_norm", "importance"):
+                assert getattr(theirs, name) == pytest.approx(getattr(ours, name), rel=tolerance, abs=tolerance), name
+        for name, weight in weights(made[0]).items():
+            torch.testing.assert_close(weights(made[1])[name], weight, rtol=tolerance, atol=tolerance)
+
+    def test_where_single_pairs_do_not_fit_it_says_what_would_help(self, make_llama, forget_rows, retain_rows, short):
+        lm = make_llama()
+        short(lm, 0)
+        with pytest.warns(UserWarning), pytest.raises(ConfigError, match="one pair of rows at a time"):
+            train(lm, forget_rows[:8], retain_rows[:8])

@@ -1,18 +1,11 @@
-"""The same small runs in one process or in several, which test_train_processes.py starts: RANK WORLD_SIZE … FOLDER.
-
-Each process writes what it logged and the weights it ended with.
-"""
+"""Small trainings, the same in one process or in several: see in_two.py."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.atwu import LearnedImportance
@@ -20,6 +13,7 @@ from deleatur.data.batches import windows
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned
 from deleatur.losses import CEU, DPO, NPO, GradientDifference
+from deleatur.processes import lay_out, whole
 from deleatur.reference import make_reference
 from deleatur.settings import Train
 from deleatur.train import fit, needs
@@ -50,9 +44,10 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     """What one scenario logs, and the weights of model and scorer in the end."""
     count, batch, accumulate, loss, objective, term = SCENARIOS[name]
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     start, lm = (LlamaForCausalLM(LlamaConfig(**shape, vocab_size=101, initializer_range=0.2)) for _ in range(2))
     model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
+    lay_out(model)
     dealt = {"epochs": 3, "batch": batch, "accumulate": accumulate}
     steps = 3 * -(-count // (batch * accumulate))
     settings = Train(lr=1e-3, retain=term, bound=4.0)
@@ -89,18 +84,4 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
         on_step=lambda step: logged.append(asdict(step)),
     )
     scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}
-    return logged, scorer | {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    for name in SCENARIOS:
-        logged, weights = train(name, accelerator)
-        out = folder / f"{name}-{accelerator.process_index}-of-{accelerator.num_processes}"
-        save_file(weights, out.with_suffix(".safetensors"))
-        out.with_suffix(".json").write_text(json.dumps(logged))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return logged, scorer | {k: whole(v).clone() for k, v in model.state_dict().items()}

@@ -1,0 +1,166 @@
+"""One process or many: who speaks, who asks which rows, what all of them know, how weights lie over them.
+
+Processes come from `torchrun` or `accelerate launch`. Each holds the whole model, or with ACCELERATE_USE_FSDP=true and
+FSDP_VERSION=2 (what `accelerate launch --use_fsdp --fsdp_version 2` sets) a share of every weight. Torch is imported where
+it is used, so that asking `is_first` costs nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from deleatur.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def is_first() -> bool:
+    """Is this the process that speaks and writes?"""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start() -> Accelerator:
+    """Meet the other processes, where a launcher started some. Raises ConfigError for an engine that is not known here."""
+    import torch
+    from accelerate import Accelerator
+
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError("DeepSpeed is not supported; FSDP2 shards the same: accelerate launch --use_fsdp --fsdp_version 2")
+    if _fsdp_asked() and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("only version 2 of FSDP is supported; give accelerate launch --fsdp_version 2")
+    made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
+    atexit.unregister(_part)
+    atexit.register(_part)
+    return made
+
+
+def _part() -> None:
+    import torch.distributed as dist
+
+    if count() > 1:
+        dist.destroy_process_group()
+
+
+def _fsdp_asked() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def will_shard() -> bool:
+    """Is each process to hold a share of every weight in place of a copy? Known once they have met."""
+    return _fsdp_asked() and count() > 1
+
+
+def count() -> int:
+    """How many processes there are, at least 1."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def index() -> int:
+    """Which of them this is, counted from 0."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if count() > 1 else 0
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process holds, in their order and known to all: anything that JSON can hold, floats to the bit.
+
+    All processes have to call it. Alone, the value itself in a list.
+    """
+    if count() == 1:
+        return [value]
+    import torch
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    device = PartialState().device
+    sent = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(count())]
+    dist.all_gather(sizes, torch.tensor([len(sent)], device=device))
+    lengths = [int(size) for size in sizes]
+    room = [torch.zeros(max(lengths), dtype=torch.uint8, device=device) for _ in lengths]
+    dist.all_gather(room, torch.nn.functional.pad(sent, (0, max(lengths) - len(sent))))
+    return [json.loads(bytes(came[:n].tolist())) for came, n in zip(room, lengths, strict=True)]
+
+
+def agree(make: Callable[[], Any]) -> Any:
+    """What the first process makes of it, known to all; the others wait meanwhile."""
+    return gather(make() if is_first() or count() == 1 else None)[0]
+
+
+def share(rows: Iterable[T]) -> list[T]:
+    """This process's part of the rows. All parts are equally long, since sharded weights come together only where all
+    processes call for them; the first rows fill up what is short, and are asked twice."""
+    rows = list(rows)
+    full = islice(cycle(rows), len(rows) + -len(rows) % count())
+    return list(full)[index() :: count()]
+
+
+def lay_out(model: nn.Module) -> None:
+    """Bring a TokenModel to this process's device, or where that was asked for lay its weights over all of them: each keeps
+    its share of every weight, and a decoder layer is whole only while it runs. In place; from then on only the model's own
+    `forward` and `generate` run it."""
+    if not will_shard():
+        model.to(start().device)
+        return
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    offload = FullyShardedDataParallelPlugin().cpu_offload
+    layers = set(model.lm._no_split_modules or ())  # pyright: ignore
+    for module in [m for m in model.modules() if type(m).__name__ in layers]:
+        fully_shard(module, offload_policy=offload)  # pyright: ignore
+    fully_shard(model, offload_policy=offload, reshard_after_forward=True)  # pyright: ignore
+    register_fsdp_forward_method(model, "generate")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Does each process hold only its share of the weights?"""
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
+
+
+def whole(x: Tensor) -> Tensor:
+    """The whole of what may lie over several processes, which all have to call."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyright: ignore
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """All weights on the first process's CPU, nothing on the others; None where each holds the model anyway."""
+    if not is_sharded(model):
+        return None
+    made: dict[int, Tensor] = {}  # tied weights are one tensor
+    out = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if id(weight) not in made:
+            full = whole(weight.detach())
+            made[id(weight)] = full.cpu() if is_first() else full[:0].cpu()
+        out[name] = made[id(weight)]
+    return out if is_first() else {}
+
+
+def sum_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """Add up what the processes' backward passes left. A weight that has a gradient in none of them stays without."""
+    if count() == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor([p.grad is not None for p in weights], dtype=torch.uint8, device=weights[0].device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    for p, some in zip(weights, found.tolist(), strict=True):
+        if some and p.grad is None:
+            p.grad = torch.zeros_like(p)
+    waiting = [dist.all_reduce(p.grad, async_op=True) for p in weights if p.grad is not None]
+    for work in waiting:
+        work.wait()  # pyright: ignore[reportOptionalMemberAccess]

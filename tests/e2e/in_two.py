@@ -1,0 +1,69 @@
+"""What each of two processes does, which test_processes.py starts: RANK WORLD_SIZE … FOLDER.
+
+With copies of the weights and then with shares of them (FSDP2): the trainings of train_in_two.py, of which each process
+writes the log and the weights, and the command lines in FOLDER/commands.json, of which it writes the exit codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from train_in_two import SCENARIOS, train
+
+from deleatur import console
+from deleatur.cli import main
+from deleatur.evidence import Progress
+
+ENGINES = {"copies": {}, "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
+
+
+@contextmanager
+def stopping_after(step: int):
+    """SIGTERM for this process after a step."""
+
+    def heard(made, steps: int) -> None:
+        if made.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    yield Progress(step=heard)
+
+
+def command(given: dict) -> int:
+    """Its exit code; `stop` names the process that hears a signal, and after which step."""
+    watch, stop = console.watch, given["stop"]
+    if stop is not None and os.environ["RANK"] == str(stop[0]):
+        console.watch = lambda: stopping_after(stop[1])
+    try:
+        main(given["command"])
+    except SystemExit as e:
+        return int(e.code or 0)
+    finally:
+        console.watch = watch
+    return 0
+
+
+def both(folder: Path) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    given = json.loads((folder / "commands.json").read_text())
+    for engine, asked in ENGINES.items():
+        os.environ |= asked
+        for name in SCENARIOS:
+            logged, weights = train(name, accelerator)
+            out = folder / f"{name}-{engine}-{accelerator.process_index}"
+            save_file(weights, out.with_suffix(".safetensors"))
+            out.with_suffix(".json").write_text(json.dumps(logged))
+        codes = [command(each) for each in given[engine]]
+        (folder / f"codes-{engine}-{accelerator.process_index}.json").write_text(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    both(Path(sys.argv[1]))
