@@ -23,7 +23,8 @@ def test_pieces_hold_the_batch_s_rows_each_once_in_their_order(sides, count):
     forget, preferred, retain = ([bare_row(3, name=f"{s}{k}") for k in range(n)] for s, n in zip("fpr", sides, strict=True))
     batch = collate(forget, retain, preferred=preferred)
     pieces = cut(batch, count)
-    assert [[n for part in side for n in part] for side in zip(*map(numbers, pieces), strict=True)] == [forget, preferred, retain]
+    sides = zip(*map(numbers, pieces), strict=True)
+    assert [[n for part in side for n in part] for side in sides] == [forget, preferred, retain]
     assert all(len(piece) for piece in pieces)
     assert all(piece.preferred in (0, piece.forget) for piece in pieces)
     assert len(pieces) <= count
