@@ -39,6 +39,15 @@ Make a language model forget exactly what it must, and nothing else.
 """
 
 
+UNASKED = {  # what the libraries would say to somebody, unasked
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets tells the hub of every load
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks a bot to convert a hub model without safetensors
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `deleatur`. Exits 0 when done, 2 when the user can mend it, 130 when interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -61,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(__version__)
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would hold up whoever shares the machine
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ |= UNASKED
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")

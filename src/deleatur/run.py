@@ -74,8 +74,8 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_parts(TokenModel(model), run)
     require_space(model, out, run)
     if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        out.chmod(0o700)  # the rows' text is for its owner alone
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
     require_same_rows(out, rows)
     progress.phase(to_yaml(run).rstrip())
     (out / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
