@@ -189,13 +189,13 @@ def _report(args: list[str]) -> None:
     if command.form == "page":
         from deleatur.report import write_report
 
-        print(write_report(run))
+        print(write_report(run, redacted=command.redact))
         return
     from deleatur.exchange import write_as
     from deleatur.folder import read_records
 
     records = read_records(run / "records" / "after.jsonl") or {}
-    print("\n".join(map(str, write_as(command.form, run, records))))
+    print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
 
 
 def _demo(args: list[str]) -> None:

@@ -87,6 +87,8 @@ class Report:
     """Folder of the run."""
     form: Literal["page", "open-unlearning", "lm-eval"] = "page"
     """report.html, OpenUnlearning's TOFU_EVAL.json and TOFU_SUMMARY.json, or lm-eval's results as lm_eval.json."""
+    redact: bool = False
+    """Leave out what rows and answers say, and where rows lie; the page is report-redacted.html then."""
 
 
 @dataclass(frozen=True, kw_only=True)
