@@ -21,7 +21,7 @@ from deleatur.errors import ConfigError, DeleaturError, Interrupted
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
 from deleatur.recipes import RECIPES, Demo
-from deleatur.verbs import Bench, Compare, Evaluate, Forget, Methods, Metrics, Report, Score
+from deleatur.verbs import Bench, Compare, Evaluate, Export, Forget, Methods, Metrics, Report, Score
 
 USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
 
@@ -30,7 +30,8 @@ Make a language model forget exactly what it must, and nothing else.
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   ask a model about rows, without changing it
   score      show a run's answers, coloured by how much each token matters
-  report     write a run's report.html again
+  report     write a run's report.html again; with --redact without the rows' texts
+  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
   demo       tell a small model a made-up world, then make it forget two people
   bench      tune and run several methods on a benchmark, on equal terms; one table, one page
   compare    put finished runs side by side in one table and one page
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "evaluate": _evaluate,
         "score": _score,
         "report": _report,
+        "export": _export,
         "demo": _demo,
         "bench": _bench,
         "compare": _compare,
@@ -196,6 +198,15 @@ def _report(args: list[str]) -> None:
 
     records = read_records(run / "records" / "after.jsonl") or {}
     print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
+
+
+def _export(args: list[str]) -> None:
+    command = parse(Export, args, verb="export")
+    from deleatur.console import watch
+    from deleatur.export import export
+
+    with watch() as progress:
+        print(export(command, progress))
 
 
 def _demo(args: list[str]) -> None:

@@ -20,6 +20,7 @@ from deleatur.metrics.rouge import rouge_1, rouge_l
 from deleatur.metrics.table import mean
 from deleatur.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.read import read_results as read_own
+from deleatur.report.read import require_no_links
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -120,6 +121,7 @@ def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, r
     With `redacted` they have none of the rows' texts.
     """
     results = read_own(run / "results.json")
+    require_no_links(run)
     if form == "lm-eval":
         made = {"lm_eval.json": to_lm_eval(results)}
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from deleatur.importance import Learned
 from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
+from deleatur.report.read import require_no_links
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
 
@@ -52,7 +54,8 @@ def free_folder(run: Run) -> Path:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{out} exists; give --out a new folder")
         return out
-    base = Path("runs") / ((run.suite or "").replace("/", "-") or Path(run.forget or "").stem or "run")
+    name = re.sub(r"[^\w.-]+", "-", run.suite or Path(run.forget or "").stem).strip(".-")  # so that `..` leads nowhere
+    base = Path("runs") / (name or "run")
     return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
 
 
@@ -61,6 +64,7 @@ def unfinished_folder(run: Run) -> Path:
     out = Path(run.out or "")
     if (out / "results.json").exists():
         raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
+    require_no_links(out)
     return out
 
 

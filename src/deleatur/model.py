@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,15 +31,19 @@ def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, 
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), precision)
     tokenizer = load_tokenizer(name)
+    options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            **_where(name), **_plain_weights(name), dtype=DTYPES[precision], output_loading_info=True, use_safetensors=True
-        )
+        with _no_pickle():
+            made: Any = AutoModelForCausalLM.from_pretrained(**_where(name), **_plain_weights(name), **options)
+        model, info = made
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"cannot load the model {name}: {_why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # pyright: ignore[reportOperatorIssue]
+    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
+    if name.endswith(".gguf"):
+        _drop_added(tokenizer, size)
+    if len(tokenizer) > size:
         raise ModelError(f"the tokenizer of {name} knows {len(tokenizer)} tokens, more than the model; use the model's own")
     vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
     return prepare(drop_quantisation_marks(model)), tokenizer
@@ -49,6 +55,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(**_where(name))
     except (OSError, ValueError, ImportError, KeyError) as e:
         raise ModelError(f"cannot load the tokenizer of {name}: {_why(e, name)}") from e
+
+
+def _drop_added(tokenizer: Any, size: int) -> None:
+    """Take off the <|endoftext|> that transformers adds to a GGUF file's byte-level vocabulary which has none. In place."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in parts["added_tokens"] if token["id"] < size]
+    if len(kept) < len(parts["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
 
 
 def _plain_weights(name: str) -> dict[str, Any]:
@@ -150,9 +164,25 @@ def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, Pr
         raise ModelError(f"{path} has no adapter_model.safetensors; pickled weights (.bin) can run code and are not read")
     model, tokenizer = load(base, precision=precision)
     try:
-        return prepare(PeftModel.from_pretrained(model, str(path)).merge_and_unload()), tokenizer  # pyright: ignore
+        with _no_pickle():
+            adapted = PeftModel.from_pretrained(model, str(path))  # pyright: ignore
+        return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
+
+
+@contextlib.contextmanager
+def _no_pickle() -> Iterator[None]:
+    """torch.load refuses meanwhile, whichever library calls it: an index of safetensors may name other files."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("pickled weights")
+
+    load, torch.load = torch.load, refuse
+    try:
+        yield
+    finally:
+        torch.load = load
 
 
 def _why(e: BaseException, name: str) -> str:
@@ -164,7 +194,7 @@ def _why(e: BaseException, name: str) -> str:
         )
     inside = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
     pickled = [p.name for p in inside if p.suffix in PICKLED and not any(q.suffix == ".safetensors" for q in inside)]
-    if "safetensors" in str(e) and (pickled or not inside):
+    if "pickled" in str(e) or ("safetensors" in str(e) and (pickled or not inside)):
         seen = f" ({pickled[0]})" if pickled else ""
         return f"its weights are pickled{seen}, which can run code when read; save them as safetensors first"
     return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)

@@ -53,6 +53,7 @@ from deleatur.method import alternate, require_parts, start_of
 from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
 from deleatur.recipes import RECIPES
 from deleatur.report import write_report
+from deleatur.report.read import require_no_links
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Prepares, Suite
 
@@ -206,6 +207,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
             raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
         return folder / "importance.jsonl"
     run = from_yaml(folder / "run.yaml")
+    require_no_links(folder)
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))

@@ -92,6 +92,24 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a finished run's model for others: merged safetensors, tokenizer, and a model card with the evidence."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    dest: Annotated[str, tyro.conf.Positional]
+    """New folder for the model."""
+    gguf: bool = False
+    """Also write model.gguf, in the weights' own precision (pip install 'deleatur[gguf]')."""
+    name_rows: bool = False
+    """Say in the card what was asked to be forgotten; else the rows go by their SHA-256."""
+    license: str | None = None
+    """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
+    push: str | None = None
+    """Put the folder on the hub as owner/name; a new one is private."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Tune and run several methods on equal terms. Rows or a suite, schedule and evaluation are those of `forget`; loss,
     importance, learning rate and weights are each method's own."""

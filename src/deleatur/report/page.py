@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from deleatur.report.figures import charts
 from deleatur.report.heat import end_importance, heat_spans
-from deleatur.report.read import Folder, read_folder
+from deleatur.report.read import Folder, read_folder, require_no_links
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
 from deleatur.report.tables import METRICS, Row, rows_of, set_name, verdict
@@ -49,6 +49,7 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
     Raises DataError where the folder is no run folder, a file is missing or broken, or the page cannot be written.
     """
     folder = read_folder(run)
+    require_no_links(run)
     view = _view(redact(folder) if redacted else folder) | {"redacted": redacted}
     if redacted:
         view |= _retained(folder) | {"retain": []}

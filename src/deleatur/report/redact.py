@@ -19,7 +19,7 @@ def redact(folder: Folder) -> Folder:
     return replace(
         folder,
         name=_hash(folder.results["data"].get("forget")),
-        results=_results(folder.results),
+        results=redact_results(folder.results),
         importance=[_blocks(row, number) for number, row in enumerate(folder.importance, 1)],
         before=[_record(row) for row in folder.before],
         after=[_record(row) for row in folder.after],
@@ -30,7 +30,8 @@ def _hash(data: dict[str, Any] | None) -> str:
     return str((data or {}).get("sha256", WITHHELD))[:12]
 
 
-def _results(results: dict[str, Any]) -> dict[str, Any]:
+def redact_results(results: dict[str, Any]) -> dict[str, Any]:
+    """What results.json holds, without what may name who is forgotten."""
     data = {name: part and part | {"source": WITHHELD} for name, part in results["data"].items()}
     model = results["model"] | {"name": place_last(results["model"]["name"])}
     return results | {"data": data, "model": model, "run": _settings(results["run"])}
@@ -50,7 +51,7 @@ def _settings(run: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def place_last(name: str) -> str:
     """A path by its last part; a name on the hub, and any other text, as it is."""
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 and "://" not in name
+    is_path = name.startswith((".", "/", "~")) or (name.count("/") > 1 and "://" not in name)
     return Path(name).name if is_path else name
 
 

@@ -31,7 +31,9 @@ def numbers(page):
 def test_the_redacted_page_stands_beside_the_full_one(folder):
     assert write_report(folder).name == "report.html"
     assert write_report(folder, redacted=True).name == "report-redacted.html"
-    assert write_report(folder).read_text(encoding="utf-8") != write_report(folder, redacted=True).read_text(encoding="utf-8")
+    assert write_report(folder).read_text(encoding="utf-8") != write_report(folder, redacted=True).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_no_row_and_no_answer_is_on_the_redacted_page(folder, pages):
