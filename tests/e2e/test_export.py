@@ -106,14 +106,16 @@ def test_the_licence_is_read_from_the_base_models_card(head, licence, tmp_path):
     assert licence_of(str(tmp_path)) == licence
 
 
-def test_an_export_is_whole_or_not_there(finished, run_folder, tmp_path, refused, monkeypatch):
+def test_an_export_is_whole_or_not_there(finished, tmp_path, refused, call, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     assert "full exists" in refused("export", finished, "full")
     assert "owner/name" in refused("export", finished, "new", "--push", "../name")
     assert "results.json" in refused("export", tmp_path / "full", "new")
     monkeypatch.setattr("deleatur.export.save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    assert "disk full" in refused("export", finished, "new")
+    said = call("export", finished, "new")
+    assert (said.code, said.err.splitlines()[-1][:34]) == (2, "deleatur: new cannot be written (d")
+    assert [p.name for p in tmp_path.iterdir()] == ["full"]
 
 
 def test_a_family_without_a_place_in_gguf_is_told_so_before_anything_is_written(run_folder, refused):
