@@ -68,7 +68,7 @@ class Workbench:
         self.model, self.tokenizer = load(base.model, precision=base.train.precision)
         self.rows = encode_sets(self.suite.sets, self.tokenizer, base)
         require_usable(self.model, self.rows, base)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
         require_same_terms(self.out, base, budget)
         require_same_rows(self.out, self.rows)

@@ -27,7 +27,7 @@ from deleatur.losses import FORGET_LOSSES
 from deleatur.processes import is_first
 from deleatur.recipes import RECIPES, Demo
 from deleatur.settings import Guard
-from deleatur.verbs import Bench, Compare, Evaluate, Forget, Methods, Metrics, Report, Score
+from deleatur.verbs import Bench, Compare, Evaluate, Export, Forget, Methods, Metrics, Report, Score
 
 USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
 
@@ -36,7 +36,8 @@ Make a language model forget exactly what it must, and nothing else.
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   ask a model about rows, without changing it
   score      show a run's answers, coloured by how much each token matters
-  report     write a run's report.html again
+  report     write a run's report.html again; with --redact without the rows' texts
+  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
   demo       tell a small model a made-up world, then make it forget two people
   bench      tune and run several methods on a benchmark, on equal terms; one table, one page
   compare    put finished runs side by side in one table and one page
@@ -48,6 +49,15 @@ exits 0 when done, 2 when an input is at fault, 4 when training came to harm and
 """
 
 
+UNASKED = {  # what the libraries would say to somebody, unasked
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets tells the hub of every load
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks a bot to convert a hub model without safetensors
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `deleatur`. How it exits stands in USAGE."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -56,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "evaluate": _evaluate,
         "score": _score,
         "report": _report,
+        "export": _export,
         "demo": _demo,
         "bench": _bench,
         "compare": _compare,
@@ -70,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(__version__)
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would hold up whoever shares the machine
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ |= UNASKED
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -214,13 +225,22 @@ def _report(args: list[str]) -> None:
     if command.form == "page":
         from deleatur.report import write_report
 
-        print(write_report(run))
+        print(write_report(run, redacted=command.redact))
         return
     from deleatur.exchange import write_as
     from deleatur.folder import read_records
 
     records = read_records(run / "records" / "after.jsonl") or {}
-    print("\n".join(map(str, write_as(command.form, run, records))))
+    print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
+
+
+def _export(args: list[str]) -> None:
+    command = parse(Export, args, verb="export")
+    from deleatur.console import watch
+    from deleatur.export import export
+
+    with watch() as progress:
+        print(export(command, progress))
 
 
 def _demo(args: list[str]) -> None:

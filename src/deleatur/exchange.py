@@ -19,7 +19,7 @@ from deleatur.metrics.probability import loss, normalised_probability, probabili
 from deleatur.metrics.rouge import rouge_1, rouge_l
 from deleatur.metrics.table import mean
 from deleatur.metrics.truth import near_one, under_one, wrong_over_right
-from deleatur.report.read import number_of
+from deleatur.report.read import number_of, require_no_links
 from deleatur.report.read import read_results as read_own
 from deleatur.report.render import put
 
@@ -63,6 +63,7 @@ ROWS: dict[str, Callable[[Record], dict[str, Any]]] = {  # what a peer's file sa
     "extraction_strength": lambda r: {"score": METRICS["extraction_strength"].of(r)},
     "exact_memorisation": lambda r: {"score": METRICS["exact_memorisation"].of(r)},
 }
+TEXTS = ("input", "ground_truth", "generation")  # keys of a row above that hold what was said
 FORMS: dict[str, Callable[[float], float]] = {"truth_ratio": near_one, "truth_ratio_kept": under_one}  # of a row's score
 LM_EVAL = {"acc": "accuracy"}  # acc_norm is per character, ours per token
 
@@ -115,14 +116,19 @@ def to_open_unlearning(
     return logs, {name: log["agg_value"] for name, log in logs.items()}
 
 
-def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]]) -> list[Path]:
-    """A run folder's results after unlearning in a peer's form, "open-unlearning" or "lm-eval", as files in the folder."""
+def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, redacted: bool = False) -> list[Path]:
+    """A run folder's results after unlearning in a peer's form, "open-unlearning" or "lm-eval", as files in the folder.
+
+    With `redacted` they have none of the rows' texts.
+    """
     results = read_own(run / "results.json")
+    require_no_links(run)
     if form == "lm-eval":
         made = {"lm_eval.json": to_lm_eval(results)}
     else:
         made = dict(zip(("TOFU_EVAL.json", "TOFU_SUMMARY.json"), to_open_unlearning(results, records), strict=True))
     for name, content in made.items():
+        content = _without_texts(content) if redacted else content
         put(run / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return [run / name for name in made]
 
@@ -204,6 +210,10 @@ def _attack(log: Any) -> dict[str, Any]:
         return {}
     members, others = (_values(log.get(name), "score") for name in ("forget", "holdout"))
     return auc(members, others) | {"n": len(members), "against": len(others)} if members and others else {}
+
+
+def _without_texts(value: Any) -> Any:
+    return {k: _without_texts(v) for k, v in value.items() if k not in TEXTS} if isinstance(value, dict) else value
 
 
 def _by_index(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
 from deleatur.processes import is_first
-from deleatur.report.read import NUMBER, RECORD, Shape, read_lines, require_shape
+from deleatur.report.read import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
 
@@ -65,7 +66,8 @@ def free_folder(run: Run) -> Path:
     """Where the run will lie. Raises ConfigError where the folder that was asked for holds something."""
     if run.out is not None:
         return require_empty(Path(run.out))
-    base = Path("runs") / ((run.suite or "").replace("/", "-") or Path(run.forget or "").stem or "run")
+    name = re.sub(r"[^\w.-]+", "-", run.suite or Path(run.forget or "").stem).strip(".-")  # so that `..` leads nowhere
+    base = Path("runs") / (name or "run")
     return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
 
 
@@ -81,6 +83,7 @@ def unfinished_folder(run: Run) -> Path:
     out = Path(run.out or "")
     if has_results(out) and (out / "report.html").exists() and not (out / "checkpoints").exists():
         raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
+    require_no_links(out)
     return out
 
 

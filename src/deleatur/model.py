@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -17,27 +19,34 @@ from deleatur.processes import is_first, whole_weights
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, from the hub by name, a folder, or a .gguf file.
 
-    Raises ModelError with the reason where either cannot be had.
+    Pickled weights and a model's own code are never read, since both can do anything; a family that transformers knows is
+    read by transformers' code, whatever its folder holds. Raises ModelError with the reason where either cannot be had.
     """
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), precision)
     tokenizer = load_tokenizer(name)
+    options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            **_where(name), **_plain_weights(name), dtype=DTYPES[precision], output_loading_info=True
-        )
+        with _no_pickle():
+            made: Any = AutoModelForCausalLM.from_pretrained(**_where(name), **_plain_weights(name), **options)
+        model, info = made
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"cannot load the model {name}: {_first_line(e)}") from e
+        raise ModelError(f"cannot load the model {name}: {_why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # pyright: ignore[reportOperatorIssue]
+    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
+    if name.endswith(".gguf"):
+        _drop_added(tokenizer, size)
+    if len(tokenizer) > size:
         raise ModelError(f"the tokenizer of {name} knows {len(tokenizer)} tokens, more than the model; use the model's own")
+    vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
     return prepare(drop_quantisation_marks(model)), tokenizer
 
 
@@ -46,7 +55,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(**_where(name))
     except (OSError, ValueError, ImportError, KeyError) as e:
-        raise ModelError(f"cannot load the tokenizer of {name}: {_first_line(e)}") from e
+        raise ModelError(f"cannot load the tokenizer of {name}: {_why(e, name)}") from e
+
+
+def _drop_added(tokenizer: Any, size: int) -> None:
+    """Take off the <|endoftext|> that transformers adds to a GGUF file's byte-level vocabulary which has none. In place."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in parts["added_tokens"] if token["id"] < size]
+    if len(kept) < len(parts["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
 
 
 def _plain_weights(name: str) -> dict[str, Any]:
@@ -57,13 +74,17 @@ def _plain_weights(name: str) -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
 
 
-def _where(name: str) -> dict[str, str]:
+def _where(name: str) -> dict[str, Any]:
     path = Path(name)
     if looks_local(name) and not path.exists():
         raise ModelError(f"no model at {name}; give a folder, a .gguf file, or a name on the hub")
     if path.suffix == ".gguf":
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    return {"pretrained_model_name_or_path": name}
+        place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    elif path.is_file():
+        raise ModelError(f"{name} is one file; give a folder with safetensors, a .gguf file, or a name on the hub")
+    else:
+        place = {"pretrained_model_name_or_path": name}
+    return place | {"trust_remote_code": False}  # left out, transformers would ask at the terminal
 
 
 def looks_local(name: str) -> bool:
@@ -130,16 +151,55 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
 def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
-    base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(
-            f"{path}/adapter_config.json names no base_model_name_or_path; give the model it was trained on there"
-        )
+    where = path / "adapter_config.json"
+    try:
+        config = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{where} cannot be read ({e}); save the adapter again") from e
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base or not isinstance(base, str):
+        raise ModelError(f"{where} names no base_model_name_or_path; give the model it was trained on there")
+    if (Path(base) / "adapter_config.json").is_file():
+        raise ModelError(f"{where} names an adapter as its base; merge the two first")
+    if config.get("megatron_config"):  # peft would import whatever module it names
+        raise ModelError(f"{where} asks for code outside of peft (megatron_config); take that out")
+    if not (path / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{path} has no adapter_model.safetensors; pickled weights (.bin) can run code and are not read")
     model, tokenizer = load(base, precision=precision)
-    return prepare(PeftModel.from_pretrained(model, str(path)).merge_and_unload()), tokenizer  # pyright: ignore
+    try:
+        with _no_pickle():
+            adapted = PeftModel.from_pretrained(model, str(path))  # pyright: ignore
+        return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+        raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
 
 
-def _first_line(e: BaseException) -> str:
+@contextlib.contextmanager
+def _no_pickle() -> Iterator[None]:
+    """torch.load refuses meanwhile, whichever library calls it: an index of safetensors may name other files."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("pickled weights")
+
+    load, torch.load = torch.load, refuse
+    try:
+        yield
+    finally:
+        torch.load = load
+
+
+def _why(e: BaseException, name: str) -> str:
+    """The reason in a line; what is refused for safety is said in our own words."""
+    if "trust_remote_code" in str(e):
+        return (
+            "it needs code that comes with it, which is never run from here; read that code, load the model yourself "
+            "with trust_remote_code, and give it to deleatur.forget in Python"
+        )
+    inside = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
+    pickled = [p.name for p in inside if p.suffix in PICKLED and not any(q.suffix == ".safetensors" for q in inside)]
+    if "pickled" in str(e) or ("safetensors" in str(e) and (pickled or not inside)):
+        seen = f" ({pickled[0]})" if pickled else ""
+        return f"its weights are pickled{seen}, which can run code when read; save them as safetensors first"
     return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
 
 

@@ -61,6 +61,7 @@ from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, l
 from deleatur.processes import agree, count, gather, is_first, lay_out, start, will_shard
 from deleatur.recipes import RECIPES
 from deleatur.report import write_report
+from deleatur.report.read import require_no_links
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Prepares, Suite
 
@@ -85,8 +86,8 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_parts(TokenModel(model), run)
     require_space(model, out, run)
     if not resume and is_first():
-        out.mkdir(parents=True, exist_ok=True)
-        out.chmod(0o700)  # the rows' text is for its owner alone
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
     with alone(out) if is_first() else nullcontext():
         agree(lambda: _claim(run, out, resume))
         return _carry_out(run, model, tokenizer, rows, suite, progress)
@@ -274,6 +275,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
             raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
         return folder / "importance.jsonl"
     run = from_yaml(folder / "run.yaml")
+    require_no_links(folder)
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))

@@ -47,7 +47,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lora:
-    """Train low-rank adapters instead of the whole model."""
+    """Train low-rank adapters instead of the whole model; merged when saved, since the base beside them knows it all."""
 
     rank: int | None = None
     """Rank of the adapters on every linear layer but the head, at least 1; none trains the whole model."""

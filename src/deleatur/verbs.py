@@ -87,6 +87,26 @@ class Report:
     """Folder of the run."""
     form: Literal["page", "open-unlearning", "lm-eval"] = "page"
     """report.html, OpenUnlearning's TOFU_EVAL.json and TOFU_SUMMARY.json, or lm-eval's results as lm_eval.json."""
+    redact: bool = False
+    """Leave out what rows and answers say, and where rows lie; the page is report-redacted.html then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a finished run's model for others: merged safetensors, tokenizer, and a model card with the evidence."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    dest: Annotated[str, tyro.conf.Positional]
+    """New folder for the model."""
+    gguf: bool = False
+    """Also write model.gguf, in the weights' own precision (pip install 'deleatur[gguf]')."""
+    name_rows: bool = False
+    """Say in the card what was asked to be forgotten; else the rows go by their SHA-256."""
+    license: str | None = None
+    """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
+    push: str | None = None
+    """Put the folder on the hub as owner/name; a new one is private."""
 
 
 @dataclass(frozen=True, kw_only=True)

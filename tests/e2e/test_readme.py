@@ -83,7 +83,17 @@ def test_the_python_block_runs_on_the_quickstarts_rows(home, tmp_path, monkeypat
 
 def test_every_command_and_option_that_the_readme_names_exists(call):
     text = README.read_text(encoding="utf-8")
-    verbs = ((), ("forget",), ("forget", "--recipe", "npo"), ("score",), ("demo",), ("evaluate",), ("report",), ("bench",))
+    verbs = (
+        (),
+        ("forget",),
+        ("forget", "--recipe", "npo"),
+        ("score",),
+        ("demo",),
+        ("evaluate",),
+        ("report",),
+        ("bench",),
+        ("export",),
+    )
     helped = "".join(call(*args, "--help").out for args in verbs)
     named = set(re.findall(r"`[^`\n]*?(--[a-z][a-z.-]*)", text))
     assert named

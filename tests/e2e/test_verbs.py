@@ -14,7 +14,7 @@ import pytest
 
 from deleatur.recipes import RECIPES
 
-VERBS = ("forget", "evaluate", "score", "report", "demo", "methods")
+VERBS = ("forget", "evaluate", "score", "report", "export", "demo", "methods")
 TIMED = "import sys; from deleatur.cli import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from deleatur.data.files import Row, collect, counted, read, read_either, refusal, show, show_all
+from deleatur.data.files import Row, collect, counted, read, read_either, refusal, show, show_all, show_columns, veil
 from deleatur.settings import Data
 from deleatur.types import Example, Span
 
@@ -93,7 +93,7 @@ def refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None
     kept = {_folded(example) for example in retain}
     both = [example for example in forget if _folded(example) in kept]
     if both:
-        first = ", ".join(f"{show(e.id)} {show(e.question or e.answer)}" for e in both[:3])
+        first = ", ".join(show(e.id) for e in both[:3])
         seen = f"{len(both)} of {len(forget)} forget rows are retain rows too: {first}{', …' if len(both) > 3 else ''}"
         raise refusal("forget and retain", f"{seen}; a row can be on one side only, so take it out of the other")
 
@@ -129,20 +129,20 @@ def _form(row: Row) -> Form:
     if len(fits) > 1:
         both = " and ".join("/".join(form) for form in fits)
         needed = "one form is needed, --data.ignore NAME drops a column"
-        raise refusal(row.place, f"the columns {show_all(sorted(columns))} fit both {both}; {needed}")
+        raise refusal(row.place, f"the columns {show_columns(columns)} fit both {both}; {needed}")
     known = {*fits[0], *FORMS[fits[0]]} if fits else {*KNOWN}
     unknown = sorted(columns - known)
     if fits and not unknown:
         return fits[0]
-    seen = f"the columns {show_all(sorted(columns)) or '(none)'} fit no form"
+    seen = f"the columns {show_columns(columns) or '(none)'} fit no form"
     needed = f"accepted are {ACCEPTED}"
     if fits:
-        seen = f"unknown column beside {'/'.join(fits[0])}: {show_all(unknown)}"
+        seen = f"unknown column beside {'/'.join(fits[0])}: {show_columns(unknown)}"
         needed = f"accepted beside them are {', '.join(FORMS[fits[0]])}"
     absent = sorted(known - columns)
     near = {column: difflib.get_close_matches(column[:40], absent, 1) for column in unknown[:8]}
-    meant = "".join(f", is {show(column)} meant as {match[0]}?" for column, match in near.items() if match)
-    drop = f"; --data.ignore {show_all(unknown, ' ')} drops what is not needed" if unknown else ""
+    meant = "".join(f", is {show_columns([column])} meant as {match[0]}?" for column, match in near.items() if match)
+    drop = f"; --data.ignore {show_columns(unknown, ' ')} drops what is not needed" if unknown else ""
     raise refusal(row.place, f"{seen}{meant}; {needed}{drop}")
 
 
@@ -151,7 +151,7 @@ def _example(row: Row, form: Form) -> Example:
     answer = told.strip() if asked else told  # a plain text is meant as it stands
     wrong = tuple(_text(row, "a wrong answer", value).strip() for value in _list(row, "wrong"))
     if answer in wrong:
-        raise refusal(row.place, f"the wrong answer {show(answer)} is the answer itself; take it out of wrong")
+        raise refusal(row.place, f"the wrong answer {veil(answer)} is the answer itself; take it out of wrong")
     name, subject, restated = (row.cells.get(column) for column in ("id", "subject", "restated"))
     name = row.name if _blank(name) else name
     return Example(
@@ -183,7 +183,7 @@ def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
         said = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
         if said.keys() - {"content"} != {"role"} or said["role"] not in ("system", "user", "assistant"):
             needed = "only a role, which is system, user or assistant, and a content are accepted"
-            raise refusal(row.place, f"turn {len(turns) + 1} is {show(turn)}; {needed}")
+            raise refusal(row.place, f"turn {len(turns) + 1} is {veil(turn)}; {needed}")
         turns.append((str(said["role"]), _text(row, f"the content of turn {len(turns) + 1}", said.get("content"))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
@@ -198,7 +198,7 @@ def _spans(row: Row, lead: int, length: int) -> tuple[Span, ...]:
     for value in _list(row, "spans"):
         span = _span(row, value)
         if not lead <= span.start < span.end <= lead + length:
-            seen = f"the span {show(value)} is not in the answer of {length} characters"
+            seen = f"the span {veil(value)} is not in the answer of {length} characters"
             raise refusal(row.place, f"{seen}; {lead} <= start < end <= {lead + length} is needed")
         spans.append(replace(span, start=span.start - lead, end=span.end - lead))
     reach = {False: 0, True: 0}  # how far the spans to forget and those to keep have come
@@ -219,7 +219,7 @@ def _span(row: Row, value: object) -> Span:
             start = end = keep = None
     if type(start) is not int or type(end) is not int or not isinstance(keep, bool | None):
         needed = '[start, end] or {"start": …, "end": …, "keep": true or false} in whole numbers'
-        raise refusal(row.place, f"the span {show(value)} cannot be used; {needed} is needed")
+        raise refusal(row.place, f"the span {veil(value)} cannot be used; {needed} is needed")
     return Span(start=start, end=end, keep=bool(keep))
 
 
@@ -229,7 +229,7 @@ def _list(row: Row, column: str) -> Sequence[object]:
         with suppress(ValueError, RecursionError):
             value = json.loads(value)
     if not isinstance(value, list | tuple | None):
-        raise refusal(row.place, f"{column} is {show(value)}, but must be a list (in CSV, a JSON list)")
+        raise refusal(row.place, f"{column} is {veil(value)}, but must be a list (in CSV, a JSON list)")
     return value or ()
 
 
@@ -237,7 +237,7 @@ def _text(row: Row, column: str, value: object) -> str:
     if _blank(value):
         raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
     if not isinstance(value, str):
-        raise refusal(row.place, f"{column} is {show(value)}, but must be text")
+        raise refusal(row.place, f"{column} is {veil(value)}, but must be text")
     if bad := re.search("[\0\ud800-\udfff]", value):
         seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is no text"
         raise refusal(row.place, f"{seen}; mend or drop the row")

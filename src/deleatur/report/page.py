@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from deleatur.report.figures import charts
 from deleatur.report.heat import end_importance, heat_spans
-from deleatur.report.read import Folder, read_folder
+from deleatur.report.read import Folder, read_folder, require_no_links
+from deleatur.report.redact import redact
 from deleatur.report.render import put, render
 from deleatur.report.tables import METRICS, Row, rows_of, set_name, verdict
 from deleatur.report.words import cost, flat, grouped, plain
@@ -42,12 +43,17 @@ COSTS = {
 }
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` into the run folder and return its path.
+def write_report(run: Path, *, redacted: bool = False) -> Path:
+    """Write `report.html` into the run folder and return its path; `report-redacted.html` has none of the rows' texts.
 
     Raises DataError where the folder is no run folder, a file is missing or broken, or the page cannot be written.
     """
-    return put(run / "report.html", render("page.html.jinja", _view(read_folder(run))))
+    folder = read_folder(run)
+    require_no_links(run)
+    view = _view(redact(folder) if redacted else folder) | {"redacted": redacted}
+    if redacted:
+        view |= _retained(folder) | {"retain": []}
+    return put(run / f"report{'-redacted' if redacted else ''}.html", render("page.html.jinja", view))
 
 
 def _view(folder: Folder) -> dict[str, Any]:

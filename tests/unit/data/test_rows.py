@@ -180,15 +180,15 @@ class TestRefusedForms:
 
     def test_other_answers_that_are_no_texts_are_refused(self):
         refused_row(QA | {"restated": 5}, "restated is 5, but must be text")
-        refused_row(QA | {"wrong": "Bob."}, "wrong is 'Bob.', but must be a list")
+        refused_row(QA | {"wrong": "Bob."}, "wrong is ‹4 characters›, but must be a list")
         refused_row(QA | {"wrong": ["Bob.", ""]}, "a wrong answer is empty")
         refused_row(QA | {"wrong": ["Bob.", 5]}, "a wrong answer is 5, but must be text")
 
     def test_the_answer_itself_is_no_wrong_answer(self):
-        refused_row(QA | {"wrong": ["Bob.", " Ada."]}, "the wrong answer 'Ada.' is the answer itself")
+        refused_row(QA | {"wrong": ["Bob.", " Ada."]}, "the wrong answer ‹4 characters› is the answer itself")
 
     def test_long_values_are_shortened(self):
-        assert len(refused_row(QA | {"spans": [["x" * 10**6, 5]]}, "the span ['xxx")) < 400
+        assert len(refused_row(QA | {"spans": [["x" * 10**6, 5]]}, "the span [‹1000000 characters›, 5]")) < 400
         assert len(refused_row({"x" * 10**6: 1}, "fit no form")) < 800
 
     def test_numbers_too_long_to_print_are_refused_like_others(self):
@@ -240,7 +240,7 @@ class TestRefusedChats:
 
     def test_a_completion_is_one_message(self):
         refused_row({"prompt": CHAT[:1], "completion": [*CHAT[1:], *CHAT]}, "alone in its completion")
-        refused_row({"prompt": CHAT[:1], "completion": "Ada."}, "completion is 'Ada.'", "list")
+        refused_row({"prompt": CHAT[:1], "completion": "Ada."}, "completion is ‹4 characters›", "list")
         refused_row({"prompt": "Who?", "completion": CHAT[1:]}, "completion is [", "must be text")
 
 
@@ -261,7 +261,7 @@ class TestIds:
 
     def test_a_subject_is_text_and_paraphrases_are_a_list_of_text(self):
         refused_row(QA | {"subject": 7}, "subject is 7")
-        refused_row(QA | {"paraphrases": "Which one?"}, "paraphrases is 'Which one?'", "a JSON list")
+        refused_row(QA | {"paraphrases": "Which one?"}, "paraphrases is ‹10 characters›", "a JSON list")
         refused_row(QA | {"paraphrases": ["Which one?", 7]}, "a paraphrase is 7")
 
 
@@ -413,7 +413,7 @@ class TestBrokenFiles:
 
     def test_a_line_that_is_json_but_no_object_is_refused(self, tmp_path):
         source = write(tmp_path / "a.jsonl", QA, ["Who?"])
-        refused(lambda: read(source), "a.jsonl, line 2: ['Who?'] is not a row")
+        refused(lambda: read(source), "a.jsonl, line 2: [‹4 characters›] is not a row")
 
     @pytest.mark.parametrize("line", ["[" * 10**5, '{"id": ' + "9" * 5000 + "}", '{"id": 1, "id": 2}'])
     def test_json_that_python_cannot_hold_is_refused(self, tmp_path, line):
@@ -429,7 +429,7 @@ class TestBrokenFiles:
         ("value", "words"),
         [
             (5, ["5 is not a list"]),
-            ('"x"', ["'x' is not a list"]),
+            ('"x"', ["‹1 characters› is not a list"]),
             (QA, ["0 lists of objects"]),
             ({"a": [QA], "b": [QA]}, ["2 lists of objects 'a', 'b'", "exactly one"]),
             ([QA, 5], ["row 2: 5 is not a row"]),
@@ -447,7 +447,7 @@ class TestBrokenFiles:
             ('question,answer\nWho?,"Ada" Bo\n', ["line 2: broken CSV"]),
             ("question,answer,answer\nWho?,Ada,Bo\n", ["two columns share a name", "'answer'"]),
             ("question,answer\nWho?,\n", ["row 1: answer is empty"]),
-            ("question,answer,spans\nWho?,Ada,0-3\n", ["row 1: spans is '0-3'", "a JSON list"]),
+            ("question,answer,spans\nWho?,Ada,0-3\n", ["row 1: spans is ‹3 characters›", "a JSON list"]),
             ("question;answer\nWho?;Ada\n", ["'question;answer' fit no form"]),
             ("question,answer\nWho?,A\0\n", [r"row 1: answer holds '\x00'"]),
         ],
@@ -547,12 +547,46 @@ class TestOverlap:
         rows = [{"question": f"Who is {n}?", "answer": "Ada."} for n in range(6)]
         other = [{"query": f" who  IS {n}?", "answer": "ADA.\n"} for n in range(5)]
         forget, retain = rows_from(rows, name="f"), rows_from(other, name="r")
-        message = refused(lambda: refuse_overlap(forget, retain), "5 of 6", "'f-1' 'Who is 0?'", "'f-3'", "…")
+        message = refused(lambda: refuse_overlap(forget, retain), "5 of 6", "'f-1', 'f-2', 'f-3', …")
         assert "'f-4'" not in message
 
-    def test_texts_on_both_sides_are_shown_by_their_beginning(self):
+    def test_texts_on_both_sides_are_shown_by_their_ids_alone(self):
         rows = rows_from([{"text": "A tale " * 100}])
-        assert len(refused(lambda: refuse_overlap(rows, rows), "1 of 1", "'A tale")) < 400
+        assert "tale" not in refused(lambda: refuse_overlap(rows, rows), "1 of 1", "'rows-1'")
+
+
+SECRET = "Xanquel Vorbit was born in Teburg."
+LEAKY = {  # a row that is refused, with the secret where its text may stand
+    "span": {"question": "q", "answer": SECRET, "spans": [[SECRET, 1]]},
+    "span outside": {"question": "q", "answer": SECRET, "spans": [[0, 999]]},
+    "answer of a list": {"question": "q", "answer": [SECRET]},
+    "answer of an object": {"question": "q", "answer": {"text": SECRET}},
+    "paraphrases of a text": {"question": "q", "answer": "a", "paraphrases": SECRET},
+    "the answer is a wrong one": {"question": "q", "answer": SECRET, "wrong": [SECRET]},
+    "unknown role": {"messages": [{"role": SECRET, "content": SECRET}]},
+    "no answer last": {"messages": [{"role": "user", "content": SECRET}]},
+    "not text": {"question": "q", "answer": SECRET + "\0"},
+    "no row": [SECRET],
+    "a text for a row": SECRET,
+    "unknown column": {"question": "q", "answer": SECRET, "zz": SECRET},
+    "a text for a column": {SECRET: SECRET},
+}
+
+
+class TestSecrecy:
+    """What is to be forgotten must not get into a log: a refusal says where a row stands, never what it says."""
+
+    @pytest.mark.parametrize("name", LEAKY)
+    def test_no_refusal_holds_a_rows_text(self, name):
+        assert "Vorbit" not in refused_row(LEAKY[name])
+
+    def test_a_file_without_a_heading_shows_no_text_for_a_columns_name(self, tmp_path):
+        (tmp_path / "a.csv").write_text(f"Where was he born?,{SECRET}\nWho taught him?,Nobody.\n", encoding="utf-8")
+        assert "Vorbit" not in refused(lambda: read(tmp_path / "a.csv"), "‹18 characters›")
+
+    def test_broken_lines_show_no_text(self, tmp_path):
+        source = write(tmp_path / "a.jsonl", '{"question": "' + SECRET + '", ')
+        assert "Vorbit" not in refused(lambda: read(source), "line 1")
 
 
 garbage = st.recursive(
