@@ -71,7 +71,7 @@ def model(dtype: torch.dtype = torch.float32, rank: int | None = None, checkpoin
 def ours(lm: LlamaForCausalLM, windows: Iterator[list[Batch]], settings: Train, steps: int, padded: bool) -> list[Step]:
     """ATWU's steps, over the windows."""
     model, done = TokenModel(lm), []
-    model._packs = model._packs and not padded
+    model.packs = model.packs and not padded
     loss = GradientDifference(saturation=5.0)
     importance = LearnedImportance(Learned(), width=model.width, turns=steps, loss=loss, reference=Reference())
     accelerator = Accelerator(cpu=True)
