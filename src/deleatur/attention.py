@@ -1,4 +1,4 @@
-"""Attention over sequences that lie end to end in one row, without padding and without a mask over the whole row."""
+"""Attention over sequences that lie in one row, common beginnings once, without padding or a mask over the whole row."""
 
 from __future__ import annotations
 
@@ -6,44 +6,117 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 SHORT = 256  # tokens; above it torch's own kernel is as fast on CPU and does not keep L² numbers
 PREFIX = "packed_"
 OWN = ("sdpa", "eager")  # the implementations that we stand before
-_lengths: ContextVar[Sequence[int] | None] = ContextVar("lengths", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Grown:
+    """Keys and values of B sequences that grow by a token at a time, as each attention module left them, in fp32."""
+
+    room: int  # how many tokens each sequence may grow by
+    layers: dict[nn.Module, list[Float[Tensor, "_ _ _ _"]]] = field(default_factory=dict)  # B K L D
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Only these sequences, in this order."""
+        for module, both in self.layers.items():
+            self.layers[module] = [x[kept] for x in both]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tree:
+    """Sequences in one row of T tokens. What one has in common with the beginning of an earlier one lies there alone."""
+
+    ids: Int[Tensor, " T"]
+    at: Int[Tensor, " T"]  # a token's position in its sequences
+    places: tuple[Int[Tensor, " _"], ...]  # of each sequence's tokens
+    own: tuple[int, ...]  # how many tokens a sequence brings: its last ones, behind those of the sequences before it
+    pieces: tuple[int, ...]  # lengths of the parts of which the sequences consist
+    paths: tuple[tuple[int, ...], ...]  # which parts each sequence is
+    grown: Grown | None = None  # where its keys and values are kept, if it is to grow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Growing:
+    """One more token for each of B sequences."""
+
+    grown: Grown
+    at: Int[Tensor, " B"]  # their positions
+
+
+_running: ContextVar[Tree | Growing | None] = ContextVar("running", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Pack:
-    """Sequences end to end: their lengths, and whom each token of the longest may look at (causal, or within a window).
+    """A tree, and whom each token of its longest sequence may look at (causal, or within a window).
 
     The other sequences look as its beginning does. It goes through the decoder in the place of a mask.
     """
 
-    lengths: tuple[int, ...]
+    tree: Tree
     seen: Bool[Tensor, "L L"]
     causal: bool  # is `seen` nothing but the lower triangle?
     bias: Float[Tensor, "S S"]  # its first SHORT rows and columns as 0 and −inf, fp32
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Next:
+    """One more token for each sequence, and what it may look at. In the place of a mask, as a Pack."""
+
+    growing: Growing
+    bias: Float[Tensor, "B 1 1 L"]  # 0 and −inf, fp32
+
+
+def share(rows: Sequence[Sequence[int]], grown: Grown | None = None) -> Tree:
+    """The tree of some sequences, each of one token at least."""
+    where: dict[tuple[int, int], int] = {}  # (place of the token before, token) → place
+    places, own, cuts = [], [], {0}
+    for row in rows:
+        known, place, path = len(where), -1, []
+        for token in row:
+            place = where.setdefault((place, token), len(where))
+            path.append(place)
+        places.append(torch.tensor(path))
+        own.append(len(where) - known)
+        cuts |= {path[0], path[-1] + 1, *(end for a, b in pairwise(path) if b != a + 1 for end in (a + 1, b))}
+    starts = sorted(cuts)
+    piece = {start: i for i, start in enumerate(starts)}
+    at = torch.empty(len(where), dtype=torch.long)
+    for path in places:
+        at[path] = torch.arange(len(path))
+    return Tree(
+        ids=torch.tensor([token for _, token in where]),
+        at=at,
+        places=tuple(places),
+        own=tuple(own),
+        pieces=tuple(b - a for a, b in pairwise(starts)),
+        paths=tuple(tuple(piece[p] for p in path.tolist() if p in piece) for path in places),
+        grown=grown,
+    )
+
+
 @contextmanager
-def packed(lengths: Sequence[int]) -> Iterator[None]:
-    """Within, a model that attends through `attend` takes its one row of ids for sequences of these lengths."""
-    token = _lengths.set(lengths)
+def packed(running: Tree | Growing) -> Iterator[None]:
+    """Within, a model that attends through `attend` takes its one row of ids for this."""
+    token = _running.set(running)
     try:
         yield
     finally:
-        _lengths.reset(token)
+        _running.reset(token)
 
 
 def attend_through(lm: PreTrainedModel, yes: bool = True) -> bool:
@@ -62,17 +135,20 @@ def attend_through(lm: PreTrainedModel, yes: bool = True) -> bool:
 
 
 def _mask(own: str, *, mask_function: Callable, device: torch.device | str = "cpu", **shape: Any) -> Any:
-    """A Pack within `packed`, elsewhere the mask that the model would have had."""
-    lengths = _lengths.get()
-    if lengths is None:
+    """A Pack or a Next within `packed`, elsewhere the mask that the model would have had."""
+    running = _running.get()
+    if running is None:
         return AttentionMaskInterface()[own](mask_function=mask_function, device=device, **shape)
-    longest = max(lengths)
-    first = sum(lengths[: lengths.index(longest)])
-    at = torch.arange(first, first + longest, device=device)
-    seen = mask_function(0, 0, at[:, None], at[None, :]).expand(longest, longest)
+    if isinstance(running, Growing):
+        at, looked = running.at[:, None], torch.arange(int(running.at.max()) + 1, device=device)
+        bias = torch.zeros(len(at), len(looked), device=device)
+        bias.masked_fill_(~mask_function(0, 0, at, looked).expand_as(bias), -torch.inf)
+        return Next(growing=running, bias=bias[:, None, None])
+    at = torch.arange(max(map(len, running.places)), device=device)
+    seen = mask_function(0, 0, at[:, None], at[None, :]).expand(len(at), len(at))
     corner = seen[:SHORT, :SHORT]
     return Pack(
-        lengths=tuple(lengths),
+        tree=running,
         seen=seen,
         causal=bool((seen == (at[:, None] >= at)).all()),
         bias=torch.zeros(corner.shape, device=device).masked_fill_(~corner, -torch.inf),
@@ -82,10 +158,15 @@ def _mask(own: str, *, mask_function: Callable, device: torch.device | str = "cp
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **rest: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention interface: by `packed_attention` under a Pack, elsewhere as the model would have done."""
-    if isinstance(attention_mask, Pack):
-        options = {name: rest[name] for name in ("scaling", "softcap", "dropout") if rest.get(name) is not None}
-        return packed_attention(query, key, value, attention_mask, **options), None
+    """transformers' attention interface: ours under a Pack or a Next, elsewhere as the model would have done."""
+    options = {name: rest[name] for name in ("scaling", "softcap", "dropout") if rest.get(name) is not None}
+    match attention_mask:
+        case Pack():
+            if (grown := attention_mask.tree.grown) is not None:
+                grown.layers[module] = [_slots(x, attention_mask, grown.room) for x in (key, value)]
+            return packed_attention(query, key, value, attention_mask, **options), None
+        case Next():
+            return next_attention(module, query, key, value, attention_mask, **options), None
     own = str(module.config._attn_implementation).removeprefix(PREFIX)  # pyright: ignore[reportAttributeAccessIssue]
     family = sys.modules[type(module).forward.__module__]
     theirs = family.ALL_ATTENTION_FUNCTIONS.get_interface(own, getattr(family, "eager_attention_forward", None))
@@ -107,18 +188,60 @@ def packed_attention(
         scores = query @ key.transpose(-1, -2) * scaling            (softcap · tanh(scores / softcap) where there is one)
         scores.masked_fill(~seen, -inf).float().softmax(-1) @ value
 
-    Short sequences go by matrix products in fp32 whatever the type, the query heads of one key-value head as the rows of one
-    matrix; long ones by torch's kernel.
+    where tokens are asked only for the sequence that brings them. Short sequences go by matrix products in fp32 whatever the
+    type, the query heads of one key-value head as the rows of one matrix; long ones by torch's kernel.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = {"scaling": scaling, "softcap": softcap, "dropout": dropout}
-    each = zip(*(x.squeeze(0).split(pack.lengths, 1) for x in (query, key, value)), strict=True)
-    parts = [(_short if q.shape[1] <= SHORT or softcap is not None else _long)(q, k, v, pack, **options) for q, k, v in each]
+    asking = query.squeeze(0).split(pack.tree.own, 1)  # a select's gradient would fill and copy the whole
+    each = zip(asking, _sequences(key, pack.tree), _sequences(value, pack.tree), strict=True)
+    parts = [
+        (_short if q.shape[1] <= SHORT or softcap is not None else _long)(q, k, v, pack, **options)
+        for q, k, v in each
+        if q.shape[1]
+    ]
     return torch.cat(parts)[None]
 
 
+def _sequences(x: Float[Tensor, "1 K T D"], tree: Tree) -> list[Float[Tensor, "K L D"]]:
+    """Each sequence's tokens."""
+    pieces = x.squeeze(0).split(tree.pieces, 1)
+    return [pieces[path[0]] if len(path) == 1 else torch.cat([pieces[i] for i in path], 1) for path in tree.paths]
+
+
+def _slots(x: Float[Tensor, "1 K T D"], pack: Pack, room: int) -> Float[Tensor, "B K L D"]:
+    """Each sequence's tokens, and zeros where there is room for more."""
+    length = len(pack.seen) + room
+    return torch.stack([pad(s, (0, 0, 0, length - s.shape[1])) for s in _sequences(x.float(), pack.tree)])
+
+
+def next_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 H B D"],
+    key: Float[Tensor, "1 K B D"],
+    value: Float[Tensor, "1 K B E"],
+    mask: Next,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "1 B H E"]:
+    """`packed_attention` of the last tokens of B sequences, when those before them have been asked already."""
+    at, (heads, width) = mask.growing.at, (query.shape[1], query.shape[-1])
+    both = mask.growing.grown.layers[module]
+    for kept, new in zip(both, (key, value), strict=True):
+        kept[torch.arange(len(at)), :, at] = new[0].transpose(0, 1).float()
+    keys, values = (x[:, :, : mask.bias.shape[-1]] for x in both)
+    grouped = query[0].transpose(0, 1).float().reshape(len(at), key.shape[1], -1, width)
+    scores = grouped * (width**-0.5 if scaling is None else scaling) @ keys.transpose(2, 3)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    p = (scores + mask.bias).softmax(-1)
+    return (p @ values).reshape(1, len(at), heads, -1).to(query.dtype)
+
+
 def _short(
-    q: Float[Tensor, "H L D"],
+    q: Float[Tensor, "H N D"],
     k: Float[Tensor, "K L D"],
     v: Float[Tensor, "K L E"],
     pack: Pack,
@@ -126,25 +249,25 @@ def _short(
     scaling: float,
     softcap: float | None,
     dropout: float,
-) -> Float[Tensor, "L H E"]:
-    (heads, length, width), shared = q.shape, len(k)
+) -> Float[Tensor, "N H E"]:
+    (heads, asking, width), (shared, length, _) = q.shape, k.shape
     scores = (q.float() * scaling).reshape(shared, -1, width) @ k.float().transpose(1, 2)
-    scores = scores.view(heads, length, length)
+    scores = scores.view(heads, asking, length)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if length <= SHORT:
-        scores = scores.add_(pack.bias[:length, :length])
+        scores = scores.add_(pack.bias[length - asking : length, :length])
     else:
-        scores = scores.masked_fill(~pack.seen[:length, :length], -torch.inf)
+        scores = scores.masked_fill(~pack.seen[length - asking : length, :length], -torch.inf)
     p = scores.softmax(-1)
     p = drop(p, dropout) if dropout else p
     out = p.view(shared, -1, length) @ v.float()
-    return out.view(heads, length, -1).transpose(0, 1).to(q.dtype)
+    return out.view(heads, asking, -1).transpose(0, 1).to(q.dtype)
 
 
 def _long(q: Tensor, k: Tensor, v: Tensor, pack: Pack, *, scaling: float, softcap: None, dropout: float) -> Tensor:
-    length = q.shape[1]
-    mask = None if pack.causal else pack.seen[:length, :length]
+    asking, length = q.shape[1], k.shape[1]
+    mask = None if pack.causal and asking == length else pack.seen[length - asking : length, :length]
     out = scaled_dot_product_attention(
         q[None], k[None], v[None], mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=len(q) != len(k)
     )

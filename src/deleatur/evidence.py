@@ -36,7 +36,7 @@ class Progress:
 
     phase: Callable[[str], None] = lambda text: None
     step: Callable[[Step, int], None] = lambda step, steps: None
-    asked: Callable[[str, int, int], None] = lambda what, done, total: None
+    asked: Callable[[str, int, int, str], None] = lambda what, done, total, said: None
 
 
 def suite_of(run: Run) -> Suite:

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from deleatur.attention import attend_through, packed
+from deleatur.attention import Growing, Grown, Tree, attend_through, packed, share
 from deleatur.errors import ModelError
 from deleatur.linear_nll import linear_nll, token_statistics
 from deleatur.processes import is_sharded, whole
@@ -27,8 +28,8 @@ class TokenModel(nn.Module):
     """A causal language model whose forward says something of scored tokens only.
 
     `lm` is the Hugging Face model (with or without adapters inside). On CPU the decoder runs over all rows end to end, each
-    attending to itself alone; elsewhere, and in families that can't (a warning says so), over the padded batch without a
-    mask. The head runs at the positions that predict a scored token, and nowhere else.
+    attending to itself alone, what several begin with once; elsewhere, and in families that can't (a warning says so), over
+    the padded batch without a mask. The head runs at the positions that predict a scored token, and nowhere else.
     """
 
     def __init__(self, lm: PreTrainedModel) -> None:
@@ -39,7 +40,8 @@ class TokenModel(nn.Module):
         try:
             # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
             probe = torch.arange(2, 6, device=self.device) * self.vocabulary // 8
-            self._packs = self._can_pack(probe, self._check_head(probe))
+            self._check_head(probe)
+            self.packs: bool = self._can_pack(probe)
         finally:
             lm.train(training)
 
@@ -51,10 +53,10 @@ class TokenModel(nn.Module):
         On request: what else the head says of each token (`statistics`), the logits that predict it, its state after decoder
         layer `layer` (of the last layer after the final norm).
         """
-        made, scored = self._decode(batch, output_hidden_states=layer is not None)
+        made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
         states = made.last_hidden_state.flatten(0, 1)
         target = batch.ids.flatten()[batch.scored]
-        before = states[scored - 1]
+        before = states[predicting]
         raw = self.head(before) if logits else None
         said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2)) if statistics else None
         if said is not None:
@@ -75,22 +77,31 @@ class TokenModel(nn.Module):
             layer=None if layer is None else made.hidden_states[layer + 1].flatten(0, 1)[scored],
         )
 
-    def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"]]:
-        """What the decoder makes of the batch, and where in it each scored token lies. Packed it equals, at these places,
+    def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:
+        """What the decoder makes of the batch, and where in it each scored token and the one before it lie. Packed it
+        equals, at these places,
 
-        base_model(input_ids=batch.ids), batch.scored
+        base_model(input_ids=batch.ids), batch.scored, batch.scored - 1
         """
-        if not self._packs or batch.ids.device.type != "cpu":
-            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **asked), batch.scored
-        lengths = [len(row.ids) for row in batch.rows] or [1]
-        at = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
-        real = at < torch.tensor(lengths)[:, None]
-        place = real.flatten().cumsum(0) - 1
-        return self._run_packed(batch.ids[real], at[real], lengths, **asked), place[batch.scored]
+        if not self.packs or batch.ids.device.type != "cpu":
+            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **asked), batch.scored, batch.scored - 1
+        tree = share([row.ids for row in batch.rows] or [(0,)])
+        place = pad_sequence(list(tree.places), batch_first=True).flatten()
+        return self.run_packed(tree, **asked), place[batch.scored], place[batch.scored - 1]
 
-    def _run_packed(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], lengths: list[int], **asked: bool) -> Any:
-        with packed(lengths):
-            return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **asked)
+    def run_packed(self, tree: Tree, **asked: bool) -> Any:
+        """What the decoder makes of a tree's tokens."""
+        with packed(tree):
+            return self._run_row(tree.ids, tree.at, **asked)
+
+    def run_next(self, ids: Int[Tensor, " B"], growing: Growing) -> Any:
+        """What it makes of one more token for each sequence."""
+        with packed(growing):
+            return self._run_row(ids, growing.at)
+
+    def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **asked: bool) -> Any:
+        seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
+        return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **asked)
 
     def head(self, hidden: Float[Tensor, "N D"], matrix: nn.Module | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
@@ -163,8 +174,8 @@ class TokenModel(nn.Module):
         return matrix  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
-    def _check_head(self, ids: Int[Tensor, " L"]) -> Float[Tensor, "L D"]:
-        """The states of a text, once it is clear that the family does no more between them and logits than `head` knows."""
+    def _check_head(self, ids: Int[Tensor, " L"]) -> None:
+        """Refuse a family that does more between its states and its logits than `head` knows."""
         states = self.lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         ours, theirs = self.head(states).float(), self.lm(input_ids=ids[None]).logits[0].float()
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
@@ -172,19 +183,22 @@ class TokenModel(nn.Module):
                 f"{type(self.lm).__name__} does something between its decoder and its logits that deleatur does not "
                 f"know (largest difference {float((ours - theirs).abs().max()):.3g}); please report the family"
             )
-        return states
 
     @torch.no_grad()
-    def _can_pack(self, ids: Int[Tensor, " L"], states: Float[Tensor, "L D"]) -> bool:
-        """Has a text between others the states that it has alone? Where not, the model attends as it did before."""
+    def _can_pack(self, ids: Int[Tensor, " L"]) -> bool:
+        """Has a text between others, and grown by a token, the states that it has alone? Else all is as before."""
         if self.device.type != "cpu" or not attend_through(self.lm):
             return False
-        lengths = [len(ids), 2, len(ids)]
-        truth = torch.cat([states[:n] for n in lengths]).float()
-        at = torch.cat([torch.arange(n) for n in lengths])
+        texts = [ids, torch.cat([ids[:2], ids.flip(0)]), ids[1:]]  # of which two begin alike
+        truth = torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
         try:
-            seen = self._run_packed(ids[at], at, lengths).last_hidden_state[0].float()
-            error = float((seen - truth).norm() / truth.norm())
+            grown = Grown(room=1)
+            tree = share([t[:-1].tolist() for t in texts], grown)
+            first = self.run_packed(tree).last_hidden_state[0]
+            growing = Growing(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
+            last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
+            seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
+            error = float((seen - truth).float().norm() / truth.float().norm())
             if error < (1e-3 if self.dtype == torch.float32 else 1e-1):
                 return True
             reason = f"states differ by {error:.1g} of their size"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from deleatur.data.batches import collate, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.forward import State, TokenModel
+from deleatur.generate import greedy
 from deleatur.processes import gather, share
 from deleatur.settings import Evaluation
 from deleatur.types import Encoded, Example, Importance, Record
 
+Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
 
 
@@ -39,7 +42,7 @@ def record(
     *,
     importance: Importance | None = None,
     state: State = "own",
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total, said: None,
     generate: bool = True,
 ) -> dict[str, list[Record]]:
     """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
@@ -48,7 +51,7 @@ def record(
     """
     model.eval()
     rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
-    others = {row: [encoder(e) for e in _other_answers(row.example)] for row in rows}
+    others = {row: [encoder(e) for e in other_answers(row.example)] for row in rows}
     key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
     texts = {key(row): row for row in rows} | {_text(o): o for said in others.values() for o in said}
     said = dict(
@@ -118,7 +121,7 @@ def _is_chat(example: Example) -> bool:
     return bool(example.prompt) and example.prompt[0][0] != "text"
 
 
-def _other_answers(example: Example) -> list[Example]:
+def other_answers(example: Example) -> list[Example]:
     """The row with its answer in other words, where it has that, and with each wrong answer."""
     answers = [*([] if example.restated is None else [example.restated]), *example.wrong]
     return [replace(example, answer=answer, spans=(), restated=None, wrong=()) for answer in answers]
@@ -156,10 +159,11 @@ def likelihood_pass(
     size: int,
     importance: Importance | None = None,
     state: State = "own",
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total, said: None,
 ) -> list[Said]:
     """What the model says of each row; `size` rows go through at a time."""
     out: dict[int, Said] = {}
+    rate = _Rate()
     logits = "logits" in getattr(importance, "needs", ())
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
@@ -170,7 +174,7 @@ def likelihood_pass(
         for place, *parts in zip(places, *(c.split(counts) for c in columns), strict=True):
             logp, hit, mean, deviation, mine = (tuple(p.tolist()) for p in parts)
             out[shared[place]] = Said(logp, hit, mean, deviation, None if any(map(math.isnan, mine)) else mine)
-        progress("likelihood", len(out), len(shared))
+        progress("likelihood", len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows)))
     for part in gather(list(out.items())):
         out |= {place: Said(*map(_tuple, said)) for place, said in part}
     return [out[place] for place in range(len(rows))]
@@ -190,50 +194,43 @@ def _gradient_norms(model: TokenModel, sets: Mapping[str, Sequence[Encoded]], pr
             nll = model(collate([rows[place]]).to(model.device)).nll.mean()
             grads = torch.autograd.grad(nll, weights, allow_unused=True)
             norms[place] = float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
-            progress("gradient norms", done, len(shared))
+            progress("gradient norms", done, len(shared), "")
     return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
 
 
-@torch.no_grad()
-def _generation_pass(model, encoder: Encoder, rows: Sequence[Encoded], settings: Evaluation, progress) -> list[str]:
+def _generation_pass(
+    model: TokenModel, encoder: Encoder, rows: Sequence[Encoded], settings: Evaluation, progress: Progress
+) -> list[str]:
     """Greedy answers, decoded; rows of equal prompt are asked once, a plain text is not asked at all."""
     prompts = {row.ids[: row.start]: "" for row in rows if _is_asked(row.example)}
-    order = share(sorted(prompts, key=len))
-    tokenizer = encoder.tokenizer
-    config, own = greedy(encoder, settings.new_tokens), model.lm.generation_config
+    order, rate = share(sorted(prompts, key=len)), _Rate()
     for first in range(0, len(order), settings.batch):
         part = order[first : first + settings.batch]
-        length = len(part[-1])
-        ids = torch.full((len(part), length), int(config.pad_token_id))  # pyright: ignore[reportArgumentType]
-        mask = torch.zeros_like(ids)
-        for b, prompt in enumerate(part):
-            ids[b, length - len(prompt) :] = torch.tensor(prompt)
-            mask[b, length - len(prompt) :] = 1
-        model.lm.generation_config = config  # the model's own would fill in penalties and least lengths
-        try:
-            out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
-        finally:
-            model.lm.generation_config = own
-        for prompt, text in zip(part, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True), strict=True):
-            prompts[prompt] = text.strip()
-        progress("generation", first + len(part), len(order))
+        said = greedy(model, part, ends=ends(encoder), new_tokens=settings.new_tokens)
+        for prompt, ids in zip(part, said, strict=True):
+            prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        progress("generation", first + len(part), len(order), rate(sum(map(len, said))))
     for part in gather([(prompt, prompts[prompt]) for prompt in order]):
         prompts |= {tuple(prompt): text for prompt, text in part}
     return [prompts[row.ids[: row.start]] if _is_asked(row.example) else "" for row in rows]
 
 
-def greedy(encoder: Encoder, new_tokens: int) -> GenerationConfig:
-    """Greedy decoding that stops at the answer's own ending or the tokenizer's eos."""
+def ends(encoder: Encoder) -> frozenset[int]:
+    """What a generated answer ends at: the answer's own ending, or the tokenizer's eos."""
     tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
-    ends = [tokenizer.eos_token_id, *tokenizer(encoder.ending, add_special_tokens=False)["input_ids"][:1]]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=new_tokens,
-        eos_token_id=sorted({int(str(e)) for e in ends}),
-        pad_token_id=pad,
-        use_cache=True,
-    )
+    found = [tokenizer.eos_token_id, *tokenizer(encoder.ending, add_special_tokens=False)["input_ids"][:1]]
+    return frozenset(int(str(token)) for token in found)
+
+
+class _Rate:
+    """Tokens a second since it was made, in words."""
+
+    def __init__(self) -> None:
+        self._began, self._tokens = time.perf_counter(), 0
+
+    def __call__(self, more: int) -> str:
+        self._tokens += more
+        return f"{self._tokens / (time.perf_counter() - self._began):.0f} tokens/s"
 
 
 def _paraphrased(example: Example) -> Iterable[Example]:

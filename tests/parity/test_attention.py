@@ -8,7 +8,7 @@ import transformers
 from test_families import SMALL, make
 from torch.nn.functional import scaled_dot_product_attention
 
-from deleatur.attention import SHORT, Pack, attend_through, packed, packed_attention
+from deleatur.attention import SHORT, Pack, attend_through, packed, packed_attention, share
 from deleatur.forward import TokenModel
 
 WIDTH = 8
@@ -17,12 +17,17 @@ HEADS = [(3, 3), (3, 1), (6, 2)]  # query heads, key-value heads: groups of 1 an
 
 
 def pack(lengths: tuple[int, ...], window: int | None = None) -> Pack:
-    at = torch.arange(max(lengths))
+    """Of sequences that have nothing in common."""
+    return pack_of([[1000 * i + t for t in range(n)] for i, n in enumerate(lengths)], window)
+
+
+def pack_of(rows: list[list[int]], window: int | None = None) -> Pack:
+    at = torch.arange(max(map(len, rows)))
     seen = at[:, None] >= at
     if window is not None:
         seen &= at[:, None] - at < window
     bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:SHORT, :SHORT]
-    return Pack(lengths=lengths, seen=seen, causal=window is None, bias=bias)
+    return Pack(tree=share(rows), seen=seen, causal=window is None, bias=bias)
 
 
 def draw(lengths: tuple[int, ...], heads: tuple[int, int], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -37,7 +42,7 @@ def draw(lengths: tuple[int, ...], heads: tuple[int, int], dtype: torch.dtype = 
 def plain(query, key, value, pack: Pack, *, scaling=WIDTH**-0.5, softcap=None):
     """The docstring's lines, one sequence after the other, with repeated heads."""
     group, out = query.shape[1] // key.shape[1], []
-    for q, k, v in zip(*(x.split(pack.lengths, 2) for x in (query, key, value)), strict=True):
+    for q, k, v in zip(*(x.split(pack.tree.own, 2) for x in (query, key, value)), strict=True):
         scores = q @ k.repeat_interleave(group, 1).transpose(-1, -2) * scaling
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
@@ -49,7 +54,7 @@ def plain(query, key, value, pack: Pack, *, scaling=WIDTH**-0.5, softcap=None):
 
 def sdpa(query, key, value, pack: Pack):
     """torch's own attention, one sequence after the other."""
-    each = zip(*(x.split(pack.lengths, 2) for x in (query, key, value)), strict=True)
+    each = zip(*(x.split(pack.tree.own, 2) for x in (query, key, value)), strict=True)
     return torch.cat(
         [scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2) for q, k, v in each], 1
     )
@@ -153,11 +158,12 @@ def test_a_saved_model_knows_nothing_of_how_it_attended(tmp_path):
 def test_whoever_fails_within_a_pack_leaves_no_pack_behind():
     lm = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL)).eval()
     assert attend_through(lm)
-    with pytest.raises(KeyError), packed([2, 3]):
+    tree = share([[0, 1], [2, 3, 4]])
+    with pytest.raises(KeyError), packed(tree):
         raise KeyError
     ids = torch.arange(5)[None]
     with torch.no_grad():
         alone, between = lm(ids).logits, lm(ids).logits
-        with packed([2, 3]):
+        with packed(tree):
             lm(ids)
     assert torch.equal(alone, between)

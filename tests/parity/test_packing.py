@@ -28,7 +28,7 @@ LENGTHS = {  # tokens of forget and of retain rows, of which the first is never 
 
 def padded(lm: transformers.PreTrainedModel) -> TokenModel:
     model = TokenModel(lm)
-    model._packs = False
+    model.packs = False
     return model
 
 
@@ -57,7 +57,7 @@ def test_a_pack_gives_all_that_the_padded_batch_gives(family, shape):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = TokenModel(lm)
-    assert model._packs
+    assert model.packs
     with torch.no_grad():
         for state in ("own", "predicting"):
             ours, theirs = model(some, state=state, **EVERYTHING), padded(lm)(some, state=state, **EVERYTHING)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from deleatur import records as records_module
 from deleatur.data.batches import collate
 from deleatur.data.encode import encode_all
 from deleatur.forward import TokenModel
 from deleatur.importance import ETW, WGA
-from deleatur.records import greedy, record, variants
+from deleatur.records import ends, record, variants
 from deleatur.settings import Evaluation
 from deleatur.types import Example, Span
 
@@ -164,16 +166,16 @@ class TestGeneration:
 
     @pytest.mark.parametrize("which", ["plain", "chat"])
     @pytest.mark.parametrize("end", ["the answer's ending", "eos"])
-    def test_the_ending_stops_the_answer(self, which, end, request, make_llama):
+    def test_the_ending_stops_the_answer(self, which, end, request, make_llama, monkeypatch):
         """The model says "ab", the end, and would go on."""
         encoder = request.getfixturevalue(which)
         (row,) = encode_all(encoder, [Example(id="1", prompt=(("user", "Who?"),), answer="Runa")])
         stop = encoder.ending if end == "the answer's ending" else encoder.tokenizer.eos_token
         words = [encoder.tokenizer.convert_tokens_to_ids(t) for t in ("Q", "Z", stop, "X", "Y")]
         lm = parrot(make_llama, [row.ids[row.start - 1], *words])
-        lengths = []
-        generate = lm.generate
-        lm.generate = lambda ids, **more: lengths.append((out := generate(ids, **more)).shape[1] - ids.shape[1]) or out
+        lengths, greedy = [], records_module.greedy
+        counted = lambda *args, **more: lengths.extend(map(len, said := greedy(*args, **more))) or said  # noqa: E731
+        monkeypatch.setattr(records_module, "greedy", counted)
         (seen,) = ask(lm, encoder, {"x": [row]}, new_tokens=7)["x"]
         assert seen.generated == "QZ"
         assert lengths == [3]
@@ -184,24 +186,32 @@ class TestGeneration:
         lm = parrot(make_llama, [row.ids[row.start - 1], *words])
         assert ask(lm, plain, {"x": [row]}, new_tokens=4)["x"][0].generated == "QZXY"
 
-    def test_equal_prompts_are_asked_once_and_all_get_the_answer(self, llama, plain, world):
+    def test_equal_prompts_are_asked_once_and_all_get_the_answer(self, llama, plain, world, monkeypatch):
         examples = [replace(e, id=f"{e.id}-{k}", answer=f"{e.answer} {k}") for e in world.forget[:3] for k in range(4)]
-        asked, generate = [], llama.generate
-        llama.generate = lambda ids, **more: asked.append(len(ids)) or generate(ids, **more)
+        asked, greedy = [], records_module.greedy
+        counted = lambda model, prompts, **more: asked.append(len(prompts)) or greedy(model, prompts, **more)  # noqa: E731
+        monkeypatch.setattr(records_module, "greedy", counted)
         records = ask(llama, plain, {"a": encode_all(plain, examples[:6]), "b": encode_all(plain, examples[6:])})
         assert sum(asked) == len({e.question for e in examples}) == 3
         said = {r.question: r.generated for r in records["a"]}
         assert all(r.generated == said.get(r.question, r.generated) for r in records["b"])
 
-    def test_a_plain_text_is_asked_nothing(self, llama, plain):
-        llama.generate = lambda *args, **kwargs: pytest.fail("there is nothing to ask")
+    def test_whoever_watches_hears_how_fast_it_goes(self, llama, plain, forget_rows):
+        """Each pass reports rows done, all rows, and tokens a second; it ends with all rows done."""
+        heard = []
+        ask(llama, plain, {"x": forget_rows[:5]}, batch=2, progress=lambda *said: heard.append(said))
+        for what in ("likelihood", "generation"):
+            said = [h for h in heard if h[0] == what]
+            assert [h[1] for h in said] == [2, 4, 5]
+            assert all(h[2] == 5 and re.fullmatch(r"[1-9]\d* tokens/s", h[3]) for h in said)
+
+    def test_a_plain_text_is_asked_nothing(self, llama, plain, monkeypatch):
+        monkeypatch.setattr(records_module, "greedy", lambda *_, **__: pytest.fail("there is nothing to ask"))
         assert ask(llama, plain, {"x": encode_all(plain, [TEXT])})["x"][0].generated == ""
 
-    def test_greedy_stops_at_the_answers_ending_and_at_eos(self, plain, chat):
-        for encoder, ends in ((plain, {"</s>"}), (chat, {"</s>", "<|im_end|>"})):
-            config = greedy(encoder, 5)
-            assert set(encoder.tokenizer.convert_ids_to_tokens(config.eos_token_id)) == ends
-            assert config.max_new_tokens == 5
+    def test_an_answer_stops_at_its_ending_and_at_eos(self, plain, chat):
+        for encoder, marks in ((plain, {"</s>"}), (chat, {"</s>", "<|im_end|>"})):
+            assert set(encoder.tokenizer.convert_ids_to_tokens(sorted(ends(encoder)))) == marks
 
 
 class TestParaphrases:
@@ -251,8 +261,8 @@ class TestOtherAnswers:
         ask(llama, plain, {"a": [row, *others], "b": [row, others[0]]}, new_tokens=1)
         assert len(met) == len({(r.ids, r.start) for r in met}) == 3 + 2
 
-    def test_multiple_choice_compares_answers_and_says_nothing(self, llama, plain):
-        llama.generate = lambda *args, **kwargs: pytest.fail("there is nothing to ask")
+    def test_multiple_choice_compares_answers_and_says_nothing(self, llama, plain, monkeypatch):
+        monkeypatch.setattr(records_module, "greedy", lambda *_, **__: pytest.fail("there is nothing to ask"))
         row = replace(self.ROW, prompt=(("text", "Where?\nA. Tessholm\nB. Marnvik\nAnswer:"),), restated=None)
         (seen,) = ask(llama, plain, {"x": encode_all(plain, [row])})["x"]
         assert (seen.question, seen.generated) == ("", "")

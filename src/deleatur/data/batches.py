@@ -105,8 +105,14 @@ def told(rows: Sequence[Encoded], *, epochs: int, batch: int, seed: int) -> Iter
 
 
 def in_batches(rows: Sequence[Encoded], batch: int) -> Iterator[tuple[list[int], Batch]]:
-    """All rows, sorted by length so that padding is least, with their places in `rows`."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    """All rows with their places in `rows`: those of one prompt together, prompts by their longest row, so that padding
+    is little where prompts can't be shared."""
+    longest: dict[tuple[int, ...], int] = {}
+    for row in rows:
+        prompt = row.ids[: row.start]
+        longest[prompt] = max(len(row.ids), longest.get(prompt, 0))
+    prompts = [row.ids[: row.start] for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (longest[prompts[i]], prompts[i], len(rows[i].ids)))
     for first in range(0, len(order), batch):
         part = order[first : first + batch]
         yield part, collate([rows[i] for i in part])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -163,9 +164,16 @@ class TestTold:
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_in_batches_gives_every_row_with_its_place_the_short_ones_first(size):
+def test_in_batches_gives_every_row_with_its_place_the_prompts_of_short_ones_first(size):
     some = rows(11)
     made = list(in_batches(some, size))
     assert sorted(k for places, _ in made for k in places) == list(range(11))
-    assert [len(some[k].ids) for places, _ in made for k in places] == sorted(len(r.ids) for r in some)
+    assert [len(some[k].ids) for places, _ in made for k in places] == sorted(len(r.ids) for r in some)  # no prompt twice
     assert all(batch.rows == tuple(some[k] for k in places) and len(places) <= size for places, batch in made)
+
+
+def test_in_batches_keeps_the_answers_to_a_prompt_together():
+    """Prompts of tokens 1, 2 and 3, whose longest rows have 5, 7 and 6 tokens, each with a short answer as well."""
+    shapes = [(1, 2), (2, 7), (3, 6), (1, 5), (2, 2), (3, 2)]
+    some = [replace(rows(1)[0], ids=(p,) * n, start=1, offsets=((0, 1),) * (n - 1)) for p, n in shapes]
+    assert [places for places, _ in in_batches(some, 2)] == [[0, 3], [5, 2], [4, 1]]

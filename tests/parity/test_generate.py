@@ -1,0 +1,71 @@
+"""Greedy answers in a batch against one row at a time without cache, family by family."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers
+from test_families import make
+from test_sharing import LONG, QUESTIONS, text
+
+from deleatur.forward import TokenModel
+from deleatur.generate import greedy
+
+PROMPTS = [*QUESTIONS, QUESTIONS[1], text(1), LONG, LONG[:255], text(2), QUESTIONS[2] + text(3)]
+
+
+@torch.no_grad()
+def by_hand(lm: transformers.PreTrainedModel, prompt: tuple[int, ...], ends: frozenset[int], new_tokens: int) -> list[int]:
+    said: list[int] = []
+    while len(said) < new_tokens and not (said and said[-1] in ends):
+        said.append(int(lm(input_ids=torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
+    return said
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GPT2", "Mixtral"])
+def test_answers_are_those_of_one_row_at_a_time(family, packs):
+    """Rows end at different times, at tokens that three of them say first, third and sixth: some leave the batch early."""
+    lm = make(family)
+    free = [by_hand(copy.deepcopy(lm), prompt, frozenset(), 9) for prompt in PROMPTS]
+    ends = frozenset({free[0][2], free[1][5], free[4][0]})
+    expected = [row[: next((i for i, token in enumerate(row) if token in ends), 9) + 1] for row in free]
+    assert len({len(row) for row in expected}) > 1
+    model = TokenModel(lm)
+    assert model.packs
+    model.packs = packs
+    assert greedy(model, PROMPTS, ends=ends, new_tokens=9) == expected
+
+
+def test_bf16_says_what_one_row_at_a_time_says():
+    lm = make("Llama").to(torch.bfloat16)
+    model = TokenModel(lm)
+    together = greedy(model, PROMPTS, ends={0}, new_tokens=3)
+    assert together == [greedy(model, [prompt], ends={0}, new_tokens=3)[0] for prompt in PROMPTS]
+
+
+def test_rows_that_have_ended_leave_the_batch_and_beginnings_are_run_once():
+    """Four prompts of which two are the same; two of the four rows end at their first token, so that two go on."""
+    lm, sizes = make("Llama"), []
+    model = TokenModel(lm)
+    prompts = [QUESTIONS[0], QUESTIONS[0], QUESTIONS[1], QUESTIONS[2]]
+    first = [by_hand(lm, prompt, frozenset(), 1)[0] for prompt in prompts]
+    assert first[0] not in first[2:]
+    lm.get_input_embeddings().register_forward_hook(lambda _, ids, __: sizes.append(ids[0].shape[1]))
+    greedy(model, prompts, ends={first[0]}, new_tokens=2)
+    assert sizes == [11 + 1 + 9 + 14, 2]
+
+
+def test_no_prompts_get_no_answers():
+    assert greedy(TokenModel(make("Llama")), [], ends={0}, new_tokens=3) == []
+
+
+def test_a_mask_of_the_models_own_is_used_again_afterwards():
+    """After an answer the model forwards and generates as it did before, bit for bit."""
+    lm, ids = make("Llama"), torch.tensor([QUESTIONS[0]])
+    with torch.no_grad():
+        before = lm(ids).logits
+        greedy(TokenModel(lm), PROMPTS[:2], ends={0}, new_tokens=3)
+        assert torch.equal(lm(ids).logits, before)
