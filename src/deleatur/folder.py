@@ -156,8 +156,8 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
             name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
             offsets = tuple((a, b) for a, b in row.pop("offsets"))
             row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
-            lists = {k: tuple(v) for k, v in row.items() if isinstance(v, list)}
-            sets.setdefault(name, []).append(Record(**(row | lists), spans=spans, offsets=offsets))
+            cells: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+            sets.setdefault(name, []).append(Record(**cells, spans=spans, offsets=offsets))
         except (TypeError, ValueError, DataError) as e:
             raise DataError(f"{path} holds no record in line {number} ({e}); remove the file, or run again") from e
     return sets

@@ -164,6 +164,6 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
 
 def _sums(weights: Iterator[Tensor]) -> list[int]:
     """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
-    mine = (p.to_local() if hasattr(p, "to_local") else p for p in weights)  # pyright: ignore[reportCallIssue]
+    mine = (p.to_local() if hasattr(p, "to_local") else p for p in weights)  # pyright: ignore
     sums = [p.detach().contiguous().view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]
     return torch.stack(sums).tolist() if sums else []
