@@ -1,9 +1,9 @@
 """One likelihood pass for all metrics, and generation, against the plain way: `python benchmarks/evaluation.py`
 
 CPU seconds of one thread, ours and the plain way in turn. The plain way is the peers': for each metric a padded forward with
-logits at all positions, answers by `generate` in batches of 8. Without `--model` weights are random, of SmolLM2-135M's
-shapes, and so are the rows, as long as TOFU's with as many tokens in common as SmolLM2's chat template has; with it the rows
-are a suite's (from $DELEATUR_DATA or the hub).
+logits at all positions, answers by `generate` in batches of 8, fp32 products as torch makes them if nobody says otherwise.
+Without `--model` weights are random, of SmolLM2-135M's shapes, and so are the rows, as long as TOFU's with as many tokens in
+common as SmolLM2's chat template has; with it the rows are a suite's (from $DELEATUR_DATA or the hub).
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def plain_answers(
     return out
 
 
-def seconds(run: Callable[[], Any]) -> tuple[Any, float]:
+def seconds(run: Callable[[], Any], products: str = "highest") -> tuple[Any, float]:
     """What it gives, and the CPU seconds that it took."""
+    torch.set_float32_matmul_precision(products)
     began = time.process_time()
     made = run()
     return made, time.process_time() - began
@@ -88,16 +89,17 @@ def compare(
     """Ratios of plain to ours, of each kind of question. A metric's plain passes are alike: one is timed, and counted
     as often as there are metrics."""
     ours, prompts = TokenModel(lm), list(dict.fromkeys(row.ids[: row.start] for row in asked))
+    products = torch.get_float32_matmul_precision()
     took: dict[str, list[tuple[float, float]]] = {}
     for _ in range(repeats):
-        said, likelihood = seconds(lambda: likelihood_pass(ours, asked, BATCH))
+        said, likelihood = seconds(lambda: likelihood_pass(ours, asked, BATCH), products)
         nll, plain_likelihood = seconds(lambda: plain_pass(lm, asked))
-        _, ratio = seconds(lambda: likelihood_pass(ours, others, BATCH))
+        _, ratio = seconds(lambda: likelihood_pass(ours, others, BATCH), products)
         _, plain_ratio = seconds(lambda: plain_pass(lm, others))
-        _, union = seconds(lambda: likelihood_pass(ours, [*asked, *others], BATCH))
+        _, union = seconds(lambda: likelihood_pass(ours, [*asked, *others], BATCH), products)
         order = sorted(prompts, key=len)
         parts = [order[i : i + 2 * BATCH] for i in range(0, len(order), 2 * BATCH)]
-        answers, answer = seconds(lambda: [greedy(ours, part, ends=stop, new_tokens=new) for part in parts])  # noqa: B023
+        answers, answer = seconds(lambda: [greedy(ours, p, ends=stop, new_tokens=new) for p in parts], products)  # noqa: B023
         plain, plain_answer = seconds(lambda: plain_answers(lm, prompts, stop, new))
         for name, mine, theirs in (
             ("seven likelihood metrics", likelihood, METRICS * plain_likelihood),

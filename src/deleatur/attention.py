@@ -19,6 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 SHORT = 256  # tokens; above it torch's own kernel is as fast on CPU and does not keep L² numbers
+BLOCK = 32  # tokens by which what grows is made longer: oneDNN copies what is only a part of a matrix
 PREFIX = "packed_"
 OWN = ("sdpa", "eager")  # the implementations that we stand before
 
@@ -27,8 +28,7 @@ OWN = ("sdpa", "eager")  # the implementations that we stand before
 class Grown:
     """Keys and values of B sequences that grow by a token at a time, as each attention module left them, in fp32."""
 
-    room: int  # how many tokens each sequence may grow by
-    layers: dict[nn.Module, list[Float[Tensor, "_ _ _ _"]]] = field(default_factory=dict)  # B K L D
+    layers: dict[nn.Module, list[Float[Tensor, "_ _ _ _"]]] = field(default_factory=dict)  # B K L D, zeros behind the end
 
     def keep(self, kept: Sequence[int]) -> None:
         """Only these sequences, in this order."""
@@ -140,7 +140,8 @@ def _mask(own: str, *, mask_function: Callable, device: torch.device | str = "cp
     if running is None:
         return AttentionMaskInterface()[own](mask_function=mask_function, device=device, **shape)
     if isinstance(running, Growing):
-        at, looked = running.at[:, None], torch.arange(int(running.at.max()) + 1, device=device)
+        at, blocks = running.at[:, None], int(running.at.max()) // BLOCK + 1
+        looked = torch.arange(blocks * BLOCK, device=device)
         bias = torch.zeros(len(at), len(looked), device=device)
         bias.masked_fill_(~mask_function(0, 0, at, looked).expand_as(bias), -torch.inf)
         return Next(growing=running, bias=bias[:, None, None])
@@ -163,7 +164,7 @@ def attend(
     match attention_mask:
         case Pack():
             if (grown := attention_mask.tree.grown) is not None:
-                grown.layers[module] = [_slots(x, attention_mask, grown.room) for x in (key, value)]
+                grown.layers[module] = [_slots(x, attention_mask.tree) for x in (key, value)]
             return packed_attention(query, key, value, attention_mask, **options), None
         case Next():
             return next_attention(module, query, key, value, attention_mask, **options), None
@@ -209,10 +210,13 @@ def _sequences(x: Float[Tensor, "1 K T D"], tree: Tree) -> list[Float[Tensor, "K
     return [pieces[path[0]] if len(path) == 1 else torch.cat([pieces[i] for i in path], 1) for path in tree.paths]
 
 
-def _slots(x: Float[Tensor, "1 K T D"], pack: Pack, room: int) -> Float[Tensor, "B K L D"]:
-    """Each sequence's tokens, and zeros where there is room for more."""
-    length = len(pack.seen) + room
-    return torch.stack([pad(s, (0, 0, 0, length - s.shape[1])) for s in _sequences(x.float(), pack.tree)])
+def _slots(x: Float[Tensor, "1 K T D"], tree: Tree) -> Float[Tensor, "B K L D"]:
+    """Each sequence's tokens, and zeros behind them."""
+    return torch.stack([_longer(s, max(map(len, tree.places))) for s in _sequences(x.float(), tree)])
+
+
+def _longer(x: Float[Tensor, "*B L D"], length: int) -> Float[Tensor, "*B M D"]:
+    return pad(x, (0, 0, 0, length - x.shape[-2])) if x.shape[-2] < length else x
 
 
 def next_attention(
@@ -228,10 +232,11 @@ def next_attention(
 ) -> Float[Tensor, "1 B H E"]:
     """`packed_attention` of the last tokens of B sequences, when those before them have been asked already."""
     at, (heads, width) = mask.growing.at, (query.shape[1], query.shape[-1])
-    both = mask.growing.grown.layers[module]
-    for kept, new in zip(both, (key, value), strict=True):
+    layers, length = mask.growing.grown.layers, mask.bias.shape[-1]
+    layers[module] = [_longer(x, length) for x in layers[module]]
+    for kept, new in zip(layers[module], (key, value), strict=True):
         kept[torch.arange(len(at)), :, at] = new[0].transpose(0, 1).float()
-    keys, values = (x[:, :, : mask.bias.shape[-1]] for x in both)
+    keys, values = (x[:, :, :length] for x in layers[module])
     grouped = query[0].transpose(0, 1).float().reshape(len(at), key.shape[1], -1, width)
     scores = grouped * (width**-0.5 if scaling is None else scaling) @ keys.transpose(2, 3)
     if softcap is not None:

@@ -192,7 +192,7 @@ class TokenModel(nn.Module):
         texts = [ids, torch.cat([ids[:2], ids.flip(0)]), ids[1:]]  # of which two begin alike
         truth = torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
         try:
-            grown = Grown(room=1)
+            grown = Grown()
             tree = share([t[:-1].tolist() for t in texts], grown)
             first = self.run_packed(tree).last_hidden_state[0]
             growing = Growing(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))

@@ -30,7 +30,7 @@ def greedy(
 
 @torch.no_grad()
 def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
-    grown = Grown(room=new_tokens)
+    grown = Grown()
     tree = share(prompts, grown)
     states = model.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])

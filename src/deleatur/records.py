@@ -203,9 +203,9 @@ def _generation_pass(
 ) -> list[str]:
     """Greedy answers, decoded; rows of equal prompt are asked once, a plain text is not asked at all."""
     prompts = {row.ids[: row.start]: "" for row in rows if _is_asked(row.example)}
-    order, rate = share(sorted(prompts, key=len)), _Rate()
-    for first in range(0, len(order), settings.batch):
-        part = order[first : first + settings.batch]
+    order, rate, size = share(sorted(prompts, key=len)), _Rate(), 2 * settings.batch
+    for first in range(0, len(order), size):
+        part = order[first : first + size]
         said = greedy(model, part, ends=ends(encoder), new_tokens=settings.new_tokens)
         for prompt, ids in zip(part, said, strict=True):
             prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -37,7 +37,7 @@ MORE: dict[str, Shape] = {
 STEP: Shape = {"step": int, **dict.fromkeys(("loss", "forget_nll", "retain_nll", "importance"), MAYBE)}
 TOKEN: Shape = {"start": int, "end": int, "importance": NUMBER, "gold": (bool, NoneType)}
 HEAT: Shape = {**dict.fromkeys(("id", "question", "answer", "before", "after"), str), "tokens": [TOKEN]}
-RECORD: Shape = dict.fromkeys(("set", "id", "question", "answer", "generated"), str)
+RECORD: dict[str, Any] = dict.fromkeys(("set", "id", "question", "answer", "generated"), str)
 TOLD: Shape = {"question": str, "answer": str, "tokens": [TOKEN]}
 
 
