@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -103,7 +104,7 @@ class TokenModel(nn.Module):
         seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
         return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **asked)
 
-    def head(self, hidden: Float[Tensor, "N D"], matrix: nn.Module | None = None) -> Float[Tensor, "N V"]:
+    def head(self, hidden: Float[Tensor, "N D"], matrix: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
         config = self.lm.config.get_text_config()
         logits = (matrix or self._matrix)(hidden)
@@ -122,12 +123,12 @@ class TokenModel(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of the hidden state."""
-        return int(self._matrix.weight.shape[1])
+        return self._matrix.in_features
 
     @property
     def vocabulary(self) -> int:
         """V, how many tokens the model knows."""
-        return int(self._matrix.weight.shape[0])
+        return self._matrix.out_features
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,8 +145,8 @@ class TokenModel(nn.Module):
 
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
-        matrix = self._matrix if self._head_is_frozen else deepcopy(self._matrix).requires_grad_(False)
-        return self._head_of(matrix)
+        own = self._head_is_frozen or is_sharded(self._matrix)
+        return self._head_of(self._matrix if own else deepcopy(self._matrix).requires_grad_(False))
 
     def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head for use outside of `forward`, until the next step; all of it, also where it lies over processes."""
@@ -153,8 +154,8 @@ class TokenModel(nn.Module):
 
     def _head_of(self, matrix: nn.Linear) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         if is_sharded(matrix):
-            matrix = deepcopy(matrix)
-            matrix.weight = nn.Parameter(whole(matrix.weight.detach()), requires_grad=False)
+            made = {name: whole(p).detach() for name, p in matrix.named_parameters()}
+            return lambda hidden: self.head(hidden, partial(linear, **made))
         return lambda hidden: self.head(hidden, matrix)
 
     @property

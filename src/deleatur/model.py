@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from deleatur.errors import ModelError
-from deleatur.processes import is_first, whole_weights
+from deleatur.processes import gathered, is_first, whole_weights
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
@@ -142,7 +142,8 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
+            with gathered(module):
+                module.merge()
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     return model
