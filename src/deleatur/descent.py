@@ -146,6 +146,7 @@ class ZeroDescent(Descent):
             put(p, kept)
         for moments in self.optimizer.state.values():
             moments["step"].fill_(state["schedule"]["last_epoch"])
+        self.optimizer.param_groups[0]["lr"] = state["schedule"]["_last_lr"][0]
 
 
 def descent_of(model: nn.Module, settings: Train, steps: int) -> Descent:

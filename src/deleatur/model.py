@@ -125,7 +125,7 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Make activations again in the backward pass instead of keeping them. In place."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # its old name
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "determinism_check": "none"})  # DeepSpeed empties frozen weights before such a check
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

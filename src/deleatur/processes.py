@@ -169,6 +169,11 @@ def part(x: Tensor) -> Tensor:
     return x.to_local() if hasattr(x, "to_local") else x  # pyright: ignore
 
 
+def size(x: Tensor) -> int:
+    """How many numbers the whole of it has."""
+    return getattr(x, "ds_numel", x.numel())
+
+
 def put(x: Tensor, kept: Tensor) -> None:
     """Write what was kept of a weight back into it, in place; both lie over the processes in the same way."""
     part(x).copy_(part(kept))

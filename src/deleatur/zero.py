@@ -22,7 +22,7 @@ def lay_out(model: nn.Module, where: device) -> None:
     """Leave this process its share of every weight, and hooks that bring a layer's together while it runs. In place."""
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it would speak on stdout, from every process
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it speaks on stdout, from every process
     config = _config(model)
     deepspeed.zero.Init(module=model, config_dict_or_path=config)
     for buffer in model.buffers():

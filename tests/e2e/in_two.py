@@ -1,7 +1,8 @@
 """What each of two processes does, which test_processes.py starts: RANK WORLD_SIZE … FOLDER.
 
-With copies of the weights and then with shares of them (FSDP2): the trainings of train_in_two.py, of which each process
-writes the log and the weights, and the command lines in FOLDER/commands.json, of which it writes the exit codes.
+With copies of the weights, then with shares of them (FSDP2, DeepSpeed's ZeRO-3): the trainings of train_in_two.py, of
+which each process writes the log and the weights, and the command lines in FOLDER/commands.json, of which it writes the exit
+codes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from deleatur import console
 from deleatur.cli import main
 from deleatur.evidence import Progress
 
-ENGINES = {"copies": {}, "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
+ENGINES = {
+    "copies": {},
+    "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    "zero": {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "true"},
+}
+DEEPSPEED = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 16}}  # norms are whole everywhere
 
 
 @contextmanager
@@ -54,6 +60,12 @@ def both(folder: Path) -> None:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     given = json.loads((folder / "commands.json").read_text())
+    (folder / "deepspeed.json").write_text(json.dumps(DEEPSPEED))
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(folder / "deepspeed.json")
+    os.environ["DS_ACCELERATOR"] = "cpu"  # else it says on stdout that there is no other
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled first, for a minute; gloo does
     for engine, asked in ENGINES.items():
         os.environ |= asked
         for name in SCENARIOS:

@@ -20,7 +20,8 @@ from deleatur.model import checkpoint_activations
 from deleatur.objective import RETAIN_TERMS
 from deleatur.reference import make_reference
 from deleatur.settings import Train
-from deleatur.train import MasterWeights, Step, fit, needs
+from deleatur.descent import MasterWeights
+from deleatur.train import Step, fit, needs
 from deleatur.types import Reference, TokenOutputs
 
 SATURATED = GradientDifference(saturation=2.0)
