@@ -19,10 +19,21 @@ from deleatur.attention import Growing, Grown, Tree, attend_through, packed, sha
 from deleatur.errors import ModelError
 from deleatur.linear_nll import linear_nll, token_statistics
 from deleatur.processes import is_sharded, whole
-from deleatur.types import Batch, TokenOutputs
+from deleatur.types import Batch, TokenOutputs, TokenStatistics
 
 State = Literal["own", "predicting"]
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
+
+
+class Readout(nn.Module):
+    """The head's part of a forward, as a module: DeepSpeed brings the head together for it once, whatever its chunks."""
+
+    def __init__(self, read: Callable[..., tuple]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, *given: Any) -> tuple:
+        return self.read(*given)
 
 
 class TokenModel(nn.Module):
@@ -35,7 +46,7 @@ class TokenModel(nn.Module):
 
     def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm, self.readout = lm, Readout(self._read)
         training = lm.training
         lm.eval()
         try:
@@ -58,16 +69,7 @@ class TokenModel(nn.Module):
         states = made.last_hidden_state.flatten(0, 1)
         target = batch.ids.flatten()[batch.scored]
         before = states[predicting]
-        raw = self.head(before) if logits else None
-        said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2)) if statistics else None
-        if said is not None:
-            nll = said.nll
-        else:
-            nll = (
-                linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen)
-                if raw is None
-                else cross_entropy(raw.float(), target, reduction="none")
-            )
+        nll, raw, said = self.readout(before, target, statistics, logits)
         return TokenOutputs(
             nll=nll,
             hidden=before if state == "predicting" else states[scored],
@@ -77,6 +79,18 @@ class TokenModel(nn.Module):
             logits=raw,
             layer=None if layer is None else made.hidden_states[layer + 1].flatten(0, 1)[scored],
         )
+
+    def _read(
+        self, before: Float[Tensor, "N D"], target: Int[Tensor, " N"], statistics: bool, logits: bool
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"] | None, TokenStatistics | None]:
+        """NLL of the targets; on request the logits, and what else the head says."""
+        raw = self.head(before) if logits else None
+        if statistics:
+            said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
+            return said.nll, raw, said
+        if raw is not None:
+            return cross_entropy(raw.float(), target, reduction="none"), raw, None
+        return linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen), None, None
 
     def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:
         """What the decoder makes of the batch, and where in it each scored token and the one before it lie. Packed it
@@ -107,7 +121,7 @@ class TokenModel(nn.Module):
     def head(self, hidden: Float[Tensor, "N D"], matrix: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
         config = self.lm.config.get_text_config()
-        logits = (matrix or self._matrix)(hidden)
+        logits = matrix(hidden) if matrix else linear(hidden, self._matrix.weight, self._matrix.bias)
         if scale := getattr(config, "logit_scale", None):
             logits = logits * scale
         if scale := getattr(config, "logits_scaling", None):

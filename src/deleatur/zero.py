@@ -18,13 +18,15 @@ def lies(x: Tensor) -> bool:
     return hasattr(x, "ds_tensor")
 
 
-def lay_out(model: nn.Module, where: device) -> None:
+def lay_out(model: Any, where: device) -> None:
     """Leave this process its share of every weight, and hooks that bring a layer's together while it runs. In place."""
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it speaks on stdout, from every process
     config = _config(model)
     deepspeed.zero.Init(module=model, config_dict_or_path=config)
+    for weight in model.lm.get_output_embeddings().parameters():
+        deepspeed.zero.register_external_parameter(model.readout, weight)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(where)
     vars(model)["engine"] = deepspeed.initialize(model=model, config=config)[0]  # past nn.Module: the engine is one too

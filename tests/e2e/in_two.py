@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from train_in_two import SCENARIOS, train
 
-from deleatur import console
+from deleatur import console, forward
 from deleatur.cli import main
 from deleatur.evidence import Progress
 
@@ -58,6 +58,7 @@ def command(given: dict) -> int:
 
 def both(folder: Path) -> None:
     torch.set_num_threads(1)
+    forward.ENTRIES = 2**10  # the head goes chunk by chunk, in one process oftener than in the other
     accelerator = Accelerator(cpu=True)
     given = json.loads((folder / "commands.json").read_text())
     (folder / "deepspeed.json").write_text(json.dumps(DEEPSPEED))
