@@ -157,7 +157,7 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyright: ignore
 
 
-def gathered(module: nn.Module) -> AbstractContextManager[object]:
+def gathered(module: Any) -> AbstractContextManager[object]:
     """Its weights can be read and written whole meanwhile; what the first process makes of them is all processes'."""
     return zero.gathered(list(module.parameters())) if any(map(zero.lies, module.parameters())) else nullcontext()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ def lay_out(model: Any, where: device) -> None:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it speaks on stdout, from every process
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # names that it calls and torch gives new ones
     config = _config(model)
     deepspeed.zero.Init(module=model, config_dict_or_path=config)
     for weight in model.lm.get_output_embeddings().parameters():

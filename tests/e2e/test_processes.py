@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).parent))  # the script's own import of its neighbour
+from in_two import FEWER
 from train_in_two import SCENARIOS, train
 
 pytestmark = pytest.mark.xdist_group("two processes")  # started once, not by every worker
@@ -28,6 +29,7 @@ RUNS = {
     "lora": ("--recipe", "npo-learned", "--lora.rank", "2", "--train.checkpointing", "--train.retain", "kl"),
 }
 WHOLE_RUNS = (("plain", "copies"), ("plain", "shares"), ("lora", "shares"), ("plain", "zero"), ("lora", "zero"))
+TRAININGS = [(name, engine) for engine in ENGINES for name in FEWER.get(engine, SCENARIOS)]
 CLOCKS = ("seconds", "cpu_seconds", "scorer_seconds", "memory")
 
 
@@ -114,8 +116,7 @@ def trained_alone(name: str) -> tuple[list[dict], dict[str, torch.Tensor]]:
     return train(name, Accelerator(cpu=True))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", list(SCENARIOS))
+@pytest.mark.parametrize(("name", "engine"), TRAININGS)
 def test_two_processes_train_and_log_as_one_does(name, engine, folder):
     """Losses are sums over the global count, so weights, scorer and every figure of the log are one process's to 1e-5."""
     logged, weights = trained_alone(name)
