@@ -1,4 +1,5 @@
-"""Runs commands that are killed (kill -9), over and over, and goes on with them: `python killing.py PLANS.json`.
+"""Runs commands that are killed (kill -9), over and over, and goes on with them: `python killing.py PLANS.json`, or by hand,
+with what came of it in words: `python tests/e2e/killing.py 20 20 7` (kills of a run, kills of a bench, seed).
 
 Everything is imported once; each life of a command is a fork. A death is random: after so many seconds, or at the n-th
 operation on a file of its folder (a file opened for writing, renamed or removed, a folder made or removed), and what was
@@ -10,10 +11,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -23,6 +27,20 @@ from typing import Any
 OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 TORN = b'{"torn'
 DEATHS_OF_A_RUN = 4  # then it may come to its end
+FEW = ("--evaluation.rows", "2", "--evaluation.new-tokens", "2")
+SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
+
+
+def plans(home: Any, base: Path, *, kills: tuple[int, int], seed: int) -> list[dict[str, Any]]:
+    """A run and a bench of the tests' home, below `base`, to be killed so often each."""
+    bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
+    bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
+    run = {"first": home.forget("{out}", *SHORT, *FEW), "again": ("forget", "{out}", "--resume"), "begun": "run.yaml"}
+    made = [run, {"first": bench, "again": bench, "begun": "."}]
+    for number, (plan, name) in enumerate(zip(made, ("run", "bench"), strict=True)):
+        (base / name).mkdir()
+        plan |= {"home": str(base / name), "kills": kills[number], "seed": seed + number}
+    return made
 
 
 def whole(folder: Path) -> dict[str, object]:
@@ -36,6 +54,16 @@ def whole(folder: Path) -> dict[str, object]:
     files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
     exact = [n for n in files if n not in ("results.json", "steps.jsonl", "run.yaml", "report.html")]
     return {"results": results, "steps": told, "files": list(files)} | {n: files[n].read_bytes() for n in exact}
+
+
+def whole_bench(folder: Path) -> dict[str, object]:
+    """What must be the same of a bench of one method and seed: its trials, results and files; none done twice."""
+    results = json.loads((folder / "graddiff" / "seed-0" / "results.json").read_text())
+    results.pop("cost")
+    results["run"].pop("out")
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+    trials = (folder / "graddiff" / "trials.jsonl").read_bytes()
+    return {"results": results, "files": files, "trials": trials, "twice": folder.with_suffix(".twice").exists()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +202,7 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
             if life.code is None:
                 died += 1
                 deaths.append("time" if "after" in how else life.last.replace(str(folder), ""))
-            elif life.code == 0:
+            elif life.code == 0 or _was_finished(folder):
                 ended.append(str(folder))
                 break
             else:
@@ -183,10 +211,49 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
     return {"alone": str(alone), "deaths": deaths, "ended": ended, "wrong": wrong, "operations": once.operations}
 
 
+def _was_finished(folder: Path) -> bool:
+    """Did the last death come when there was nothing left to do but to show it?"""
+    return folder.with_suffix(".log").read_text().endswith(" is finished; there is nothing to go on with\n")
+
+
 def command(args: Sequence[str], folder: Path) -> list[str]:
     return [a.replace("{out}", str(folder)) for a in args]
 
 
+def by_hand(kills: tuple[int, int], seed: int) -> None:
+    """Prints of each how many kills it survived, whether the bytes are equal, and at what it died."""
+    from conftest import make_home
+
+    with tempfile.TemporaryDirectory() as made:
+        base = Path(made)
+        (base / "home").mkdir()
+        for plan, same in zip(
+            plans(make_home(base / "home"), base, kills=kills, seed=seed), (whole, whole_bench), strict=True
+        ):
+            told = main(plan)
+            equal = [same(Path(folder)) == same(Path(told["alone"])) for folder in told["ended"]]
+            tried = len(told["deaths"])
+            print(
+                f"{plan['first'][0]}: {tried - len(told['wrong'])} of {tried} kills survived, over {len(equal)} runs;",
+                end=" ",
+            )
+            print(
+                f"bytes equal to one left alone: {sum(equal)} of {len(equal)}; {told['operations']} operations in that one"
+            )
+            for kind, count in Counter(_kind(death) for death in told["deaths"]).most_common():
+                print(f"  {count:3} {kind}")
+            print("\n".join(told["wrong"]))
+
+
+def _kind(death: str) -> str:
+    """The operation at which it died, and on what."""
+    event, _, path = death.partition(" ")
+    return f"{event} {re.sub(r'[0-9]+', 'N', path)}".strip()
+
+
 if __name__ == "__main__":
     import_all()
-    print(json.dumps([main(plan) for plan in json.loads(Path(sys.argv[1]).read_text())]))
+    if len(sys.argv) == 2:
+        print(json.dumps([main(plan) for plan in json.loads(Path(sys.argv[1]).read_text())]))
+    else:
+        by_hand((int(sys.argv[1]), int(sys.argv[2])), int(sys.argv[3]))
