@@ -8,6 +8,7 @@ being written is left torn: the beginning of another text stands where the file 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -26,20 +27,22 @@ from typing import Any
 
 OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 TORN = b'{"torn'
+FAULTS = (errno.ENOSPC, errno.EROFS, errno.EIO)  # no space left, a disk that became read-only, a broken one
 DEATHS_OF_A_RUN = 4  # then it may come to its end
 FEW = ("--evaluation.rows", "2", "--evaluation.new-tokens", "2")
 SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
 
 
-def plans(home: Any, base: Path, *, kills: tuple[int, int], seed: int) -> list[dict[str, Any]]:
-    """A run and a bench of the tests' home, below `base`, to be killed so often each."""
+def plans(home: Any, base: Path, *, kills: tuple[int, int], seed: int, faults: bool = False) -> list[dict[str, Any]]:
+    """A run and a bench of the tests' home, below `base`, to be killed, or to meet faults of the disk, so often each."""
     bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
     bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
     run = {"first": home.forget("{out}", *SHORT, *FEW), "again": ("forget", "{out}", "--resume"), "begun": "run.yaml"}
     made = [run, {"first": bench, "again": bench, "begun": "."}]
     for number, (plan, name) in enumerate(zip(made, ("run", "bench"), strict=True)):
-        (base / name).mkdir()
-        plan |= {"home": str(base / name), "kills": kills[number], "seed": seed + number}
+        place = base / f"{name}-faults" if faults else base / name
+        place.mkdir()
+        plan |= {"home": str(place), "kills": kills[number], "seed": seed + number, "faults": faults}
     return made
 
 
@@ -76,14 +79,17 @@ class Life:
     seconds: float
 
 
-def live(args: Sequence[str], folder: Path, *, at: int | None = None, after: float | None = None) -> Life:
-    """One process of the command, killed at an operation or after seconds, or left alone."""
+def live(
+    args: Sequence[str], folder: Path, *, at: int | None = None, after: float | None = None, fault: int | None = None
+) -> Life:
+    """One process of the command, killed at an operation or after seconds, or left alone; with a `fault` not killed, but
+    every operation from then on fails so."""
     told, telling = os.pipe()
     began = time.monotonic()
     child = os.fork()
     if not child:
         os.close(told)
-        be_killed(folder, at, telling)
+        be_killed(folder, at, telling, fault)
         os._exit(carry_out(args, folder.with_suffix(".log")))
     os.close(telling)
     if after is not None:
@@ -97,8 +103,8 @@ def live(args: Sequence[str], folder: Path, *, at: int | None = None, after: flo
     return Life(code=code, operations=len(operations), last=last, seconds=time.monotonic() - began)
 
 
-def be_killed(folder: Path, at: int | None, telling: int) -> None:
-    """From now on this process tells of each operation on a file of the folder, and dies at one of them."""
+def be_killed(folder: Path, at: int | None, telling: int, fault: int | None) -> None:
+    """This process tells of each operation on a file of the folder from now on; at one it dies or meets the fault."""
     count, busy = 0, False
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -113,6 +119,9 @@ def be_killed(folder: Path, at: int | None, telling: int) -> None:
             return
         busy, count = True, count + 1
         os.write(telling, f"{event} {path}\n".encode())
+        if fault is not None and at is not None and count >= at:
+            busy = False
+            raise OSError(fault, os.strerror(fault), path)
         if count == at:
             if event == "open":
                 how = os.O_APPEND if args[2] & os.O_APPEND else os.O_TRUNC
@@ -195,13 +204,16 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
             args = command(plan["again" if begun else "first"], folder)
             how: dict[str, Any] = {}
             if died < DEATHS_OF_A_RUN and len(deaths) < plan["kills"]:
-                timed = len(deaths) % 5 == 4
+                timed = len(deaths) % 5 == 4 and not plan["faults"]
                 most = once.operations if not died else once.operations // 3
                 how = {"after": draw.uniform(0, once.seconds)} if timed else {"at": draw.randint(1, most)}
+                how |= {"fault": draw.choice(FAULTS)} if plan["faults"] else {}
             life = live(args, folder, **how)
-            if life.code is None:
+            fault = how.get("fault")
+            if life.code is None or (fault is not None and (life.code == 0 or _is_told(folder, fault))):
                 died += 1
-                deaths.append("time" if "after" in how else life.last.replace(str(folder), ""))
+                what = {0: "passed over, ", 2: "exit 2, "}.get(life.code or 0, "") + errno.errorcode[fault] if fault else ""
+                deaths.append(what or ("time" if "after" in how else life.last.replace(str(folder), "")))
             elif life.code == 0 or _was_finished(folder):
                 ended.append(str(folder))
                 break
@@ -209,6 +221,12 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
                 wrong.append(f"{args} after {deaths[-1:]}: {life.code}\n{folder.with_suffix('.log').read_text()[-2000:]}")
                 break
     return {"alone": str(alone), "deaths": deaths, "ended": ended, "wrong": wrong, "operations": once.operations}
+
+
+def _is_told(folder: Path, fault: int) -> bool:
+    """Is the fault said in the last line, and is there no traceback?"""
+    said = folder.with_suffix(".log").read_text()
+    return said.splitlines()[-1].startswith("deleatur: ") and os.strerror(fault) in said and "Traceback" not in said
 
 
 def _was_finished(folder: Path) -> bool:
@@ -227,14 +245,14 @@ def by_hand(kills: tuple[int, int], seed: int) -> None:
     with tempfile.TemporaryDirectory() as made:
         base = Path(made)
         (base / "home").mkdir()
-        for plan, same in zip(
-            plans(make_home(base / "home"), base, kills=kills, seed=seed), (whole, whole_bench), strict=True
-        ):
+        home = make_home(base / "home")
+        asked = [plan for faults in (False, True) for plan in plans(home, base, kills=kills, seed=seed, faults=faults)]
+        for plan, same in zip(asked, 2 * (whole, whole_bench), strict=True):
             told = main(plan)
             equal = [same(Path(folder)) == same(Path(told["alone"])) for folder in told["ended"]]
-            tried = len(told["deaths"])
+            tried, what = len(told["deaths"]), "faults" if plan["faults"] else "kills"
             print(
-                f"{plan['first'][0]}: {tried - len(told['wrong'])} of {tried} kills survived, over {len(equal)} runs;",
+                f"{plan['first'][0]}: {tried - len(told['wrong'])} of {tried} {what} survived, over {len(equal)} runs;",
                 end=" ",
             )
             print(
