@@ -50,11 +50,6 @@ def took(run: Callable[[], Any]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def write(log: Path, step: Step) -> None:
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(step)) + "\n")
-
-
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word of the everyday sentences, about as many as SmolLM2's own makes of them."""
     words = sorted({word for text in EVERYDAY for word in text.split()})
@@ -73,15 +68,18 @@ def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, t
     def timed(name: str, run: Callable[[], Any]) -> None:
         every.setdefault(name, []).append(took(run))
 
+    def append(step: Step) -> None:
+        with (home / "steps.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(asdict(step)) + "\n")
+
     def heard(step: Step) -> None:
         steps.append(step)
-        name, more = "a step", (0.0, 0.0)
-        if step.step % 2 == 0:
-            name = "a step, watched"
-            timed("guards, a look", lambda: wardens[0].look(steps, kept=False))
-            more = every["guards, a look"][-1]
-        every.setdefault(name, []).append((step.cpu_seconds + more[0], step.seconds + more[1]))
-        timed("a line of steps.jsonl", lambda: write(home / "steps.jsonl", step))
+        watched = step.step % 2 == 0
+        look = took(lambda: wardens[0].look(steps, kept=False)) if watched else (0.0, 0.0)
+        name = "a step, watched" if watched else "a step"
+        every.setdefault(name, []).append((step.cpu_seconds + look[0], step.seconds + look[1]))
+        every.setdefault("guards, a look", []).extend([look] * watched)
+        timed("a line of steps.jsonl", lambda: append(step))
         timed("guards, everyday sentences", lambda: wardens[0].nll("everyday"))
 
     timed("guards, the start", lambda: wardens.append(Warden(Guard(), settings, policy, sets, encoder, batch=32)))
@@ -91,8 +89,7 @@ def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, t
     loop = {"settings": settings, "reference": Reference(), "accelerator": Accelerator(cpu=True), "on_step": heard}
     batches = ([collate(*sets.values())] for _ in range(count))
     fit(policy, batches, steps=count, loss=GradientDifference(), importance=Uniform(), checkpoints=kept, **loop)
-    again = Checkpoints(home / "checkpoints", every=1, keep=1)
-    timed("checkpoint, checked and loaded", lambda: again.load(again.newest()))
+    timed("checkpoint, checked and loaded", lambda: kept.load(Checkpoints(kept.folder, every=1, keep=1).newest()))
     said = likelihood_pass(policy, sets["forget"], 8)
     records = [recorded(row, s) for row, s in zip(sets["forget"], said, strict=True)] * 25
     timed("records of 200 rows", lambda: write_records(home / "records" / "before.jsonl", {"forget": records}))
@@ -110,13 +107,12 @@ def main() -> None:
     for precision in ("fp32", "bf16"):
         with tempfile.TemporaryDirectory() as home:
             found, left = measure(precision, repeats, Path(home))
-        cpu, wall = found["a step"]
-        for name, (own_cpu, own_wall) in found.items():
-            shares = f"{own_cpu / cpu:9.2%} of a step's CPU, {own_wall / wall:9.2%} of its wall time"
-            print(f"{precision} {name:31} {own_cpu:9.5f} CPU s {own_wall:9.5f} s  {shares}")
+        cpu = found["a step"][0]
+        for name, (own, wall) in found.items():
+            print(f"{precision} {name:31} {own:9.5f} CPU s, {own / cpu:8.2%} of a step's; {wall:9.5f} s by the clock")
         look, probe, saved = (found[n][0] for n in ("guards, a look", "guards, everyday sentences", "checkpoint, saved"))
-        print(f"{precision} guards, a step: {1 + (look + probe / keep) / cpu:.4f} × the CPU time of one without")
-        print(f"{precision} a checkpoint every {keep} steps: {1 + saved / keep / cpu:.4f} × the CPU time of a step without")
+        each = f"guards {(look + probe / keep) / cpu:.2%}, a checkpoint every {keep} steps {saved / keep / cpu:.2%}"
+        print(f"{precision} added to the CPU time of a step: {each}")
         print(f"{precision} bytes: {', '.join(f'{name} {size:,}' for name, size in sorted(left.items()))}", flush=True)
 
 

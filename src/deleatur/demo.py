@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from deleatur.checkpoint import Checkpoints, write_whole
+from deleatur.checkpoint import Checkpoints, made_aside, write_whole
 from deleatur.config import Run, from_yaml, to_dict
 from deleatur.data.batches import told
 from deleatur.data.encode import encode_all, make_encoder
@@ -131,9 +131,8 @@ def told_model(
             on_step=lambda step: progress.step(step, count),
             checkpoints=kept,
         )
-    aside = folder.with_suffix(".part")
-    save(model, tokenizer, aside)
-    aside.rename(folder)
+    with made_aside(folder) as aside:
+        save(model, tokenizer, aside)
     shutil.rmtree(kept.folder, ignore_errors=True)
     return folder
 

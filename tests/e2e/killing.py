@@ -212,7 +212,11 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
             fault = how.get("fault")
             if life.code is None or (fault is not None and (life.code == 0 or _is_told(folder, fault))):
                 died += 1
-                what = {0: "passed over, ", 2: "exit 2, "}.get(life.code or 0, "") + errno.errorcode[fault] if fault else ""
+                what = (
+                    {0: "passed over, ", 2: "told in a line, "}.get(life.code or 0, "") + errno.errorcode[fault]
+                    if fault
+                    else ""
+                )
                 deaths.append(what or ("time" if "after" in how else life.last.replace(str(folder), "")))
             elif life.code == 0 or _was_finished(folder):
                 ended.append(str(folder))

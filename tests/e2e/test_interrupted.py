@@ -89,6 +89,17 @@ def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home,
     assert said.err.splitlines()[-1].endswith("; go on with: the same command")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, finished, call, monkeypatch):
+    """It writes nothing, so there is nothing to go on from."""
+    monkeypatch.setattr(
+        "deleatur.console.watch", lambda: nullcontext(Progress(asked=lambda *_: os.kill(os.getpid(), number)))
+    )
+    said = call("evaluate", finished)
+    assert (said.code, said.out) == (code, "")
+    assert said.err.splitlines()[-1].endswith("; go on with: the same command, from its beginning")
+
+
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
     command = home.forget("run", "--train.epochs", "5000", "--evaluation.rows", "1")
     process = subprocess.Popen(
