@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -31,17 +30,17 @@ def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, 
     """
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), precision)
-    tokenizer = load_tokenizer(name)
+    tokenizer, where = load_tokenizer(name), _where(name)
     options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True}
     try:
         with _no_pickle():
-            made: Any = AutoModelForCausalLM.from_pretrained(**_where(name), **_plain_weights(name), **options)
+            made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
         model, info = made
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as e:
+        size: int = model.get_input_embeddings().num_embeddings
+    except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot load the model {name}: {_why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
-    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
     if name.endswith(".gguf"):
         _drop_added(tokenizer, size)
     if len(tokenizer) > size:
@@ -52,9 +51,12 @@ def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone. Raises ModelError where there is none."""
+    where = _where(name)
     try:
-        return AutoTokenizer.from_pretrained(**_where(name))
-    except (OSError, ValueError, ImportError, KeyError) as e:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer("?")  # some faults show only at work
+        return tokenizer
+    except Exception as e:  # as above
         raise ModelError(f"cannot load the tokenizer of {name}: {_why(e, name)}") from e
 
 
@@ -170,7 +172,7 @@ def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, Pr
         with _no_pickle():
             adapted = PeftModel.from_pretrained(model, str(path))  # pyright: ignore
         return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+    except Exception as e:  # as above
         raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
 
 

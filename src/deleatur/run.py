@@ -249,6 +249,7 @@ def adapt(model: PreTrainedModel, run: Run) -> None:
         checkpoint_activations(model)
 
 
+@going_on("the same command, from its beginning")
 def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:
     """Ask the run's model about its rows; nothing is trained, nothing is written. Figures by set, and those of the whole.
 
