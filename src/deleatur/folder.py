@@ -30,7 +30,7 @@ from deleatur.lock import LOCK
 from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
-from deleatur.processes import is_first
+from deleatur.processes import is_first, size
 from deleatur.report.read import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
@@ -236,7 +236,7 @@ def results_of(
         "model": {
             "name": run.model,
             "class": type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": sum(map(size, model.parameters())),
             "precision": run.train.precision,
         },
         "data": {

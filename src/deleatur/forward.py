@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -18,10 +19,21 @@ from deleatur.attention import Growing, Grown, Tree, attend_through, packed, sha
 from deleatur.errors import ModelError
 from deleatur.linear_nll import linear_nll, token_statistics
 from deleatur.processes import is_sharded, whole
-from deleatur.types import Batch, TokenOutputs
+from deleatur.types import Batch, TokenOutputs, TokenStatistics
 
 State = Literal["own", "predicting"]
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
+
+
+class Readout(nn.Module):
+    """The head's part of a forward, as a module: DeepSpeed brings the head together for it once, whatever its chunks."""
+
+    def __init__(self, read: Callable[..., tuple]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, *given: Any) -> tuple:
+        return self.read(*given)
 
 
 class TokenModel(nn.Module):
@@ -34,7 +46,7 @@ class TokenModel(nn.Module):
 
     def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm, self.readout = lm, Readout(self._read)
         training = lm.training
         lm.eval()
         try:
@@ -57,16 +69,7 @@ class TokenModel(nn.Module):
         states = made.last_hidden_state.flatten(0, 1)
         target = batch.ids.flatten()[batch.scored]
         before = states[predicting]
-        raw = self.head(before) if logits else None
-        said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2)) if statistics else None
-        if said is not None:
-            nll = said.nll
-        else:
-            nll = (
-                linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen)
-                if raw is None
-                else cross_entropy(raw.float(), target, reduction="none")
-            )
+        nll, raw, said = self.readout(before, target, statistics, logits)
         return TokenOutputs(
             nll=nll,
             hidden=before if state == "predicting" else states[scored],
@@ -76,6 +79,18 @@ class TokenModel(nn.Module):
             logits=raw,
             layer=None if layer is None else made.hidden_states[layer + 1].flatten(0, 1)[scored],
         )
+
+    def _read(
+        self, before: Float[Tensor, "N D"], target: Int[Tensor, " N"], statistics: bool, logits: bool
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"] | None, TokenStatistics | None]:
+        """NLL of the targets; on request the logits, and what else the head says."""
+        raw = self.head(before) if logits else None
+        if statistics:
+            said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
+            return said.nll, raw, said
+        if raw is not None:
+            return cross_entropy(raw.float(), target, reduction="none"), raw, None
+        return linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen), None, None
 
     def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:
         """What the decoder makes of the batch, and where in it each scored token and the one before it lie. Packed it
@@ -103,10 +118,10 @@ class TokenModel(nn.Module):
         seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
         return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **asked)
 
-    def head(self, hidden: Float[Tensor, "N D"], matrix: nn.Module | None = None) -> Float[Tensor, "N V"]:
+    def head(self, hidden: Float[Tensor, "N D"], matrix: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
         config = self.lm.config.get_text_config()
-        logits = (matrix or self._matrix)(hidden)
+        logits = matrix(hidden) if matrix else linear(hidden, self._matrix.weight, self._matrix.bias)
         if scale := getattr(config, "logit_scale", None):
             logits = logits * scale
         if scale := getattr(config, "logits_scaling", None):
@@ -122,12 +137,12 @@ class TokenModel(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of the hidden state."""
-        return int(self._matrix.weight.shape[1])
+        return self._matrix.in_features
 
     @property
     def vocabulary(self) -> int:
         """V, how many tokens the model knows."""
-        return int(self._matrix.weight.shape[0])
+        return self._matrix.out_features
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,8 +159,8 @@ class TokenModel(nn.Module):
 
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
-        matrix = self._matrix if self._head_is_frozen else deepcopy(self._matrix).requires_grad_(False)
-        return self._head_of(matrix)
+        own = self._head_is_frozen or is_sharded(self._matrix)
+        return self._head_of(self._matrix if own else deepcopy(self._matrix).requires_grad_(False))
 
     def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head for use outside of `forward`, until the next step; all of it, also where it lies over processes."""
@@ -153,8 +168,8 @@ class TokenModel(nn.Module):
 
     def _head_of(self, matrix: nn.Linear) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         if is_sharded(matrix):
-            matrix = deepcopy(matrix)
-            matrix.weight = nn.Parameter(whole(matrix.weight.detach()), requires_grad=False)
+            made = {name: whole(p).detach() for name, p in matrix.named_parameters()}
+            return lambda hidden: self.head(hidden, partial(linear, **made))
         return lambda hidden: self.head(hidden, matrix)
 
     @property

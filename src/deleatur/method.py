@@ -22,6 +22,7 @@ from deleatur.checkpoint import Checkpoints, write_whole
 from deleatur.config import Run
 from deleatur.data.batches import evenly, in_batches, windows
 from deleatur.data.encode import Encoder, encode_all
+from deleatur.descent import warm_up_then_fall
 from deleatur.errors import ConfigError, ModelError
 from deleatur.folder import load_scorer
 from deleatur.forward import State, TokenModel
@@ -31,7 +32,7 @@ from deleatur.model import load
 from deleatur.objective import RETAIN_TERMS
 from deleatur.processes import agree, is_first, lay_out
 from deleatur.reference import head_similarity, likelihoods, make_reference
-from deleatur.train import Step, fit, warm_up_then_fall
+from deleatur.train import Step, fit
 from deleatur.types import (
     Batch,
     Encoded,

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from deleatur.errors import ModelError
-from deleatur.processes import is_first, whole_weights
+from deleatur.processes import gathered, is_first, whole_weights
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
@@ -127,7 +127,7 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Make activations again in the backward pass instead of keeping them. In place."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # its old name
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "determinism_check": "none"})  # DeepSpeed empties frozen weights before such a check
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -144,7 +144,8 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
+            with gathered(module):
+                module.merge()
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     return model
