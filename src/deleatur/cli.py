@@ -204,8 +204,8 @@ def _evaluate(args: list[str]) -> None:
     if command.json:
         print(json.dumps(figures, indent=2))
     else:
-        print_figures(figures["sets"])
-        print_whole(figures["whole"])
+        print_figures(figures["sets"], figures["judge"])
+        print_whole(figures["whole"], figures["judge"])
         print_tasks(figures.get("lm_eval", {}))
 
 
