@@ -275,9 +275,10 @@ def _compare(args: list[str]) -> None:
 
 def _compared(runs: Sequence[Path], out: Path) -> None:
     from deleatur.console import print_comparison
+    from deleatur.exchange import read_run
     from deleatur.report import gather, write_comparison
 
-    shown = gather(runs)
+    shown = gather(runs, read_run)
     print_comparison(shown, write_comparison(shown, out))
 
 

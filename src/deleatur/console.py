@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # what they bring with them would make a list of names slow
     from deleatur.train import Step
     from deleatur.types import Encoded
 
-MOST_COLUMNS = 7  # beside the method's name, in one table
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # [brackets] and :colons: are the user's own
 TALK, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
 
@@ -181,15 +180,25 @@ def print_tasks(tasks: dict[str, dict[str, Any]]) -> None:
 def print_comparison(runs: Sequence[Shown], page: Path) -> None:
     """Methods side by side, and where the page lies."""
     shown = compare_table(runs)
-    first = Column(shown.columns[0], no_wrap=True, min_width=max(len(row[0]) for row in shown.rows))
-    for begin in range(1, len(shown.columns), MOST_COLUMNS):  # as many tables as it takes, none too wide to read
-        table = Table(first, *shown.columns[begin : begin + MOST_COLUMNS])
+    widths = [_width(heading, cells) for heading, *cells in zip(shown.columns, *shown.rows, strict=True)]
+    first = Column(shown.columns[0], no_wrap=True, min_width=widths[0] - 3)
+    left = [*range(1, len(shown.columns))]
+    while left:  # as many tables as it takes, none too wide to read
+        fits = [k for n, k in enumerate(left) if 1 + widths[0] + sum(widths[i] for i in left[: n + 1]) <= OUT.width]
+        part = fits or left[:1]
+        table = Table(first, *(Column(shown.columns[k], width=widths[k] - 3) for k in part))
         for row in shown.rows:
-            table.add_row(row[0], *row[begin : begin + MOST_COLUMNS])
+            table.add_row(row[0], *(row[k] for k in part))
         OUT.print(table)
+        left = left[len(part) :]
     for note in shown.notes:
         OUT.print(note, soft_wrap=True)
     OUT.print(f"Tables and page: {page}", soft_wrap=True)
+
+
+def _width(heading: str, cells: Sequence[str]) -> int:
+    """Characters that a column takes with its frame, where headings break at blanks and cells do not."""
+    return 3 + max(map(len, (*heading.split(), *cells)))
 
 
 def print_metrics(*, markdown: bool) -> None:

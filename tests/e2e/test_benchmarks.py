@@ -105,6 +105,15 @@ def test_a_suites_figures_stand_in_the_results(data, home, call):
     assert summary["forget_Q_A_Prob"] == pytest.approx(got["after"]["forget"]["probability"]["value"])
     assert summary["forget_quality"] == pytest.approx(got["whole"]["after"]["forget_quality"]["value"])
     assert call("report", "a", "--form", "lm-eval").out.split() == ["a/lm_eval.json"]
+    said = call("compare", "a", "a/TOFU_EVAL.json", "a/lm_eval.json", "--out", "d")
+    assert said.code == 0, said.err
+    ours, theirs, tasks = json.loads((data / "d" / "table.json").read_text(encoding="utf-8"))["methods"]
+    assert [m["method"] for m in (ours, theirs, tasks)] == ["a", "a/TOFU_EVAL.json", "a/lm_eval.json"]
+    for name in ("J_W", "J_avg", "model utility", "forget quality", "probability of forget rows", "ROUGE-L of real authors"):
+        assert ours["mean"][name] == pytest.approx(theirs["mean"][name]), name
+        assert name.split()[0] in said.out
+    assert ours["mean"]["accuracy of real authors"] == pytest.approx(tasks["mean"]["accuracy of real authors"])
+    assert (ours["mean"]["steps"], theirs["mean"]["steps"]) == (1, None)
 
 
 def test_a_suite_without_rows_to_forget_can_only_be_asked(data, home, call):
