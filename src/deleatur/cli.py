@@ -204,8 +204,8 @@ def _evaluate(args: list[str]) -> None:
     if command.json:
         print(json.dumps(figures, indent=2))
     else:
-        print_figures(figures["sets"])
-        print_whole(figures["whole"])
+        print_figures(figures["sets"], figures["judge"])
+        print_whole(figures["whole"], figures["judge"])
         print_tasks(figures.get("lm_eval", {}))
 
 
@@ -275,9 +275,10 @@ def _compare(args: list[str]) -> None:
 
 def _compared(runs: Sequence[Path], out: Path) -> None:
     from deleatur.console import print_comparison
+    from deleatur.exchange import read_run
     from deleatur.report import gather, write_comparison
 
-    shown = gather(runs)
+    shown = gather(runs, read_run)
     print_comparison(shown, write_comparison(shown, out))
 
 

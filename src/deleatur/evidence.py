@@ -29,6 +29,11 @@ from deleatur.settings import Evaluation, Judge
 from deleatur.train import Step
 from deleatur.types import Encoded, Example, Importance, Suite
 
+# figures of a user's own rows: always, with holdout rows, and with a retrained model
+WORST = ("j_w", "j_avg")
+ATTACKS = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
+RETRAINED = ("forget_quality", "privleak", "mia_reference")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
@@ -46,6 +51,8 @@ def suite_of(run: Run) -> Suite:
     else:
         sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
         suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
+        compared = RETRAINED if run.evaluation.retrained else ()
+        suite = replace(suite, whole=(*WORST, *(ATTACKS if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
     own = run.judge.kind != "contained" and suite.score == "revealed"
@@ -54,7 +61,7 @@ def suite_of(run: Run) -> Suite:
 
 def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
     """A user's own rows: every set is asked."""
-    return Suite(name="rows", sets=sets, asked=tuple(sets))
+    return Suite(name="rows", sets=sets, asked=tuple(sets), whole=WORST)
 
 
 def require_trained(suite: Suite) -> None:

@@ -251,7 +251,8 @@ def adapt(model: PreTrainedModel, run: Run) -> None:
 
 @going_on("the same command, from its beginning")
 def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:
-    """Ask the run's model about its rows; nothing is trained, nothing is written. Figures by set, and those of the whole.
+    """Ask the run's model about its rows; nothing is trained, nothing is written. Figures by set, those of the whole, and
+    the judge's name.
 
     `tasks` are put to it by lm-eval as well.
     """
@@ -267,7 +268,8 @@ def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] 
     records = before_training(network, tokenizer, rows, run, suite, progress)
     with precision_of(network, run.evaluation):
         harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
-    return {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before")} | harness
+    found = {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before"), "judge": judge_of(run).name}
+    return found | harness
 
 
 def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:

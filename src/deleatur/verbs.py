@@ -123,7 +123,7 @@ class Compare:
     """Put finished runs side by side: table.md, table.tex, table.json and report.html."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders of the runs; those that differ in nothing but the seed become one row."""
+    """Folders of runs, or files of results, also OpenUnlearning's and lm-eval's; seeds of one method become one row."""
     out: str = "runs/comparison"
     """Folder of the table and the page."""
 
