@@ -24,7 +24,7 @@ from deleatur.metrics import METRICS
 from deleatur.model import exact_matmul, load
 from deleatur.recipes import RECIPES, Budget
 from deleatur.run import change, unlearn
-from deleatur.settings import Guard
+from deleatur.settings import Guard, require
 from deleatur.tune import search, values_of, with_values
 from deleatur.types import Encoded
 
@@ -60,6 +60,9 @@ class Workbench:
     """One loaded model with its rows, put back to its start before every run."""
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
+        require(
+            base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
+        )
         self.suite = suite_of(base)
         require_trained(self.suite)
         self.base, self.budget, self.progress = base, budget, progress

@@ -212,3 +212,6 @@ def _cast(model: TokenModel, dtype: torch.dtype) -> None:
     """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
     for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
         weight.data = weight.data.to(dtype)
+    for module in model.modules():
+        if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
+            vars(module)["compute_dtype"] = dtype

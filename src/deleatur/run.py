@@ -62,6 +62,7 @@ from deleatur.processes import agree, count, gather, is_first, lay_out, start, w
 from deleatur.recipes import RECIPES
 from deleatur.report import write_report
 from deleatur.report.read import require_no_links
+from deleatur.settings import require
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Prepares, Suite
 
@@ -80,7 +81,7 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_trained(suite)
     run = replace(run, out=str(out))
     judge_of(run)  # is it there?
-    model, tokenizer = load(run.model, precision=run.train.precision)
+    model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
     require_parts(TokenModel(model), run)
@@ -164,6 +165,7 @@ def forget(
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
     )
+    require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
     sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets["retain"])

@@ -296,6 +296,12 @@ class TestRefusals:
                 {"lora": {}},
                 "train.only chooses among the model's own weights",
             ),
+            (
+                {"lora": {"rank": 4, "bits": 4}},
+                {"train": {"precision": "bf16"}},
+                "lora.bits 4 computes in bf16; give --train.precision bf16",
+            ),
+            ({"lora": {"bits": 4}, "train": {"precision": "bf16"}}, {"lora": {"bits": 4, "rank": 4}}, "lora.rank is None"),
         ],
     )
     def test_parts_that_make_no_method_together_are_refused_with_the_reason(self, whole, changed, words):
