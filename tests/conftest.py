@@ -138,6 +138,12 @@ def bare_row(scored: int, *, name: str = "row", prompt: int = 2, seed: int = 0) 
 
 
 @pytest.fixture(scope="session")
+def make_row() -> Callable[..., Encoded]:
+    """`bare_row`."""
+    return bare_row
+
+
+@pytest.fixture(scope="session")
 def make_tokens() -> Callable[..., TokenOutputs]:
     """Outputs of no model: as many sequences as there are lengths, the NLL (0 to 6 nats) a leaf that takes gradients.
 

@@ -230,7 +230,7 @@ class _Rate:
 
     def __call__(self, more: int) -> str:
         self._tokens += more
-        return f"{self._tokens / (time.perf_counter() - self._began):.0f} tokens/s"
+        return f"{self._tokens / max(time.perf_counter() - self._began, 1e-9):.0f} tokens/s"
 
 
 def _paraphrased(example: Example) -> Iterable[Example]:

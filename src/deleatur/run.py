@@ -76,7 +76,8 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     start()
     out = Path(agree(lambda: str(unfinished_folder(run) if resume else free_folder(run))))
     if resume and has_results(out):
-        return finish(out)
+        with alone(out) if is_first() else nullcontext():
+            return finish(out)
     suite = suite_of(run)
     require_trained(suite)
     run = replace(run, out=str(out))
@@ -169,7 +170,9 @@ def forget(
     given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
     sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets["retain"])
-    return unlearn(prepare(model), tokenizer, encode_sets(sets, tokenizer, run), run, progress)
+    encoded = encode_sets(sets, tokenizer, run)
+    require_usable(model, encoded, run)
+    return unlearn(prepare(model), tokenizer, encoded, run, progress)
 
 
 def unlearn(

@@ -59,18 +59,20 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("size", "keep", "stops"),
-    [(300, "50", "run.yaml"), (20_000, "50", "records"), (200_000, "50", "checkpoints"), (200_000, "None", "model")],
+    ("size", "keep", "left"),
+    [(300, "50", ""), (20_000, "50", "records"), (200_000, "50", "checkpoints"), (200_000, "None", "records/after.jsonl")],
 )
-def test_a_disk_that_fills_while_writing_is_told_in_one_line(size, keep, stops, home, tmp_path, call):
+def test_a_disk_that_fills_while_writing_is_told_in_one_line(size, keep, left, home, tmp_path, call):
+    """What was whole by then is there, and nothing else."""
     with files_of_at_most(size):
         said = call(*home.forget("run", "--keep.every", keep))
     assert (said.code, said.out) == (2, "")
     assert [x for x in said.err.splitlines() if "deleatur: " in x] == said.err.splitlines()[-1:]
     assert "too large" in said.err.splitlines()[-1]
     assert "Traceback" not in said.err
-    assert (tmp_path / "run" / stops).exists()
+    assert (tmp_path / "run" / left).exists()
     assert not (tmp_path / "run" / "results.json").exists()
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def held(folder: Path) -> dict[Path, bytes]:

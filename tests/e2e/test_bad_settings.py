@@ -23,6 +23,7 @@ OUTSIDE = {  # every number of a run → what it must not be
     "train.epochs": (-1, 0),
     "train.batch": (-1, 0),
     "train.accumulate": (-1, 0),
+    "train.tokens": (-1, 0),
     "train.lr": (-1e-5, 0, "nan"),
     "train.warmup": (-0.1, 1, "nan"),
     "train.weight-decay": (-0.1, "nan"),

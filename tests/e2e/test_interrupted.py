@@ -38,7 +38,7 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
     alone, done = call(*home.forget("alone", "--keep.every", "1")), []
     assert alone.code == 0
 
-    def asked(what, count, total):
+    def asked(what, count, total, rate):
         if (tmp_path / "run" / "checkpoints").exists() is trained:
             os.kill(os.getpid(), number)
 

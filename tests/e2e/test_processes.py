@@ -134,7 +134,7 @@ def _read(out: Path) -> list[dict]:
 @pytest.fixture(scope="session")
 def alone(home, tmp_path_factory) -> dict[str, Path]:
     """The runs in this one process."""
-    from conftest import main
+    from deleatur.cli import main
 
     base = tmp_path_factory.mktemp("alone")
     for name, options in RUNS.items():

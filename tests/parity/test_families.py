@@ -35,6 +35,7 @@ FAMILIES = {  # sliding windows are narrower than the longest row, soft caps and
     "Phi3": SMALL,
     "Olmo2": SMALL,
     "GPT2": GPT,
+    "GPTJ": GPT | {"rotary_dim": 4},
     "GPTNeoX": SMALL,
     "Mixtral": SMALL | MIXED | {"num_local_experts": 4},
     "Qwen3Moe": SMALL | MIXED | {"num_experts": 4, "moe_intermediate_size": 24, "head_dim": 8},

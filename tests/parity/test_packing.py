@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from test_families import FAMILIES, GPT, SMALL, make, rows
+from test_families import FAMILIES, SMALL, make, rows
 
 from deleatur.data.batches import collate
 from deleatur.forward import TokenModel
@@ -133,20 +133,20 @@ def test_a_batch_without_rows_gives_nothing_and_takes_gradients():
 
 UNPACKABLE = {  # positions from a mask; sinks beside the scores; a state that runs through
     "Bloom": {"vocab_size": 401, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2},
-    "GPTJ": GPT | {"rotary_dim": 4},
     "GptOss": SMALL | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
     "Mamba": {"vocab_size": 401, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2},
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("family", UNPACKABLE)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [(f, d) for f in UNPACKABLE for d in (torch.float32, torch.bfloat16) if (f, d) != ("Mamba", torch.bfloat16)],
+    ids=str,  # transformers' own Mamba does not run in bf16 on CPU
+)
 def test_a_family_that_cannot_be_packed_says_so_and_is_padded(family, dtype):
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**UNPACKABLE[family])
     lm = getattr(transformers, f"{family}ForCausalLM")(config).eval()
-    if family == "Mamba" and dtype == torch.bfloat16:
-        pytest.skip("transformers' own Mamba does not run in bf16 on CPU")
     lm.to(dtype)
     own, some = lm.config._attn_implementation, rows()
     with pytest.warns(UserWarning, match=f"{family}ForCausalLM cannot be run without padding") as caught:

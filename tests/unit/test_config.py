@@ -46,6 +46,7 @@ LEARNED = {
 }
 TRAIN = {
     **dict.fromkeys(("epochs", "batch", "accumulate"), count),
+    "tokens": st.none() | count,
     **dict.fromkeys(("lr", "clip"), above),
     **dict.fromkeys(("weight_decay", "alpha", "gamma"), weight),
     "warmup": share,

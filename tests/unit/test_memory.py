@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import bare_row
 
 from deleatur.data.batches import collate
 from deleatur.errors import ConfigError
@@ -18,9 +17,9 @@ def numbers(batch) -> tuple[list, list, list]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("sides", [(4, 4, 4), (3, 0, 3), (0, 0, 5), (1, 0, 1), (2, 2, 5)])
-def test_pieces_hold_the_batch_s_rows_each_once_in_their_order(sides, count):
+def test_pieces_hold_the_batch_s_rows_each_once_in_their_order(sides, count, make_row):
     """Joined side by side the pieces are the batch again; none is empty; an answer given instead stays with its row."""
-    forget, preferred, retain = ([bare_row(3, name=f"{s}{k}") for k in range(n)] for s, n in zip("fpr", sides, strict=True))
+    forget, preferred, retain = ([make_row(3, name=f"{s}{k}") for k in range(n)] for s, n in zip("fpr", sides, strict=True))
     batch = collate(forget, retain, preferred=preferred)
     pieces = cut(batch, count)
     sides = zip(*map(numbers, pieces), strict=True)
@@ -34,9 +33,9 @@ def test_a_share_without_rows_stays_one_piece():
     assert [len(piece) for piece in cut(collate([]), 4)] == [0]
 
 
-def test_a_single_pair_cannot_be_halved():
+def test_a_single_pair_cannot_be_halved(make_row):
     pieces = Pieces()
-    window = [collate([bare_row(3, name="f")], [bare_row(3, name="r")])]
+    window = [collate([make_row(3, name="f")], [make_row(3, name="r")])]
     with pytest.raises(ConfigError, match="one pair of rows at a time"):
         pieces.halve(window)
 
