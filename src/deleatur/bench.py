@@ -22,6 +22,7 @@ from deleatur.lock import alone
 from deleatur.method import preferred_rows, require_parts
 from deleatur.metrics import METRICS
 from deleatur.model import exact_matmul, load
+from deleatur.processes import lay_out
 from deleatur.recipes import RECIPES, Budget
 from deleatur.run import change, unlearn
 from deleatur.settings import Guard, require
@@ -76,9 +77,9 @@ class Workbench:
         require_same_terms(self.out, base, budget)
         require_same_rows(self.out, self.rows)
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.known = before_training(
-            TokenModel(self.model), self.tokenizer, self.rows, base, self.suite, progress, folder=self.out
-        )
+        network = TokenModel(self.model)
+        lay_out(network)
+        self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
 
     def run(self, method: str, seed: int, folder: Path) -> bool:
         """Tune the method where that is not done, run it with this seed, write its folder; False where it cannot run."""
