@@ -99,6 +99,8 @@ def before_training(
 ) -> dict[str, Records]:
     """What is known before training: records "before", and "retrained" where the run names such a model."""
     made: dict[str, Records] = {}
+    for note in model.notes:
+        progress.phase(note)
     for name, other in (("retrained", run.evaluation.retrained), ("before", run.model)):
         if other is None:
             continue
@@ -204,18 +206,22 @@ def precision_of(model: TokenModel, settings: Evaluation) -> Iterator[None]:
     own, wanted = model.dtype, DTYPES[settings.precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
         raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are asked as they are; give --evaluation.precision bf16")
-    if wanted == torch.bfloat16:
-        with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+    with contextlib.nullcontext() if own == wanted else model.own_attention():
+        if wanted == torch.bfloat16:
+            with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+                yield
+            return
+        _cast(model, wanted)
+        try:
             yield
-        return
-    _cast(model, wanted)
-    try:
-        yield
-    finally:
-        _cast(model, own)
+        finally:
+            _cast(model, own)
 
 
 def _cast(model: TokenModel, dtype: torch.dtype) -> None:
     """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
     for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
         weight.data = weight.data.to(dtype)
+    for module in model.modules():
+        if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
+            vars(module)["compute_dtype"] = dtype

@@ -110,7 +110,10 @@ def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
     kept = (
         12 * (run.keep.newest + 1) if run.keep.every is not None and run.lora.rank is None and run.train.only is None else 0
     )
-    needed = int(1.1 * sum(p.numel() * (p.element_size() + kept) for p in model.parameters())) + 10**7
+    sizes = (
+        p.numel() * (p.element_size() + kept if p.is_floating_point() else 4) for p in model.parameters()
+    )  # NF4 in bf16
+    needed = int(1.1 * sum(sizes)) + 10**7
     free = shutil.disk_usage(home).free
     if free < needed:
         raise ConfigError(
