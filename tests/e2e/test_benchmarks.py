@@ -117,7 +117,7 @@ def test_a_suites_figures_stand_in_the_results(data, home, call):
 
 
 def test_requests_of_muse_follow_one_another(tmp_path, monkeypatch, home, call):
-    """Sustainability: the second begins with the model that the first left, so it starts from the numbers that one ended at."""
+    """Sustainability: the second begins with the model that the first left, so it starts where that one ended."""
     text, asked = [{"text": "Rain fell in Tessholm."}], [{"question": "Who won?", "answer": "Runa."}]
     rows = {"raw/retain1": text, "verbmem/forget": [{"prompt": "Runa won", "gt": "in Tessholm."}]}
     rows |= {"knowmem/forget_qa": asked, "knowmem/retain_qa": asked, "privleak/forget": text, "privleak/holdout": text}
