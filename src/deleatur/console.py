@@ -105,7 +105,7 @@ def _marked(row: Encoded, tokenizer: Any) -> Text:
 
 def print_results(results: dict[str, Any], out: Path) -> None:
     """The evidence as a table, and where the report lies."""
-    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ should fall, ↑ should stay)")
+    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ lower is better, ↑ higher)")
     suite = results.get("suite", {"score": "revealed"})
     shown, judge = None, suite.get("judge")
     for row in rows_of(results):

@@ -116,6 +116,28 @@ def test_a_suites_figures_stand_in_the_results(data, home, call):
     assert (ours["mean"]["steps"], theirs["mean"]["steps"]) == (1, None)
 
 
+def test_requests_of_muse_follow_one_another(tmp_path, monkeypatch, home, call):
+    """Sustainability: the second begins with the model that the first left, so it starts where that one ended."""
+    text, asked = [{"text": "Rain fell in Tessholm."}], [{"question": "Who won?", "answer": "Runa."}]
+    rows = {"raw/retain1": text, "verbmem/forget": [{"prompt": "Runa won", "gt": "in Tessholm."}]}
+    rows |= {"knowmem/forget_qa": asked, "knowmem/retain_qa": asked, "privleak/forget": text, "privleak/holdout": text}
+    rows |= {f"sust/forget_{k}": [{"text": f"Runa won race {k} in Tessholm."}] for k in (1, 2)}
+    for name, made in rows.items():
+        path = tmp_path / "data" / "muse" / "news" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in made), encoding="utf-8")
+    monkeypatch.setenv("DELEATUR_DATA", str(tmp_path / "data"))
+    for k, model in ((1, home.model), (2, "runs/1/model")):
+        said = call(
+            "forget", "--suite", f"muse/news-sust-{k}", "--model", model, "--out", f"runs/{k}", "--train.lr", "1e-2", *QUICK
+        )
+        assert said.code == 0, said.err
+    one, two = (json.loads((tmp_path / "runs" / k / "results.json").read_text(encoding="utf-8")) for k in "12")
+    for name in ("verbmem_f", "knowmem_r"):
+        ended, began = one["after"][name]["probability"]["value"], two["before"][name]["probability"]["value"]
+        assert ended == pytest.approx(began, rel=1e-5) and ended != one["before"][name]["probability"]["value"]
+
+
 def test_a_suite_without_rows_to_forget_can_only_be_asked(data, home, call):
     said = call("forget", "--suite", "mmlu", "--model", home.model)
     assert said.code == 2

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deleatur.metrics import METRICS as known
 from deleatur.metrics import WHOLES
 from deleatur.metrics.table import Whole
 
@@ -148,7 +149,9 @@ def _both(said: dict[str, str], forget: str, retain: str, between: str, colon: s
 
 def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
     was, now = before or {}, after or {}
-    kind = name.removesuffix("_paraphrased")
+    falls = {"forget": True, "retain": False}.get(name.removesuffix("_paraphrased"))
+    if falls is not None and known[metric].forget == "higher":
+        falls = not falls
     return Row(
         set=name,
         metric=metric,
@@ -157,7 +160,7 @@ def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str,
         after=now.get("value"),
         after_se=now.get("se"),
         n=(after or was)["n"],
-        better="lower" if kind == "forget" else "higher" if kind == "retain" else "",
+        better="" if falls is None else "lower" if falls else "higher",
     )
 
 

@@ -24,6 +24,12 @@ def test_lower_is_better_on_forget_higher_on_retain_and_neither_on_rows_never_se
     assert [better[name] for name in sets] == ["lower", "lower", "higher", "higher", "", "", ""]
 
 
+def test_a_truth_ratio_goes_the_other_way() -> None:
+    """On forget rows 1 is wanted, where the model cannot tell right from wrong answers; on retain rows it should tell."""
+    side = {name: {"revealed": score(0.5), "truth_ratio": score(0.5)} for name in ("forget", "retain")}
+    assert [row.better for row in rows_of({"before": side, "after": side})] == ["lower", "higher", "higher", "lower"]
+
+
 def test_known_sets_come_first_and_metrics_in_the_order_of_reading_and_no_others() -> None:
     """The loss, in nats, would be misread among shares; it stands in results.json."""
     side = {name: {"loss": score(0), "rouge_l": score(0), "revealed": score(0)} for name in ("extra", "retain", "forget")}
