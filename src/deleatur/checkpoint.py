@@ -51,7 +51,7 @@ class Checkpoints:
             self._save_shards(part / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
             if is_first():
                 self._commit(step, part, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
-        except BaseException:
+        except Exception:
             shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be what fills it
             raise
         gather(None)  # nobody goes on before it is whole
