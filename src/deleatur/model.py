@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +72,9 @@ def _nf4(name: str) -> dict[str, Any]:
     if name.endswith(".gguf") or (Path(name) / "adapter_config.json").is_file():
         raise ConfigError(f"lora.bits 4 needs plain safetensors, which {name} is not; load and save it as such first")
     from transformers import BitsAndBytesConfig
+
+    with _no_kernels():
+        import bitsandbytes  # noqa: F401 # pyright: ignore[reportMissingImports]
 
     how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **how)}
@@ -143,7 +148,8 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
 
 def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
     """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
-    from peft import LoraConfig, inject_adapter_in_model
+    with _no_kernels():
+        from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
@@ -170,7 +176,8 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
     another model than the one that was trained, and can have back what was forgotten.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    with _no_kernels():
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
@@ -180,7 +187,6 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
             else:
                 with gathered(module):
                     module.merge()
-                module.merge()
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, base)
     return drop_quantisation_marks(model)
@@ -201,7 +207,8 @@ def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D
 
 
 def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from peft import PeftModel
+    with _no_kernels():
+        from peft import PeftModel
 
     where = path / "adapter_config.json"
     try:
@@ -224,6 +231,22 @@ def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, Pr
         return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
     except Exception as e:  # as above
         raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
+
+
+@contextlib.contextmanager
+def _no_kernels() -> Iterator[None]:
+    """bitsandbytes, which peft brings with it, takes compiled code from the hub when it is imported, if it finds a way."""
+    speaker = logging.getLogger("bitsandbytes")
+    level, had = speaker.level, sys.modules.get("kernels", speaker)
+    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
+    speaker.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        speaker.setLevel(level)
+        del sys.modules["kernels"]
+        if had is not speaker:
+            sys.modules["kernels"] = had
 
 
 @contextlib.contextmanager
