@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ from deleatur.processes import is_first, whole_weights, will_shard
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it misses kernels that are not used
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
