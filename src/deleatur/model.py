@@ -24,6 +24,7 @@ from deleatur.processes import gathered, is_first, whole_weights, will_shard
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it misses kernels that are not used
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -236,16 +237,13 @@ def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, Pr
 @contextlib.contextmanager
 def _no_kernels() -> Iterator[None]:
     """bitsandbytes, which peft brings with it, takes compiled code from the hub when it is imported, if it finds a way."""
-    speaker = logging.getLogger("bitsandbytes")
-    level, had = speaker.level, sys.modules.get("kernels", speaker)
+    had = sys.modules.pop("kernels", None)
     sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
-    speaker.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        speaker.setLevel(level)
         del sys.modules["kernels"]
-        if had is not speaker:
+        if had is not None:
             sys.modules["kernels"] = had
 
 

@@ -22,6 +22,17 @@ from deleatur.model import add_adapters, load, merge_adapters, save
 from deleatur.settings import Evaluation, Lora
 
 LORA = Lora(rank=4, alpha=8, bits=4)
+HIDDEN = """
+from deleatur.model import _no_kernels
+with _no_kernels():
+    import bitsandbytes
+    try:
+        import kernels
+    except ImportError:
+        print("none")
+import kernels
+print(kernels.get_kernel)
+"""
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -152,9 +163,7 @@ def test_what_bitsandbytes_takes_from_the_hub_when_imported_is_out_of_its_reach(
     """On some processors it asks the package `kernels` for compiled code; here one lies in the way that would say so."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("def get_kernel(*args, **more):\n    print('took', args)\n")
-    told = "from deleatur.model import _no_kernels\nwith _no_kernels():\n    import bitsandbytes\n"
-    told += "    try:\n        import kernels\n    except ImportError:\n        print('none')\nimport kernels\nprint(kernels.get_kernel)"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    said = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True)
+    said = subprocess.run([sys.executable, "-c", HIDDEN], env=env, capture_output=True, text=True)
     assert said.stdout.startswith("none\n<function get_kernel"), said.stderr
     assert said.stderr == ""
