@@ -24,9 +24,10 @@ from deleatur.method import preferred_rows, require_parts
 from deleatur.metrics import METRICS
 from deleatur.metrics.table import mean
 from deleatur.model import exact_matmul, load
+from deleatur.processes import lay_out
 from deleatur.recipes import RECIPES, Budget
 from deleatur.run import change, unlearn
-from deleatur.settings import Guard
+from deleatur.settings import Guard, require
 from deleatur.tune import search, values_of, with_values
 from deleatur.types import Encoded, Suite
 
@@ -60,6 +61,9 @@ class Workbench:
     """One loaded model with its rows, put back to its start before every run."""
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
+        require(
+            base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
+        )
         self.suite = suite_of(base)
         require_trained(self.suite)
         self.base, self.budget, self.progress = base, budget, progress
@@ -74,9 +78,9 @@ class Workbench:
         require_same_terms(self.out, base, budget)
         require_same_rows(self.out, self.rows)
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.known = before_training(
-            TokenModel(self.model), self.tokenizer, self.rows, base, self.suite, progress, folder=self.out
-        )
+        network = TokenModel(self.model)
+        lay_out(network)
+        self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
         self.before = measure(self.known["before"])
         require_read(self.metric, budget, self.suite, self.before)
         self.began, self.done = time.monotonic(), 0  # trials and runs, this time

@@ -23,7 +23,7 @@ from deleatur.forward import TokenModel
 from deleatur.judges import AJudge, make_judge
 from deleatur.method import state_of
 from deleatur.model import DTYPES, load, load_tokenizer
-from deleatur.processes import agree, is_first, is_sharded, lay_out, whole
+from deleatur.processes import agree, gather, is_first, is_sharded, lay_out, part
 from deleatur.records import record, variants
 from deleatur.settings import Evaluation, Judge
 from deleatur.train import Step
@@ -99,6 +99,8 @@ def before_training(
 ) -> dict[str, Records]:
     """What is known before training: records "before", and "retrained" where the run names such a model."""
     made: dict[str, Records] = {}
+    for note in model.notes:
+        progress.phase(note)
     for name, other in (("retrained", run.evaluation.retrained), ("before", run.model)):
         if other is None:
             continue
@@ -136,7 +138,7 @@ def ask(
     encoder = make_encoder(tokenizer, run.data)
     require_usable(model.lm, rows, run)
     if run.evaluation.grad_norm and is_sharded(model):
-        raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2")
+        raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2 or ZeRO-3")
     asked = variants(
         encoder,
         {name: evenly(rows[name], run.evaluation.rows) for name in suite.asked},
@@ -190,9 +192,9 @@ def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: 
 
 def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
     """Refuse a model with a weight that is no number: nothing that it says would mean anything."""
-    for name, weight in model.named_parameters():
-        if not bool(whole(torch.isfinite(weight).all())):
-            raise error(f"{name} holds a weight that is not finite, in {where}")
+    mine = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
+    for name in (name for found in gather(mine) for name in found):
+        raise error(f"{name} holds a weight that is not finite, in {where}")
 
 
 @contextlib.contextmanager
@@ -203,19 +205,23 @@ def precision_of(model: TokenModel, settings: Evaluation) -> Iterator[None]:
     """
     own, wanted = model.dtype, DTYPES[settings.precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
-        raise ConfigError("under FSDP2 bf16 weights are asked as they are; give --evaluation.precision bf16")
-    if wanted == torch.bfloat16:
-        with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+        raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are asked as they are; give --evaluation.precision bf16")
+    with contextlib.nullcontext() if own == wanted else model.own_attention():
+        if wanted == torch.bfloat16:
+            with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+                yield
+            return
+        _cast(model, wanted)
+        try:
             yield
-        return
-    _cast(model, wanted)
-    try:
-        yield
-    finally:
-        _cast(model, own)
+        finally:
+            _cast(model, own)
 
 
 def _cast(model: TokenModel, dtype: torch.dtype) -> None:
     """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
     for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
         weight.data = weight.data.to(dtype)
+    for module in model.modules():
+        if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
+            vars(module)["compute_dtype"] = dtype

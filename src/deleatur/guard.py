@@ -14,7 +14,7 @@ from deleatur.data.batches import evenly, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.errors import Diverged
 from deleatur.forward import TokenModel
-from deleatur.processes import gather
+from deleatur.processes import gather, mesh_of, part, put
 from deleatur.records import variants
 from deleatur.settings import Guard, Train
 from deleatur.train import Step
@@ -142,9 +142,9 @@ def roll_back(model: TokenModel, importance: Importance, checkpoints: Checkpoint
     """Trained weights and importance as the newest checkpoint has them; returns its step, or 0 where there is none."""
     if step := checkpoints.newest():
         trained = [p for p in model.parameters() if p.requires_grad]
-        state = checkpoints.load(step, mesh=getattr(trained[0], "device_mesh", None))
+        state = checkpoints.load(step, mesh=mesh_of(trained[0]))
         for p, kept in zip(trained, state["model"]["weights"], strict=True):
-            p.copy_(kept)
+            put(p, kept)
             p.grad = None
         if hasattr(importance, "load_state_dict"):
             importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -164,6 +164,6 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
 
 def _sums(weights: Iterator[Tensor]) -> list[int]:
     """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
-    mine = (p.to_local() if hasattr(p, "to_local") else p for p in weights)  # pyright: ignore
-    sums = [p.detach().contiguous().view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]
+    mine = (part(p).detach().contiguous() for p in weights)
+    sums = [p.view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]
     return torch.stack(sums).tolist() if sums else []

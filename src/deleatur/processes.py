@@ -1,8 +1,10 @@
 """One process or many: who speaks, who asks which rows, what all of them know, how weights lie over them.
 
 Processes come from `torchrun` or `accelerate launch`. Each holds the whole model, or with ACCELERATE_USE_FSDP=true and
-FSDP_VERSION=2 (what `accelerate launch --use_fsdp --fsdp_version 2` sets) a share of every weight. Torch is imported where
-it is used, so that asking `is_first` costs nothing.
+FSDP_VERSION=2 (what `accelerate launch --use_fsdp --fsdp_version 2` sets) a share of every weight: a DTensor. With
+ACCELERATE_USE_DEEPSPEED=true (`accelerate launch --use_deepspeed --zero_stage 3`) it is a share too: a weight is empty but
+while it's used, and its `ds_tensor` holds the share, flat. Torch is imported where it is used, so that asking `is_first`
+costs nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ import atexit
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from deleatur import zero
 from deleatur.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 
@@ -33,9 +39,9 @@ def start() -> Accelerator:
     import torch
     from accelerate import Accelerator
 
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ConfigError("DeepSpeed is not supported; FSDP2 shards the same: accelerate launch --use_fsdp --fsdp_version 2")
-    if _fsdp_asked() and os.environ.get("FSDP_VERSION", "1") != "2":
+    if _asked("DEEPSPEED"):
+        _require_zero3()
+    if _asked("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("only version 2 of FSDP is supported; give accelerate launch --fsdp_version 2")
     made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
     atexit.unregister(_part)
@@ -50,13 +56,23 @@ def _part() -> None:
         dist.destroy_process_group()
 
 
-def _fsdp_asked() -> bool:
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+def _asked(engine: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def _require_zero3() -> None:
+    if find_spec("deepspeed") is None:
+        raise ConfigError("DeepSpeed is not installed; pip install 'deleatur[deepspeed]'")
+    from accelerate.utils import DeepSpeedPlugin
+
+    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"  # a model is checked whole, before its weights are laid out
+    if (stage := DeepSpeedPlugin().zero_stage) != 3:
+        raise ConfigError(f"only stage 3 of ZeRO is supported, not {stage}; give accelerate launch --zero_stage 3")
 
 
 def will_shard() -> bool:
     """Is each process to hold a share of every weight in place of a copy? Known once they have met."""
-    return _fsdp_asked() and count() > 1
+    return (_asked("FSDP") or _asked("DEEPSPEED")) and count() > 1
 
 
 def count() -> int:
@@ -112,7 +128,10 @@ def lay_out(model: nn.Module) -> None:
     its share of every weight, and a decoder layer is whole only while it runs. In place; from then on only the model's own
     `forward` and `generate` run it."""
     if not will_shard():
-        model.to(start().device)
+        model.to(start().device).settle()  # pyright: ignore[reportCallIssue]
+        return
+    if _asked("DEEPSPEED"):
+        zero.lay_out(model, start().device)
         return
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -122,17 +141,54 @@ def lay_out(model: nn.Module) -> None:
     for module in [m for m in model.modules() if type(m).__name__ in layers]:
         fully_shard(module, offload_policy=offload)  # pyright: ignore
     fully_shard(model, offload_policy=offload, reshard_after_forward=True)  # pyright: ignore
-    register_fsdp_forward_method(model, "generate")
+    for name in ("generate", "settle"):
+        register_fsdp_forward_method(model, name)
+    model.settle()  # pyright: ignore[reportCallIssue]
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Does each process hold only its share of the weights?"""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())
+    return any(hasattr(p, "full_tensor") or zero.lies(p) for p in model.parameters())
 
 
 def whole(x: Tensor) -> Tensor:
     """The whole of what may lie over several processes, which all have to call."""
+    if zero.lies(x):
+        with zero.gathered([x]):
+            return x.detach().clone()
     return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyright: ignore
+
+
+def gathered(module: Any) -> AbstractContextManager[object]:
+    """Its weights can be read and written whole meanwhile; what the first process makes of them is all processes'."""
+    return zero.gathered(list(module.parameters())) if any(map(zero.lies, module.parameters())) else nullcontext()
+
+
+def part(x: Tensor) -> Tensor:
+    """What of it lies in this process; a view."""
+    if zero.lies(x):
+        return zero.part(x, index())
+    return x.to_local() if hasattr(x, "to_local") else x  # pyright: ignore
+
+
+def size(x: Tensor) -> int:
+    """How many numbers the whole of it has."""
+    return getattr(x, "ds_numel", x.numel())
+
+
+def put(x: Tensor, kept: Tensor) -> None:
+    """Write what was kept of a weight back into it, in place; both lie over the processes in the same way."""
+    part(x).copy_(part(kept))
+    zero.forget_whole(x)
+
+
+def mesh_of(weight: Tensor) -> DeviceMesh | None:
+    """Over which processes it lies; None for a weight that each of them holds."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if zero.lies(weight):
+        return init_device_mesh(weight.device.type, (count(),))
+    return getattr(weight, "device_mesh", None)
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
@@ -143,7 +199,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
     out = {}
     for name, weight in model.state_dict(keep_vars=True).items():
         if id(weight) not in made:
-            full = whole(weight.detach())
+            full = whole(weight).detach()
             made[id(weight)] = full.cpu() if is_first() else full[:0].cpu()
         out[name] = made[id(weight)]
     return out if is_first() else {}

@@ -121,7 +121,7 @@ class TokenStatistics(NamedTuple):
     deviation: Float[Tensor, " N"]  # its standard deviation, nats
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: DeepSpeed's hooks look for tensors in a forward's `vars`
 class TokenOutputs:
     """What a model says of scored tokens: flat, ragged, no padding."""
 

@@ -1,7 +1,8 @@
 """What each of two processes does, which test_processes.py starts: RANK WORLD_SIZE … FOLDER.
 
-With copies of the weights and then with shares of them (FSDP2): the trainings of train_in_two.py, of which each process
-writes the log and the weights, and the command lines in FOLDER/commands.json, of which it writes the exit codes.
+With copies of the weights, then with shares of them (FSDP2, DeepSpeed's ZeRO-3): the trainings of train_in_two.py, of
+which each process writes the log and the weights, and the command lines in FOLDER/commands.json, of which it writes the exit
+codes.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from train_in_two import SCENARIOS, train
 
-from deleatur import console
+from deleatur import console, forward
 from deleatur.cli import main
 from deleatur.evidence import Progress
 
-ENGINES = {"copies": {}, "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}}
+ENGINES = {
+    "copies": {},
+    "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    "zero": {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "true"},
+}
+FEWER = {"zero": ("accumulated", "one left over of an accumulated step", "one left over that prefers")}
+DEEPSPEED = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 16}}  # norms are whole everywhere
 
 
 @contextmanager
@@ -52,11 +59,18 @@ def command(given: dict) -> int:
 
 def both(folder: Path) -> None:
     torch.set_num_threads(1)
+    forward.ENTRIES = 2**10  # the head goes chunk by chunk, in one process oftener than in the other
     accelerator = Accelerator(cpu=True)
     given = json.loads((folder / "commands.json").read_text())
+    (folder / "deepspeed.json").write_text(json.dumps(DEEPSPEED))
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(folder / "deepspeed.json")
+    os.environ["DS_ACCELERATOR"] = "cpu"  # else it says on stdout that there is no other
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}  # nothing is to be compiled first, for a minute: gloo will do
     for engine, asked in ENGINES.items():
         os.environ |= asked
-        for name in SCENARIOS:
+        for name in FEWER.get(engine, SCENARIOS):
             logged, weights = train(name, accelerator)
             out = folder / f"{name}-{engine}-{accelerator.process_index}"
             save_file(weights, out.with_suffix(".safetensors"))

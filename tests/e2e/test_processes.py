@@ -1,4 +1,4 @@
-"""Two processes do what one does, on CPU through gloo, whether each holds the weights or its share of them (FSDP2)."""
+"""Two processes do what one does, on CPU through gloo, whether each holds the weights or its share of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).parent))  # the script's own import of its neighbour
+from in_two import FEWER
 from train_in_two import SCENARIOS, train
 
 pytestmark = pytest.mark.xdist_group("two processes")  # started once, not by every worker
-ENGINES = ("copies", "shares")
+ENGINES = ("copies", "shares", "zero")
+SPREAD = ("shares", "zero")
 MORE = ("--train.epochs", "3", "--evaluation.rows", "4", "--keep.every", "2")
 RUNS = {
     "plain": ("--train.batch", "3"),  # an odd batch: the processes' shares differ
     "lora": ("--recipe", "npo-learned", "--lora.rank", "2", "--train.checkpointing", "--train.retain", "kl"),
 }
-WHOLE_RUNS = (("plain", "copies"), ("plain", "shares"), ("lora", "shares"))
+WHOLE_RUNS = (("plain", "copies"), ("plain", "shares"), ("lora", "shares"), ("plain", "zero"), ("lora", "zero"))
+TRAININGS = [(name, engine) for engine in ENGINES for name in FEWER.get(engine, SCENARIOS)]
 CLOCKS = ("seconds", "cpu_seconds", "scorer_seconds", "memory")
 
 
@@ -42,12 +45,13 @@ def folder(home, tmp_path_factory) -> Path:
         ]
         for engine in ENGINES
     }
-    stopped = home.forget(folder / "stopped", *MORE, *RUNS["plain"])
-    commands["shares"] += [
-        {"stop": (1, 3), "command": stopped},
-        {"stop": None, "command": ("forget", str(folder / "stopped"), "--resume")},
-        {"stop": None, "command": ("score", str(folder / "stopped"))},
-    ]
+    for engine in SPREAD:
+        stopped = folder / f"stopped-{engine}"
+        commands[engine] += [
+            {"stop": (1, 3), "command": home.forget(stopped, *MORE, *RUNS["plain"])},
+            {"stop": None, "command": ("forget", str(stopped), "--resume")},
+        ]
+    commands["shares"] += [{"stop": None, "command": ("score", str(folder / "stopped-shares"))}]
     (folder / "commands.json").write_text(json.dumps(commands))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -112,8 +116,7 @@ def trained_alone(name: str) -> tuple[list[dict], dict[str, torch.Tensor]]:
     return train(name, Accelerator(cpu=True))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", list(SCENARIOS))
+@pytest.mark.parametrize(("name", "engine"), TRAININGS)
 def test_two_processes_train_and_log_as_one_does(name, engine, folder):
     """Losses are sums over the global count, so weights, scorer and every figure of the log are one process's to 1e-5."""
     logged, weights = trained_alone(name)
@@ -156,17 +159,19 @@ def test_a_whole_run_in_two_processes_has_one_process_s_numbers(name, engine, fo
     assert not (run / "checkpoints").exists()
 
 
-def test_a_signal_to_one_process_stops_both_and_resuming_from_shares_ends_in_the_same_bytes(folder):
-    assert (folder / "stopped" / "results.json").exists(), said(folder)
-    assert whole(folder / "stopped") == whole(folder / "plain-shares")
+@pytest.mark.parametrize("engine", SPREAD)
+def test_a_signal_to_one_process_stops_both_and_resuming_from_shares_ends_in_the_same_bytes(engine, folder):
+    stopped, plain = folder / f"stopped-{engine}", folder / f"plain-{engine}"
+    assert (stopped / "results.json").exists(), said(folder)
+    assert whole(stopped) == whole(plain)
     for file in ("model/model.safetensors", "scorer.safetensors"):
-        assert (folder / "stopped" / file).read_bytes() == (folder / "plain-shares" / file).read_bytes()
+        assert (stopped / file).read_bytes() == (plain / file).read_bytes()
 
 
 def test_the_first_process_alone_speaks_and_verbs_that_cannot_be_spread_are_refused(folder):
     for rank in range(2):
         codes = [json.loads((folder / f"codes-{engine}-{rank}.json").read_text()) for engine in ENGINES]
-        assert codes == [[0], [0, 0, 75, 0, 2]], said(folder)
+        assert codes == [[0], [0, 0, 75, 0, 2], [0, 0, 75, 0]], said(folder)
     assert (folder / "stdout-1").read_text() == (folder / "stderr-1").read_text() == ""
     assert "interrupted after step 3, which is kept" in (folder / "stderr-0").read_text()
     assert "score runs in one process" in (folder / "stderr-0").read_text()

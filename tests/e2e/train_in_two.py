@@ -84,4 +84,4 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
         on_step=lambda step: logged.append(asdict(step)),
     )
     scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}
-    return logged, scorer | {k: whole(v).clone() for k, v in model.state_dict().items()}
+    return logged, scorer | {k: whole(v).detach().clone() for k, v in model.state_dict(keep_vars=True).items()}

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import collate, told, windows
+from deleatur.descent import MasterWeights
 from deleatur.errors import ConfigError, Diverged
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
@@ -20,7 +21,7 @@ from deleatur.model import checkpoint_activations
 from deleatur.objective import RETAIN_TERMS
 from deleatur.reference import make_reference
 from deleatur.settings import Train
-from deleatur.train import MasterWeights, Step, fit, needs
+from deleatur.train import Step, fit, needs
 from deleatur.types import Reference, TokenOutputs
 
 SATURATED = GradientDifference(saturation=2.0)
