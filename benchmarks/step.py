@@ -242,7 +242,9 @@ def main() -> None:
         said = peak_of_naive(case) if args.who == "naive" else measure(case, args.repeats, alone=args.who == "ours")
         print(json.dumps(said))
         return
-    found: dict[str, dict[str, object]] = {}
+    path = Path(args.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, object]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     plain: dict[tuple, object] = {}  # peaks of naive steps
     for name in args.only:
         case = everything[name]
@@ -253,9 +255,7 @@ def main() -> None:
             plain[kind] = plain.get(kind) or elsewhere(name, 1, "naive")["peak_bytes"]
             found[name] |= {"naive_peak_bytes": plain[kind]}
         print(line(name, found[name]), flush=True)
-    path = Path(args.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")  # an interruption loses one case
 
 
 def line(name: str, of: dict) -> str:

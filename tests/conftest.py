@@ -46,9 +46,8 @@ from deleatur.types import Encoded, Example, TokenOutputs
 
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)  # the same cases everywhere, at any speed
-settings.register_profile(
-    "long", deadline=None, max_examples=20_000, database=None
-)  # by hand, for hours: other cases each time
+for name, most in (("more", 1000), ("long", 20_000)):  # by hand, for minutes and for hours: other cases each time
+    settings.register_profile(name, deadline=None, max_examples=most, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 CHATML = (

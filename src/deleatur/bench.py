@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from deleatur.checkpoint import write_whole
-from deleatur.config import Run, to_dict, to_yaml
+from deleatur.config import Run, nearest, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.errors import ConfigError, Diverged, going_on
+from deleatur.evaluate import Figures, measure, quality
 from deleatur.evidence import Progress, ask, before_training, encode_sets, require_trained, require_usable, suite_of
 from deleatur.folder import require_same_rows
 from deleatur.forward import TokenModel
@@ -21,13 +22,16 @@ from deleatur.importance import SULLM, Learned
 from deleatur.lock import alone
 from deleatur.method import preferred_rows, require_parts
 from deleatur.metrics import METRICS
+from deleatur.metrics.table import mean
 from deleatur.model import exact_matmul, load
+from deleatur.processes import lay_out
 from deleatur.recipes import RECIPES, Budget
 from deleatur.run import change, unlearn
-from deleatur.settings import Guard
+from deleatur.settings import Guard, require
 from deleatur.tune import search, values_of, with_values
-from deleatur.types import Encoded
+from deleatur.types import Encoded, Suite
 
+UQ = "uq"
 OWN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")  # what of `train` belongs to a method
 
 
@@ -42,16 +46,13 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
 
 
 def _run_bench(bench: Workbench, progress: Progress) -> list[Path]:
-    todo = [(m, s) for m in bench.budget.methods for s in bench.budget.seeds]
-    began, done, made = time.monotonic(), 0, []
-    for number, (method, seed) in enumerate(todo):
+    todo, made = [(m, s) for m in bench.budget.methods for s in bench.budget.seeds], []
+    for number, (method, seed) in enumerate(todo, 1):
         folder = bench.out / method / f"seed-{seed}"
         if not (folder / "results.json").exists():
-            left = f", about {(time.monotonic() - began) / done * (len(todo) - number) / 60:.0f} min left" if done else ""
-            progress.phase(f"Run {number + 1} of {len(todo)}: {method}, seed {seed}{left}")
+            progress.phase(f"Run {number} of {len(todo)}: {method}, seed {seed}{bench.time_left()}")
             if not bench.run(method, seed, folder):
                 continue
-            done += 1
         made.append(folder)
     return made
 
@@ -60,9 +61,13 @@ class Workbench:
     """One loaded model with its rows, put back to its start before every run."""
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
+        require(
+            base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
+        )
         self.suite = suite_of(base)
         require_trained(self.suite)
         self.base, self.budget, self.progress = base, budget, progress
+        self.metric = metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
         self.model, self.tokenizer = load(base.model, precision=base.train.precision)
@@ -73,9 +78,12 @@ class Workbench:
         require_same_terms(self.out, base, budget)
         require_same_rows(self.out, self.rows)
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.known = before_training(
-            TokenModel(self.model), self.tokenizer, self.rows, base, self.suite, progress, folder=self.out
-        )
+        network = TokenModel(self.model)
+        lay_out(network)
+        self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
+        self.before = measure(self.known["before"])
+        require_read(self.metric, budget, self.suite, self.before)
+        self.began, self.done = time.monotonic(), 0  # trials and runs, this time
 
     def run(self, method: str, seed: int, folder: Path) -> bool:
         """Tune the method where that is not done, run it with this seed, write its folder; False where it cannot run."""
@@ -86,6 +94,7 @@ class Workbench:
 
     def _run(self, method: str, seed: int, folder: Path) -> bool:
         home = self.out / method
+        (home / "left-out.txt").unlink(missing_ok=True)
         try:
             run = self.method(method)
             require_parts(TokenModel(self.model), run)
@@ -96,7 +105,7 @@ class Workbench:
                 rates=self.budget.rates,
                 seed=self.base.seed,
                 log=home / "trials.jsonl",
-                value_of=self.value_of,
+                value_of=lambda run: self.value_of(run, method),
             )
             run = replace(with_values(run, values), seed=seed)
             self.restore()
@@ -110,7 +119,23 @@ class Workbench:
         write_whole(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
         write_whole(folder / "steps.jsonl", (json.dumps(asdict(s)) + "\n" for s in outcome.steps))
         write_whole(folder / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        self.done += 1
         return True
+
+    def time_left(self) -> str:
+        """How long all that is not done will take at this time's pace, in words; nothing before the first is done."""
+        if not self.done:
+            return ""
+        left = sum(map(self._undone, self.budget.methods))
+        return f"; about {(time.monotonic() - self.began) / self.done * left / 60:.0f} min left"
+
+    def _undone(self, method: str) -> int:
+        """Trials and runs that the method still has before it."""
+        home = self.out / method
+        runs = sum(not (home / f"seed-{s}" / "results.json").exists() for s in self.budget.seeds)
+        if not runs or (home / "left-out.txt").exists():
+            return 0
+        return runs + (self.budget.trials - tried(home) if self.budget.trials > 1 else 0)
 
     def method(self, name: str) -> Run:
         """The recipe on the bench's rows, schedule and evaluation. Raises ConfigError where they do not suit it."""
@@ -125,19 +150,23 @@ class Workbench:
         train = replace(base.train, **own)
         return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
 
-    def value_of(self, run: Run) -> float:
-        """The suite's objective after this run, on kept minus gone sets."""
+    def value_of(self, run: Run, method: str) -> float:
+        """The objective after this run: UQ, or a metric on kept minus gone sets."""
         self.restore()
-        self.progress.phase("Trial: " + ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items()))
+        number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
+        self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
         network = TokenModel(self.model)
         change(network, self.tokenizer, self.rows, run, self.progress)
         asked = (*self.suite.gone, *self.suite.kept)
         bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in asked}
-        suite, metric = replace(self.suite, asked=asked), METRICS[self.suite.objective]
+        suite, metric = replace(self.suite, asked=asked), METRICS[self.metric]
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
         records = ask(network, self.tokenizer, bare, short, suite, self.progress, generate=metric.reads == "answer")
-        means = {n: statistics.fmean(v for r in records[n] if (v := metric.of(r)) is not None) for n in asked}
-        kept, gone = (statistics.fmean(means[n] for n in part) for part in (self.suite.kept, self.suite.gone))
+        self.done += 1
+        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in asked}
+        if self.budget.objective == UQ:
+            return uq_of(self.before, after, suite) or 0.0
+        kept, gone = (statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.kept, suite.gone))
         return kept - gone
 
     @torch.no_grad()
@@ -147,19 +176,52 @@ class Workbench:
         self.model.requires_grad_(True)
 
 
+def metric_of(budget: Budget, suite: Suite) -> str:
+    """The metric that trials are judged by. Raises ConfigError where it is none, or should not fall on forget rows."""
+    wanted = budget.objective or suite.objective
+    metric = suite.score if wanted == UQ else wanted
+    usable = [name for name, m in METRICS.items() if m.forget == "lower"]
+    if metric not in usable:
+        raise ConfigError(f"objective is {wanted!r}{nearest(wanted, usable)}, but must be {UQ}, {', '.join(usable)}")
+    return metric
+
+
+def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
+    """Refuse a search for what cannot be read on the suite's sets, or is 0 from the start."""
+    if budget.trials == 1:
+        return
+    if missing := [name for name in (*suite.gone, *suite.kept) if metric not in before.get(name, {})]:
+        raise ConfigError(f"{missing[0]} rows have no {metric}; give another --objective, and --out a new folder")
+    if budget.objective == UQ and uq_of(before, before, suite) is None:
+        raise ConfigError(f"uq is not defined at a {metric} of 0 before; give another --objective, and --out a new folder")
+
+
+def uq_of(before: Figures, after: Figures, suite: Suite) -> float | None:
+    """UQ of the suite's score."""
+    return quality(before, after, metric=suite.score, gone=suite.gone, kept=suite.kept)["uq"]
+
+
+def tried(home: Path) -> int:
+    """How many trials of a method are done."""
+    log = home / "trials.jsonl"
+    return log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
+
+
 def require_same_terms(out: Path, base: Run, budget: Budget) -> None:
     """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
     now = {
         "run": to_dict(replace(base, out=None)),
         "trials": budget.trials,
         "rates": list(budget.rates),
+        "objective": budget.objective,
         "share": budget.share,
     }
     path = out / "bench.json"
     if not path.exists():
         write_whole(path, json.dumps(now, indent=2) + "\n")
-    elif (then := json.loads(path.read_text(encoding="utf-8"))) != now:
-        changed = [key for key in _paths(now) if _paths(then).get(key) != _paths(now)[key]]
+        return
+    then, now = _paths(json.loads(path.read_text(encoding="utf-8"))), _paths(now)
+    if changed := [key for key in now if then.get(key) != now[key]]:
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
 
 

@@ -47,9 +47,13 @@ class Checkpoints:
         if is_first():
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-        self._save_shards(part / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
-        if is_first():
-            self._commit(step, part, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
+        try:
+            self._save_shards(part / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
+            if is_first():
+                self._commit(step, part, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
+        except Exception:
+            shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be what fills it
+            raise
         gather(None)  # nobody goes on before it is whole
 
     def _save_shards(self, part: Path, tensors: dict[str, DTensor]) -> None:
@@ -68,8 +72,7 @@ class Checkpoints:
         (part / "state.json").write_text(json.dumps(plain), encoding="utf-8")
         hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
         (part / "sha256.json").write_text(json.dumps(hashes), encoding="utf-8")
-        for path in (*part.rglob("*"), part):
-            _flush(path)
+        _flush_all(part)
         shutil.rmtree(place, ignore_errors=True)  # of this step there can only be a harmed one
         part.rename(place)
         _flush(self.folder)
@@ -156,6 +159,27 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
         raise
 
 
+@contextlib.contextmanager
+def made_aside(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder` at the end, whole or not at all.
+
+    Raises ConfigError where it cannot be written.
+    """
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        _flush_all(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except BaseException as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(e, OSError | SafetensorError):
+            raise ConfigError(f"{folder} cannot be written ({e}); free some space or give another folder") from e
+        raise
+
+
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON can hold it; its tensors go to `tensors` and leave their names."""
     if isinstance(value, Tensor):
@@ -201,6 +225,11 @@ def _shards_of(value: Any) -> list[tuple[str, list[int], str]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _flush_all(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
 
 
 def _flush(path: Path) -> None:

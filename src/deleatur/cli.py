@@ -27,27 +27,7 @@ from deleatur.losses import FORGET_LOSSES
 from deleatur.processes import is_first
 from deleatur.recipes import RECIPES, Demo
 from deleatur.settings import Guard
-from deleatur.verbs import Bench, Compare, Evaluate, Export, Forget, Methods, Metrics, Report, Score
-
-USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
-
-Make a language model forget exactly what it must, and nothing else.
-
-  forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
-  evaluate   ask a model about rows, without changing it
-  score      show a run's answers, coloured by how much each token matters
-  report     write a run's report.html again; with --redact without the rows' texts
-  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
-  demo       tell a small model a made-up world, then make it forget two people
-  bench      tune and run several methods on a benchmark, on equal terms; one table, one page
-  compare    put finished runs side by side in one table and one page
-  methods    list the methods by name, with their papers and settings (recipes is the same)
-  metrics    list what is measured, with its direction and meaning
-
-exits 0 when done, 2 when an input is at fault, 4 when training came to harm and was rolled back, 75 when terminated
-(SIGTERM), 130 when interrupted (Ctrl-C); the last line says what was seen, and how to go on or what to change
-"""
-
+from deleatur.verbs import USAGE, Bench, Compare, Evaluate, Export, Forget, Methods, Metrics, Report, Score
 
 UNASKED = {  # what the libraries would say to somebody, unasked
     "DO_NOT_TRACK": "1",
@@ -204,8 +184,8 @@ def _evaluate(args: list[str]) -> None:
     if command.json:
         print(json.dumps(figures, indent=2))
     else:
-        print_figures(figures["sets"])
-        print_whole(figures["whole"])
+        print_figures(figures["sets"], figures["judge"])
+        print_whole(figures["whole"], figures["judge"])
         print_tasks(figures.get("lm_eval", {}))
 
 
@@ -275,9 +255,10 @@ def _compare(args: list[str]) -> None:
 
 def _compared(runs: Sequence[Path], out: Path) -> None:
     from deleatur.console import print_comparison
+    from deleatur.exchange import read_run
     from deleatur.report import gather, write_comparison
 
-    shown = gather(runs)
+    shown = gather(runs, read_run)
     print_comparison(shown, write_comparison(shown, out))
 
 

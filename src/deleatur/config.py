@@ -82,6 +82,8 @@ def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | Non
         return f"{pair} has no matched objective, since the loss needs {more[0]}; take importance.objective=complement"
     if train.retain == "layer" and "layer" not in loss.needs:
         return f"train.retain is layer, but loss {name_of(loss)} has no layer; take nll, kl or js"
+    if lora.bits is not None and train.precision != "bf16":
+        return f"lora.bits {lora.bits} computes in bf16; give --train.precision bf16 with it"
     if train.only is not None and lora.rank is not None:
         return "train.only chooses among the model's own weights, which lora.rank leaves as they are; give one of the two"
     return None

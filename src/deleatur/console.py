@@ -22,12 +22,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from deleatur.config import name_of
-from deleatur.metrics import METRICS, WHOLES, metrics_markdown
+from deleatur.metrics import METRICS, RUNS, WHOLES, metrics_markdown
 from deleatur.processes import is_first
 from deleatur.recipes import RECIPES
-from deleatur.report import Shown, compare_table, heat_spans, metric_name, percent, rows_of, set_name, verdict
+from deleatur.report import Shown, compare_table, heat_spans, percent, rows_of, set_name, verdict
 from deleatur.report.read import read_importance
 from deleatur.report.tables import METRICS as SHOWN
+from deleatur.report.tables import WholeRow, by_judge, lacking, wholes_of
 from deleatur.settings import Train
 
 if TYPE_CHECKING:  # what they bring with them would make a list of names slow
@@ -35,7 +36,6 @@ if TYPE_CHECKING:  # what they bring with them would make a list of names slow
     from deleatur.train import Step
     from deleatur.types import Encoded
 
-MOST_COLUMNS = 8  # of methods side by side
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # [brackets] and :colons: are the user's own
 TALK, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
 
@@ -105,22 +105,23 @@ def _marked(row: Encoded, tokenizer: Any) -> Text:
 
 def print_results(results: dict[str, Any], out: Path) -> None:
     """The evidence as a table, and where the report lies."""
-    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ should fall, ↑ should stay)")
-    shown = None
+    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ lower is better, ↑ higher)")
+    suite = results.get("suite", {"score": "revealed"})
+    shown, judge = None, suite.get("judge")
     for row in rows_of(results):
         if row.set != shown:
             table.add_section()
         arrow = {"lower": "↓ ", "higher": "↑ "}.get(row.better, "  ")
         before, after = percent(row.before, row.before_se), percent(row.after, row.after_se)
         name = "" if row.set == shown else set_name(row.set)
-        table.add_row(name, arrow + metric_name(row.metric), before, after, str(row.n))
+        table.add_row(name, arrow + by_judge(row.metric, judge), before, after, str(row.n))
         shown = row.set
     OUT.print(table)
+    _print_wholes(wholes_of(results), "before", "after")
     for sentence in verdict(results):
         OUT.print(sentence, soft_wrap=True)
     parts = [f"{k.upper()} {results[k]:.1f}" for k in ("fq", "rd", "uq") if results[k] is not None]
-    suite = results.get("suite", {"score": "revealed"})
-    score = metric_name(suite["score"]) + (f", judged by {suite['judge']}" if suite["score"] == "judged" else "")
+    score = by_judge(suite["score"], judge)
     OUT.print("  ".join(parts) + f"   (of {score}: forgotten %, lost on retain %, harmonic mean)" if parts else "")
     if agreed := results["importance"]:
         OUT.print(
@@ -138,27 +139,31 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         OUT.print(f"Cut at data.max_length: {cut} rows")
 
 
-def print_figures(figures: dict[str, Any]) -> None:
+def print_figures(figures: dict[str, Any], judge: str | None = None) -> None:
     """Sets and metrics of one model."""
     table = Table("rows", "metric", "value", "n")
     for name, metrics in figures.items():
         table.add_section()
         for number, (metric, figure) in enumerate(m for m in metrics.items() if m[0] in SHOWN):
             value = percent(figure["value"], figure["se"])
-            table.add_row("" if number else set_name(name), metric_name(metric), value, str(figure["n"]))
+            table.add_row("" if number else set_name(name), by_judge(metric, judge), value, str(figure["n"]))
     OUT.print(table)
 
 
-def print_whole(whole: dict[str, Any]) -> None:
-    """Figures over whole sets, and what those that could not be made lack."""
-    if not whole:
-        return
-    table = Table("figure", "value", "n", "should be")
-    for name, figure in whole.items():
-        between = f" [{figure['low']:.3g}, {figure['high']:.3g}]" if "low" in figure else ""
-        value = figure["lacks"] if "lacks" in figure else f"{figure['value']:.3g}{between}"
-        table.add_row(name.replace("_", " "), Text(value), str(figure.get("n", "")), WHOLES[name].target)
-    OUT.print(table)
+def print_whole(whole: dict[str, Any], judge: str | None = None) -> None:
+    """Figures over whole sets of one model, and what those that could not be made lack."""
+    _print_wholes(wholes_of({"whole": {"after": whole}, "suite": {"judge": judge}}), "after")
+
+
+def _print_wholes(rows: Sequence[WholeRow], *sides: str) -> None:
+    table = Table("figure", *(("value",) if len(sides) == 1 else sides), "n", "should be")
+    given = [row for row in rows if row.given]
+    for row in given:
+        table.add_row(row.name, *(getattr(row, side) for side in sides), row.n, row.target)
+    if given:
+        OUT.print(table)
+    for line in lacking(rows):
+        OUT.print(line, soft_wrap=True)
 
 
 def print_tasks(tasks: dict[str, dict[str, Any]]) -> None:
@@ -175,18 +180,29 @@ def print_tasks(tasks: dict[str, dict[str, Any]]) -> None:
 def print_comparison(runs: Sequence[Shown], page: Path) -> None:
     """Methods side by side, and where the page lies."""
     shown = compare_table(runs)
-    first = Column(shown.columns[0], no_wrap=True, min_width=max(len(row[0]) for row in shown.rows))
-    table = Table(first, *shown.columns[1:MOST_COLUMNS])  # the others are on the page
-    for row in shown.rows:
-        table.add_row(*row[:MOST_COLUMNS])
-    OUT.print(table)
+    widths = [_width(heading, cells) for heading, *cells in zip(shown.columns, *shown.rows, strict=True)]
+    first = Column(shown.columns[0], no_wrap=True, min_width=widths[0] - 3)
+    left = [*range(1, len(shown.columns))]
+    while left:  # as many tables as it takes, none too wide to read
+        fits = [k for n, k in enumerate(left) if 1 + widths[0] + sum(widths[i] for i in left[: n + 1]) <= OUT.width]
+        part = fits or left[:1]
+        table = Table(first, *(Column(shown.columns[k], width=widths[k] - 3) for k in part))
+        for row in shown.rows:
+            table.add_row(row[0], *(row[k] for k in part))
+        OUT.print(table)
+        left = left[len(part) :]
     for note in shown.notes:
         OUT.print(note, soft_wrap=True)
     OUT.print(f"Tables and page: {page}", soft_wrap=True)
 
 
+def _width(heading: str, cells: Sequence[str]) -> int:
+    """Characters that a column takes with its frame, where headings break at blanks and cells do not."""
+    return 3 + max(map(len, (*heading.split(), *cells)))
+
+
 def print_metrics(*, markdown: bool) -> None:
-    """What is measured on each row and on whole sets."""
+    """What is measured on each row, on whole sets and of a run."""
     if markdown:
         print(metrics_markdown(), end="")
         return
@@ -196,6 +212,9 @@ def print_metrics(*, markdown: bool) -> None:
     table.add_section()
     for name, whole in WHOLES.items():
         table.add_row(name, whole.target, whole.meaning, whole.source)
+    table.add_section()
+    for name, figure in RUNS.items():
+        table.add_row(name, figure.target, figure.meaning, figure.source)
     OUT.print(table)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from deleatur.checkpoint import write_whole
+from deleatur.checkpoint import Checkpoints, made_aside, write_whole
 from deleatur.config import Run, from_yaml, to_dict
 from deleatur.data.batches import told
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.world import World, make_world
-from deleatur.errors import ConfigError
+from deleatur.errors import ConfigError, going_on
 from deleatur.evaluate import Figures
 from deleatur.evidence import Progress
 from deleatur.forward import TokenModel
@@ -26,7 +27,7 @@ from deleatur.model import exact_matmul, load, save
 from deleatur.processes import start
 from deleatur.recipes import OURS, RECIPES, Demo
 from deleatur.run import evaluate, execute
-from deleatur.settings import Data, Evaluation, Train
+from deleatur.settings import Data, Evaluation, Keep, Train
 from deleatur.train import fit
 from deleatur.types import Example, Reference
 
@@ -35,12 +36,17 @@ BUDGET = 0.4  # names and values are that share of the world's answer tokens
 
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
     """Tell, forget, and leave the run in `demo.out`; what a former demo made is used again. Returns the reference's say."""
+    with going_on("the same command"):
+        return _run_demo(demo, progress)
+
+
+def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
     out = Path(demo.out)
     run = demo_run(demo, progress)
     begun = (out / "run.yaml").exists()
     if begun and to_dict(replace(from_yaml(out / "run.yaml"), out=demo.out)) != to_dict(run):
         raise ConfigError(f"{out} holds a run with other settings; remove it or give --out a new folder")
-    if (out / "results.json").exists():
+    if (out / "report.html").exists():  # the last that a run writes
         progress.phase(f"{out} holds this very run; remove the folder to do it again")
     else:
         execute(run, progress, resume=begun)
@@ -94,7 +100,10 @@ def _told(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
 def told_model(
     name: str, rows: Sequence[Example], folder: Path, *, epochs: int, batch: int, seed: int, progress: Progress = Progress()
 ) -> Path:
-    """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path."""
+    """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
+
+    An interrupted telling goes on from its newest checkpoint when it is asked for again.
+    """
     settings = Train(epochs=epochs, batch=batch, lr=3e-4, gamma=0.0, precision="bf16")
     key = json.dumps([name, seed, epochs, batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]])
     folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
@@ -108,20 +117,23 @@ def told_model(
     count = epochs * -(-len(encoded) // batch)
     progress.phase(f"Telling the model {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps")
     accelerator = start()
-    fit(
-        TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
-        told(encoded, epochs=epochs, batch=batch, seed=seed),
-        steps=count,
-        loss=GradientDifference(),
-        importance=Uniform(),
-        settings=settings,
-        reference=Reference(),
-        accelerator=accelerator,
-        on_step=lambda step: progress.step(step, count),
-    )
-    aside = folder.with_suffix(".part")
-    save(model, tokenizer, aside)
-    aside.rename(folder)
+    kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
+    with going_on("the same command"), kept.listening():
+        fit(
+            TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
+            told(encoded, epochs=epochs, batch=batch, seed=seed),
+            steps=count,
+            loss=GradientDifference(),
+            importance=Uniform(),
+            settings=settings,
+            reference=Reference(),
+            accelerator=accelerator,
+            on_step=lambda step: progress.step(step, count),
+            checkpoints=kept,
+        )
+    with made_aside(folder) as aside:
+        save(model, tokenizer, aside)
+    shutil.rmtree(kept.folder, ignore_errors=True)
     return folder
 
 

@@ -4,6 +4,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+GO_ON = "go on with:"
+
 
 class DeleaturError(Exception):
     """Anything the user can mend. The message says what was seen, what is needed and what to do."""
@@ -35,9 +37,11 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def going_on(how: str) -> Iterator[None]:
-    """A stop that somebody asks for meanwhile says how to go on."""
+    """A stop that somebody asks for meanwhile says how to go on; where parts have ways of their own, the innermost's."""
     try:
         yield
     except KeyboardInterrupt as e:
-        said = f"{str(e) or 'interrupted'}; go on with: {how}"
+        if GO_ON in str(e):
+            raise
+        said = f"{str(e) or 'interrupted'}; {GO_ON} {how}"
         raise Interrupted(said, signal=getattr(e, "signal", signal.SIGINT)) from e

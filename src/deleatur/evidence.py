@@ -29,6 +29,11 @@ from deleatur.settings import Evaluation, Judge
 from deleatur.train import Step
 from deleatur.types import Encoded, Example, Importance, Suite
 
+# figures of a user's own rows: always, with holdout rows, and with a retrained model
+WORST = ("j_w", "j_avg")
+ATTACKS = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
+RETRAINED = ("forget_quality", "privleak", "mia_reference")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
@@ -46,6 +51,8 @@ def suite_of(run: Run) -> Suite:
     else:
         sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
         suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
+        compared = RETRAINED if run.evaluation.retrained else ()
+        suite = replace(suite, whole=(*WORST, *(ATTACKS if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
     own = run.judge.kind != "contained" and suite.score == "revealed"
@@ -54,7 +61,7 @@ def suite_of(run: Run) -> Suite:
 
 def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
     """A user's own rows: every set is asked."""
-    return Suite(name="rows", sets=sets, asked=tuple(sets))
+    return Suite(name="rows", sets=sets, asked=tuple(sets), whole=WORST)
 
 
 def require_trained(suite: Suite) -> None:
@@ -92,6 +99,8 @@ def before_training(
 ) -> dict[str, Records]:
     """What is known before training: records "before", and "retrained" where the run names such a model."""
     made: dict[str, Records] = {}
+    for note in model.notes:
+        progress.phase(note)
     for name, other in (("retrained", run.evaluation.retrained), ("before", run.model)):
         if other is None:
             continue
@@ -197,18 +206,22 @@ def precision_of(model: TokenModel, settings: Evaluation) -> Iterator[None]:
     own, wanted = model.dtype, DTYPES[settings.precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
         raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are asked as they are; give --evaluation.precision bf16")
-    if wanted == torch.bfloat16:
-        with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+    with contextlib.nullcontext() if own == wanted else model.own_attention():
+        if wanted == torch.bfloat16:
+            with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+                yield
+            return
+        _cast(model, wanted)
+        try:
             yield
-        return
-    _cast(model, wanted)
-    try:
-        yield
-    finally:
-        _cast(model, own)
+        finally:
+            _cast(model, own)
 
 
 def _cast(model: TokenModel, dtype: torch.dtype) -> None:
     """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
     for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
         weight.data = weight.data.to(dtype)
+    for module in model.modules():
+        if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
+            vars(module)["compute_dtype"] = dtype

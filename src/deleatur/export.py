@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError
 
 from deleatur import __version__
+from deleatur.checkpoint import made_aside
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evidence import Progress, require_finite
 from deleatur.model import load, save
@@ -40,18 +39,11 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     licence = command.license or licence_of(base)
     card = model_card(found, version=__version__, licence=licence, named=command.name_rows)
     progress.phase(f"Writing {dest}")
-    part = dest.with_name(f"{dest.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with made_aside(dest) as part:
         save(model, tokenizer, part)
         (part / "README.md").write_text(card, encoding="utf-8")
         if plan is not None:
             write_gguf(plan, model, tokenizer, part / "model.gguf", licence=licence)
-        part.replace(dest)
-    except (OSError, SafetensorError) as e:
-        shutil.rmtree(part, ignore_errors=True)
-        raise ConfigError(f"{dest} cannot be written ({e}); free some space or give another folder") from e
     if command.push is not None:
         progress.phase(f"Pushing {dest} to {command.push}")
         push(dest, command.push)

@@ -9,6 +9,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.atwu import Scorer
-from deleatur.checkpoint import write_whole
+from deleatur.checkpoint import made_aside, write_whole
 from deleatur.config import Run, to_dict
 from deleatur.data.encode import Encoder
 from deleatur.errors import ConfigError, DataError, ModelError
@@ -109,7 +110,10 @@ def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
     kept = (
         12 * (run.keep.newest + 1) if run.keep.every is not None and run.lora.rank is None and run.train.only is None else 0
     )
-    needed = int(1.1 * sum(p.numel() * (p.element_size() + kept) for p in model.parameters())) + 10**7
+    sizes = (
+        p.numel() * (p.element_size() + kept if p.is_floating_point() else 4) for p in model.parameters()
+    )  # NF4 in bf16
+    needed = int(1.1 * sum(sizes)) + 10**7
     free = shutil.disk_usage(home).free
     if free < needed:
         raise ConfigError(
@@ -125,18 +129,22 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
     before, after = outcome.records["before"], outcome.records["after"]
     if is_first():
         write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
-    aside = out / "model.part"
-    try:
+    with made_aside(out / "model") if is_first() else nullcontext(out) as aside:
         save(outcome.model, tokenizer, aside)
-        if outcome.scorer is not None and is_first():
-            save_file({k: v.contiguous() for k, v in outcome.scorer.state_dict().items()}, out / "scorer.part")
-            (out / "scorer.part").replace(out / "scorer.safetensors")
-    except SafetensorError as e:  # how a full disk sounds from there
-        raise ConfigError(f"{out} cannot be written ({e}); free some space or change --out") from e
     if is_first():
-        shutil.rmtree(out / "model", ignore_errors=True)  # of the same run, killed before its results were written
-        aside.rename(out / "model")
+        if outcome.scorer is not None:
+            _save_scorer(outcome.scorer, out / "scorer.safetensors")
         write_whole(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _save_scorer(scorer: Scorer, path: Path) -> None:
+    part = path.with_suffix(".part")
+    try:
+        save_file({k: v.contiguous() for k, v in scorer.state_dict().items()}, part)
+        part.replace(path)
+    except SafetensorError as e:  # how a full disk sounds from there
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written ({e}); free some space or change --out") from e
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -17,7 +19,8 @@ from transformers import PreTrainedModel
 
 from deleatur.attention import Growing, Grown, Tree, attend_through, packed, share
 from deleatur.errors import ModelError
-from deleatur.linear_nll import linear_nll, token_statistics
+from deleatur.kernels import by_positions, fuse
+from deleatur.linear_nll import Readout, linear_nll, token_statistics
 from deleatur.processes import is_sharded, whole
 from deleatur.types import Batch, TokenOutputs, TokenStatistics
 
@@ -25,37 +28,46 @@ State = Literal["own", "predicting"]
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
-class Readout(nn.Module):
-    """The head's part of a forward, as a module: DeepSpeed brings the head together for it once, whatever its chunks."""
-
-    def __init__(self, read: Callable[..., tuple]) -> None:
-        super().__init__()
-        self.read = read
-
-    def forward(self, *given: Any) -> tuple:
-        return self.read(*given)
-
-
 class TokenModel(nn.Module):
     """A causal language model whose forward says something of scored tokens only.
 
-    `lm` is the Hugging Face model (with or without adapters inside). On CPU the decoder runs over all rows end to end, each
-    attending to itself alone, what several begin with once; elsewhere, and in families that can't (a warning says so), over
-    the padded batch without a mask. The head runs at the positions that predict a scored token, and nowhere else.
+    `lm` is the Hugging Face model (with or without adapters inside). The decoder runs over all rows end to end, each
+    attending to itself alone, on CPU with what several begin with once; where that can't be (a warning says so), over the
+    padded batch without a mask. The head runs at the positions that predict a scored token, and nowhere else.
     """
 
     def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
         self.lm, self.readout = lm, Readout(self._read)
-        training = lm.training
-        lm.eval()
-        try:
-            # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
-            probe = torch.arange(2, 6, device=self.device) * self.vocabulary // 8
+        self.notes: list[str] = []  # what is done otherwise than the model came
+        self._positions, self._settled = "", False  # the attention that keeps rows apart by their positions
+        with self._looking() as probe:
             self._check_head(probe)
             self.packs: bool = self._can_pack(probe)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make use of what a GPU offers, once the weights lie there. What gives other states is left, with a warning."""
+        if self.device.type != "cuda" or self._settled:
+            return
+        self._settled = True
+        attend_through(self.lm, False)
+        self.packs = False
+        with self._looking() as probe:
+            truth = self._alone(texts := _texts(probe))
+            self._fuse(texts, truth)
+            self._pack_by_positions(by_positions(self.lm), texts, truth)
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """Over padded rows meanwhile: with a cache, or in another type than the weights', the other attention may fail."""
+        now = self.lm.config._attn_implementation
+        if self._positions:
+            self.lm.config._attn_implementation = "sdpa" if self.lm._supports_sdpa else "eager"
+        try:
+            yield
         finally:
-            lm.train(training)
+            self.lm.config._attn_implementation = now
 
     def forward(
         self, batch: Batch, *, state: State = "own", statistics: bool = False, logits: bool = False, layer: int | None = None
@@ -98,11 +110,24 @@ class TokenModel(nn.Module):
 
         base_model(input_ids=batch.ids), batch.scored, batch.scored - 1
         """
-        if not self.packs or batch.ids.device.type != "cpu":
+        rows = [row.ids for row in batch.rows] or [(0,)]
+        if self._positions and self.lm.config._attn_implementation == self._positions:
+            ends = accumulate(map(len, rows))
+            places = [torch.arange(end - len(row), end) for row, end in zip(rows, ends, strict=True)]
+            made = self._run_by_positions(rows, **asked)
+        elif self.packs and batch.ids.device.type == "cpu":
+            tree = share(rows)
+            places, made = list(tree.places), self.run_packed(tree, **asked)
+        else:
             return self.lm.base_model(input_ids=batch.ids, use_cache=False, **asked), batch.scored, batch.scored - 1
-        tree = share([row.ids for row in batch.rows] or [(0,)])
-        place = pad_sequence(list(tree.places), batch_first=True).flatten()
-        return self.run_packed(tree, **asked), place[batch.scored], place[batch.scored - 1]
+        place = pad_sequence(places, batch_first=True).flatten().to(batch.ids.device)
+        return made, place[batch.scored], place[batch.scored - 1]
+
+    def _run_by_positions(self, rows: Sequence[Sequence[int]], **asked: bool) -> Any:
+        """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
+        ids = torch.tensor([token for row in rows for token in row], device=self.device)
+        at = torch.cat([torch.arange(len(row), device=self.device) for row in rows])
+        return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **asked)
 
     def run_packed(self, tree: Tree, **asked: bool) -> Any:
         """What the decoder makes of a tree's tokens."""
@@ -132,7 +157,8 @@ class TokenModel(nn.Module):
 
     def generate(self, ids: Int[Tensor, "B L"], **options: Any) -> Int[Tensor, "B _"]:
         """transformers' own; by way of this module, so that weights that lie over several processes come together."""
-        return self.lm.generate(ids, synced_gpus=is_sharded(self), **options)  # pyright: ignore[reportCallIssue]
+        with self.own_attention():
+            return self.lm.generate(ids, synced_gpus=is_sharded(self), **options)  # pyright: ignore[reportCallIssue]
 
     @property
     def width(self) -> int:
@@ -204,22 +230,69 @@ class TokenModel(nn.Module):
         """Has a text between others, and grown by a token, the states that it has alone? Else all is as before."""
         if self.device.type != "cpu" or not attend_through(self.lm):
             return False
-        texts = [ids, torch.cat([ids[:2], ids.flip(0)]), ids[1:]]  # of which two begin alike
-        truth = torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
-        try:
+        texts = _texts(ids)
+        truth = self._alone(texts)
+        with self._trying("run without padding", lambda: attend_through(self.lm, False)):
             grown = Grown()
             tree = share([t[:-1].tolist() for t in texts], grown)
             first = self.run_packed(tree).last_hidden_state[0]
             growing = Growing(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
             last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
             seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
-            error = float((seen - truth).float().norm() / truth.float().norm())
-            if error < (1e-3 if self.dtype == torch.float32 else 1e-1):
-                return True
-            reason = f"states differ by {error:.1g} of their size"
-        except Exception as e:  # whatever a family does with a mask that is none
-            reason = f"{type(e).__name__}: {e}"
-        attend_through(self.lm, False)
-        name = type(self.lm).__name__
-        warnings.warn(f"{name} cannot be run without padding ({reason}): slower, with the same results", stacklevel=1)
+            self._require_same(seen, truth)
+            return True
         return False
+
+    def _pack_by_positions(self, names: Sequence[str], texts: list[Tensor], truth: Tensor) -> None:
+        """Take the first of these attentions through which texts end to end have the states that each has alone."""
+        config, own = self.lm.config, self.lm.config._attn_implementation
+        for name in names:
+            with self._trying(f"run without padding through {name}", lambda: setattr(config, "_attn_implementation", own)):
+                config._attn_implementation = name
+                seen = self._run_by_positions([text.tolist() for text in texts]).last_hidden_state[0]
+                self._require_same(seen, truth)
+                self._positions = name
+                self.notes.append(f"Rows go end to end through {name}")
+                return
+
+    def _fuse(self, texts: list[Tensor], truth: Tensor) -> None:
+        with ExitStack() as undo, self._trying("run through Liger's kernels", undo.close):
+            if fuse(self.lm, undo):
+                self._require_same(self._alone(texts), truth)
+                self.notes.append("Norms and gated layers run through Liger's kernels")
+                undo.pop_all()
+
+    def _alone(self, texts: list[Tensor]) -> Tensor:
+        return torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
+
+    def _require_same(self, seen: Tensor, truth: Tensor) -> None:
+        error = float((seen - truth).float().norm() / truth.float().norm())
+        if not error < (1e-3 if self.dtype == torch.float32 else 1e-1):
+            raise ValueError(f"states differ by {error:.1g} of their size")
+
+    @contextmanager
+    def _trying(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
+        """Whatever a family, a kernel or a machine has against it: undone, and said."""
+        try:
+            yield
+        except Exception as e:
+            undo()
+            reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+            name = type(self.lm).__name__
+            warnings.warn(f"{name} cannot be {what} ({reason}): slower, with the same results", stacklevel=1)
+
+    @contextmanager
+    def _looking(self) -> Iterator[Int[Tensor, " L"]]:
+        """A few tokens to look at the model with, in evaluation meanwhile."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
+            yield torch.arange(2, 6, device=self.device) * self.vocabulary // 8
+        finally:
+            self.lm.train(training)
+
+
+def _texts(ids: Int[Tensor, " L"]) -> list[Tensor]:
+    """Three of different lengths, of which two begin alike."""
+    return [ids, torch.cat([ids[:2], ids.flip(0)]), ids[1:]]

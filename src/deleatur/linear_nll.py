@@ -7,13 +7,24 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from deleatur.types import TokenStatistics
 
 Head = Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]
+
+
+class Readout(nn.Module):
+    """The head's part of a forward, as a module: DeepSpeed brings the head together for it once, whatever its chunks."""
+
+    def __init__(self, read: Callable[..., tuple]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, *given: Any) -> tuple:
+        return self.read(*given)
 
 
 def linear_nll(

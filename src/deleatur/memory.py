@@ -35,8 +35,8 @@ class Pieces:
         most = max(max(b.forget, len(b) - b.forget - b.preferred) for b in window)
         if self.count >= most:
             raise ConfigError(
-                "out of memory with one pair of rows at a time; try --train.checkpointing, --lora.rank 16 "
-                "(with --lora.bits 4), a smaller --data.max-length, or more GPUs with FSDP2 (docs/scale.md)"
+                "out of memory with one pair of rows at a time; try --train.checkpointing, --train.precision bf16, "
+                "--lora.rank 16, --lora.bits 4, a smaller --data.max-length, or more GPUs with FSDP2 (docs/scale.md)"
             )
         self.count *= 2
         if torch.cuda.is_available():

@@ -12,42 +12,38 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim import LBFGS, AdamW, Optimizer
+from torch import nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PreTrainedModel
 
 from deleatur.atwu import Descent, LearnedImportance, Scorer
 from deleatur.checkpoint import Checkpoints, write_whole
 from deleatur.config import Run
-from deleatur.data.batches import evenly, in_batches, windows
+from deleatur.data.batches import windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.descent import warm_up_then_fall
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ConfigError
 from deleatur.folder import load_scorer
 from deleatur.forward import State, TokenModel
 from deleatur.guard import Warden
 from deleatur.importance import SULLM, Contrast, Learned
-from deleatur.model import load
+from deleatur.lessons import teach, warm_up
+from deleatur.model import add_adapters, checkpoint_activations
 from deleatur.objective import RETAIN_TERMS
-from deleatur.processes import agree, is_first, lay_out
-from deleatur.reference import head_similarity, likelihoods, make_reference
+from deleatur.processes import agree, is_first
+from deleatur.reference import make_reference, start_of
 from deleatur.train import Step, fit
 from deleatur.types import (
     Batch,
     Encoded,
     ForgetLoss,
     Importance,
-    Likelihood,
     Prefers,
     Prepares,
     ReadsTokens,
     Reference,
-    Start,
-    TokenOutputs,
 )
-
-WARM_L2 = 1e-3  # per squared unit of the scorer's weights: enough to keep them finite
 
 
 def alternate(
@@ -76,17 +72,7 @@ def alternate(
     lessons = list(deal(rows, run, preferred, accelerator, epochs=passes))
     reference = reference_of(model, batches + lessons, loss, run, folder)
     importance = make_importance(run, loss, model, rows, reference, accelerator, steps=count, lessons=len(lessons))
-    checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", every=run.keep.every, keep=run.keep.newest)
-    steps = [] if folder is None or checkpoints is None else steps_before(folder / "steps.jsonl", checkpoints)
-    if folder is not None and len(steps) < count:
-        (folder / "records" / "after.jsonl").unlink(missing_ok=True)  # it would be of another training
-
-    def heard(step: Step) -> None:
-        steps.append(step)
-        on_step(step, count)
-        if warden is not None:
-            warden.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
-
+    checkpoints, steps = taken_up(folder, run, count)
     if isinstance(importance, LearnedImportance) and lessons and not steps:
         phase(f"The scorer alone: {passes} passes")
         teach(importance, model, lessons)
@@ -104,10 +90,48 @@ def alternate(
             reference=reference,
             accelerator=accelerator,
             state=state_of(run),
-            on_step=heard,
+            on_step=hearer(steps, count, on_step, checkpoints, warden),
             checkpoints=checkpoints,
         )
     return importance, steps
+
+
+def adapt(model: PreTrainedModel, run: Run) -> None:
+    """Adapters and saved activations as the run has them. In place."""
+    torch.manual_seed(run.seed)
+    if run.lora.rank is not None:
+        add_adapters(model, run.lora)
+    if run.train.checkpointing:
+        checkpoint_activations(model)
+
+
+def taken_up(folder: Path | None, run: Run, count: int) -> tuple[Checkpoints | None, list[Step]]:
+    """Where the training keeps its state, and which of its steps are done there; without a folder nothing is kept."""
+    if folder is None:
+        return None, []
+    checkpoints = Checkpoints(folder / "checkpoints", every=run.keep.every, keep=run.keep.newest)
+    steps = steps_before(folder / "steps.jsonl", checkpoints)
+    if len(steps) < count:
+        (folder / "records" / "after.jsonl").unlink(missing_ok=True)  # it would be of another training
+    return checkpoints, steps
+
+
+def hearer(
+    steps: list[Step],
+    count: int,
+    on_step: Callable[[Step, int], None],
+    checkpoints: Checkpoints | None,
+    warden: Warden | None,
+) -> Callable[[Step], None]:
+    """Adds each step to `steps`, tells of it, and has the warden look."""
+
+    def heard(step: Step) -> None:
+        steps.append(step)
+        on_step(step, count)
+        if warden is not None:
+            warden.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
+
+    return heard
 
 
 def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
@@ -174,7 +198,7 @@ def make_importance(
     """
     settings = run.importance
     if isinstance(settings, Prepares):
-        return settings.prepare(start_of(model, rows, run))
+        return settings.prepare(start_of(model, rows, batch=run.evaluation.batch, precision=run.train.precision))
     if not isinstance(settings, Learned):
         return settings
     learned = LearnedImportance(
@@ -191,7 +215,13 @@ def make_importance(
         learned.scorer.load_state_dict(begun.state_dict())
     learned.scorer.to(model.device)
     if settings.warm:
-        warm_up(learned, model, Contrast().prepare(start_of(model, rows, run)), rows["forget"], run.evaluation.batch)
+        warm_up(
+            learned,
+            model,
+            Contrast().prepare(start_of(model, rows, batch=run.evaluation.batch, precision=run.train.precision)),
+            rows["forget"],
+            run.evaluation.batch,
+        )
     return learned
 
 
@@ -203,60 +233,6 @@ def scorer_to_start_from(settings: Learned, model: TokenModel) -> Scorer | None:
     if begun.depth != settings.depth:
         raise ConfigError(f"importance.depth is {settings.depth}, but the scorer of {settings.start} has {begun.depth}")
     return begun
-
-
-def warm_up(
-    importance: LearnedImportance, model: TokenModel, target: Importance, rows: Sequence[Encoded], batch: int
-) -> None:
-    """Fit the scorer to another importance of the rows by logistic regression; the model is not touched."""
-    with torch.no_grad():
-        said = [model(part.to(model.device), state=importance.settings.state) for _, part in in_batches(rows, batch)]
-    hidden, wanted = torch.cat([s.hidden for s in said]).float(), torch.cat([target(s) for s in said])
-    descent = LBFGS(importance.scorer.parameters(), max_iter=100, tolerance_change=0, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        descent.zero_grad()
-        size = sum(p.square().sum() for p in importance.scorer.parameters())
-        loss = binary_cross_entropy_with_logits(importance.scorer(hidden), wanted) + WARM_L2 * size
-        loss.backward()
-        return loss
-
-    descent.step(closure)
-
-
-def start_of(model: TokenModel, rows: dict[str, list[Encoded]], run: Run) -> Start:
-    """What an importance may look at before training; another model that it names is loaded for that one pass."""
-
-    def likelihood(asked: Sequence[Encoded], name: str | None) -> list[Likelihood]:
-        if name is None:
-            return likelihoods(model, asked, run.evaluation.batch)
-        lm, _ = load(name, precision=run.train.precision)
-        other = TokenModel(lm)
-        lay_out(other)
-        if other.vocabulary != model.vocabulary:
-            seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"
-            raise ModelError(f"{seen}; give the model that it was fine-tuned from")
-        return likelihoods(other, asked, run.evaluation.batch)
-
-    def similarity(nearest: int, most: int) -> list[Tensor]:
-        retain = evenly(rows["retain"], most)
-        return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=run.evaluation.batch)
-
-    return Start(forget=rows["forget"], retain=rows["retain"], likelihood=likelihood, similarity=similarity)
-
-
-@torch.no_grad()
-def teach(importance: LearnedImportance, model: TokenModel, batches: Iterable[Sequence[Batch]]) -> None:
-    """Turns of the scorer alone; the model stays as it is."""
-    model.eval()
-    for window in batches:
-        forget, retain = [], []
-        for batch in window:
-            tokens, rest = model(batch.to(model.device), state=importance.settings.state).split(batch.forget)
-            forget.append(tokens)
-            retain.append(rest.split(batch.preferred)[1])
-        with torch.enable_grad():
-            importance.turn(TokenOutputs.join(forget), TokenOutputs.join(retain))
 
 
 @contextmanager

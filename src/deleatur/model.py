@@ -4,57 +4,91 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from jaxtyping import Float
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
-from deleatur.errors import ModelError
-from deleatur.processes import gathered, is_first, whole_weights
+from deleatur.errors import ConfigError, ModelError
+from deleatur.processes import gathered, is_first, whole_weights, will_shard
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it misses kernels that are not used
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load(name: str, *, precision: Precision = "fp32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    name: str, *, precision: Precision = "fp32", bits: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, from the hub by name, a folder, or a .gguf file.
+
+    With 4 `bits` the linear layers but the head are held in NF4, for adapters to be trained on. They differ from what was
+    read, and it is them that merge_adapters makes plain again. Raises ConfigError where NF4 can't be had.
 
     Pickled weights and a model's own code are never read, since both can do anything; a family that transformers knows is
     read by transformers' code, whatever its folder holds. Raises ModelError with the reason where either cannot be had.
     """
+    packed = {} if bits is None else _nf4(name)
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), precision)
-    tokenizer = load_tokenizer(name)
-    options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True}
+    tokenizer, where = load_tokenizer(name), _where(name)
+    options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True} | packed
     try:
         with _no_pickle():
-            made: Any = AutoModelForCausalLM.from_pretrained(**_where(name), **_plain_weights(name), **options)
+            made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
         model, info = made
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as e:
+        size: int = model.get_input_embeddings().num_embeddings
+    except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot load the model {name}: {_why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
-    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
     if name.endswith(".gguf"):
         _drop_added(tokenizer, size)
     if len(tokenizer) > size:
         raise ModelError(f"the tokenizer of {name} knows {len(tokenizer)} tokens, more than the model; use the model's own")
     vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
-    return prepare(drop_quantisation_marks(model)), tokenizer
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
+    return prepare(model if packed else drop_quantisation_marks(model)), tokenizer
+
+
+def _nf4(name: str) -> dict[str, Any]:
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError("lora.bits 4 needs bitsandbytes: pip install 'deleatur[qlora]', or leave it out")
+    if will_shard():
+        raise ConfigError("lora.bits 4 and FSDP2 don't go together; leave one out (FSDP2 shares bf16 weights out as well)")
+    if name.endswith(".gguf") or (Path(name) / "adapter_config.json").is_file():
+        raise ConfigError(f"lora.bits 4 needs plain safetensors, which {name} is not; load and save it as such first")
+    from transformers import BitsAndBytesConfig
+
+    with _no_kernels():
+        import bitsandbytes  # noqa: F401 # pyright: ignore[reportMissingImports]
+
+    how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **how)}
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone. Raises ModelError where there is none."""
+    where = _where(name)
     try:
-        return AutoTokenizer.from_pretrained(**_where(name))
-    except (OSError, ValueError, ImportError, KeyError) as e:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer("?")  # some faults show only at work
+        return tokenizer
+    except Exception as e:  # as above
         raise ModelError(f"cannot load the tokenizer of {name}: {_why(e, name)}") from e
 
 
@@ -104,10 +138,10 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
-    """Forget that the weights came out of a GGUF file: they are plain now, and save as such."""
+    """Forget that the weights came packed: they are plain now, and save as such."""
     if getattr(model.config, "quantization_config", None) is not None:
         delattr(model.config, "quantization_config")
-    for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit"):
         with contextlib.suppress(AttributeError):
             delattr(model, mark)
     return model
@@ -115,7 +149,8 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
 
 def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
     """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
-    from peft import LoraConfig, inject_adapter_in_model
+    with _no_kernels():
+        from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
@@ -137,20 +172,44 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """Adapters added into the weights they adapt, and taken off. In place; without adapters nothing happens."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    """Adapters added into the weights they adapt, and taken off. In place; without adapters nothing happens.
+
+    What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
+    another model than the one that was trained, and can have back what was forgotten.
+    """
+    with _no_kernels():
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            with gathered(module):
-                module.merge()
+            base: Any = module.get_base_layer()
+            if hasattr(base.weight, "quant_state"):
+                base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
+            else:
+                with gathered(module):
+                    module.merge()
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-    return model
+            setattr(model.get_submodule(parent), child, base)
+    return drop_quantisation_marks(model)
+
+
+def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D:
+    """A linear layer in NF4 as one of its own type, with `delta` added to its weight."""
+    from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
+
+    weight = dequantize_4bit(packed.weight.data, packed.weight.quant_state)
+    weight = (weight.float() + delta.float()).to(weight.dtype)
+    with torch.device("meta"):
+        turned = packed.source_cls is Conv1D  # GPT-2's layer, which holds its matrix transposed
+        made = Conv1D(*weight.shape) if turned else torch.nn.Linear(*weight.T.shape, bias=False)
+    made.weight = torch.nn.Parameter(weight.T.contiguous() if turned else weight, requires_grad=False)
+    made.bias = packed.bias
+    return made
 
 
 def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from peft import PeftModel
+    with _no_kernels():
+        from peft import PeftModel
 
     where = path / "adapter_config.json"
     try:
@@ -171,8 +230,21 @@ def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, Pr
         with _no_pickle():
             adapted = PeftModel.from_pretrained(model, str(path))  # pyright: ignore
         return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+    except Exception as e:  # as above
         raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
+
+
+@contextlib.contextmanager
+def _no_kernels() -> Iterator[None]:
+    """bitsandbytes, which peft brings with it, takes compiled code from the hub when it is imported, if it finds a way."""
+    had = sys.modules.pop("kernels", None)
+    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if had is not None:
+            sys.modules["kernels"] = had
 
 
 @contextlib.contextmanager

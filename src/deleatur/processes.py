@@ -128,7 +128,7 @@ def lay_out(model: nn.Module) -> None:
     its share of every weight, and a decoder layer is whole only while it runs. In place; from then on only the model's own
     `forward` and `generate` run it."""
     if not will_shard():
-        model.to(start().device)
+        model.to(start().device).settle()  # pyright: ignore[reportCallIssue]
         return
     if _asked("DEEPSPEED"):
         zero.lay_out(model, start().device)
@@ -141,7 +141,9 @@ def lay_out(model: nn.Module) -> None:
     for module in [m for m in model.modules() if type(m).__name__ in layers]:
         fully_shard(module, offload_policy=offload)  # pyright: ignore
     fully_shard(model, offload_policy=offload, reshard_after_forward=True)  # pyright: ignore
-    register_fsdp_forward_method(model, "generate")
+    for name in ("generate", "settle"):
+        register_fsdp_forward_method(model, name)
+    model.settle()  # pyright: ignore[reportCallIssue]
 
 
 def is_sharded(model: nn.Module) -> bool:

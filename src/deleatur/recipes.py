@@ -203,6 +203,8 @@ class Budget:
     """Runs to tune each method with, at least 1; the first has the recipe's own settings (20 in 2606.06320)."""
     rates: tuple[float, float] = (1e-6, 5e-5)
     """Lowest and highest learning rate; a recipe's own is brought inside."""
+    objective: str | None = None
+    """What trials maximise: uq, or a metric that should fall on forget rows, kept minus gone (none: the suite's own)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Orders of the rows with which the best trial's settings are run."""
     share: float | None = None

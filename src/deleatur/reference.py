@@ -10,10 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import collate, in_batches
+from deleatur.data.batches import collate, evenly, in_batches
+from deleatur.errors import ModelError
 from deleatur.forward import TokenModel
-from deleatur.processes import gather
-from deleatur.types import Encoded, Likelihood, Reference, TokenOutputs
+from deleatur.model import load
+from deleatur.processes import gather, lay_out
+from deleatur.settings import Precision
+from deleatur.types import Encoded, Likelihood, Reference, Start, TokenOutputs
 
 IN_MEMORY = 4 * 2**30  # bytes; more goes to disk
 Kept = dict[Encoded, Tensor]
@@ -55,6 +58,27 @@ def make_reference(
     made |= {"logits": logits} if wants[" logits"] else {}
     made |= {"layer": lambda tokens: _look_up(kept[" layer"], tokens)} if wants[" layer"] else {}
     return Reference(**made)
+
+
+def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
+    """What an importance may look at before training; another model that it names is loaded for that one pass."""
+
+    def likelihood(asked: Sequence[Encoded], name: str | None) -> list[Likelihood]:
+        if name is None:
+            return likelihoods(model, asked, batch)
+        lm, _ = load(name, precision=precision)
+        other = TokenModel(lm)
+        lay_out(other)
+        if other.vocabulary != model.vocabulary:
+            seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"
+            raise ModelError(f"{seen}; give the model that it was fine-tuned from")
+        return likelihoods(other, asked, batch)
+
+    def similarity(nearest: int, most: int) -> list[Tensor]:
+        retain = evenly(rows["retain"], most)
+        return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=batch)
+
+    return Start(forget=rows["forget"], retain=rows["retain"], likelihood=likelihood, similarity=similarity)
 
 
 @torch.no_grad()

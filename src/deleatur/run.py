@@ -56,12 +56,14 @@ from deleatur.guard import Warden, nothing_forgotten
 from deleatur.harness import ask_harness
 from deleatur.importance import Learned
 from deleatur.lock import alone
-from deleatur.method import alternate, require_parts, start_of, training_only
-from deleatur.model import add_adapters, checkpoint_activations, exact_matmul, load, merge_adapters, prepare
+from deleatur.method import adapt, alternate, require_parts, training_only
+from deleatur.model import exact_matmul, load, merge_adapters, prepare
 from deleatur.processes import agree, count, gather, is_first, lay_out, start, will_shard
 from deleatur.recipes import RECIPES
+from deleatur.reference import start_of
 from deleatur.report import write_report
 from deleatur.report.read import require_no_links
+from deleatur.settings import require
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Prepares, Suite
 
@@ -81,7 +83,7 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_trained(suite)
     run = replace(run, out=str(out))
     judge_of(run)  # is it there?
-    model, tokenizer = load(run.model, precision=run.train.precision)
+    model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
     require_parts(TokenModel(model), run)
@@ -165,6 +167,7 @@ def forget(
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
     )
+    require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
     sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets["retain"])
@@ -240,17 +243,10 @@ def change(
     return importance, steps, warden
 
 
-def adapt(model: PreTrainedModel, run: Run) -> None:
-    """Adapters and saved activations as the run has them. In place."""
-    torch.manual_seed(run.seed)
-    if run.lora.rank is not None:
-        add_adapters(model, run.lora)
-    if run.train.checkpointing:
-        checkpoint_activations(model)
-
-
+@going_on("the same command, from its beginning")
 def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:
-    """Ask the run's model about its rows; nothing is trained, nothing is written. Figures by set, and those of the whole.
+    """Ask the run's model about its rows; nothing is trained, nothing is written. Figures by set, those of the whole, and
+    the judge's name.
 
     `tasks` are put to it by lm-eval as well.
     """
@@ -266,7 +262,8 @@ def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] 
     records = before_training(network, tokenizer, rows, run, suite, progress)
     with precision_of(network, run.evaluation):
         harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
-    return {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before")} | harness
+    found = {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before"), "judge": judge_of(run).name}
+    return found | harness
 
 
 def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:
@@ -288,7 +285,8 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     if isinstance(importance, Prepares):  # as it would have been made for these rows
         start, _ = load(run.model)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
-        importance = importance.prepare(start_of(TokenModel(start), encoded | kept, run))
+        how = {"batch": run.evaluation.batch, "precision": run.train.precision}
+        importance = importance.prepare(start_of(TokenModel(start), encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
     asked = rows_suite({"forget": examples})
     records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]

@@ -53,9 +53,13 @@ class Lora:
     """Rank of the adapters on every linear layer but the head, at least 1; none trains the whole model."""
     alpha: int = 32
     """Scale of the adapters' sum, above 0 (their output is multiplied by alpha / rank)."""
+    bits: int | None = None
+    """4 holds the base in NF4 while it is trained (QLoRA); what is asked afterwards and saved is bf16, adapters merged."""
 
     def __post_init__(self) -> None:
         require(self.rank is None or self.rank >= 1, "lora.rank", self.rank, "1 or more")
+        require(self.bits in (None, 4), "lora.bits", self.bits, "4, or none for weights as they are")
+        require(self.bits is None or self.rank is not None, "lora.rank", self.rank, "given with lora.bits, 16 for a start")
         require(self.alpha > 0, "lora.alpha", self.alpha, "above 0")
 
 

@@ -13,6 +13,25 @@ from deleatur.losses import FORGET_LOSSES
 from deleatur.recipes import RECIPES, Budget
 from deleatur.settings import Data, Evaluation, Judge, require
 
+USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
+
+Make a language model forget exactly what it must, and nothing else.
+
+  forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
+  evaluate   ask a model about rows, without changing it
+  score      show a run's answers, coloured by how much each token matters
+  report     write a run's report.html again; with --redact without the rows' texts
+  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
+  demo       tell a small model a made-up world, then make it forget two people
+  bench      tune and run several methods on a benchmark, on equal terms; one table, one page
+  compare    put finished runs side by side in one table and one page
+  methods    list the methods by name, with their papers and settings (recipes is the same)
+  metrics    list what is measured, with its direction and meaning
+
+exits 0 when done, 2 when an input is at fault, 4 when training came to harm and was rolled back, 75 when terminated
+(SIGTERM), 130 when interrupted (Ctrl-C); the last line says what was seen, and how to go on or what to change
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
@@ -123,7 +142,7 @@ class Compare:
     """Put finished runs side by side: table.md, table.tex, table.json and report.html."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders of the runs; those that differ in nothing but the seed become one row."""
+    """Folders of runs, or files of results, also OpenUnlearning's and lm-eval's; seeds of one method become one row."""
     out: str = "runs/comparison"
     """Folder of the table and the page."""
 

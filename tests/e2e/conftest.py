@@ -78,7 +78,12 @@ class Home:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    home = Home(folder=tmp_path_factory.mktemp("home"), world=make_world(people=3, forget=1, holdout=1, rows_per_fact=1))
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+def make_home(folder: Path) -> Home:
+    """The models and rows in a folder; the same in every one."""
+    home = Home(folder=folder, world=make_world(people=3, forget=1, holdout=1, rows_per_fact=1))
     write_world(home.world, home.folder)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

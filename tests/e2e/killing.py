@@ -1,4 +1,5 @@
-"""Runs commands that are killed (kill -9), over and over, and goes on with them: `python killing.py PLANS.json`.
+"""Runs commands that are killed (kill -9), over and over, and goes on with them: `python killing.py PLANS.json`, or by hand,
+with what came of it in words: `python tests/e2e/killing.py 20 20 7` (kills of a run, kills of a bench, seed).
 
 Everything is imported once; each life of a command is a fork. A death is random: after so many seconds, or at the n-th
 operation on a file of its folder (a file opened for writing, renamed or removed, a folder made or removed), and what was
@@ -7,13 +8,17 @@ being written is left torn: the beginning of another text stands where the file 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -22,7 +27,23 @@ from typing import Any
 
 OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 TORN = b'{"torn'
+FAULTS = (errno.ENOSPC, errno.EROFS, errno.EIO)  # no space left, a disk that became read-only, a broken one
 DEATHS_OF_A_RUN = 4  # then it may come to its end
+FEW = ("--evaluation.rows", "2", "--evaluation.new-tokens", "2")
+SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
+
+
+def plans(home: Any, base: Path, *, kills: tuple[int, int], seed: int, faults: bool = False) -> list[dict[str, Any]]:
+    """A run and a bench of the tests' home, below `base`, to be killed, or to meet faults of the disk, so often each."""
+    bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
+    bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
+    run = {"first": home.forget("{out}", *SHORT, *FEW), "again": ("forget", "{out}", "--resume"), "begun": "run.yaml"}
+    made = [run, {"first": bench, "again": bench, "begun": "."}]
+    for number, (plan, name) in enumerate(zip(made, ("run", "bench"), strict=True)):
+        place = base / f"{name}-faults" if faults else base / name
+        place.mkdir()
+        plan |= {"home": str(place), "kills": kills[number], "seed": seed + number, "faults": faults}
+    return made
 
 
 def whole(folder: Path) -> dict[str, object]:
@@ -38,6 +59,16 @@ def whole(folder: Path) -> dict[str, object]:
     return {"results": results, "steps": told, "files": list(files)} | {n: files[n].read_bytes() for n in exact}
 
 
+def whole_bench(folder: Path) -> dict[str, object]:
+    """What must be the same of a bench of one method and seed: its trials, results and files; none done twice."""
+    results = json.loads((folder / "graddiff" / "seed-0" / "results.json").read_text())
+    results.pop("cost")
+    results["run"].pop("out")
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+    trials = (folder / "graddiff" / "trials.jsonl").read_bytes()
+    return {"results": results, "files": files, "trials": trials, "twice": folder.with_suffix(".twice").exists()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Life:
     """How a process ended: its exit code, None where it was killed; how many operations it had begun, and the last one."""
@@ -48,14 +79,17 @@ class Life:
     seconds: float
 
 
-def live(args: Sequence[str], folder: Path, *, at: int | None = None, after: float | None = None) -> Life:
-    """One process of the command, killed at an operation or after seconds, or left alone."""
+def live(
+    args: Sequence[str], folder: Path, *, at: int | None = None, after: float | None = None, fault: int | None = None
+) -> Life:
+    """One process of the command, killed at an operation or after seconds, or left alone; with a `fault` not killed, but
+    every operation from then on fails so."""
     told, telling = os.pipe()
     began = time.monotonic()
     child = os.fork()
     if not child:
         os.close(told)
-        be_killed(folder, at, telling)
+        be_killed(folder, at, telling, fault)
         os._exit(carry_out(args, folder.with_suffix(".log")))
     os.close(telling)
     if after is not None:
@@ -69,8 +103,8 @@ def live(args: Sequence[str], folder: Path, *, at: int | None = None, after: flo
     return Life(code=code, operations=len(operations), last=last, seconds=time.monotonic() - began)
 
 
-def be_killed(folder: Path, at: int | None, telling: int) -> None:
-    """From now on this process tells of each operation on a file of the folder, and dies at one of them."""
+def be_killed(folder: Path, at: int | None, telling: int, fault: int | None) -> None:
+    """This process tells of each operation on a file of the folder from now on; at one it dies or meets the fault."""
     count, busy = 0, False
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -85,6 +119,9 @@ def be_killed(folder: Path, at: int | None, telling: int) -> None:
             return
         busy, count = True, count + 1
         os.write(telling, f"{event} {path}\n".encode())
+        if fault is not None and at is not None and count >= at:
+            busy = False
+            raise OSError(fault, os.strerror(fault), path)
         if count == at:
             if event == "open":
                 how = os.O_APPEND if args[2] & os.O_APPEND else os.O_TRUNC
@@ -167,14 +204,21 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
             args = command(plan["again" if begun else "first"], folder)
             how: dict[str, Any] = {}
             if died < DEATHS_OF_A_RUN and len(deaths) < plan["kills"]:
-                timed = len(deaths) % 5 == 4
+                timed = len(deaths) % 5 == 4 and not plan["faults"]
                 most = once.operations if not died else once.operations // 3
                 how = {"after": draw.uniform(0, once.seconds)} if timed else {"at": draw.randint(1, most)}
+                how |= {"fault": draw.choice(FAULTS)} if plan["faults"] else {}
             life = live(args, folder, **how)
-            if life.code is None:
+            fault = how.get("fault")
+            if life.code is None or (fault is not None and (life.code == 0 or _is_told(folder, fault))):
                 died += 1
-                deaths.append("time" if "after" in how else life.last.replace(str(folder), ""))
-            elif life.code == 0:
+                what = (
+                    {0: "passed over, ", 2: "told in a line, "}.get(life.code or 0, "") + errno.errorcode[fault]
+                    if fault
+                    else ""
+                )
+                deaths.append(what or ("time" if "after" in how else life.last.replace(str(folder), "")))
+            elif life.code == 0 or _was_finished(folder):
                 ended.append(str(folder))
                 break
             else:
@@ -183,10 +227,55 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
     return {"alone": str(alone), "deaths": deaths, "ended": ended, "wrong": wrong, "operations": once.operations}
 
 
+def _is_told(folder: Path, fault: int) -> bool:
+    """Is the fault said in the last line, and is there no traceback?"""
+    said = folder.with_suffix(".log").read_text()
+    return said.splitlines()[-1].startswith("deleatur: ") and os.strerror(fault) in said and "Traceback" not in said
+
+
+def _was_finished(folder: Path) -> bool:
+    """Did the last death come when there was nothing left to do but to show it?"""
+    return folder.with_suffix(".log").read_text().endswith(" is finished; there is nothing to go on with\n")
+
+
 def command(args: Sequence[str], folder: Path) -> list[str]:
     return [a.replace("{out}", str(folder)) for a in args]
 
 
+def by_hand(kills: tuple[int, int], seed: int) -> None:
+    """Prints of each how many kills it survived, whether the bytes are equal, and at what it died."""
+    from conftest import make_home
+
+    with tempfile.TemporaryDirectory() as made:
+        base = Path(made)
+        (base / "home").mkdir()
+        home = make_home(base / "home")
+        asked = [plan for faults in (False, True) for plan in plans(home, base, kills=kills, seed=seed, faults=faults)]
+        for plan, same in zip(asked, 2 * (whole, whole_bench), strict=True):
+            told = main(plan)
+            equal = [same(Path(folder)) == same(Path(told["alone"])) for folder in told["ended"]]
+            tried, what = len(told["deaths"]), "faults" if plan["faults"] else "kills"
+            print(
+                f"{plan['first'][0]}: {tried - len(told['wrong'])} of {tried} {what} survived, over {len(equal)} runs;",
+                end=" ",
+            )
+            print(
+                f"bytes equal to one left alone: {sum(equal)} of {len(equal)}; {told['operations']} operations in that one"
+            )
+            for kind, count in Counter(_kind(death) for death in told["deaths"]).most_common():
+                print(f"  {count:3} {kind}")
+            print("\n".join(told["wrong"]))
+
+
+def _kind(death: str) -> str:
+    """The operation at which it died, and on what."""
+    event, _, path = death.partition(" ")
+    return f"{event} {re.sub(r'[0-9]+', 'N', path)}".strip()
+
+
 if __name__ == "__main__":
     import_all()
-    print(json.dumps([main(plan) for plan in json.loads(Path(sys.argv[1]).read_text())]))
+    if len(sys.argv) == 2:
+        print(json.dumps([main(plan) for plan in json.loads(Path(sys.argv[1]).read_text())]))
+    else:
+        by_hand((int(sys.argv[1]), int(sys.argv[2])), int(sys.argv[3]))

@@ -73,6 +73,7 @@ def test_a_disk_that_fills_while_writing_is_told_in_one_line(size, keep, left, h
     assert (tmp_path / "run" / left).exists()
     assert not (tmp_path / "run" / "results.json").exists()
     assert not (tmp_path / "run" / "model").exists()
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def held(folder: Path) -> dict[Path, bytes]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.errors import DeleaturError
+from deleatur.model import load
+from deleatur.settings import Data
+from deleatur.to_gguf import plan_gguf, write_gguf
+
+MANY = settings.default.max_examples
 
 
 def harm(model: Path, file: str, content: Callable[[bytes], bytes] | None) -> None:
@@ -42,6 +53,45 @@ def test_a_model_folder_that_is_not_whole_is_refused(name, home, tmp_path, refus
     harm(tmp_path / "model", *HARMED[name])
     line = refused(*home.forget("run", "--model", tmp_path / "model"))
     assert str(tmp_path / "model") in line
+
+
+@pytest.fixture(scope="session")
+def gguf(home, tmp_path_factory) -> Path:
+    """A folder with the tiny model as model.gguf."""
+    folder, (model, tokenizer) = tmp_path_factory.mktemp("gguf"), load(str(home.model))
+    write_gguf(plan_gguf(model, tokenizer), model, tokenizer, folder / "model.gguf", licence=None)
+    return folder
+
+
+HEADER = 8000  # bytes; behind them a file of weights has only numbers
+FILES = ("model.gguf", "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+JSON = (b"null", b"-1", b"1e999", b"NaN", b"[]", b"{}", b'"x"', b"true", b"10000000000")
+places = st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=8) | st.sampled_from([b"\xff" * 8, bytes(8)]))
+
+
+@settings(max_examples=MANY, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(FILES), st.lists(places, min_size=1, max_size=3), st.sampled_from(JSON), st.data())
+def test_whatever_is_changed_in_a_models_files_it_can_be_used_or_is_refused(
+    home, gguf, tmp_path, name, changes, value, data
+):
+    """Bytes anywhere in the header, or in JSON another value where one stood."""
+    model = tmp_path / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(gguf if name == "model.gguf" else home.model, model)
+    old = (model / name).read_bytes()
+    if values := re.findall(rb'": ("[^"]*"|[\w.-]+)', old) if name.endswith(".json") and data.draw(st.booleans()) else []:
+        old = old.replace(b": " + data.draw(st.sampled_from(sorted({*values}))), b": " + value, 1)
+    else:
+        for place, gone, new in changes:
+            at = int(place * min(len(old), HEADER))
+            old = old[:at] + new + old[at + gone :]
+    (model / name).write_bytes(old)
+    try:
+        lm, tokenizer = load(str(model / name if name == "model.gguf" else model))
+        encode_all(make_encoder(tokenizer, Data()), home.world.forget)
+        assert lm.num_parameters() > 0
+    except DeleaturError as e:
+        assert len(str(e).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere.gguf", "no/such-model", "nowhere", ""])

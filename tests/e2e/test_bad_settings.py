@@ -19,6 +19,7 @@ OUTSIDE = {  # every number of a run → what it must not be
     "data.max-length": (-1, 0, 7),
     "lora.rank": (-1, 0),
     "lora.alpha": (-1, 0),
+    "lora.bits": (0, 3, 8),
     "train.epochs": (-1, 0),
     "train.batch": (-1, 0),
     "train.accumulate": (-1, 0),

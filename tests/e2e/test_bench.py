@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -23,9 +25,21 @@ def results(folder):
     return {p: json.loads(p.read_text()) for p in sorted(folder.rglob("results.json"))}
 
 
-def test_every_method_gets_its_trials_and_every_seed_a_run(bench, tmp_path):
+def test_every_method_gets_its_trials_and_every_seed_a_run(bench, tmp_path, monkeypatch):
+    """All on one model that is loaded once; whoever watches hears how long the rest will take, after the first trial."""
+    import deleatur.bench as module
+
+    load, loaded = module.load, []
+    monkeypatch.setattr(module, "load", lambda *a, **m: loaded.append(a) or load(*a, **m))
     said = bench()
     assert said.code == 0, said.err
+    assert len(loaded) == 1
+    trials = [line for line in said.err.splitlines() if line.startswith("Trial")]
+    assert [re.split("[:;]", line)[0] for line in trials] == [f"Trial {n} of 2 of {m}" for m in METHODS for n in (1, 2)]
+    left = [
+        re.search(r"; about \d+ min left(:|$)", line) is not None for line in said.err.splitlines() if " of " in line[:12]
+    ]
+    assert left == [False, False] + [True] * 10  # of 6 runs and 6 trials, all but the first of each
     made = results(tmp_path / "b")
     assert {str(p.relative_to(tmp_path / "b").parent) for p in made} == {f"{m}/seed-{s}" for m in METHODS for s in (0, 1)}
     for method in METHODS:
@@ -69,6 +83,7 @@ def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, mo
     monkeypatch.setattr(module, "change", counted(change, "trial"))
     monkeypatch.setattr(module, "unlearn", counted(unlearn, "run"))
     assert bench().code == 130
+    made = (tmp_path / "b" / "records" / "before.jsonl").stat().st_mtime_ns
     first, ran[:] = list(ran), []
     monkeypatch.setattr(module, "change", lambda *a, **m: ran.append("trial") or change(*a, **m))
     monkeypatch.setattr(module, "unlearn", lambda *a, **m: ran.append("run") or unlearn(*a, **m))
@@ -76,9 +91,33 @@ def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, mo
     kinds = [*(kind for kind, _ in first), *ran]
     assert kinds.count("trial") == 2 * len(METHODS)
     assert kinds.count("run") == 2 * len(METHODS)
+    assert (tmp_path / "b" / "records" / "before.jsonl").stat().st_mtime_ns == made  # nor are the records before
     ran.clear()
     assert bench().code == 0
     assert ran == []
+
+
+@pytest.mark.parametrize("objective", ["probability", "uq"])
+def test_trials_maximise_what_was_asked_for(bench, tmp_path, monkeypatch, objective):
+    """The run of the bench's own seed repeats the best trial, so its results say what that trial was worth."""
+    import deleatur.bench as module
+
+    suite_of = module.suite_of
+    monkeypatch.setattr(module, "suite_of", lambda run: replace(suite_of(run), score="probability"))  # nothing is revealed
+    said = bench("--objective", objective, methods=("gradascent",), seeds=(0,))
+    assert said.code == 0, said.err
+    trials = [json.loads(line) for line in (tmp_path / "b" / "gradascent" / "trials.jsonl").read_text().splitlines()]
+    (run,) = results(tmp_path / "b").values()
+    after = {name: run["after"][name]["probability"]["value"] for name in ("retain", "forget")}
+    worth = run["uq"] if objective == "uq" else after["retain"] - after["forget"]
+    assert max(t["value"] for t in trials) == pytest.approx(worth, abs=1e-6)
+    assert trials[0]["value"] != trials[1]["value"]
+
+
+def test_an_objective_that_is_nothing_at_the_start_is_refused(bench):
+    said = bench("--objective", "uq")
+    assert said.code == 2
+    assert "uq is not defined at a revealed of 0 before" in said.err
 
 
 def test_a_method_that_the_rows_do_not_suit_is_left_out_and_said(bench, tmp_path):
@@ -102,6 +141,7 @@ def test_another_bench_in_the_same_folder_is_refused(bench):
         (("--methods", "npoo"), "methods is 'npoo'"),
         (("--trials", "0"), "trials is 0"),
         (("--rates", "1e-3", "1e-4"), "the lower one first"),
+        (("--objective", "loss"), "objective is 'loss', but must be uq, revealed, judged, probability"),
         (("--share", "1.5"), "share is 1.5"),
         (("--suite", "tofu/forget01"), "not both"),
     ],

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
 from test_readme import blocks, commands
 
+from deleatur.metrics.table import RETRAINED
+
 QUICK = ("--train.epochs", "1", "--train.batch", "4", "--evaluation.new-tokens", "4")
+
+
+def said_in_words(table: str) -> bool:
+    """The figures that lack a retrained model say so, and the judge stands at its own, whose cell may be broken in two."""
+    why = f"Not given, forget quality, privleak, mia reference: {RETRAINED}." in table
+    return why and re.search(r"J_W, by[^J]+contained[^J]+word[^J]+for[^J]+word", table) is not None
 
 
 def told(number: int) -> dict[str, object]:
@@ -76,15 +85,57 @@ def test_a_suites_figures_stand_in_the_results(data, home, call):
     assert {"forget_shots", "forget_paraphrased_shots", "retain_perturbed"} <= got["after"].keys()
     assert "retain" not in got["after"]
     assert got["suite"]["kept"] == ["retain_perturbed"]
-    bare = json.loads(call(*common, "--out", "b", "--json").out)
-    assert "retrained" in bare["whole"]["after"]["forget_quality"]["lacks"]
+    assert said_in_words(call(*common, "--out", "b").out)
+    bare = json.loads((data / "b" / "results.json").read_text(encoding="utf-8"))
+    for name in ("forget_quality", "privleak", "mia_reference"):
+        assert bare["whole"]["after"][name] == {"lacks": RETRAINED}
     assert call("report", "b").code == 0
+    assert f"forget quality, privleak, mia reference: {RETRAINED}" in (data / "b" / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert said_in_words(call("evaluate", "b").out)
+    assert call("compare", "b", "--out", "c").code == 0
+    for name in ("table.md", "table.tex", "table.json", "report.html"):
+        text = (data / "c" / name).read_text(encoding="utf-8").replace("\\", "")
+        assert text.count(RETRAINED) == 3, name
+        assert "contained word for word" in text, name
     said = call("report", "a", "--form", "open-unlearning")
     assert said.out.split() == ["a/TOFU_EVAL.json", "a/TOFU_SUMMARY.json"]
     summary = json.loads((data / "a" / "TOFU_SUMMARY.json").read_text())
     assert summary["forget_Q_A_Prob"] == pytest.approx(got["after"]["forget"]["probability"]["value"])
     assert summary["forget_quality"] == pytest.approx(got["whole"]["after"]["forget_quality"]["value"])
     assert call("report", "a", "--form", "lm-eval").out.split() == ["a/lm_eval.json"]
+    said = call("compare", "a", "a/TOFU_EVAL.json", "a/lm_eval.json", "--out", "d")
+    assert said.code == 0, said.err
+    ours, theirs, tasks = json.loads((data / "d" / "table.json").read_text(encoding="utf-8"))["methods"]
+    assert [m["method"] for m in (ours, theirs, tasks)] == ["a", "a/TOFU_EVAL.json", "a/lm_eval.json"]
+    for name in ("J_W", "J_avg", "model utility", "forget quality", "probability of forget rows", "ROUGE-L of real authors"):
+        assert ours["mean"][name] == pytest.approx(theirs["mean"][name]), name
+        assert name.split()[0] in said.out
+    assert ours["mean"]["accuracy of real authors"] == pytest.approx(tasks["mean"]["accuracy of real authors"])
+    assert (ours["mean"]["steps"], theirs["mean"]["steps"]) == (1, None)
+
+
+def test_requests_of_muse_follow_one_another(tmp_path, monkeypatch, home, call):
+    """Sustainability: the second begins with the model that the first left, so it starts where that one ended."""
+    text, asked = [{"text": "Rain fell in Tessholm."}], [{"question": "Who won?", "answer": "Runa."}]
+    rows = {"raw/retain1": text, "verbmem/forget": [{"prompt": "Runa won", "gt": "in Tessholm."}]}
+    rows |= {"knowmem/forget_qa": asked, "knowmem/retain_qa": asked, "privleak/forget": text, "privleak/holdout": text}
+    rows |= {f"sust/forget_{k}": [{"text": f"Runa won race {k} in Tessholm."}] for k in (1, 2)}
+    for name, made in rows.items():
+        path = tmp_path / "data" / "muse" / "news" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in made), encoding="utf-8")
+    monkeypatch.setenv("DELEATUR_DATA", str(tmp_path / "data"))
+    for k, model in ((1, home.model), (2, "runs/1/model")):
+        said = call(
+            "forget", "--suite", f"muse/news-sust-{k}", "--model", model, "--out", f"runs/{k}", "--train.lr", "1e-2", *QUICK
+        )
+        assert said.code == 0, said.err
+    one, two = (json.loads((tmp_path / "runs" / k / "results.json").read_text(encoding="utf-8")) for k in "12")
+    for name in ("verbmem_f", "knowmem_r"):
+        ended, began = one["after"][name]["probability"]["value"], two["before"][name]["probability"]["value"]
+        assert ended == pytest.approx(began, rel=1e-5) and ended != one["before"][name]["probability"]["value"]
 
 
 def test_a_suite_without_rows_to_forget_can_only_be_asked(data, home, call):

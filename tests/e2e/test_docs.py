@@ -4,11 +4,52 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES, BENCHMARKS = DOCS.parent / "examples", DOCS.parent / "benchmarks"
+LAUNCHERS = {"torchrun": get_args_parser, "accelerate launch": launch_command_parser}
+
+
+def commands() -> list[str]:
+    """Of the page on scale, and of the SkyPilot example."""
+    page = (DOCS / "scale.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.M | re.S)
+    task = yaml.safe_load((EXAMPLES / "sky.yaml").read_text(encoding="utf-8"))
+    rented = [line.strip() for line in task["run"].splitlines() if "deleatur forget --model" in line]
+    return [line for block in blocks for line in block.splitlines()] + rented
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_on_scale_run(command, home, call, tmp_path):
+    """Behind its launcher, whose own parser takes the rest, each is a command for one process too."""
+    launched, ours = command.split("deleatur ", 1)
+    for launcher, parser in LAUNCHERS.items():
+        if launched.startswith(launcher):
+            parsed = parser().parse_args([*shlex.split(launched.removeprefix(launcher)), "deleatur", *shlex.split(ours)])
+            assert parsed.module
+            launched = ""
+    assert launched == ""
+    for name in ("forget", "retain"):
+        shutil.copy(home.file(name), tmp_path)
+    told = re.sub(r"meta-llama/\S+", str(home.model), ours).replace("~/run", "run")
+    said = call(*shlex.split(told), "--train.epochs", "1", "--evaluation.new-tokens", "4", "--keep.every", "None")
+    assert said.code == 0, said.err
+
+
+def test_the_table_of_memory_is_what_the_script_prints():
+    made = subprocess.run([sys.executable, BENCHMARKS / "memory.py"], capture_output=True, text=True, check=True).stdout
+    assert f"<!-- table -->\n{made}<!-- /table -->" in (DOCS / "scale.md").read_text(encoding="utf-8")
 
 
 def test_the_importance_of_the_page_on_adding_one_runs_as_it_stands(home, capsys):

@@ -163,6 +163,7 @@ WAYS = {name: ("--recipe", name) for name in RECIPES if name not in ("atwu", "su
     "rmu of two layers": ("--recipe", "rmu", "--loss.layer", "0", "--train.only", r"layers\.0\.mlp\.down_proj"),
     "adapters": ("--lora.rank", "4"),
     "bf16": ("--train.precision", "bf16"),
+    "adapters on 4 bits": ("--lora.rank", "4", "--lora.bits", "4", "--train.precision", "bf16", "--train.checkpointing"),
     "in pieces": ("--train.accumulate", "2", "--train.batch", "2", "--train.checkpointing"),
     "another pair": ("--loss", "npo", "--importance", "wga"),
     "the state before": ("--importance.state", "predicting", "--importance.objective", "matched"),

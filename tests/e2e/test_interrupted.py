@@ -13,6 +13,8 @@ from contextlib import nullcontext
 import pytest
 from killing import whole
 
+from deleatur.data.world import make_world
+from deleatur.demo import told_model
 from deleatur.evidence import Progress
 
 LINE = "deleatur: interrupted; go on with: deleatur forget run --resume"
@@ -54,6 +56,48 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
         assert call("forget", "run", "--resume").code == 0
     assert done == ([] if trained else [1, 2, 3, 4])
     assert whole(tmp_path / "run") == whole(tmp_path / "alone")
+
+
+def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, call, monkeypatch):
+    """Asked for again the telling goes on with the next step, and gives the model that was told at a stretch."""
+    told = {"name": str(home.model), "rows": make_world(people=3, forget=1).told, "epochs": 2, "batch": 8, "seed": 0}
+    at_a_stretch, done = told_model(**told, folder=tmp_path / "other"), []
+
+    def heard(step, steps):
+        done.append(step.step)
+        if done == [1, 2]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(step=heard)))
+    said = call("demo", "--model", home.model, "--people", 3, "--forgotten", 1, "--told-epochs", 2)
+    line = "deleatur: interrupted after step 2, which is kept; go on with: the same command\n"
+    assert (said.code, said.out, said.err) == (75, "", line)
+    assert not (tmp_path / "runs").exists()
+    again = told_model(**told, folder=tmp_path / "models", progress=Progress(step=heard))
+    assert done[:3] == [1, 2, 3]
+    assert (again / "model.safetensors").read_bytes() == (at_a_stretch / "model.safetensors").read_bytes()
+    assert sorted(p.name for p in (tmp_path / "models").iterdir()) == [again.name]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home, call, monkeypatch):
+    monkeypatch.setattr(
+        "deleatur.console.watch", lambda: nullcontext(Progress(step=lambda *_: os.kill(os.getpid(), number)))
+    )
+    said = call("bench", "--model", home.model, *home.rows, "--methods", "graddiff", "--trials", 2, "--seeds", 0)
+    assert (said.code, said.out) == (code, "")
+    assert said.err.splitlines()[-1].endswith("; go on with: the same command")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, finished, call, monkeypatch):
+    """It writes nothing, so there is nothing to go on from."""
+    monkeypatch.setattr(
+        "deleatur.console.watch", lambda: nullcontext(Progress(asked=lambda *_: os.kill(os.getpid(), number)))
+    )
+    said = call("evaluate", finished)
+    assert (said.code, said.out) == (code, "")
+    assert said.err.splitlines()[-1].endswith("; go on with: the same command, from its beginning")
 
 
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):

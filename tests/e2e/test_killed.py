@@ -8,10 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from killing import whole
-
-FEW = ("--evaluation.rows", "2", "--evaluation.new-tokens", "2")
-SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
+from killing import plans, whole, whole_bench
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +16,7 @@ def killed(home, tmp_path_factory):
     """Of a run and of a bench: how they died, which folders they ended in, and one that was left alone. Both are made by one
     process, which imports everything once."""
     base = tmp_path_factory.mktemp("killed")
-    bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
-    bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
-    run = {"first": home.forget("{out}", *SHORT, *FEW), "again": ("forget", "{out}", "--resume"), "begun": "run.yaml"}
-    plans = [run | {"kills": 20, "seed": 0}, {"first": bench, "again": bench, "begun": ".", "kills": 6, "seed": 1}]
-    for plan, name in zip(plans, ("run", "bench"), strict=True):
-        (base / name).mkdir()
-        plan["home"] = str(base / name)
-    (base / "plans.json").write_text(json.dumps(plans))
+    (base / "plans.json").write_text(json.dumps(plans(home, base, kills=(20, 6), seed=0)))
     driver = Path(__file__).with_name("killing.py")
     done = subprocess.run([sys.executable, str(driver), str(base / "plans.json")], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
@@ -49,14 +39,5 @@ def test_a_bench_killed_does_no_finished_trial_twice_and_ends_in_the_same_bytes(
     assert not told["wrong"], told["wrong"]
     assert len(told["deaths"]) == 6
     for folder in map(Path, told["ended"]):
-        assert _bench(folder) == _bench(Path(told["alone"]))
+        assert whole_bench(folder) == whole_bench(Path(told["alone"]))
         assert not folder.with_suffix(".twice").exists()
-
-
-def _bench(folder: Path) -> dict[str, object]:
-    run = folder / "graddiff" / "seed-0"
-    results = json.loads((run / "results.json").read_text())
-    results.pop("cost")
-    results["run"].pop("out")
-    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
-    return {"results": results, "files": files, "trials": (folder / "graddiff" / "trials.jsonl").read_bytes()}

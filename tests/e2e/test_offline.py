@@ -98,6 +98,21 @@ def walled(home, finished, tmp_path_factory) -> Walled:
         ("evaluate", "run"),
         ("compare", "run", "--out", "compared"),
         ("export", "run", "exported", "--gguf"),
+        (
+            "bench",
+            "--model",
+            home.model,
+            *sets,
+            "--out",
+            "bench",
+            *quick,
+            "--methods",
+            "graddiff",
+            "--trials",
+            1,
+            "--seeds",
+            0,
+        ),
         ("demo", "--model", home.model, "--out", "demo", "--people", 3, "--forgotten", 1, "--told-epochs", 1),
     ]
     free = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE") and not k.startswith(("HF_", "XDG_"))}
@@ -131,7 +146,7 @@ def test_what_the_rows_say_is_in_the_run_folder_alone(walled):
     """Home, temporary files, caches, the current folder, comparison, export, stdout and stderr; each would be a leak."""
     found = walled.holding(CANARY)
     assert {"work/run/importance.jsonl", "work/run/records/after.jsonl", "work/run/report.html"} <= set(found)
-    assert [path for path in found if not path.startswith("work/run/")] == []
+    assert [path for path in found if not path.startswith(("work/run/", "work/bench/records/"))] == []
     assert CANARY not in walled.out + walled.err
 
 
@@ -148,7 +163,7 @@ def test_no_file_is_written_but_where_it_was_asked_for(walled):
     Caches of fonts hold no text, and the probe of a folder for temporary files, eight letters without a prefix, four bytes.
     """
     work = walled.root / "work"
-    asked = [work / name for name in ("again", "run", "compared", "exported", "exported.part", "demo", "models")]
+    asked = [work / name for name in ("again", "run", "compared", "exported", "exported.part", "bench", "demo", "models")]
     written = [Path(path) for path in walled.told["written"]]
     assert any(path.is_relative_to(work / "run") for path in written)
     others = {path for path in written if not any(path.is_relative_to(place) for place in asked)}
@@ -159,5 +174,5 @@ def test_no_file_is_written_but_where_it_was_asked_for(walled):
 
 
 def test_the_run_folder_is_its_owners_alone(walled):
-    for name in ("run", "again", "demo"):
+    for name in ("run", "again", "bench", "demo"):
         assert stat.S_IMODE((walled.root / "work" / name).stat().st_mode) == 0o700

@@ -237,13 +237,18 @@ def zlib_loss(case: Case) -> float:
 
 def fluency(case: Case) -> float:
     """RWKU's n_gram_entropy: the mean of the weighted entropies of NLTK's n-grams."""
+    weighted = weighted_entropies(case)
+    return sum(weighted) / len(weighted)
+
+
+def weighted_entropies(case: Case) -> list[float]:
     tokens = NLTKWordTokenizer().tokenize(case.said)
     weighted = []
     for n, weight in ((2, 2 / 3), (3, 4 / 3)):
         counts = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
         shares = [c / sum(counts.values()) for c in counts.values()]
         weighted.append(weight * sum(-p * math.log(p) / math.log(2) for p in shares))
-    return sum(weighted) / len(weighted)
+    return weighted
 
 
 def accuracy(case: Case) -> float | None:
@@ -270,6 +275,7 @@ FORMULAS: dict[str, Callable[[Case], float | None]] = {
     "min_k": min_k,
     "min_k_plus": min_k_plus,
     "zlib": zlib_loss,
+    "repetitiveness": lambda case: sum(weighted_entropies(case)),
     "fluency": fluency,
     "accuracy": accuracy,
     "accuracy_normalised": accuracy_normalised,

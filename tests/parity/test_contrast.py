@@ -10,8 +10,8 @@ from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import collate
 from deleatur.forward import TokenModel
 from deleatur.importance import Contrast, Learned
+from deleatur.lessons import warm_up
 from deleatur.losses import GradientDifference
-from deleatur.method import warm_up
 from deleatur.reference import head_similarity
 from deleatur.types import Reference, Start
 

@@ -90,7 +90,8 @@ RUNS = some(  # every value in its range, as plain values
         "loss": st.one_of(map(some, LOSS)),
         "importance": st.one_of(map(some, IMPORTANCE)),
         "data": some(DATA),
-        "lora": some({"rank": st.none() | count, "alpha": count}),
+        "lora": some({"rank": st.none() | count, "alpha": count, "bits": st.none()})
+        | some({"rank": count, "alpha": count, "bits": st.just(4)}),
         "train": some(TRAIN),
         "keep": some({"every": st.none() | count, "newest": count}),
         "guard": some(
@@ -99,7 +100,12 @@ RUNS = some(  # every value in its range, as plain values
         "evaluation": some(EVALUATION),
         "judge": some(JUDGE),
     }
-).filter(lambda raw: raw["lora"]["rank"] is None or raw["train"]["only"] is None)  # both at once are refused
+).filter(  # what is refused together
+    lambda raw: (
+        (raw["lora"]["rank"] is None or raw["train"]["only"] is None)
+        and (raw["lora"]["bits"] is None or raw["train"]["precision"] == "bf16")
+    )
+)
 
 
 def refused(raw: object) -> str:
@@ -297,6 +303,12 @@ class TestRefusals:
                 {"lora": {}},
                 "train.only chooses among the model's own weights",
             ),
+            (
+                {"lora": {"rank": 4, "bits": 4}},
+                {"train": {"precision": "bf16"}},
+                "lora.bits 4 computes in bf16; give --train.precision bf16",
+            ),
+            ({"lora": {"bits": 4}, "train": {"precision": "bf16"}}, {"lora": {"bits": 4, "rank": 4}}, "lora.rank is None"),
         ],
     )
     def test_parts_that_make_no_method_together_are_refused_with_the_reason(self, whole, changed, words):

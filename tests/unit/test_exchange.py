@@ -17,6 +17,7 @@ from deleatur.exchange import (
     from_lm_eval,
     from_open_unlearning,
     read_results,
+    read_run,
     to_lm_eval,
     to_open_unlearning,
 )
@@ -193,6 +194,19 @@ class TestReadResults:
     def write(self, path: Path, data: object) -> Path:
         path.write_text(json.dumps(data), encoding="utf-8")
         return path
+
+    def test_for_a_table_a_peers_file_has_a_name_and_gaps_where_it_says_nothing(self, results, records, tmp_path):
+        """Named after its folder, or the one above where OpenUnlearning put it into `evals`; ours is as it is."""
+        file = tmp_path / "NPO" / "evals" / "TOFU_SUMMARY.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(to_open_unlearning(results, records)[1]), encoding="utf-8")
+        run = read_run(file)
+        assert (run["peer"], run["method"], run["uq"], run["before"]) == ("OpenUnlearning", "NPO", None, {})
+        assert run["whole"]["after"]["j_w"]["value"] == results["whole"]["after"]["j_w"]["value"]
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "results_1.json").write_text(json.dumps(to_lm_eval(results)), encoding="utf-8")
+        run = read_run(tmp_path / "m" / "results_1.json")
+        assert (run["peer"], run["method"]) == ("lm-eval", "m")
 
     def test_a_run_folder_and_its_file_are_read_as_they_are(self, results, tmp_path):
         path = self.write(tmp_path / "results.json", own(results))

@@ -19,6 +19,7 @@ from deleatur.errors import ConfigError, DataError, ModelError
 from deleatur.folder import load_scorer
 from deleatur.forward import TokenModel
 from deleatur.importance import ETW, Learned, Uniform
+from deleatur.lessons import teach
 from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, RMU, UNDIAL, AltPO, GradientDifference
 from deleatur.method import (
     alternate,
@@ -27,10 +28,9 @@ from deleatur.method import (
     preferred_rows,
     reference_of,
     require_parts,
-    start_of,
-    teach,
     training_only,
 )
+from deleatur.reference import start_of
 from deleatur.settings import Train
 from deleatur.train import Step, fit
 from deleatur.types import Batch, Encoded, Reference, TokenOutputs
@@ -229,7 +229,7 @@ class TestReference:
         ours, other = TokenModel(make_llama()), make_llama(seed=1)
         other.save_pretrained(tmp_path / "other")
         make_tokenizer().save_pretrained(tmp_path / "other")
-        start = start_of(ours, rows, run_of())
+        start = start_of(ours, rows, batch=4, precision="fp32")
         assert (start.forget, start.retain) == (rows["forget"], rows["retain"])
         for name, lm in ((None, ours), (str(tmp_path / "other"), TokenModel(other))):
             (said,) = start.likelihood(rows["forget"][:1], name)

@@ -105,8 +105,10 @@ def _plain(turns: Iterable[tuple[str, str]]) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    """The turns as the template writes them; where a question comes last, up to where its answer begins."""
+    asks = turns[-1]["role"] != "assistant"
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks, enable_thinking=False)
     except Exception as e:  # templates raise whatever their author chose
         raise DataError(f"the chat template refuses the turns {[t['role'] for t in turns]}: {e}") from e
     return str(text)
@@ -115,8 +117,9 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """The blank that the template sets before an answer, and the token behind it without what follows (ChatML's newline)."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False))
-    before, after = text[: text.rindex(PROBE)], text[text.rindex(PROBE) + len(PROBE) :]
+    before, found, after = _render(tokenizer, turns).rpartition(PROBE)
+    if not found:
+        raise ModelError("the chat template leaves the answer out; mend it, or give --data.template plain")
     asked = _render(tokenizer, turns[:1])
     blank = before[len(asked) :] if before.startswith(asked) and before[len(asked) :].isspace() else ""
     added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]

@@ -14,6 +14,7 @@ from deleatur.types import Example, Suite
 
 MMLU = "utility/mmlu_test_1140"
 SHOTS = "utility/mmlu_fewshot_dev"
+TRUTHFULQA = "utility/truthfulqa_mc"
 HEAD = "The following are multiple choice questions (with answers) about {}.\n\n"  # word for word, as lm-eval has it
 
 
@@ -35,8 +36,18 @@ def truthfulqa(part: str | None, settings: Data) -> Suite:
     """
     if part is not None:
         known_part("truthfulqa", part, ())
-    hub = "truthfulqa/truthful_qa/multiple_choice:validation"
-    return _asked_only("truthfulqa", "truthfulqa", read_as("utility/truthfulqa_mc", hub, settings, _mc1))
+    return _asked_only("truthfulqa", "truthfulqa", read_truthfulqa(settings))
+
+
+def read_utility(settings: Data) -> dict[str, tuple[Example, ...]]:
+    """What a model is still good for, MMLU and TruthfulQA, as far as they lie under the root."""
+    known = {"mmlu": (MMLU, read_mmlu), "truthfulqa": (TRUTHFULQA, read_truthfulqa)}
+    return {name: read(settings) for name, (path, read) in known.items() if under(path, root_of(settings))}
+
+
+def read_truthfulqa(settings: Data) -> tuple[Example, ...]:
+    """TruthfulQA's questions, each with its one right answer and the wrong ones."""
+    return read_as(TRUTHFULQA, "truthfulqa/truthful_qa/multiple_choice:validation", settings, _mc1)
 
 
 def read_mmlu(settings: Data, shots: Mapping[object, str] | None = None) -> tuple[Example, ...]:

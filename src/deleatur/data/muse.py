@@ -13,12 +13,13 @@ from deleatur.types import Example, Suite
 FOLDS = {f"news-{kind}-{k}": (kind, f"forget_{k}") for kind in ("sust", "scal") for k in range(1, 5)}
 PARTS = {"news": ("raw", "forget"), "books": ("raw", "forget")} | FOLDS  # what is to be forgotten
 CHARACTERS = 4  # of English to a token, about
-WHOLE = ("privleak", "mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_reference")
+WHOLE = ("privleak", "mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "mia_reference")
 
 
 def suite(part: str | None, settings: Data) -> Suite:
     """`news` or `books`; `news-scal-1` to `-4`, growing forget sets; `news-sust-1` to `-4`, requests one after the other.
 
+    For the latter each run begins with the model that the one before left: `--suite muse/news-sust-2 --model runs/1/model`.
     Texts, of which some are whole books, are cut between words into pieces of about `settings.max_length` tokens. Retain
     rows are `retain1`, set apart for training. `forget_mia` and `holdout` are PrivLeak's texts. The paper sets answered
     questions before `knowmem` questions, which stand alone here; it has 128 new tokens for `verbmem_f`, 32 for `knowmem`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from deleatur.data.files import Row, refusal, show, show_all
+from deleatur.data.multiple_choice import read_utility
 from deleatur.data.rows import read_as
 from deleatur.settings import Data
 from deleatur.types import Example, Suite
@@ -25,7 +26,7 @@ GONE = ("forget_level1", "forget_level2", "forget_level3")
 KEPT = ("neighbor_level1", "neighbor_level2")
 CLOZE = "Say what belongs in the blank of this sentence, and nothing else.\n"
 QUESTION = "Answer this question in a few words.\n"
-WHOLE = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib")
+WHOLE = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
 Filter = Callable[[Row], Iterable[Mapping[str, object]]]
 
 
@@ -34,7 +35,8 @@ def suite(part: str | None, settings: Data) -> Suite:
 
     Forget rows are the texts about the subjects that Phi-3 wrote itself. The benchmark has no retain texts: retain rows are
     those about all other subjects in the same file. `retain_mia` are texts about other people, without those that name a
-    subject. Answers are meant to be short, 30 tokens in the paper.
+    subject. Answers are meant to be short, 30 tokens in the paper. Of its utility sets those are asked that lie under the
+    root, general ability (`mmlu`) and truthfulness (`truthfulqa`); the others are lm-eval's (`--tasks bbh triviaqa`).
     """
     everyone = _read("train_positive_phi3", "train_positive_phi3:train", settings, _text)
     subjects = _subjects(part, dict.fromkeys(e.subject for e in everyone if e.subject))
@@ -50,6 +52,7 @@ def suite(part: str | None, settings: Data) -> Suite:
         sets[name] = _read(name, f"{name}:test", settings, lambda row: _asked(row) if about(row) else ())
     sets["forget_mia"] = _read("forget_mia", "mia_forget:test", settings, lambda row: _text(row) if about(row) else ())
     sets["retain_mia"] = _read("retain_mia", "mia_retain:test", settings, lambda row: _other(row, subjects))
+    sets |= read_utility(settings)
     asked = tuple(name for name in sets if name != "retain")
     return Suite(
         name=f"rwku/{part}", sets=sets, asked=asked, gone=GONE, kept=KEPT, score="rouge_l", objective="rouge_l", whole=WHOLE

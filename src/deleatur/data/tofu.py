@@ -22,6 +22,7 @@ WHOLE = (
     "mia_min_k",
     "mia_min_k_plus",
     "mia_zlib",
+    "mia_grad_norm",
     "mia_reference",
     "j_w",
     "j_avg",

@@ -3,7 +3,7 @@
 from deleatur.metrics.accuracy import accuracy, accuracy_normalised
 from deleatur.metrics.every_way import j_avg, j_w
 from deleatur.metrics.familiarity import grad_norm, min_k, min_k_plus, zlib_loss
-from deleatur.metrics.fluency import fluency
+from deleatur.metrics.fluency import fluency, repetitiveness
 from deleatur.metrics.membership import (
     mia_grad_norm,
     mia_loss,
@@ -17,7 +17,7 @@ from deleatur.metrics.memorisation import exact_memorisation, extraction_strengt
 from deleatur.metrics.probability import loss, normalised_probability, probability
 from deleatur.metrics.revealed import judged, revealed
 from deleatur.metrics.rouge import rouge_1, rouge_l
-from deleatur.metrics.table import Metric, Whole
+from deleatur.metrics.table import Metric, OfRun, Whole
 from deleatur.metrics.truth import forget_quality, truth_ratio, truth_ratio_kept
 from deleatur.metrics.utility import model_utility
 
@@ -110,13 +110,16 @@ METRICS: dict[str, Metric] = {
     "grad_norm": Metric(
         of=grad_norm, forget="higher", meaning="norm of the mean NLL's gradient", source="2402.17012", unit="nats"
     ),
-    "fluency": Metric(
-        of=fluency,
+    "repetitiveness": Metric(
+        of=repetitiveness,
         reads="answer",
         forget="as before",
-        meaning="entropy of the greedy answer's word pairs and triples: low = repetitive; 2606.06320 gives twice this",
-        source="RWKU, 2406.10890",
+        meaning="⅔ and 4⁄3 of the entropy of the greedy answer's word pairs and triples: low = repetitive",
+        source=ATWU,
         unit="bits",
+    ),
+    "fluency": Metric(
+        of=fluency, reads="answer", forget="as before", meaning="half of it", source="RWKU, 2406.10890", unit="bits"
     ),
     "accuracy": Metric(
         of=accuracy, forget="lower", meaning="is the right answer likelier than every wrong one", source="lm-eval, acc"
@@ -172,14 +175,35 @@ WHOLES: dict[str, Whole] = {
     ),
 }
 
+RUNS: dict[str, OfRun] = {
+    "fq": OfRun(target="100", meaning="percent of the score on sets to forget that is gone, 100·(F0 − F)/F0", source=ATWU),
+    "rd": OfRun(
+        target="0", meaning="percent of the score on sets to keep that is lost, 100·max(0, (R0 − R)/R0)", source=ATWU
+    ),
+    "uq": OfRun(target="100", meaning="harmonic mean of fq and 100 − rd", source=ATWU),
+    "roc_auc": OfRun(
+        target="1, chance .5",
+        meaning="how often a token in a span has more importance than one that is in none",
+        source=ATWU,
+    ),
+    "average_precision": OfRun(
+        target="1, chance gold_share", meaning="precision of importance over all thresholds", source="scikit-learn"
+    ),
+    "precision_at_budget": OfRun(
+        target="1, chance gold_share", meaning="share in spans of the budget's share of highest importance", source="ours"
+    ),
+}
+
 
 def metrics_markdown() -> str:
-    """The page docs/metrics.md: both tables, and how to read them."""
+    """The page docs/metrics.md: the tables, and how to read them."""
     rows = [("metric", "unit", "on forget rows", "meaning", "source")]
     rows += [(name, m.unit or "share", m.forget, m.meaning, m.source) for name, m in METRICS.items()]
     wholes = [("figure", "target", "meaning", "source")]
     wholes += [(name, w.target, w.meaning, w.source) for name, w in WHOLES.items()]
-    return PAGE.format(rows=_markdown(rows), wholes=_markdown(wholes))
+    runs = [("figure", "target", "meaning", "source")]
+    runs += [(name, r.target, r.meaning, r.source) for name, r in RUNS.items()]
+    return PAGE.format(rows=_markdown(rows), wholes=_markdown(wholes), runs=_markdown(runs))
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
@@ -208,6 +232,14 @@ rows.
 
 {wholes}
 
+## Of a run
+
+FQ, RD and UQ compare `after` with `before`, on the metric and the sets that `suite` names in `results.json`; null where
+the start is 0 or was not asked. The others stand in `importance`, over the forget rows that have spans; without spans it
+is empty.
+
+{runs}
+
 ## Where peers' numbers differ
 
 - The end of turn counts in `loss`, `probability` and what is made of them, and not in `extraction_strength`,
@@ -220,8 +252,9 @@ rows.
   end of turn.
 - Texts made for attacks take the place of forget rows and holdout where they are: `forget_mia` of MUSE and RWKU,
   `retain_mia` of RWKU. RWKU's model knows both sides: there .5 says that forget texts are as familiar as others it knows.
-- `privleak` without a retrained model is not given; OpenUnlearning then compares with .5.
-- `fluency` takes runs of letters and digits and single marks for words; RWKU takes NLTK's, which split contractions
-  otherwise.
+- `forget_quality`, `privleak` and `mia_reference` without a retrained model (`--evaluation.retrained`) are not given, and
+  `lacks` says so; OpenUnlearning then compares `privleak` with .5.
+- `repetitiveness` and `fluency` take runs of letters and digits and single marks for words; RWKU takes NLTK's, which split
+  contractions otherwise.
 - `accuracy` takes a tie for a wrong answer; lm-eval gives it to the choice that stands first.
 """

@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 
 def fluency(record: Record) -> float | None:
-    """(⅔·H₂ + 4⁄3·H₃) / 2 of the greedy answer, bits: H the entropy of its n-grams; None where nothing was asked.
+    """Half of `repetitiveness`, bits: at most log₂(w) of a text of w words. As RWKU (2406.10890) computes it."""
+    entropy = repetitiveness(record)
+    return None if entropy is None else entropy / 2
 
-    Low = repetitive; a text of fewer than two words has 0, and no text of w words more than log₂(w). As RWKU (2406.10890)
-    computes it; the repetitiveness 2606.06320 gives, ⅔·H₂ + 4⁄3·H₃, is twice this number. Words are runs of letters and
-    digits, and single marks; NLTK's, which RWKU takes, differ at contractions.
+
+def repetitiveness(record: Record) -> float | None:
+    """⅔·H₂ + 4⁄3·H₃ of the greedy answer, bits: H the entropy of its n-grams; None where nothing was asked (2606.06320).
+
+    Low = repetitive; a text of fewer than two words has 0. Words are runs of letters and digits, and single marks; NLTK's,
+    which RWKU takes, differ at contractions.
     """
     if not record.question:
         return None
     words = re.findall(r"\w+|[^\w\s]", UNSPACED.sub(r" \g<0> ", record.generated))
-    return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
+    return 2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)
 
 
 def _entropy(words: Sequence[str], n: int) -> float:

@@ -46,6 +46,15 @@ class Whole:
     source: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfRun:
+    """A figure that compares a run's two sides, or its importance with spans; made by `trade_off` and `agreement`."""
+
+    target: str
+    meaning: str
+    source: str
+
+
 def mean(values: Sequence[float]) -> Figure:
     """Mean, count and standard error (0 for a single value)."""
     n, centre = len(values), sum(values) / len(values)

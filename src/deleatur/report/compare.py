@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -35,8 +35,15 @@ class Shown:
         return tuple(map(seed_of, self.results))
 
     @property
+    def peer(self) -> str | None:
+        """Whose file it was read from, where it is not ours."""
+        return self.results[0].get("peer")
+
+    @property
     def pair(self) -> str:
         """The method as forget loss × importance."""
+        if self.peer:
+            return f"by {self.peer}"
         run = self.results[0]["run"]
         return f"{run['loss']['name']} × {run['importance']['name']}"
 
@@ -58,21 +65,27 @@ class Finished:
     @property
     def same(self) -> str:
         """All that makes it another method than others, as one text."""
+        if "peer" in self.results:
+            return str(self.place)
         settings = {k: plain(v) for k, v in flat(self.results["run"]).items() if k not in NO_METHOD}
         return json.dumps([self.results.get("method"), settings], sort_keys=True)
 
 
-def gather(places: Sequence[Path]) -> list[Shown]:
+Read = Callable[[Path], dict[str, Any]]
+
+
+def gather(places: Sequence[Path], read: Read = read_results) -> list[Shown]:
     """The runs of these folders or result files; those that differ in nothing but seed and folder are one method's.
 
-    Methods come in the order given. One of a name that others have too goes by its whole path. Raises ConfigError where
-    there is no finished run, or the same one twice, DataError where a file is broken.
+    `read` may know files of other forms, and says in "peer" whose they are. Methods come in the order given. One of a name
+    that others have too goes by its whole path. Raises ConfigError where there is no finished run, or the same one twice,
+    DataError where a file is broken.
     """
     if not places:
         raise ConfigError("there is no finished run to show; give the folders of runs")
     found: dict[str, list[Finished]] = {}
     for place in places:
-        run = Finished(place=place, results=_results(place))
+        run = Finished(place=place, results=_results(place, read))
         found.setdefault(run.same, []).append(run)
     names = [runs[0].name for runs in found.values()]
     return [
@@ -93,7 +106,7 @@ def suite_of(results: dict[str, Any]) -> dict[str, Any]:
 
 def unequal(runs: Sequence[Shown]) -> Iterator[str]:
     """A sentence for all in which the methods were not on equal terms: model, rows, what was asked, how long."""
-    terms = {run.label: [_terms(r) for r in run.results] for run in runs}
+    terms = {run.label: [_terms(r) for r in run.results] for run in runs if not run.peer}
     for name in dict.fromkeys(name for each in terms.values() for term in each for name in term):
         values: dict[str, list[str]] = {}
         for label, each in terms.items():
@@ -105,11 +118,11 @@ def unequal(runs: Sequence[Shown]) -> Iterator[str]:
             yield f"Not on equal terms: {name} is {'; '.join(f'{v} for {_named(labels)}' for v, labels in commonest)}."
 
 
-def _results(place: Path) -> dict[str, Any]:
+def _results(place: Path, read: Read) -> dict[str, Any]:
     path = place if place.suffix == ".json" else place / "results.json"
     if not path.is_file():
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
-    return read_results(path)
+    return read(path)
 
 
 def _shown(label: str, runs: list[Finished]) -> Shown:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from deleatur.errors import ConfigError, DataError
 from deleatur.report.compare import NO_METHOD, Shown, unequal
 from deleatur.report.compare_figures import agreement, frontier
-from deleatur.report.compare_text import COLUMNS, Table, cell, compare_table, ordered, to_json, to_latex, to_markdown
+from deleatur.report.compare_forms import to_json, to_latex, to_markdown
+from deleatur.report.compare_text import COLUMNS, Table, cell, compare_table, ordered
 from deleatur.report.figures import courses
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain
@@ -38,8 +39,9 @@ def write_comparison(runs: Sequence[Shown], out: Path) -> Path:
 
 
 def _view(runs: Sequence[Shown], table: Table) -> dict[str, Any]:
-    models = list(dict.fromkeys(r["model"]["name"] for run in runs for r in run.results))
-    settings = [{k: plain(v) for k, v in flat(run.results[0]["run"]).items() if k not in NO_METHOD} for run in runs]
+    models = list(dict.fromkeys(r["model"]["name"] for run in runs if not run.peer for r in run.results))
+    known = [{} if run.peer else flat(run.results[0]["run"]) for run in runs]
+    settings = [{k: plain(v) for k, v in each.items() if k not in NO_METHOD} for each in known]
     names = list(dict.fromkeys(name for each in settings for name in each))
     values = {name: [each[name] for each in settings if name in each] for name in names}
     shared = {name: said[0] for name, said in values.items() if len(said) > 1 and len(set(said)) == 1}

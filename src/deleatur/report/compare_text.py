@@ -1,4 +1,4 @@
-"""Methods as one table, the best first, and the table as Markdown, LaTeX and JSON."""
+"""Methods as one table, the best first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deleatur.metrics import WHOLES
+from deleatur.metrics import METRICS, WHOLES
 from deleatur.report.compare import Shown, suite_of, unequal
-from deleatur.report.tables import metric_name
+from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}
+NOT_TOLD = "not told"  # by a peer's file, of which a note speaks once
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
@@ -36,7 +37,9 @@ class Column:
     def of(self, results: dict[str, Any]) -> float | str:
         """The run's finite number, or why it has none."""
         value = self.read(results)
-        return value if isinstance(value, str) or math.isfinite(value) else "no finite number"
+        if isinstance(value, str):
+            return NOT_TOLD if "peer" in results else value
+        return value if math.isfinite(value) else "no finite number"
 
     def text(self, value: float, se: float | None) -> str:
         """The mean, ± its standard error where there is one."""
@@ -169,7 +172,7 @@ def compare_table(runs: Sequence[Shown]) -> Table:
         rows=tuple(rows),
         best=frozenset(best),
         meanings=tuple((column.name, column.meaning) for column in columns),
-        notes=(*unequal(runs), *_said(runs), *numbered, *_left_out(runs)),
+        notes=(*unequal(runs), *_said(runs), *_told(runs), *numbered, *_left_out(runs)),
     )
 
 
@@ -180,8 +183,9 @@ def ordered(runs: Sequence[Shown]) -> list[Shown]:
 
 
 def columns_of(runs: Sequence[Shown]) -> list[Column]:
-    """All that at least one run has a number for."""
-    return [c for c in (*COLUMNS, *_wholes(runs), *COSTS) if any(cell(run, c).n for run in runs)]
+    """All that at least one run has a number for; what a peer measured on a set, where another run has it too."""
+    shared = [c for c in _peers(runs) if sum(bool(cell(run, c).n) for run in runs) > 1]
+    return [c for c in (*COLUMNS, *shared, *_wholes(runs), *COSTS) if any(cell(run, c).n for run in runs)]
 
 
 def cell(run: Shown, column: Column) -> Cell:
@@ -194,6 +198,29 @@ def cell(run: Shown, column: Column) -> Cell:
         n=len(values),
         lacks=next((v for v in read if isinstance(v, str)), ""),
     )
+
+
+def _peers(runs: Sequence[Shown]) -> list[Column]:
+    """What peers' files say of single sets."""
+    told = [
+        (name, metric) for run in runs if run.peer for name, found in run.results[0]["after"].items() for metric in found
+    ]
+    return [
+        Column(
+            name=one_line(f"{metric_name(metric)} of {set_name(name)}"),
+            better=_direction(metric, gone=name.startswith("forget")),
+            digits=3,
+            meaning=METRICS[metric].meaning if metric in METRICS else "",
+            read=_given("after", name, metric, "value"),
+        )
+        for name, metric in dict.fromkeys(told)
+    ]
+
+
+def _direction(metric: str, *, gone: bool) -> Literal["lower", "higher", ""]:
+    """Where it should go on sets that should go, the other way on all others."""
+    falls = {"lower": True, "higher": False}.get(METRICS[metric].forget) if metric in METRICS else None
+    return "" if falls is None else "lower" if falls is gone else "higher"
 
 
 def _wholes(runs: Sequence[Shown]) -> list[Column]:
@@ -213,6 +240,8 @@ def _wholes(runs: Sequence[Shown]) -> list[Column]:
 def _text(column: Column, c: Cell, footnotes: dict[str, int]) -> str:
     if not c.lacks:
         return column.text(c.mean or 0.0, c.se)
+    if c.lacks == NOT_TOLD:
+        return "–"
     part = "" if c.mean is None else f"over {c.n} seeds only: " if c.n > 1 else "over 1 seed only: "
     mark = footnotes.setdefault(f"{column.name}: {part}{c.lacks}", len(footnotes) + 1)
     return ("–" if c.mean is None else column.text(c.mean, c.se)) + str(mark).translate(SUPERSCRIPT)
@@ -230,10 +259,19 @@ def _best(column: Column, cells: Sequence[Cell]) -> list[int]:
 
 def _said(runs: Sequence[Shown]) -> Iterator[str]:
     """What the score is, once for every suite."""
-    for suite in {json.dumps(s, sort_keys=True): s for run in runs for s in map(suite_of, run.results)}.values():
+    suites = [s for run in runs if not run.peer for s in map(suite_of, run.results)]
+    for suite in {json.dumps(s, sort_keys=True): s for s in suites}.values():
         judge = f", judged by {suite['judge']}" if suite.get("judge") else ""
         gone, kept = ", ".join(suite["gone"]), ", ".join(suite["kept"])
         yield f"{suite.get('name', 'rows')}: gone = {gone}; kept = {kept}; score = {metric_name(suite['score'])}{judge}."
+
+
+def _told(runs: Sequence[Shown]) -> Iterator[str]:
+    """What is not known of peers' runs."""
+    for run in runs:
+        if run.peer:
+            known = "nothing is known of its model, rows, judge and settings, and some definitions differ (docs/metrics.md)"
+            yield f"{run.label}: as {run.peer}'s file has it, – where it has nothing; {known}."
 
 
 def _left_out(runs: Sequence[Shown]) -> Iterator[str]:
@@ -242,60 +280,3 @@ def _left_out(runs: Sequence[Shown]) -> Iterator[str]:
         cells = [cell(run, column) for run in runs]
         if not any(c.n for c in cells):
             yield f"Left out, {column.name}: {cells[0].lacks}."
-
-
-def to_markdown(table: Table) -> str:
-    """A Markdown table with its notes; the best means are bold."""
-    lines = [" | ".join(map(_md, table.columns)), " | ".join(["---", "---", *["---:"] * (len(table.columns) - 2)])]
-    for i, row in enumerate(table.rows):
-        lines.append(" | ".join(f"**{_md(t)}**" if (i, k) in table.best else _md(t) for k, t in enumerate(row)))
-    notes = [*map(_md, table.notes), *(f"{_md(name)}: {_md(meaning)}" for name, meaning in table.meanings)]
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "".join(f"- {note}\n" for note in notes)
-
-
-def to_latex(table: Table) -> str:
-    """A tabular for the package booktabs; the best means are bold, notes are comments."""
-    lines = [" & ".join(map(_tex, table.columns))]
-    for i, row in enumerate(table.rows):
-        lines.append(" & ".join(rf"\textbf{{{_tex(t)}}}" if (i, k) in table.best else _tex(t) for k, t in enumerate(row)))
-    head, *body = (rf"{line} \\" for line in lines)
-    begin = rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}"
-    notes = [f"% {one_line(note)}" for note in table.notes]
-    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"
-
-
-def to_json(runs: Sequence[Shown], table: Table) -> str:
-    """Means, standard errors and every run's numbers, in the order of the table, and the notes."""
-    columns = columns_of(runs)
-    methods = [
-        {
-            "method": run.label,
-            "loss × importance": run.pair,
-            "mean": {c.name: cell(run, c).mean for c in columns},
-            "se": {c.name: cell(run, c).se for c in columns},
-            "runs": [
-                {"seed": seed, "place": place} | {c.name: None if isinstance(v := c.of(r), str) else v for c in columns}
-                for seed, place, r in zip(run.seeds, run.places or [None] * len(run.seeds), run.results, strict=True)
-            ],
-        }
-        for run in ordered(runs)
-    ]
-    meanings = dict(table.meanings)
-    return json.dumps({"methods": methods, "meanings": meanings, "notes": table.notes}, indent=2, ensure_ascii=False) + "\n"
-
-
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$"}
-TEX |= {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-TEX |= {c: f"{{{c}}}" for c in "[]*"} | {
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}  # a line break would take [ and * as its own
-RAISED = {c: rf"\textsuperscript{{{d}}}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-
-
-def _tex(text: str) -> str:
-    return "".join((TEX | RAISED).get(c, c) for c in one_line(text))
-
-
-def _md(text: str) -> str:
-    return "".join(f"\\{c}" if c in r"\`*_[]<>|~#" else c for c in one_line(text))

@@ -14,7 +14,7 @@ from deleatur.report.heat import end_importance, heat_spans
 from deleatur.report.read import Folder, read_folder, require_no_links
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
-from deleatur.report.tables import METRICS, Row, rows_of, set_name, verdict
+from deleatur.report.tables import METRICS, Row, lacking, rows_of, set_name, verdict, wholes_of
 from deleatur.report.words import cost, flat, grouped, plain
 
 MOST_HEAT_ROWS = 100
@@ -59,7 +59,7 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
 def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed, shown = results["run"], results["importance"], folder.importance[:MOST_HEAT_ROWS]
-    rows = rows_of(results)
+    rows, wholes = rows_of(results), wholes_of(results)
     return {
         "name": folder.name,
         "method": f"{run['loss']['name']} × {run['importance']['name']}",
@@ -67,6 +67,9 @@ def _view(folder: Folder) -> dict[str, Any]:
         "steps": len(folder.steps),
         "verdict": [_unbroken(line) for line in verdict(results)],
         "scores": [(short, results[key], meaning, formula) for key, short, meaning, formula in SCORES],
+        "judge": (results.get("suite") or {}).get("judge"),
+        "wholes": [row for row in wholes if row.given],
+        "lacking": lacking(wholes),
         "evidence": [(name, [_measured(r, rows) for r in part]) for name, part in groupby(rows, lambda r: r.set)],
         "metrics": [METRICS[m] for m in METRICS if any(r.metric == m for r in rows)],
         "charts": [(c.title, c.caption, Markup(c.svg)) for c in charts(folder.steps)],

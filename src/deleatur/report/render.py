@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deleatur.errors import DataError
-from deleatur.report.tables import metric_name, percent, set_name
+from deleatur.report.tables import by_judge, metric_name, percent, set_name
 
 
 def render(template: str, view: dict[str, Any]) -> str:
@@ -18,7 +18,7 @@ def render(template: str, view: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "set_name": set_name, "metric_name": metric_name}
+    environment.filters |= {"percent": percent, "set_name": set_name, "metric_name": metric_name, "by_judge": by_judge}
     return environment.get_template(template).render(view)
 
 

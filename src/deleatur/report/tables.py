@@ -1,9 +1,13 @@
 """The evidence as rows, and what it says in a sentence."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from deleatur.metrics import METRICS as known
+from deleatur.metrics import WHOLES
+from deleatur.metrics.table import Whole
 
 SETS = {
     "forget": "forget rows",
@@ -24,6 +28,8 @@ METRICS = {  # what a reader is shown, all of them shares; results.json has the 
     "accuracy": ("accuracy", "share of questions whose right answer is likelier than every wrong one"),
 }
 
+JUDGED = {"judged": "judged", "j_w": "J_W", "j_avg": "J_avg"}  # numbers that a judge made
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -39,6 +45,24 @@ class Row:
     better: Literal["lower", "higher", ""]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WholeRow:
+    """A figure of whole sets as a reader sees it: each side's number, a dash where there is none, and why there is none."""
+
+    name: str
+    before: str
+    after: str
+    n: str
+    target: str
+    meaning: str
+    lacks: str
+
+    @property
+    def given(self) -> bool:
+        """Has one of the sides a number?"""
+        return (self.before, self.after) != ("–", "–")
+
+
 def rows_of(results: dict[str, Any]) -> list[Row]:
     """The evidence of `results.json` that a reader is shown, forget rows first; other sets follow in alphabetical order."""
     before, after = results["before"], results["after"]
@@ -50,6 +74,30 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
     ]
 
 
+def wholes_of(results: dict[str, Any]) -> list[WholeRow]:
+    """The figures of whole sets of both sides, in the suite's order; none where the results have none."""
+    whole, judge = results.get("whole") or {}, (results.get("suite") or {}).get("judge")
+    before, after = (whole.get(side, {}) for side in ("before", "after"))
+    return [
+        _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), WHOLES.get(name))
+        for name in dict.fromkeys([*before, *after])
+    ]
+
+
+def lacking(rows: Sequence[WholeRow]) -> list[str]:
+    """A sentence for each reason why figures are missing, with their names."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.lacks:
+            names.setdefault(row.lacks, []).append(row.name)
+    return [f"Not given, {', '.join(found)}: {reason}." for reason, found in names.items()]
+
+
+def by_judge(metric: str, judge: str | None) -> str:
+    """A metric in words, with who judged where that is what it rests on."""
+    return f"{metric_name(metric)}, by {judge}" if judge and metric in JUDGED else metric_name(metric)
+
+
 def set_name(name: str) -> str:
     """A set in words."""
     return SETS.get(name, name.replace("_", " "))
@@ -57,7 +105,7 @@ def set_name(name: str) -> str:
 
 def metric_name(name: str) -> str:
     """A metric in words."""
-    return METRICS[name][0] if name in METRICS else name.replace("_", " ")
+    return METRICS[name][0] if name in METRICS else JUDGED.get(name, name.replace("_", " "))
 
 
 def percent(value: float | None, se: float | None = None, *, sign: bool = True) -> str:
@@ -101,7 +149,9 @@ def _both(said: dict[str, str], forget: str, retain: str, between: str, colon: s
 
 def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
     was, now = before or {}, after or {}
-    kind = name.removesuffix("_paraphrased")
+    falls = {"forget": True, "retain": False}.get(name.removesuffix("_paraphrased"))
+    if falls is not None and known[metric].forget == "higher":
+        falls = not falls
     return Row(
         set=name,
         metric=metric,
@@ -110,8 +160,28 @@ def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str,
         after=now.get("value"),
         after_se=now.get("se"),
         n=(after or was)["n"],
-        better="lower" if kind == "forget" else "higher" if kind == "retain" else "",
+        better="" if falls is None else "lower" if falls else "higher",
     )
+
+
+def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: Whole | None) -> WholeRow:
+    return WholeRow(
+        name=name,
+        before=_number(before),
+        after=_number(after),
+        n=str(after.get("n", before.get("n", ""))),
+        target=known.target if known else "",
+        meaning=known.meaning if known else "",
+        lacks=str(after.get("lacks") or before.get("lacks") or ""),
+    )
+
+
+def _number(figure: dict[str, Any]) -> str:
+    """A figure with its interval; a dash where there is none."""
+    if not isinstance(figure.get("value"), int | float):
+        return "–"
+    between = f" [{figure['low']:.3g}, {figure['high']:.3g}]" if "low" in figure and "high" in figure else ""
+    return f"{figure['value']:.3g}{between}".replace("-", "−")
 
 
 def _ordered(names: set[str], known: dict[str, Any]) -> Iterator[str]:

@@ -83,6 +83,15 @@ class TestOneSubject:
         assert (made.gone, made.kept) == (LEVELS[:3], LEVELS[3:])
         assert (made.name, made.score, made.objective) == ("rwku/Cy", "rouge_l", "rouge_l")
 
+    def test_utility_is_asked_where_it_lies_under_the_root(self, rows, lay):
+        lay("utility/mmlu_test_1140", [{"task": "t", "question": "Round?", "choices": ["Cube", "Ball"], "answer": 1}])
+        made = suite("Cy", rows)
+        assert made.asked == ("forget", *LEVELS, "forget_mia", "retain_mia", "mmlu")
+        lay("utility/truthfulqa_mc", [{"question": "Flat?", "mc1_targets": {"choices": ["No", "Yes"], "labels": [1, 0]}}])
+        made = suite("Cy", rows)
+        assert made.asked[-2:] == ("mmlu", "truthfulqa") and made.kept == LEVELS[3:]
+        assert [(e.answer, e.wrong) for e in made.sets["truthfulqa"]] == [("No", ("Yes",))]
+
     def test_every_figure_that_is_named_exists(self, rows):
         from deleatur.metrics import METRICS, WHOLES
 

@@ -14,7 +14,7 @@ from deleatur.judges.contained import Contained
 from deleatur.metrics import METRICS
 from deleatur.metrics.accuracy import accuracy, accuracy_normalised
 from deleatur.metrics.familiarity import grad_norm, min_k, min_k_plus, zlib_loss
-from deleatur.metrics.fluency import fluency
+from deleatur.metrics.fluency import fluency, repetitiveness
 from deleatur.metrics.memorisation import exact_memorisation, extraction_strength
 from deleatur.metrics.probability import loss, normalised_probability, probability
 from deleatur.metrics.revealed import judged, revealed
@@ -160,6 +160,9 @@ class TestFluency:
         """Five words are four pairs and three triples: H₂ = 2 bits, H₃ = log₂ 3."""
         expected = (2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2
         assert fluency(make(generated="one two three four five")) == pytest.approx(expected)
+
+    def test_repetitiveness_is_the_sum_of_which_it_is_half(self):
+        assert repetitiveness(make(generated="one two three four five")) == pytest.approx(2 / 3 * 2 + 4 / 3 * math.log2(3))
 
     def test_one_word_over_and_over_has_none(self):
         assert fluency(make(generated="novels " * 50)) == 0.0

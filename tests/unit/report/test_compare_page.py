@@ -128,6 +128,16 @@ def test_unequal_terms_stand_above_the_table(runs: list[Shown], tmp_path: Path) 
     assert 0 < text.index("Not on equal terms: steps is") < text.index("Means over seeds")
 
 
+def test_a_page_of_peers_files_alone_names_no_model_and_no_settings(tmp_path: Path) -> None:
+    empty: dict[str, Any] = {key: {} for key in ("before", "importance", "cost", "data", "run")}
+    after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}}}
+    told = empty | {"fq": None, "rd": None, "uq": None, "peer": "Peer", "after": after}
+    runs = [Shown(label=name, results=(told,), places=(f"{name}.json",)) for name in ("one", "two")]
+    text = write_comparison(runs, tmp_path / "out").read_text(encoding="utf-8")
+    assert "2 methods, 2 runs</p>" in text
+    assert "by Peer" in text and "probability of forget rows" in text
+
+
 def test_a_single_bare_run_still_makes_a_page(runs: list[Shown], tmp_path: Path) -> None:
     """Nothing measured, no step: no figure, no course, and the page says why there is no first."""
     nothing: dict[str, Any] = {"before": {}, "after": {}, "fq": None, "rd": None, "uq": None, "importance": {}, "cost": {}}

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deleatur.report import Shown, compare_table
-from deleatur.report.compare_text import Table, to_json, to_latex, to_markdown
+from deleatur.report.compare_forms import to_json, to_latex, to_markdown
+from deleatur.report.compare_text import Table
 
 
 @pytest.fixture
@@ -118,6 +119,33 @@ def test_the_best_means_are_marked_by_the_columns_direction(shown: Callable[...,
 def test_means_that_are_written_alike_are_best_together(shown: Callable[..., Shown]) -> None:
     table = compare_table([shown("a", {"fq": 90.01}), shown("b", {"fq": 90.02}, {"fq": 90.04}), shown("c", {"fq": 3.0})])
     assert bold(table, "FQ") == {"a", "b"}
+
+
+def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[..., Shown]) -> None:
+    """Its probability has a counterpart and makes a column, its own figure has none; what it does not tell it does not
+    tell, and nothing is said of terms that nobody knows."""
+    after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}, "their own": {"value": 3.0, "n": 0, "se": None}}}
+    empty: dict[str, Any] = {key: {} for key in ("before", "importance", "cost", "data", "run")}
+    told = empty | {
+        "fq": None,
+        "rd": None,
+        "uq": None,
+        "peer": "Peer",
+        "after": after,
+        "whole": {"after": {"j_w": {"value": 1}}},
+    }
+    ours = shown("ours", {"whole": {"after": {"j_w": {"value": 0.25}}}})
+    table = compare_table([Shown(label="theirs", results=(told,)), ours])
+    assert [row[0] for row in table.rows] == ["ours", "theirs"]
+    assert column(table, "probability of forget rows") == ["0.004", "0.500"]
+    assert bold(table, "probability of forget rows") == {"ours"}
+    assert column(table, "J_W") == ["0.25", "1"]
+    assert not any("their own" in name for name in table.columns)
+    assert column(table, "UQ")[1] == "–"
+    assert any(note.startswith("theirs: as Peer's file has it, – where it has nothing; nothing is") for note in table.notes)
+    assert not any("Not on equal terms" in note for note in table.notes)
+    for made in (to_markdown(table), to_latex(table), to_json([ours, Shown(label="theirs", results=(told,))], table)):
+        assert "Peer" in made
 
 
 def test_unequal_terms_stand_first_in_the_notes(shown: Callable[..., Shown], base: dict[str, Any]) -> None:

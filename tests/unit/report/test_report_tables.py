@@ -3,6 +3,7 @@
 import pytest
 
 from deleatur.report import Row, percent, rows_of, set_name, verdict
+from deleatur.report.tables import by_judge, lacking, wholes_of
 
 
 def score(value: float | None, n: int = 24, se: float = 0.01) -> dict[str, float | int | None]:
@@ -21,6 +22,12 @@ def test_lower_is_better_on_forget_higher_on_retain_and_neither_on_rows_never_se
     side = {name: {"revealed": score(0.5)} for name in sets}
     better = {row.set: row.better for row in rows_of({"before": side, "after": side})}
     assert [better[name] for name in sets] == ["lower", "lower", "higher", "higher", "", "", ""]
+
+
+def test_a_truth_ratio_goes_the_other_way() -> None:
+    """On forget rows 1 is wanted, where the model cannot tell right from wrong answers; on retain rows it should tell."""
+    side = {name: {"revealed": score(0.5), "truth_ratio": score(0.5)} for name in ("forget", "retain")}
+    assert [row.better for row in rows_of({"before": side, "after": side})] == ["lower", "higher", "higher", "lower"]
 
 
 def test_known_sets_come_first_and_metrics_in_the_order_of_reading_and_no_others() -> None:
@@ -83,3 +90,29 @@ def test_without_forget_rows_the_verdict_says_so() -> None:
 
 def test_an_unknown_set_keeps_its_name() -> None:
     assert set_name("my_own") == "my own"
+
+
+WHOLE = {
+    "before": {"forget_quality": {"lacks": "needs more"}, "mia_loss": {"value": 0.98765, "low": 0.9, "high": 1.0, "n": 9}},
+    "after": {"forget_quality": {"lacks": "needs more"}, "mia_loss": {"value": 0.5, "n": 9}, "j_w": {"value": 0, "n": 4}},
+}
+WHOLE["after"]["privleak"] = {"lacks": "needs more"}
+
+
+def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_they_lack() -> None:
+    rows = wholes_of({"whole": WHOLE, "suite": {"judge": "made-up/judge"}})
+    assert [(r.name, r.before, r.after, r.n, r.given) for r in rows] == [
+        ("forget quality", "–", "–", "", False),
+        ("mia loss", "0.988 [0.9, 1]", "0.5", "9", True),
+        ("J_W, by made-up/judge", "–", "0", "4", True),
+        ("privleak", "–", "–", "", False),
+    ]
+    assert all(r.target and r.meaning for r in rows)
+    assert lacking(rows) == ["Not given, forget quality, privleak: needs more."]
+    assert wholes_of({}) == []
+
+
+def test_a_judges_name_stands_at_its_numbers_and_at_no_others() -> None:
+    assert by_judge("judged", "made-up/judge") == "judged, by made-up/judge"
+    assert by_judge("rouge_l", "made-up/judge") == "ROUGE-L"
+    assert by_judge("judged", None) == "judged"
