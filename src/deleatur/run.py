@@ -281,12 +281,14 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     lm, tokenizer = load(model or str(folder / "model"))
     encoded = encode_sets({"forget": examples}, tokenizer, run)
     network = TokenModel(lm)
+    lay_out(network)
     importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
     if isinstance(importance, Prepares):  # as it would have been made for these rows
-        start, _ = load(run.model)
+        first = TokenModel(load(run.model)[0])
+        lay_out(first)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
-        importance = importance.prepare(start_of(TokenModel(start), encoded | kept, **how))
+        importance = importance.prepare(start_of(first, encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
     asked = rows_suite({"forget": examples})
     records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
