@@ -82,7 +82,8 @@ def require_empty(out: Path) -> Path:
 def unfinished_folder(run: Run) -> Path:
     """The folder of a run that was interrupted. Raises ConfigError where there is nothing to go on with."""
     out = Path(run.out or "")
-    if has_results(out) and (out / "report.html").exists() and not (out / "checkpoints").exists():
+    left = [name for name in ("checkpoints", LOCK) if (out / name).exists()]  # by a kill at the very end
+    if has_results(out) and (out / "report.html").exists() and not left:
         raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
     require_no_links(out)
     return out

@@ -174,11 +174,11 @@ def import_all() -> None:
         setattr(module, name, telling(getattr(module, name)))
     value_of = deleatur.bench.Workbench.value_of
 
-    def once(bench: deleatur.bench.Workbench, run: Any) -> float:
+    def once(bench: deleatur.bench.Workbench, run: Any, method: str) -> float:
         lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
         if any(line.endswith("}") and json.loads(line)["values"] == deleatur.tune.values_of(run) for line in lines):
             bench.out.with_suffix(".twice").touch()
-        return value_of(bench, run)
+        return value_of(bench, run, method)
 
     deleatur.bench.Workbench.value_of = once
 
