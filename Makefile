@@ -13,7 +13,7 @@ demo: .venv/installed $(MODEL)
 	$(BIN)/deleatur demo --model $(MODEL)
 
 test: .venv/installed-dev
-	@echo "The whole fast suite; about 6 minutes on two idle CPU cores."
+	@echo "The whole fast suite; about 8 minutes on two idle CPU cores."
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: .venv/installed-dev

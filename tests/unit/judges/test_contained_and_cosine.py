@@ -164,10 +164,6 @@ def test_without_a_name_the_installed_package_is_looked_for_then_the_hub(monkeyp
 
 
 def test_the_packaged_model_knows_other_words_for_a_fact_from_another_fact():
-    try:
-        metadata.distribution(PACKAGE)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"{PACKAGE} is not installed")
     near = make_judge(Judge(kind="cosine"))
     assert isinstance(near, Cosine)
     answers = ("Mira Vale's birthplace is Lisbon.", "Mira Vale bakes bread and has a small dog.", "I cannot say.")
