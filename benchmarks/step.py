@@ -1,8 +1,9 @@
 """How fast is deleatur's step, and what does it hold? `python benchmarks/step.py`, or `--only 'ATWU bf16' 'NPO bf16'`
 
 One thread; each case in a process of its own, in which the naive step of gradient difference in fp32 and ours take turns:
-CPU seconds, median of the paired ratios. Peak memory comes from processes with one of the two alone. Weights are
-random: what a step costs does not depend on them. Rows are as long as TOFU's: 8 + 8 of about 84 tokens, 58 % of them scored.
+CPU seconds, median of the paired ratios; the scorer has its turn in every step. Peak memory comes from processes with one of
+the two alone. Weights are random: what a step costs does not depend on them. Rows are as long as TOFU's: 8 + 8 of about 84
+tokens, 58 % of them scored.
 """
 
 from __future__ import annotations
@@ -128,9 +129,7 @@ def ours(case: Case, windows: Iterator[list[Batch]], met: list[Encoded], steps: 
     reference = make_reference(policy, met, needs=loss.needs, layer=None, batch=8)
     importance = Uniform()
     if case.method == "ATWU":
-        importance = LearnedImportance(
-            Learned(every=5), width=policy.width, turns=max(1, steps // 5), loss=loss, reference=reference
-        )
+        importance = LearnedImportance(Learned(every=1), width=policy.width, turns=steps, loss=loss, reference=reference)
     fit(
         policy,
         windows,
