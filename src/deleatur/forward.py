@@ -13,14 +13,15 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from deleatur.attention import Growing, Grown, Tree, attend_through, packed, share
 from deleatur.errors import ModelError
 from deleatur.kernels import by_positions, fuse
-from deleatur.linear_nll import Readout, linear_nll, token_statistics
+from deleatur.lean import lean, slim
+from deleatur.linear_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.processes import is_sharded, whole
 from deleatur.types import Batch, TokenOutputs, TokenStatistics
 
@@ -41,6 +42,7 @@ class TokenModel(nn.Module):
         self.lm, self.readout = lm, Readout(self._read)
         self.notes: list[str] = []  # what is done otherwise than the model came
         self._positions, self._settled = "", False  # the attention that keeps rows apart by their positions
+        slim(lm)
         with self._looking() as probe:
             self._check_head(probe)
             self.packs: bool = self._can_pack(probe)
@@ -77,7 +79,8 @@ class TokenModel(nn.Module):
         On request: what else the head says of each token (`statistics`), the logits that predict it, its state after decoder
         layer `layer` (of the last layer after the final norm).
         """
-        made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
+        with lean():
+            made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
         states = made.last_hidden_state.flatten(0, 1)
         target = batch.ids.flatten()[batch.scored]
         before = states[predicting]
@@ -101,7 +104,7 @@ class TokenModel(nn.Module):
             said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
             return said.nll, raw, said
         if raw is not None:
-            return cross_entropy(raw.float(), target, reduction="none"), raw, None
+            return nll_of(raw, target), raw, None
         return linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen), None, None
 
     def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from deleatur.types import TokenStatistics
 
+IN_CACHE = 2**19  # logits whose fp32 form, 2 MB, stays near the processor
 Head = Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]
 
 
@@ -48,7 +49,47 @@ def linear_nll(
 
 
 def _nll(hidden: Tensor, target: Tensor, head: Head) -> Tensor:
-    return cross_entropy(head(hidden).float(), target, reduction="none")
+    return nll_of(head(hidden), target)
+
+
+def nll_of(logits: Float[Tensor, "N V"], target: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """NLL in nats, fp32. Equals
+
+        cross_entropy(logits.float(), target, reduction="none")
+
+    of which the backward pass needs the logits alone, in their own type: what is in fp32 is a few rows at a time, which
+    on CPU stay in the cache.
+    """
+    return _Nll.apply(logits, target)  # pyright: ignore[reportReturnType]
+
+
+class _Nll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        top, mass = logits.new_empty(2, len(target), dtype=torch.float32)
+        for rows in _few(logits):
+            part = logits[rows].float()
+            top[rows] = part.amax(-1)
+            mass[rows] = (part - top[rows, None]).exp_().sum(-1)
+        ctx.save_for_backward(logits, target, top, mass)
+        return mass.log() - (logits.gather(1, target[:, None]).squeeze(1).float() - top)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, top, mass = ctx.saved_tensors
+        out = torch.empty_like(logits)
+        for rows in _few(logits):
+            p = (logits[rows].float() - top[rows, None]).exp_().mul_((grads[0][rows] / mass[rows])[:, None])
+            out[rows] = p.scatter_add_(1, target[rows, None], -grads[0][rows, None])
+        return out, None
+
+
+def _few(logits: Tensor) -> Iterator[slice]:
+    """Rows in turn, so few of them on CPU that what is made of their logits stays in the cache."""
+    entries = IN_CACHE if logits.device.type == "cpu" else logits.numel()
+    size = max(1, entries // max(1, logits.shape[1]))
+    return (slice(first, first + size) for first in range(0, len(logits), size))
 
 
 class _ThroughFrozenHead(torch.autograd.Function):
@@ -80,7 +121,8 @@ def token_statistics(
     nll = -logp[range(N), target]; hit = logp.argmax(-1) == target
     mean = (p * logp).sum(-1); deviation = (p * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
     """
-    parts = [_statistics(head(h).float(), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True)]
+    pairs = ((head(h), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True))
+    parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in _few(logits)]
     if not parts:
         none = hidden.new_empty(0, dtype=torch.float32)
         return TokenStatistics(none, none.bool(), none, none)
