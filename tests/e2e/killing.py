@@ -35,7 +35,7 @@ SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--k
 
 
 def plans(home: Any, base: Path, *, kills: tuple[int, int, int], seed: int, faults: bool = False) -> list[dict[str, Any]]:
-    """A run, a bench, an evaluation of the tests' home, below `base`, to be killed, or to meet faults of the disk, so often."""
+    """A run, a bench, an evaluation in the tests' home, each to be killed, or to meet faults of the disk, so often."""
     bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
     bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
     asked = ("evaluate", "--model", str(home.model), *home.rows, "--out", "{out}", *BY_ONE, "--evaluation.grad-norm")
