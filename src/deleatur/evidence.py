@@ -20,6 +20,7 @@ from deleatur.data.suites import read_suite
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.folder import Records, read_records, write_records
 from deleatur.forward import TokenModel
+from deleatur.guard import sums
 from deleatur.journal import Journal, clear
 from deleatur.judges import AJudge, make_judge
 from deleatur.method import state_of
@@ -165,7 +166,7 @@ def ask(
         gone=suite.gone,
     )
     progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
-    terms = () if keep is None else (_weights(model), state_of(run), asdict(run.evaluation), count())
+    terms = () if keep is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
     with precision_of(model, run.evaluation):
         records = record(
             model,
@@ -179,12 +180,6 @@ def ask(
             journal=UNKEPT if keep is None else Journal(keep, terms),
         )
     return judged(records, judge_of(run), progress) if generate and run.judge.kind != "contained" else records
-
-
-def _weights(model: TokenModel) -> list[int]:
-    """A number for each weight's share in this process, equal for equal weights: the sum of their bits, read as integers."""
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return [int(part(p).detach().reshape(-1).view(bits[p.element_size()]).sum()) for p in model.parameters()]
 
 
 @cache
