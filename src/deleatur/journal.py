@@ -46,9 +46,10 @@ class Journal:
     def _add(self, line: dict[str, Any]) -> None:
         """Behind the lines that were used; what else stands there is cut off. A folder that lies elsewhere gets nothing."""
         assert self._path is not None
-        if not self._path.parent.parent.exists():
-            return
-        self._path.parent.mkdir(exist_ok=True)
+        if not self._path.parent.exists():
+            if not self._path.parent.parent.exists():
+                return
+            self._path.parent.mkdir(exist_ok=True)
         if self._path.exists() and self._path.stat().st_size != self._size:
             os.truncate(self._path, self._size)
         with self._path.open("ab") as file:
