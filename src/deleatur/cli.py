@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ import tyro
 
 from deleatur import __version__
 from deleatur.arguments import parse, peek, positional
-from deleatur.config import Run, from_yaml, nearest
+from deleatur.config import ASKED, Run, from_question, from_yaml, nearest
 from deleatur.data.files import printable
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
 from deleatur.importance import IMPORTANCES
@@ -153,46 +152,60 @@ def _rows(args: list[str]) -> dict[str, Any]:
 def _resumed(folder: Path, args: list[str]) -> Forget:
     """The very run that lies in a folder: its settings are its own."""
     folder = folder.parent if folder.name == "run.yaml" else folder
-    if more := [a for a in args if a not in ("--resume", "--json")]:
-        raise ConfigError(f"--resume goes on with the run as it is; leave {more[0]} out")
+    _require_unchanged(args)
     return Forget(run=replace(from_yaml(folder / "run.yaml"), out=str(folder)), resume=True, json="--json" in args)
 
 
-def _evaluate(args: list[str]) -> None:
-    missing: Any = tyro.MISSING
-    default = Evaluate(model=missing, **_rows(args))
-    if given := positional(args, flags=("--json",)):
-        folder = Path(given)
-        run = from_yaml(folder / "run.yaml")
-        default = Evaluate(
-            model=str(folder / "model"),
-            forget=run.forget,
-            retain=run.retain,
-            holdout=run.holdout,
-            suite=run.suite,
-            data=run.data,
-            evaluation=run.evaluation,
-            judge=run.judge,
-        )
-    command = parse(Evaluate, args, verb="evaluate", default=default)
-    from deleatur.console import print_figures, print_tasks, print_whole, watch
-    from deleatur.run import evaluate
+def _require_unchanged(args: list[str]) -> None:
+    if more := [a for a in args if a not in ("--resume", "--json")]:
+        raise ConfigError(f"--resume goes on with the run as it is; leave {more[0]} out")
 
-    settings = {f.name: getattr(command, f.name) for f in dataclasses.fields(command) if f.name not in ("json", "tasks")}
+
+def _evaluate(args: list[str]) -> None:
+    command = _evaluate_command(args)
+    from deleatur.console import print_evaluation, watch
+    from deleatur.examine import evaluate
+
+    run = Run(**{name: getattr(command, name) for name in ASKED})
+    folder = None if command.out is None else Path(command.out)
     with watch() as progress:
-        figures = evaluate(Run(**settings), progress, tasks=command.tasks)
+        figures = evaluate(run, progress, tasks=command.tasks, folder=folder, resume=command.resume)
     if command.json:
         print(json.dumps(figures, indent=2))
     else:
-        print_figures(figures["sets"], figures["judge"])
-        print_whole(figures["whole"], figures["judge"])
-        print_tasks(figures.get("lm_eval", {}))
+        print_evaluation(figures)
+
+
+def _evaluate_command(args: list[str]) -> Evaluate:
+    """What a run folder, a folder of an evaluation to go on with, or the options alone say."""
+    missing: Any = tyro.MISSING
+    default = Evaluate(model=missing, **_rows(args))
+    if given := positional(args, flags=("--json", "--resume")):
+        folder = Path(given)
+        begun = (folder / "evaluate.yaml").exists()
+        if "--resume" in args:
+            _require_unchanged(args)
+            if not begun:
+                raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
+            run, tasks = from_question(folder / "evaluate.yaml")
+            return Evaluate(**_asked(run), tasks=tasks, out=given, resume=True, json="--json" in args)
+        if begun:
+            raise ConfigError(f"{folder} holds an evaluation; go on with: deleatur evaluate {folder} --resume")
+        default = Evaluate(**_asked(replace(from_yaml(folder / "run.yaml"), model=str(folder / "model"))))
+    command = parse(Evaluate, args, verb="evaluate", default=default)
+    if command.resume:
+        raise ConfigError("--resume takes nothing but the folder of an evaluation: deleatur evaluate FOLDER --resume")
+    return command
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in ASKED}
 
 
 def _score(args: list[str]) -> None:
     command = parse(Score, args, verb="score")
     from deleatur.console import print_heat, watch
-    from deleatur.run import score
+    from deleatur.examine import score
 
     with watch() as progress:
         path = score(Path(command.run), rows=command.rows, model=command.model, progress=progress)

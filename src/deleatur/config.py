@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -66,6 +67,7 @@ class Run:
             raise ConfigError(reason)
 
 
+ASKED = ("model", "forget", "retain", "holdout", "suite", "data", "evaluation", "judge")  # what decides an evaluation
 TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPORTANCES}
 
 
@@ -105,16 +107,32 @@ def to_yaml(run: Run) -> str:
     return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
 
 
+def to_question(run: Run, tasks: Sequence[str]) -> str:
+    """What `evaluate` asks, as the YAML of its folder: the parts of a run that it reads, and tasks of lm-eval."""
+    values = {name: value for name, value in to_dict(run).items() if name in ASKED}
+    return yaml.safe_dump(values | {"tasks": list(tasks)}, sort_keys=False, allow_unicode=True)
+
+
+def from_question(path: Path) -> tuple[Run, tuple[str, ...]]:
+    """The reverse of `to_question`; what it does not hold of a run is the default. Raises ConfigError as `from_yaml`."""
+    raw = _read(path)
+    tasks = raw.pop("tasks", []) if isinstance(raw, dict) else []
+    return from_dict(raw, where=str(path)), _value(tuple[str, ...], tasks, str(path), "tasks")
+
+
 def from_yaml(path: Path) -> Run:
     """Read a run. Raises ConfigError, naming the nearest key for an unknown one."""
+    return from_dict(_read(path), where=str(path))
+
+
+def _read(path: Path) -> object:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Once)
+        return yaml.load(path.read_text(encoding="utf-8"), _Once)
     except (OSError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"cannot read {path}: {e}") from e
     # for a 13th month, a number of 5000 digits or `!!bool maybe` the parser has no errors of its own
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as e:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split()):.500}") from e
-    return from_dict(raw, where=str(path))
 
 
 class _Once(yaml.SafeLoader):

@@ -139,6 +139,13 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         OUT.print(f"Cut at data.max_length: {cut} rows")
 
 
+def print_evaluation(figures: dict[str, Any]) -> None:
+    """What `evaluate` found of one model."""
+    print_figures(figures["sets"], figures["judge"])
+    print_whole(figures["whole"], figures["judge"])
+    print_tasks(figures.get("lm_eval", {}))
+
+
 def print_figures(figures: dict[str, Any], judge: str | None = None) -> None:
     """Sets and metrics of one model."""
     table = Table("rows", "metric", "value", "n")

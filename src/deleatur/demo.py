@@ -19,6 +19,7 @@ from deleatur.data.world import World, make_world
 from deleatur.errors import ConfigError, going_on
 from deleatur.evaluate import Figures
 from deleatur.evidence import Progress
+from deleatur.examine import evaluate
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
 from deleatur.lock import alone
@@ -26,7 +27,7 @@ from deleatur.losses import GradientDifference
 from deleatur.model import exact_matmul, load, save
 from deleatur.processes import start
 from deleatur.recipes import OURS, RECIPES, Demo
-from deleatur.run import evaluate, execute
+from deleatur.run import execute
 from deleatur.settings import Data, Evaluation, Keep, Train
 from deleatur.train import fit
 from deleatur.types import Example, Reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,11 +20,13 @@ from deleatur.data.suites import read_suite
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.folder import Records, read_records, write_records
 from deleatur.forward import TokenModel
+from deleatur.guard import sums
+from deleatur.journal import Journal, clear
 from deleatur.judges import AJudge, make_judge
 from deleatur.method import state_of
 from deleatur.model import DTYPES, load, load_tokenizer
-from deleatur.processes import agree, gather, is_first, is_sharded, lay_out, part
-from deleatur.records import record, variants
+from deleatur.processes import agree, count, gather, is_first, is_sharded, lay_out, part
+from deleatur.records import UNKEPT, record, variants
 from deleatur.settings import Evaluation, Judge
 from deleatur.train import Step
 from deleatur.types import Encoded, Example, Importance, Suite
@@ -104,16 +106,29 @@ def before_training(
     for name, other in (("retrained", run.evaluation.retrained), ("before", run.model)):
         if other is None:
             continue
-        path = None if folder is None else folder / "records" / f"{name}.jsonl"
-        found = None if path is None else read_records(path)
-        if found is None:
-            asked = model if name == "before" else _other(other, run)
+
+        def asked(path: Path | None, name: str = name, other: str = other) -> Records:
             progress.phase(f"Asking the model {'as it is' if name == 'before' else other}")
-            found = ask(asked, tokenizer, rows, run, suite, progress)
-            if path is not None and is_first():
-                write_records(path, found)
-        made[name] = found
+            this = model if name == "before" else _other(other, run)
+            return ask(this, tokenizer, rows, run, suite, progress, keep=path)
+
+        made[name] = known_or_asked(folder, name, asked)
     return made
+
+
+def known_or_asked(folder: Path | None, name: str, asked: Callable[[Path | None], Records]) -> Records:
+    """The folder's records of this name; where it has none they are asked for, batch by batch, and written whole."""
+    if folder is None:
+        return asked(None)
+    path = folder / "records" / f"{name}.jsonl"
+    found = read_records(path)
+    if found is None:
+        found = asked(path)
+        if is_first():
+            write_records(path, found)
+    if is_first():
+        clear(path)
+    return found
 
 
 def _other(name: str, run: Run) -> TokenModel:
@@ -133,8 +148,12 @@ def ask(
     *,
     importance: Importance | None = None,
     generate: bool = True,
+    keep: Path | None = None,
 ) -> Records:
-    """Records of what the suite asks, and of its paraphrases, as the run's evaluation has it."""
+    """Records of what the suite asks, and of its paraphrases, as the run's evaluation has it.
+
+    Finished batches are kept beside `keep`, where the records are to lie, and not asked again.
+    """
     encoder = make_encoder(tokenizer, run.data)
     require_usable(model.lm, rows, run)
     if run.evaluation.grad_norm and is_sharded(model):
@@ -147,6 +166,7 @@ def ask(
         gone=suite.gone,
     )
     progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
+    terms = () if keep is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
     with precision_of(model, run.evaluation):
         records = record(
             model,
@@ -157,6 +177,7 @@ def ask(
             state=state_of(run),
             progress=progress.asked,
             generate=generate,
+            journal=UNKEPT if keep is None else Journal(keep, terms),
         )
     return judged(records, judge_of(run), progress) if generate and run.judge.kind != "contained" else records
 

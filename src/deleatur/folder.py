@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from deleatur.errors import ConfigError, DataError, ModelError
 from deleatur.evaluate import measure, measure_whole, quality
 from deleatur.forward import TokenModel
 from deleatur.importance import Learned
-from deleatur.lock import LOCK
+from deleatur.lock import LOCK, alone
 from deleatur.metrics.agreement import agreement
 from deleatur.metrics.table import Evidence
 from deleatur.model import save
-from deleatur.processes import is_first, size
+from deleatur.processes import agree, is_first, size
 from deleatur.report.read import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
 from deleatur.train import Step
 from deleatur.types import Encoded, Importance, Record, Span, Suite
@@ -87,6 +87,17 @@ def unfinished_folder(run: Run) -> Path:
         raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
     require_no_links(out)
     return out
+
+
+@contextmanager
+def claimed(out: Path, claim: Callable[[], object], *, resume: bool) -> Iterator[None]:
+    """Nobody else is in the folder meanwhile; it is made, unless gone on with, and the first process makes its claim."""
+    if not resume and is_first():
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
+    with alone(out) if is_first() else nullcontext():
+        agree(claim)
+        yield
 
 
 def has_results(out: Path) -> bool:

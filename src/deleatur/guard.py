@@ -25,7 +25,7 @@ LEAST = 1.0  # nats; a start below counts as this much: three times a told model
 HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
 ROWS = 32  # most rows of a kind that are asked while training
 POINTS = 6  # of a curve that is put into a sentence
-WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 EVERYDAY = (
     "The sun rises in the east and sets in the west.",
     "Please close the door when you leave the room.",
@@ -68,7 +68,7 @@ class Warden:
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
         self.probed: list[tuple[int, float]] = []
         self.weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.sums = _sums(p for _, p in self.weights)
+        self.sums = sums(p for _, p in self.weights)
 
     @torch.no_grad()
     def nll(self, name: str) -> float:
@@ -129,7 +129,7 @@ class Warden:
         self._name_untouched()
 
     def _name_untouched(self) -> None:
-        now = _sums(p for _, p in self.weights)
+        now = sums(p for _, p in self.weights)
         moved = [any(parts) for parts in zip(*gather([a != b for a, b in zip(self.sums, now, strict=True)]), strict=True)]
         same = [name for (name, _), some in zip(self.weights, moved, strict=True) if not some]
         if same:
@@ -162,7 +162,7 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
     ]
 
 
-def _sums(weights: Iterator[Tensor]) -> list[int]:
+def sums(weights: Iterator[Tensor]) -> list[int]:
     """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
     mine = (part(p).detach().contiguous() for p in weights)
     sums = [p.view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]

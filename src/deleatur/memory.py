@@ -36,7 +36,7 @@ class Pieces:
         if self.count >= most:
             raise ConfigError(
                 "out of memory with one pair of rows at a time; try --train.checkpointing, --train.precision bf16, "
-                "--lora.rank 16, --lora.bits 4, a smaller --data.max-length, or more GPUs with FSDP2 (docs/scale.md)"
+                "--lora.rank 16, --lora.bits 4, a smaller --data.max-length, or more GPUs by FSDP2 or ZeRO-3 (docs/scale.md)"
             )
         self.count *= 2
         if torch.cuda.is_available():

@@ -69,7 +69,9 @@ def _nf4(name: str) -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise ConfigError("lora.bits 4 needs bitsandbytes: pip install 'deleatur[qlora]', or leave it out")
     if will_shard():
-        raise ConfigError("lora.bits 4 and FSDP2 don't go together; leave one out (FSDP2 shares bf16 weights out as well)")
+        raise ConfigError(
+            "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
+        )
     if name.endswith(".gguf") or (Path(name) / "adapter_config.json").is_file():
         raise ConfigError(f"lora.bits 4 needs plain safetensors, which {name} is not; load and save it as such first")
     from transformers import BitsAndBytesConfig

@@ -39,6 +39,8 @@ def start() -> Accelerator:
     import torch
     from accelerate import Accelerator
 
+    if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, says so on stdout, amid results
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if _asked("DEEPSPEED"):
         _require_zero3()
     if _asked("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":

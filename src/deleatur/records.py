@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,14 @@ from deleatur.data.batches import collate, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.forward import State, TokenModel
 from deleatur.generate import greedy
+from deleatur.journal import Journal
 from deleatur.processes import gather, share
 from deleatur.settings import Evaluation
-from deleatur.types import Encoded, Example, Importance, Record
+from deleatur.types import Batch, Encoded, Example, Importance, Record
 
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
+UNKEPT = Journal()
 
 
 class Said(NamedTuple):
@@ -44,21 +47,22 @@ def record(
     state: State = "own",
     progress: Progress = lambda what, done, total, said: None,
     generate: bool = True,
+    journal: Journal = UNKEPT,
 ) -> dict[str, list[Record]]:
     """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
 
-    Without `generate` the answers stay empty, for whoever reads likelihoods alone.
+    Without `generate` the answers stay empty, for whoever reads likelihoods alone. Batches that the journal has are passed
+    over.
     """
     model.eval()
     rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
     others = {row: [encoder(e) for e in other_answers(row.example)] for row in rows}
     key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
     texts = {key(row): row for row in rows} | {_text(o): o for said in others.values() for o in said}
-    said = dict(
-        zip(texts, likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress), strict=True)
-    )
-    norms = _gradient_norms(model, sets, progress) if settings.grad_norm else {}
-    spoken = _generation_pass(model, encoder, rows, settings, progress) if generate else [""] * len(rows)
+    passed = likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress, journal)
+    said = dict(zip(texts, passed, strict=True))
+    norms = _gradient_norms(model, sets, progress, journal) if settings.grad_norm else {}
+    spoken = _generation_pass(model, encoder, rows, settings, progress, journal) if generate else [""] * len(rows)
     answers = dict(zip(rows, spoken, strict=True))
     made = {
         row: recorded(
@@ -160,56 +164,72 @@ def likelihood_pass(
     importance: Importance | None = None,
     state: State = "own",
     progress: Progress = lambda what, done, total, said: None,
+    journal: Journal = UNKEPT,
 ) -> list[Said]:
     """What the model says of each row; `size` rows go through at a time."""
     out: dict[int, Said] = {}
     rate = _Rate()
-    logits = "logits" in getattr(importance, "needs", ())
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
-        tokens = model(batch.to(model.device), state=state, statistics=True, logits=logits)
-        g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
-        counts = tokens.sequence.bincount(minlength=len(places)).tolist()
-        columns = (-tokens.nll, tokens.said.hit, tokens.said.mean, tokens.said.deviation, g)
-        for place, *parts in zip(places, *(c.split(counts) for c in columns), strict=True):
-            logp, hit, mean, deviation, mine = (tuple(p.tolist()) for p in parts)
-            out[shared[place]] = Said(logp, hit, mean, deviation, None if any(map(math.isnan, mine)) else mine)
-        progress("likelihood", len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows)))
+        made, now = journal.once("likelihood", batch.rows, partial(_said, model, batch, importance, state))
+        out |= {shared[place]: Said(*map(_tuple, said)) for place, said in zip(places, made, strict=True)}
+        progress("likelihood", len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
     for part in gather(list(out.items())):
         out |= {place: Said(*map(_tuple, said)) for place, said in part}
     return [out[place] for place in range(len(rows))]
+
+
+def _said(model: TokenModel, batch: Batch, importance: Importance | None, state: State) -> list[Said]:
+    logits = "logits" in getattr(importance, "needs", ())
+    tokens = model(batch.to(model.device), state=state, statistics=True, logits=logits)
+    g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
+    counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
+    columns = (-tokens.nll, tokens.said.hit, tokens.said.mean, tokens.said.deviation, g)
+    rows = (map(tuple, map(torch.Tensor.tolist, parts)) for parts in zip(*(c.split(counts) for c in columns), strict=True))
+    return [Said(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
 
 
 def _tuple(x: Sequence | None) -> Any:
     return None if x is None else tuple(x)
 
 
-def _gradient_norms(model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress) -> dict[Encoded, float]:
+def _gradient_norms(
+    model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress: Progress, journal: Journal
+) -> dict[Encoded, float]:
     """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
     rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
-    weights, norms = [p for p in model.parameters() if p.requires_grad], {}
-    shared = share(range(len(rows)))
-    with torch.enable_grad():
-        for done, place in enumerate(shared, 1):
-            nll = model(collate([rows[place]]).to(model.device)).nll.mean()
-            grads = torch.autograd.grad(nll, weights, allow_unused=True)
-            norms[place] = float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
-            progress("gradient norms", done, len(shared), "")
+    shared, norms = share(range(len(rows))), {}
+    for done, place in enumerate(shared, 1):
+        norms[place], _ = journal.once("gradient norm", rows[place], partial(_gradient_norm, model, rows[place]))
+        progress("gradient norms", done, len(shared), "")
     return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
 
 
+@torch.enable_grad()
+def _gradient_norm(model: TokenModel, row: Encoded) -> float:
+    nll = model(collate([row]).to(model.device)).nll.mean()
+    grads = torch.autograd.grad(nll, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+    return float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
+
+
 def _generation_pass(
-    model: TokenModel, encoder: Encoder, rows: Sequence[Encoded], settings: Evaluation, progress: Progress
+    model: TokenModel,
+    encoder: Encoder,
+    rows: Sequence[Encoded],
+    settings: Evaluation,
+    progress: Progress,
+    journal: Journal,
 ) -> list[str]:
     """Greedy answers, decoded; rows of equal prompt are asked once, a plain text is not asked at all."""
     prompts = {row.ids[: row.start]: "" for row in rows if _is_asked(row.example)}
     order, rate, size = share(sorted(prompts, key=len)), _Rate(), 2 * settings.batch
     for first in range(0, len(order), size):
         part = order[first : first + size]
-        said = greedy(model, part, ends=ends(encoder), new_tokens=settings.new_tokens)
+        how = {"ends": sorted(ends(encoder)), "new_tokens": settings.new_tokens}
+        said, now = journal.once("generation", (part, how), partial(greedy, model, part, **how))
         for prompt, ids in zip(part, said, strict=True):
             prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        progress("generation", first + len(part), len(order), rate(sum(map(len, said))))
+        progress("generation", first + len(part), len(order), rate(sum(map(len, said)) if now else 0))
     for part in gather([(prompt, prompts[prompt]) for prompt in order]):
         prompts |= {tuple(prompt): text for prompt, text in part}
     return [prompts[row.ids[: row.start]] if _is_asked(row.example) else "" for row in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,18 +15,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.atwu import LearnedImportance
 from deleatur.checkpoint import write_whole
-from deleatur.config import Run, from_yaml, to_yaml
+from deleatur.config import Run, to_yaml
 from deleatur.data.encode import make_encoder
-from deleatur.data.rows import read_rows, refuse_overlap, rows_from
+from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.errors import ConfigError, Diverged, going_on
-from deleatur.evaluate import measure
 from deleatur.evidence import (
     Progress,
     ask,
     before_training,
     encode_sets,
     judge_of,
-    precision_of,
+    known_or_asked,
     require_finite,
     require_trained,
     require_usable,
@@ -36,36 +35,27 @@ from deleatur.evidence import (
 from deleatur.folder import (
     Outcome,
     Records,
+    claimed,
     free_folder,
     has_results,
-    importance_lines,
-    read_records,
     require_empty,
     require_same_rows,
     require_space,
     results_of,
-    scorer_of,
     unfinished_folder,
-    whole_of,
-    write_lines,
     write_outcome,
-    write_records,
 )
 from deleatur.forward import TokenModel
 from deleatur.guard import Warden, nothing_forgotten
-from deleatur.harness import ask_harness
-from deleatur.importance import Learned
 from deleatur.lock import alone
 from deleatur.method import adapt, alternate, require_parts, training_only
 from deleatur.model import exact_matmul, load, merge_adapters, prepare
-from deleatur.processes import agree, count, gather, is_first, lay_out, start, will_shard
+from deleatur.processes import agree, gather, is_first, lay_out, start, will_shard
 from deleatur.recipes import RECIPES
-from deleatur.reference import start_of
 from deleatur.report import write_report
-from deleatur.report.read import require_no_links
 from deleatur.settings import require
 from deleatur.train import Step
-from deleatur.types import Encoded, Importance, Prepares, Suite
+from deleatur.types import Encoded, Importance, Suite
 
 
 def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) -> Path:
@@ -88,11 +78,7 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_usable(model, rows, run)
     require_parts(TokenModel(model), run)
     require_space(model, out, run)
-    if not resume and is_first():
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
-    with alone(out) if is_first() else nullcontext():
-        agree(lambda: _claim(run, out, resume))
+    with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         return _carry_out(run, model, tokenizer, rows, suite, progress)
 
 
@@ -203,11 +189,11 @@ def unlearn(
         dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
     importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder)
-    path = None if folder is None else folder / "records" / "after.jsonl"
-    found = None if path is None else read_records(path)
-    records["after"] = found or ask(network, tokenizer, rows, run, suite, progress, importance=importance)
-    if path is not None and not found and is_first():
-        write_records(path, records["after"])
+    records["after"] = known_or_asked(
+        folder,
+        "after",
+        lambda path: ask(network, tokenizer, rows, run, suite, progress, importance=importance, keep=path),
+    )
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
@@ -241,57 +227,3 @@ def change(
     merge_adapters(model.lm)  # what is asked is what is saved
     require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
     return importance, steps, warden
-
-
-@going_on("the same command, from its beginning")
-def evaluate(run: Run, progress: Progress = Progress(), *, tasks: Sequence[str] = ()) -> dict[str, Any]:
-    """Ask the run's model about its rows; nothing is trained, nothing is written. Figures by set, those of the whole, and
-    the judge's name.
-
-    `tasks` are put to it by lm-eval as well.
-    """
-    start()
-    suite = suite_of(run)
-    if tasks and count() > 1:
-        raise ConfigError("lm-eval's tasks are put to one process; leave --tasks out, or the launcher")
-    model, tokenizer = load(run.model, precision=run.evaluation.precision)
-    rows = encode_sets(suite.sets, tokenizer, run)
-    require_usable(model, rows, run)
-    network = TokenModel(model)
-    lay_out(network)
-    records = before_training(network, tokenizer, rows, run, suite, progress)
-    with precision_of(network, run.evaluation):
-        harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
-    found = {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before"), "judge": judge_of(run).name}
-    return found | harness
-
-
-def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:
-    """Importance of every answer token of other rows, or by another model; the run's own is read where it lies."""
-    if not (folder / "run.yaml").exists():
-        raise ConfigError(f"{folder} has no run.yaml; give the folder of a run")
-    if rows is None and model is None:
-        if not (folder / "importance.jsonl").exists():
-            raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
-        return folder / "importance.jsonl"
-    run = from_yaml(folder / "run.yaml")
-    require_no_links(folder)
-    own = suite_of(run)
-    examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
-    lm, tokenizer = load(model or str(folder / "model"))
-    encoded = encode_sets({"forget": examples}, tokenizer, run)
-    network = TokenModel(lm)
-    lay_out(network)
-    importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
-    if isinstance(importance, Prepares):  # as it would have been made for these rows
-        first = TokenModel(load(run.model)[0])
-        lay_out(first)
-        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
-        how = {"batch": run.evaluation.batch, "precision": run.train.precision}
-        importance = importance.prepare(start_of(first, encoded | kept, **how))
-    everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
-    asked = rows_suite({"forget": examples})
-    records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
-    path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
-    write_lines(path, importance_lines(records, [None] * len(records)))
-    return path

@@ -77,6 +77,10 @@ class Evaluate:
     """Who says whether an answer reveals the fact."""
     tasks: tuple[str, ...] = ()
     """Tasks that lm-eval puts to the model as well, as mmlu or truthfulqa_mc1 (pip install 'deleatur[lm-eval]')."""
+    out: str | None = None
+    """New folder for what comes of it: records as they come, figures as results.json (default: nothing is written)."""
+    resume: bool = False
+    """Go on with the interrupted evaluation in the folder given first; of a finished one print the figures again."""
     json: bool = False
     """Print the figures as JSON, and nothing else, on stdout."""
 

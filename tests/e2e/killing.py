@@ -1,5 +1,5 @@
 """Runs commands that are killed (kill -9), over and over, and goes on with them: `python killing.py PLANS.json`, or by hand,
-with what came of it in words: `python tests/e2e/killing.py 20 20 7` (kills of a run, kills of a bench, seed).
+with what came of it in words: `python tests/e2e/killing.py 20 20 7` (kills of a run and of an evaluation, of a bench, seed).
 
 Everything is imported once; each life of a command is a fork. A death is random: after so many seconds, or at the n-th
 operation on a file of its folder (a file opened for writing, renamed or removed, a folder made or removed), and what was
@@ -25,21 +25,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+OPERATIONS = ("open", "os.truncate", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 TORN = b'{"torn'
 FAULTS = (errno.ENOSPC, errno.EROFS, errno.EIO)  # no space left, a disk that became read-only, a broken one
 DEATHS_OF_A_RUN = 4  # then it may come to its end
 FEW = ("--evaluation.rows", "2", "--evaluation.new-tokens", "2")
+BY_ONE = ("--evaluation.rows", "4", "--evaluation.new-tokens", "2", "--evaluation.batch", "1")  # many batches
 SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
 
 
-def plans(home: Any, base: Path, *, kills: tuple[int, int], seed: int, faults: bool = False) -> list[dict[str, Any]]:
-    """A run and a bench of the tests' home, below `base`, to be killed, or to meet faults of the disk, so often each."""
+def plans(home: Any, base: Path, *, kills: tuple[int, int, int], seed: int, faults: bool = False) -> list[dict[str, Any]]:
+    """A run, a bench, an evaluation in the tests' home, each to be killed, or to meet faults of the disk, so often."""
     bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
     bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
-    run = {"first": home.forget("{out}", *SHORT, *FEW), "again": ("forget", "{out}", "--resume"), "begun": "run.yaml"}
-    made = [run, {"first": bench, "again": bench, "begun": "."}]
-    for number, (plan, name) in enumerate(zip(made, ("run", "bench"), strict=True)):
+    asked = ("evaluate", "--model", str(home.model), *home.rows, "--out", "{out}", *BY_ONE, "--evaluation.grad-norm")
+    made = [
+        {
+            "first": home.forget("{out}", *SHORT, *FEW, "--evaluation.batch", "1"),
+            "again": ("forget", "{out}", "--resume"),
+            "begun": "run.yaml",
+        },
+        {"first": bench, "again": bench, "begun": "."},
+        {"first": asked, "again": ("evaluate", "{out}", "--resume"), "begun": "evaluate.yaml"},
+    ]
+    for number, (plan, name) in enumerate(zip(made, ("run", "bench", "evaluation"), strict=True)):
         place = base / f"{name}-faults" if faults else base / name
         place.mkdir()
         plan |= {"home": str(place), "kills": kills[number], "seed": seed + number, "faults": faults}
@@ -67,6 +76,14 @@ def whole_bench(folder: Path) -> dict[str, object]:
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
     trials = (folder / "graddiff" / "trials.jsonl").read_bytes()
     return {"results": results, "files": files, "trials": trials, "twice": folder.with_suffix(".twice").exists()}
+
+
+def whole_evaluation(folder: Path) -> dict[str, bytes]:
+    """What must be the same of an evaluation: all of it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+SAME = (whole, whole_bench, whole_evaluation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +174,7 @@ def import_all() -> None:
     import deleatur.bench
     import deleatur.cli
     import deleatur.console
+    import deleatur.examine
     import deleatur.tune
 
     assert matplotlib.figure
@@ -242,7 +260,7 @@ def command(args: Sequence[str], folder: Path) -> list[str]:
     return [a.replace("{out}", str(folder)) for a in args]
 
 
-def by_hand(kills: tuple[int, int], seed: int) -> None:
+def by_hand(kills: tuple[int, int, int], seed: int) -> None:
     """Prints of each how many kills it survived, whether the bytes are equal, and at what it died."""
     from conftest import make_home
 
@@ -251,7 +269,7 @@ def by_hand(kills: tuple[int, int], seed: int) -> None:
         (base / "home").mkdir()
         home = make_home(base / "home")
         asked = [plan for faults in (False, True) for plan in plans(home, base, kills=kills, seed=seed, faults=faults)]
-        for plan, same in zip(asked, 2 * (whole, whole_bench), strict=True):
+        for plan, same in zip(asked, 2 * SAME, strict=True):
             told = main(plan)
             equal = [same(Path(folder)) == same(Path(told["alone"])) for folder in told["ended"]]
             tried, what = len(told["deaths"]), "faults" if plan["faults"] else "kills"
@@ -278,4 +296,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         print(json.dumps([main(plan) for plan in json.loads(Path(sys.argv[1]).read_text())]))
     else:
-        by_hand((int(sys.argv[1]), int(sys.argv[2])), int(sys.argv[3]))
+        runs, benches, seed = map(int, sys.argv[1:])
+        by_hand((runs, benches, runs), seed)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import FEW, whole_evaluation
 from safetensors.torch import save
 from torch import zeros
 
@@ -80,11 +81,11 @@ def held(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class FullDisk:
-    """After so many openings for writing, makings and renamings below a folder every further one finds the disk full."""
+class BadDisk:
+    """After so many openings for writing, makings and renamings below a folder every further one meets a fault."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, after: int) -> None:
-        self.folder, self.left, self.refused = str(folder), after, 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, after: int, fault: int) -> None:
+        self.folder, self.left, self.fault, self.refused = str(folder), after, fault, 0
         for where, name in ((io, "open"), (os, "mkdir"), (os, "replace"), (os, "rename")):
             monkeypatch.setattr(where, name, self.guarded(getattr(where, name)))
 
@@ -94,27 +95,52 @@ class FullDisk:
                 self.left -= 1
                 if self.left < 0:
                     self.refused += 1
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                    raise OSError(self.fault, os.strerror(self.fault), str(path))
             return real(path, *args, **kwargs)
 
         return call
 
 
+FAULTS = pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+
+
+@FAULTS
 @pytest.mark.parametrize("args", [(), ("--form", "open-unlearning"), ("--form", "lm-eval")], ids=" ".join)
-def test_a_report_on_a_full_disk_leaves_what_was_there(args, run_folder, call, monkeypatch):
+def test_a_report_on_a_bad_disk_leaves_what_was_there(args, fault, run_folder, call, monkeypatch):
     """At every opening and renaming in turn, until there is none that fails."""
     call("report", "run", *args)
     for after in range(20):
         before = held(run_folder)
         with monkeypatch.context() as patch:
-            disk = FullDisk(patch, run_folder, after)
+            disk = BadDisk(patch, run_folder, after, fault)
             said = call("report", run_folder, *args)
         assert held(run_folder) == before, "the same bytes, whether written again or not"
         if not disk.refused:
             break
         assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
-        assert "No space left on device" in said.err
+        assert os.strerror(fault) in said.err
     assert 2 <= after < 20
+
+
+@FAULTS
+def test_an_evaluation_on_a_bad_disk_ends_in_one_line_and_goes_on(fault, home, tmp_path, call, monkeypatch):
+    """At every opening and renaming in turn; what is there by then is whole, and enough to go on with."""
+    command = ("evaluate", "--model", home.model, *home.rows, *FEW, "--out")
+    call(*command, "alone")
+    for after in range(40):
+        with monkeypatch.context() as patch:
+            disk = BadDisk(patch, tmp_path / "eval", after, fault)
+            said = call(*command, tmp_path / "eval")
+        if not disk.refused:
+            break
+        assert (said.code, said.out) == (2, "")
+        assert said.err.splitlines()[-1].startswith(f"deleatur: {os.strerror(fault)}")
+        assert not list(tmp_path.rglob("*.part"))
+        if (tmp_path / "eval" / "evaluate.yaml").exists():
+            assert call("evaluate", "eval", "--resume").code == 0
+            assert whole_evaluation(tmp_path / "eval") == whole_evaluation(tmp_path / "alone")
+        shutil.rmtree(tmp_path / "eval", ignore_errors=True)
+    assert 5 <= after < 40
 
 
 def test_two_runs_do_not_share_a_folder(home, tmp_path, call, monkeypatch):

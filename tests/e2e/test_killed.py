@@ -1,4 +1,4 @@
-"""Killed (kill -9) at random moments, inside saves too, a run and a bench go on and end in the same bytes."""
+"""Killed (kill -9) at random moments, inside saves too, a run, a bench and an evaluation end in the same bytes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from killing import plans, whole, whole_bench
+from killing import plans, whole, whole_bench, whole_evaluation
 
 
 @pytest.fixture(scope="module")
 def killed(home, tmp_path_factory):
-    """Of a run and of a bench: how they died, which folders they ended in, and one that was left alone. Both are made by one
-    process, which imports everything once."""
+    """Of a run, a bench and an evaluation: how they died, which folders they ended in, and one that was left alone. All are
+    made by one process, which imports everything once."""
     base = tmp_path_factory.mktemp("killed")
-    (base / "plans.json").write_text(json.dumps(plans(home, base, kills=(20, 6), seed=0)))
+    (base / "plans.json").write_text(json.dumps(plans(home, base, kills=(20, 6, 8), seed=0)))
     driver = Path(__file__).with_name("killing.py")
     done = subprocess.run([sys.executable, str(driver), str(base / "plans.json")], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
@@ -24,13 +24,13 @@ def killed(home, tmp_path_factory):
 
 
 def test_a_run_killed_twenty_times_ends_in_the_same_bytes(killed):
-    """Also the same files: nothing torn or half-written is left. Most operations on files are those of checkpoints."""
+    """Also the same files: nothing torn or half-written is left. Half the operations on files are those of checkpoints."""
     told, alone = killed[0], whole(Path(killed[0]["alone"]))
     assert not told["wrong"], told["wrong"]
     assert len(told["deaths"]) == 20
     for folder in told["ended"]:
         assert whole(Path(folder)) == alone, folder
-    assert sum("/checkpoints/" in death or "state" in death for death in told["deaths"]) >= 5
+    assert sum("/checkpoints/" in death or "state" in death for death in told["deaths"]) >= 3
     assert {"time"} < set(told["deaths"])
 
 
@@ -41,3 +41,13 @@ def test_a_bench_killed_does_no_finished_trial_twice_and_ends_in_the_same_bytes(
     for folder in map(Path, told["ended"]):
         assert whole_bench(folder) == whole_bench(Path(told["alone"]))
         assert not folder.with_suffix(".twice").exists()
+
+
+def test_an_evaluation_killed_ends_in_the_same_bytes(killed):
+    """Every file of its folder; what was kept of an asking in the meantime is gone."""
+    told = killed[2]
+    assert not told["wrong"], told["wrong"]
+    assert len(told["deaths"]) == 8
+    assert any(".part.jsonl" in death for death in told["deaths"])
+    for folder in map(Path, told["ended"]):
+        assert whole_evaluation(folder) == whole_evaluation(Path(told["alone"]))

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from killing import FEW
 from transformers import AutoConfig
 
 from deleatur.model import load
@@ -167,6 +168,30 @@ def test_a_run_without_a_name_of_its_own_never_lands_in_a_folder_above(source, h
     assert free_folder(Run(model="m", suite=f"rwku/{source}")).resolve().parent == tmp_path / "runs"
 
 
+def test_rows_that_are_named_like_paths_write_nothing_elsewhere(home, tmp_path, call):
+    """Their ids, subjects and the names of their files would lead out of the folder, were they ever a path."""
+    evil = tmp_path / "rows" / "...jsonl"
+    evil.parent.mkdir()
+    for name, file in (("forget", evil), ("retain", tmp_path / "rows" / "retain.jsonl")):
+        rows = [json.loads(line) for line in home.file(name).read_text(encoding="utf-8").splitlines()]
+        ids = ("../x", "../../x", "/tmp/deleatur-x", "..", "a/../../x", "~/x", "C:\\x")
+        named = ({**row, "id": ids[k % 7] + " " * (k // 7), "subject": ids[k % 7]} for k, row in enumerate(rows))
+        file.write_text("".join(json.dumps(row) + "\n" for row in named), encoding="utf-8")
+    own = set(tmp_path.rglob("*"))
+    rows = ("--forget", evil, "--retain", evil.with_name("retain.jsonl"))
+    commands = [("forget", "--model", home.model, *rows, *FEW, "--train.epochs", "1")]
+    commands += [("evaluate", "runs/run", "--out", "eval"), ("score", "runs/run", "--rows", evil)]
+    commands += [("report", "runs/run", *more) for more in ((), ("--redact",), ("--form", "lm-eval"))]
+    commands += [("report", "runs/run", "--form", "open-unlearning"), ("export", "runs/run", "exported", "--name-rows")]
+    for command in commands:
+        said = call(*command)
+        assert said.code == 0, (command, said.err)
+    made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - own}
+    assert made == {"runs", "eval", "exported"}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
+    assert not Path("/tmp/deleatur-x").exists()
+
+
 @pytest.mark.parametrize(
     ("verb", "name"),
     [
@@ -175,6 +200,7 @@ def test_a_run_without_a_name_of_its_own_never_lands_in_a_folder_above(source, h
         (("report", "--form", "lm-eval"), "lm_eval.json"),
         (("score",), "importance-holdout.jsonl"),
         (("forget", "--resume"), "steps.jsonl"),
+        (("forget", "--resume"), "records/after.0.part.jsonl"),
     ],
 )
 def test_links_in_a_run_folder_lead_no_write_elsewhere(verb, name, run_folder, home, tmp_path, refused):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).parent))  # the script's own import of its neighbour
 from in_two import FEWER
+from test_guard import ASCENT
 from train_in_two import SCENARIOS, train
 
 pytestmark = pytest.mark.xdist_group("two processes")  # started once, not by every worker
@@ -51,6 +52,7 @@ def folder(home, tmp_path_factory) -> Path:
             {"stop": (1, 3), "command": home.forget(stopped, *MORE, *RUNS["plain"])},
             {"stop": None, "command": ("forget", str(stopped), "--resume")},
         ]
+    commands["zero"] += [{"stop": None, "command": home.forget(folder / "harmed-zero", *MORE, *ASCENT)}]
     commands["shares"] += [{"stop": None, "command": ("score", str(folder / "stopped-shares"))}]
     (folder / "commands.json").write_text(json.dumps(commands))
     with socket.socket() as free:
@@ -168,10 +170,21 @@ def test_a_signal_to_one_process_stops_both_and_resuming_from_shares_ends_in_the
         assert (stopped / file).read_bytes() == (plain / file).read_bytes()
 
 
+def test_what_came_to_harm_under_zero_is_rolled_back_to_the_weights_of_one_process(folder, home, call, tmp_path):
+    """The same step, sentence and weights; the losses on the way there grow to 12."""
+    harmed = folder / "harmed-zero"
+    assert (harmed / "results.json").exists(), said(folder)
+    assert call(*home.forget("run", *MORE, *ASCENT)).code == 4
+    ours, theirs = (json.loads((run / "results.json").read_text()) for run in (tmp_path / "run", harmed))
+    assert (ours["ended"], ours["notes"]) == (theirs["ended"], theirs["notes"])
+    for key, value in load_file(tmp_path / "run" / "model" / "model.safetensors").items():
+        torch.testing.assert_close(load_file(harmed / "model" / "model.safetensors")[key], value, rtol=1e-4, atol=1e-4)
+
+
 def test_the_first_process_alone_speaks_and_verbs_that_cannot_be_spread_are_refused(folder):
     for rank in range(2):
         codes = [json.loads((folder / f"codes-{engine}-{rank}.json").read_text()) for engine in ENGINES]
-        assert codes == [[0], [0, 0, 75, 0, 2], [0, 0, 75, 0]], said(folder)
+        assert codes == [[0], [0, 0, 75, 0, 2], [0, 0, 75, 0, 4]], said(folder)
     assert (folder / "stdout-1").read_text() == (folder / "stderr-1").read_text() == ""
     assert "interrupted after step 3, which is kept" in (folder / "stderr-0").read_text()
     assert "score runs in one process" in (folder / "stderr-0").read_text()

@@ -91,7 +91,7 @@ def test_evaluate_prints_a_table_and_writes_nothing(finished, tmp_path, call):
 
 
 def test_score_shows_the_runs_answers_and_runs_no_model(finished, home, call, monkeypatch):
-    monkeypatch.setattr("deleatur.run.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("deleatur.examine.load", lambda *_, **__: pytest.fail("a model was loaded"))
     said = call("score", finished, "--limit", "3")
     shown = [e.answer in said.out.replace("\n", " ").replace("  ", " ") for e in home.world.forget]
     assert shown == [True, True, True, False, False, False]

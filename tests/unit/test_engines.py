@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
 
 from deleatur import processes
 from deleatur.errors import ConfigError
@@ -25,3 +28,12 @@ def test_deepspeed_that_is_asked_for_and_missing_is_one_line_with_the_extra_s_na
     monkeypatch.setattr(processes, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"^DeepSpeed is not installed; pip install 'deleatur\[deepspeed\]'$"):
         processes.start()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to find")
+def test_deepspeed_is_told_that_there_is_no_gpu_or_it_says_so_on_stdout(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "")  # so that it is put back
+    monkeypatch.delenv("DS_ACCELERATOR")
+    with pytest.raises(ConfigError):
+        processes.start()
+    assert os.environ["DS_ACCELERATOR"] == "cpu"

@@ -84,6 +84,7 @@ class Connection:
     url: str
     key: str | None = field(repr=False)
     retries: int
+    again: str  # what to do once it can be asked
     turn: Callable[[], None]  # waits until the rate limit allows a question
     sleep: Callable[[float], None]
 
@@ -100,7 +101,7 @@ class Connection:
                 return read_verdict(self.send("chat/completions", {"model": model, "messages": [message], "temperature": 0}))
             except Hurdle as e:
                 hurdle = e
-        needed = "see that it runs and is the right --judge.url, then go on with --resume: verdicts are kept"
+        needed = f"see that it runs and is the right --judge.url, then {self.again}"
         raise ModelError(f"the judge at {self.url} {hurdle}, {self.retries + 1} times; {needed}")
 
     def send(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -168,7 +169,8 @@ def endpoint(settings: Judge, cache: Path | None, *, sleep: Callable[[float], No
     if not key and (url.startswith("https:") or is_own_machine(url)):
         key = os.environ.get("OPENAI_API_KEY")
     turn = pace(settings.per_minute, sleep)
-    connection = Connection(url=url, key=key or None, retries=settings.retries, turn=turn, sleep=sleep)
+    again = "ask again" if cache is None else "go on (forget and evaluate with --resume): verdicts are kept"
+    connection = Connection(url=url, key=key or None, retries=settings.retries, again=again, turn=turn, sleep=sleep)
     served = _served(connection, settings.model)
     if settings.model is None and len(served) != 1:
         seen = f"has the models {show_all(served)}" if served else "does not say what models it has"

@@ -70,10 +70,8 @@ def read_folder(run: Path) -> Folder:
 
 def require_no_links(run: Path) -> None:
     """Refuse to write into a folder, made by somebody else perhaps, whose files lead elsewhere."""
-    if links := sorted(p.name for p in run.iterdir() if p.is_symlink()):
-        raise DataError(
-            f"{run / links[0]} is a link, and what is written there would land elsewhere; put the file itself there"
-        )
+    if links := sorted(p for p in run.rglob("*") if p.is_symlink()):
+        raise DataError(f"{links[0]} is a link, and what is written there would land elsewhere; put the file itself there")
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -162,12 +162,15 @@ def test_busy_means_wait_as_long_as_it_says(server, make, waits):
     assert waits == [7, LONGEST_WAIT, 4]  # where it says nothing: 1, 2, 4, … seconds
 
 
-def test_after_all_tries_it_says_which_url_what_and_how_often(server, make, waits):
+def test_after_all_tries_it_says_which_url_what_and_how_often(server, make, waits, tmp_path):
     server.replies = [(500, {}, '{"error": {"message": "out of memory"}}')] * 9
-    with pytest.raises(ModelError, match=rf"{server.url} answers 500, 'out of memory', 4 times; .*--resume"):
+    with pytest.raises(ModelError, match=rf"{server.url} answers 500, 'out of memory', 4 times; .* then ask again$"):
         make(retries=3)([said("Lisbon")])
     assert len(server.asked) == 4
     assert waits == [1, 2, 4]
+    server.replies = [(500, {}, "")] * 2
+    with pytest.raises(ModelError, match=r"with --resume\): verdicts are kept$"):
+        make(retries=0, cache=tmp_path)([said("Lisbon")])
 
 
 def test_what_was_judged_before_a_failure_is_kept(server, make, tmp_path):
