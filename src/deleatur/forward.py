@@ -82,8 +82,7 @@ class TokenModel(nn.Module):
         with lean():
             made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
         states = made.last_hidden_state.flatten(0, 1)
-        target = batch.ids.flatten()[batch.scored]
-        before = states[predicting]
+        target, before = batch.ids.flatten()[batch.scored], states[predicting]
         nll, raw, said = self.readout(before, target, statistics, logits)
         return TokenOutputs(
             nll=nll,
@@ -281,8 +280,8 @@ class TokenModel(nn.Module):
         except Exception as e:
             undo()
             reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-            name = type(self.lm).__name__
-            warnings.warn(f"{name} cannot be {what} ({reason}): slower, with the same results", stacklevel=1)
+            said = f"{type(self.lm).__name__} cannot be {what} ({reason}): slower, with the same results"
+            warnings.warn(said, stacklevel=1)
 
     @contextmanager
     def _looking(self) -> Iterator[Int[Tensor, " L"]]:

@@ -1,4 +1,4 @@
-"""Norms and gated layers that keep less for the backward pass than transformers' own, and are quicker there on CPU."""
+"""Norms, gated and adapted layers that keep less for the backward pass than transformers' and PEFT's, or are quicker."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
+
+from deleatur import zero
 
 
 class Again:
@@ -68,9 +69,9 @@ def _note(made: Tensor, make: Callable[[], Tensor]) -> Tensor:
 
 @torch.no_grad()
 def slim(lm: PreTrainedModel) -> None:
-    """Run the norms and gated layers of this one model by `norm` and `gated`, where they are that; in place, once.
+    """Run the norms, gated and adapted layers of this one model by `norm`, `gated` and `adapted`, where they are that.
 
-    The first of each class is tried: what computes something else stays as it is.
+    In place. The first of each class is tried: what computes something else stays as it is.
     """
     same: dict[tuple[type, Form], bool] = {}
     for module in lm.modules():
@@ -104,18 +105,35 @@ def gated(module: Any, x: Tensor) -> Tensor:
     return module.down_proj(_note(out, partial(_product, gate.detach(), up.detach(), module.act_fn)))
 
 
+def adapted(module: Any, x: Tensor) -> Tensor:
+    """A linear layer with a low-rank adapter without dropout. Equals
+
+        base, (a, b) = module.base_layer, (module.lora_A["default"], module.lora_B["default"])
+        base(x) + b(a(x)) * module.scaling["default"]
+
+    with the product, the scaling and the sum in one.
+    """
+    low = module.lora_B["default"].weight
+    if module.disable_adapters or module.merged or zero.lies(low):
+        return type(module).forward(module, x)
+    base, inner = module.base_layer(x), module.lora_A["default"](x)
+    made = torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), low.t(), alpha=module.scaling["default"])
+    return made.view(base.shape)
+
+
 Form = Callable[[Any, Tensor], Tensor]
 FORMS: dict[Form, tuple[str, ...]] = {
     norm: ("weight", "variance_epsilon"),
     gated: ("gate_proj", "up_proj", "down_proj", "act_fn"),
+    adapted: ("lora_A", "lora_B", "base_layer"),
 }
 
 
 def _equal(module: nn.Module, form: Form) -> bool:
     """Do they compute the same of two states? Some families' classes have the names of others' and do something else."""
     weight = next(module.parameters())
-    x = torch.randn(2, weight.shape[-1], dtype=weight.dtype, device=weight.device)
     try:
+        x = torch.linspace(-3, 2, 2 * weight.shape[-1], dtype=weight.dtype, device=weight.device).view(2, -1)
         return torch.allclose(module(x), form(module, x), rtol=10 * torch.finfo(x.dtype).eps, atol=1e-6)
     except Exception:
         return False
@@ -139,7 +157,6 @@ class _Norm(torch.autograd.Function):
         return _normed(x, weight, scale), scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         unit = x.float() * scale
@@ -157,7 +174,6 @@ class _Gated(torch.autograd.Function):
         return _product(gate, up, act)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         with torch.enable_grad():

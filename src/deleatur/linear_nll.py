@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from deleatur.types import TokenStatistics
@@ -75,7 +74,6 @@ class _Nll(torch.autograd.Function):
         return mass.log() - (logits.gather(1, target[:, None]).squeeze(1).float() - top)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits, target, top, mass = ctx.saved_tensors
         out = torch.empty_like(logits)

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from deleatur.errors import ConfigError, ModelError
+from deleatur.lean import slim
 from deleatur.processes import gathered, is_first, whole_weights, will_shard
 from deleatur.settings import Lora, Precision
 
@@ -156,6 +157,7 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 
     config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
+    slim(model)
     return model
 
 

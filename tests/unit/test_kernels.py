@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -12,6 +13,7 @@ from transformers.models.llama import modeling_llama
 from deleatur import kernels
 from deleatur.forward import TokenModel, _texts
 from deleatur.kernels import by_positions
+from deleatur.lean import slim
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,12 @@ def liger(monkeypatch):
     return made
 
 
+def lean_norm(lm) -> Callable:
+    """The forward of the last norm before Liger comes."""
+    slim(lm)
+    return vars(lm.model.norm)["forward"]
+
+
 def fused(lm) -> TokenModel:
     model = TokenModel(lm)
     with torch.no_grad(), model._looking() as probe:
@@ -75,21 +83,21 @@ def fused(lm) -> TokenModel:
 
 
 def test_liger_stands_in_for_all_but_the_head_and_what_is_shared_by_a_family(liger, llama):
-    norm = modeling_llama.LlamaRMSNorm
+    norm, own = modeling_llama.LlamaRMSNorm, lean_norm(llama)
     model = fused(llama)
     assert liger.calls == [(llama, {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False})]
     assert model.notes == ["Norms and gated layers run through Liger's kernels"]
-    assert "forward" in vars(llama.model.norm)
+    assert vars(llama.model.norm)["forward"] is not own
     assert modeling_llama.LlamaRMSNorm is norm, "a model that is made later is as it would have been"
 
 
 @pytest.mark.parametrize(("factor", "words"), [(2.0, "states differ by"), (None, "RuntimeError: no kernel image")])
 def test_kernels_that_fail_or_compute_something_else_are_taken_out_again(factor, words, liger, llama):
     liger.factor = factor
-    norm = modeling_llama.LlamaRMSNorm
+    norm, own = modeling_llama.LlamaRMSNorm, lean_norm(llama)
     with pytest.warns(UserWarning, match=rf"LlamaForCausalLM cannot be run through Liger's kernels \({words}"):
         model = fused(llama)
-    assert "forward" not in vars(llama.model.norm)
+    assert vars(llama.model.norm)["forward"] is own
     assert modeling_llama.LlamaRMSNorm is norm
     assert model.notes == []
     model.lm(torch.tensor([[5]]))
