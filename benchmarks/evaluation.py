@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Ratios of plain to ours, of each kind of question. A metric's plain passes are alike: one is timed, and counted
     as often as there are metrics."""
-    ours, prompts = TokenModel(lm), list(dict.fromkeys(row.ids[: row.start] for row in asked))
+    ours, prompts = TokenModel(deepcopy(lm)), list(dict.fromkeys(row.ids[: row.start] for row in asked))
     products = torch.get_float32_matmul_precision()
     took: dict[str, list[tuple[float, float]]] = {}
     for _ in range(repeats):
@@ -97,7 +98,7 @@ def compare(
         _, ratio = seconds(lambda: likelihood_pass(ours, others, BATCH), products)
         _, plain_ratio = seconds(lambda: plain_pass(lm, others))
         _, union = seconds(lambda: likelihood_pass(ours, [*asked, *others], BATCH), products)
-        answers, plain, answer, plain_answer = generation(ours, prompts, stop, new, products)
+        answers, plain, answer, plain_answer = generation(ours, lm, prompts, stop, new, products)
         for name, mine, theirs in (
             ("seven likelihood metrics", likelihood, METRICS * plain_likelihood),
             ("answers of the truth ratio", ratio, plain_ratio),
@@ -121,13 +122,18 @@ def compare(
 
 
 def generation(
-    ours: TokenModel, prompts: Sequence[tuple[int, ...]], stop: frozenset[int], new: int, products: str
+    ours: TokenModel,
+    lm: PreTrainedModel,
+    prompts: Sequence[tuple[int, ...]],
+    stop: frozenset[int],
+    new: int,
+    products: str,
 ) -> tuple[list[list[int]], list[list[int]], float, float]:
     """Our answers and the plain way's, in the prompts' order, and the CPU seconds of each."""
     order = sorted(prompts, key=len)
     parts = [order[i : i + 2 * BATCH] for i in range(0, len(order), 2 * BATCH)]
     made, mine = seconds(lambda: [greedy(ours, p, ends=stop, new_tokens=new) for p in parts], products)
-    plain, theirs = seconds(lambda: plain_answers(ours.lm, prompts, stop, new))
+    plain, theirs = seconds(lambda: plain_answers(lm, prompts, stop, new))
     answers = dict(zip(order, (a for part in made for a in part), strict=True))
     return [answers[p] for p in prompts], plain, mine, theirs
 
@@ -170,7 +176,7 @@ def main() -> None:
     if args.generation:
         prompts = list(dict.fromkeys(row.ids[: row.start] for row in asked))
         a, b, mine, theirs = generation(
-            TokenModel(lm.eval()), prompts, stop, args.new_tokens, torch.get_float32_matmul_precision()
+            TokenModel(deepcopy(lm.eval())), lm, prompts, stop, args.new_tokens, torch.get_float32_matmul_precision()
         )
         print(f"greedy generation of {len(prompts)}: {theirs / mine:.2f}×, {mine:.1f} CPU s ours, equal {a == b}")
         return
