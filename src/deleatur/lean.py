@@ -20,13 +20,9 @@ from deleatur import zero
 class Again:
     """How to make a tensor again. What has been made stays until nobody needs it any more."""
 
-    def __init__(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
-        self.tensor, self.make = ref(tensor), make
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self.make = make
         self.made: Tensor | None = None
-
-    def is_of(self, other: Tensor) -> bool:
-        own = self.tensor()  # where it is gone, something else may lie in its place
-        return own is not None and (own.numel(), own.dtype) == (other.numel(), other.dtype) and other.is_contiguous()
 
     def view(self, shape: torch.Size) -> Tensor:
         if self.made is None:
@@ -34,7 +30,24 @@ class Again:
         return self.made.view(shape)
 
 
-_known: ContextVar[dict[int, Again] | None] = ContextVar("known", default=None)
+class Known:
+    """Which tensors can be made again, by where they lie, as long as they lie there."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, ref[Tensor]] = {}
+
+    def note(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+        tensor.again = Again(make)  # pyright: ignore[reportAttributeAccessIssue]
+        self._at[tensor.data_ptr()] = ref(tensor)
+
+    def find(self, x: Tensor) -> Again | None:
+        own = self._at.get(x.data_ptr(), lambda: None)()  # where it is gone, something else may lie in its place
+        if own is None or (own.numel(), own.dtype) != (x.numel(), x.dtype) or not x.is_contiguous():
+            return None
+        return own.again  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_known: ContextVar[Known | None] = ContextVar("known", default=None)
 
 
 @contextmanager
@@ -43,11 +56,11 @@ def lean() -> Iterator[None]:
 
     Layers whose activations are made again as a whole keep nothing anyway.
     """
-    known: dict[int, Again] = {}
+    known = Known()
 
     def keep(x: Tensor) -> Tensor | tuple[Again, torch.Size]:
-        again = known.get(x.data_ptr())
-        return (again, x.shape) if again is not None and again.is_of(x) else x
+        again = known.find(x)
+        return x if again is None else (again, x.shape)
 
     def give(kept: Tensor | tuple[Again, torch.Size]) -> Tensor:
         return kept if isinstance(kept, Tensor) else kept[0].view(kept[1])
@@ -63,7 +76,7 @@ def lean() -> Iterator[None]:
 def _note(made: Tensor, make: Callable[[], Tensor]) -> Tensor:
     known = _known.get()
     if known is not None and made.requires_grad:
-        known[made.data_ptr()] = Again(made, make)
+        known.note(made, make)
     return made
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
+from weakref import ref
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from deleatur import lean
 from deleatur.data.batches import collate
 from deleatur.forward import TokenModel
-from deleatur.lean import adapted, gated, norm, slim
+from deleatur.lean import Known, adapted, gated, norm, slim
 from deleatur.model import add_adapters, checkpoint_activations, merge_adapters
 from deleatur.settings import Lora
 
@@ -133,16 +135,30 @@ def test_norms_and_products_are_made_once_more_for_the_backward_pass(rank, check
 
 
 def test_nothing_is_taken_for_what_lay_in_its_place_before():
+    known, x = Known(), torch.randn(4, 3)
+    known.note(x, lambda: x)
+    again = known.find(x)
+    assert again is not None
+    assert known.find(x.view(12)) is again
+    assert known.find(x[:2]) is None
+    assert known.find(x.t()) is None
+    other = x.detach()
+    assert known.find(other) is again
+    del x
+    assert known.find(other) is None
+
+
+def test_what_a_layer_can_make_again_goes_with_it():
+    """Where nothing is kept of a layer, as under checkpointing, nothing is held for making it again either."""
+    held = torch.randn(4, 3)
+    gone = ref(held)
     with lean.lean():
         x = torch.randn(4, 3, requires_grad=True) * 2
-        again = lean.Again(x, lambda: x)
-        assert again.is_of(x)
-        assert again.is_of(x.view(12))
-        assert not again.is_of(x[:2])
-        assert not again.is_of(x.t())
-        assert not again.is_of(x.detach().to(torch.bfloat16))
+        lean._note(x, partial(torch.clone, held))
+        del held
+        assert gone() is not None
         del x
-        assert not again.is_of(torch.randn(4, 3))
+        assert gone() is None
 
 
 class Halved(LlamaRMSNorm):
