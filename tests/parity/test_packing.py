@@ -164,3 +164,15 @@ def test_a_model_may_be_wrapped_twice():
     with torch.no_grad():
         assert torch.equal(TokenModel(lm)(some).nll, TokenModel(lm)(some).nll)
         assert torch.equal(TokenModel(copy.deepcopy(lm))(some).nll, TokenModel(lm)(some).nll)
+
+
+def test_tokens_that_blow_up_roundings_do_not_keep_a_family_from_being_packed():
+    """One wording in which the states differ is chance; in all three it is another computation."""
+    truth = torch.randn(39, 8)
+    model = TokenModel(make("Llama"))
+    off = truth.clone()
+    off[:26] += 1
+    model._require_same(off, truth)
+    off[26:] += 1
+    with pytest.raises(ValueError, match="states differ by"):
+        model._require_same(off, truth)
