@@ -222,7 +222,7 @@ def _generation_pass(
 ) -> list[str]:
     """Greedy answers, decoded; rows of equal prompt are asked once, a plain text is not asked at all."""
     prompts = {row.ids[: row.start]: "" for row in rows if _is_asked(row.example)}
-    order, rate, size = share(sorted(prompts, key=len)), _Rate(), 2 * settings.batch
+    order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if model.packs else 2) * settings.batch
     for first in range(0, len(order), size):
         part = order[first : first + size]
         how = {"ends": sorted(ends(encoder)), "new_tokens": settings.new_tokens}

@@ -155,7 +155,7 @@ class Evaluation:
     new_tokens: int = 64
     """Longest greedy answer in tokens, at least 1."""
     batch: int = 32
-    """Rows in one forward, at least 1; twice as many are answered at a time."""
+    """Rows in one forward, at least 1; twice as many are answered at a time, on CPU four times as many."""
     rows: int = 200
     """Most rows of a set that are asked, spread evenly over it, at least 1."""
     precision: Precision = "fp32"

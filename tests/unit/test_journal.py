@@ -15,7 +15,7 @@ from deleatur.journal import Journal, clear
 from deleatur.records import record
 from deleatur.settings import Evaluation
 
-SETTINGS = Evaluation(batch=2, new_tokens=3, grad_norm=True)
+SETTINGS = Evaluation(batch=1, new_tokens=3, grad_norm=True)
 
 
 class Killed(BaseException):
@@ -58,15 +58,15 @@ def asked(llama, plain, monkeypatch):
 
 
 def test_an_asking_goes_on_where_it_was_killed_and_gives_the_same_records(asked, path, forget_rows):
-    """Five rows, two at a time (four at a time when they answer) and one at a time for gradients: 3 + 5 + 2 batches."""
+    """Five rows one at a time, four at a time when they answer: 5 + 5 (gradients) + 2 batches."""
     rows = forget_rows[:5]
     alone, all_of_them = asked(rows, Journal())
-    assert all_of_them == [3, 5, 2]
-    for killed_after in range(10):
+    assert all_of_them == [5, 5, 2]
+    for killed_after in range(12):
         assert asked(rows, Journal(path), killed_after)[0] is None
         again, left = asked(rows, Journal(path))
         assert again == alone
-        assert sum(left) == 10 - killed_after
+        assert sum(left) == 12 - killed_after
         assert asked(rows, Journal(path)) == (alone, [0, 0, 0])
         clear(path)
         assert list(path.parent.iterdir()) == []
@@ -78,18 +78,18 @@ def test_a_torn_line_is_cut_off(asked, path, forget_rows):
     for size in (len(whole) - 1, len(whole) // 2, 1):
         kept.write_bytes(whole[:size])
         again, left = asked(forget_rows[:5], Journal(path))
-        assert (again, sum(left)) == (alone, 10 - whole[:size].count(b"\n"))
+        assert (again, sum(left)) == (alone, 12 - whole[:size].count(b"\n"))
         assert kept.read_bytes() == whole
     kept.write_bytes(whole[:20] + b"\n" + whole)
-    assert asked(forget_rows[:5], Journal(path)) == (alone, [3, 5, 2])
+    assert asked(forget_rows[:5], Journal(path)) == (alone, [5, 5, 2])
     assert kept.read_bytes() == whole
 
 
 def test_a_journal_of_other_rows_or_terms_is_not_used(asked, path, forget_rows):
     asked(forget_rows[:5], Journal(path, ("these weights", 1)))
     other, _ = asked(forget_rows[5:10], Journal())
-    assert asked(forget_rows[5:10], Journal(path, ("these weights", 1))) == (other, [3, 5, 2])
-    assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [3, 5, 2])
+    assert asked(forget_rows[5:10], Journal(path, ("these weights", 1))) == (other, [5, 5, 2])
+    assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [5, 5, 2])
     assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [0, 0, 0])
 
 

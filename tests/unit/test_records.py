@@ -199,10 +199,10 @@ class TestGeneration:
     def test_whoever_watches_hears_how_fast_it_goes(self, llama, plain, forget_rows):
         """Each pass reports rows done, all rows, and tokens a second; it ends with all rows done."""
         heard = []
-        ask(llama, plain, {"x": forget_rows[:5]}, batch=2, progress=lambda *said: heard.append(said))
+        ask(llama, plain, {"x": forget_rows[:5]}, batch=1, progress=lambda *said: heard.append(said))
         for what in ("likelihood", "generation"):
             said = [h for h in heard if h[0] == what]
-            assert [h[1] for h in said] == ([2, 4, 5] if what == "likelihood" else [4, 5])
+            assert [h[1] for h in said] == ([1, 2, 3, 4, 5] if what == "likelihood" else [4, 5])
             assert all(h[2] == 5 and re.fullmatch(r"[1-9]\d* tokens/s", h[3]) for h in said)
 
     def test_a_plain_text_is_asked_nothing(self, llama, plain, monkeypatch):
