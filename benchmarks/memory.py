@@ -9,12 +9,12 @@ F with H query and K key-value heads of width d, n tokens in one forward:
     activations  n·L·layer, checkpointed n·(L·s·D + layer), and 2·s·n·D around them, where per token
                  layer = 2·(4 + s)·D + 2·s·D (norms, what goes into the projections) + 4·s·F + attention,
                  attention = 4·(H·d + 2·K·d + H·row) + s·H·d on CPU, 2·s·(H + K)·d in a fused kernel
-    logits       (2·s + 8, 12 in fp32) for min(scored·V, 2²⁶) entries: logits, fp32 copy, their softmax, its gradient
+    logits       2·s for min(scored·V, 2²⁶) entries: logits and their gradient; on a GPU 8 more, two copies in fp32
     FSDP2        all but activations and logits over the devices; and whole: head, embedding, two layers, a gradient
     asked later  s·P, also after NF4: what is saved is what is asked (with --evaluation.precision bf16; 4·P in fp32)
 
 A CUDA context (about .5 GB) and the allocator's gaps come on top: a cell fits if it leaves 15 % of
-the device, since a small model held .20 to .27 GB more than is computed (docs/scale.md).
+the device, since a small model held .18 to .30 GB more than is computed (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def training(m: Shape, way: Way, *, tokens: int, scored: int, row: int, devices:
     held = s * (m.weights + more) - (s - NF4 if way.bits else 0) * m.L * m.layer
     held += (8 + (4 if s == 2 else 0)) * trained
     attention = 2 * s * (m.H + m.K) * m.d if fused else 4 * (m.H * m.d + 2 * m.K * m.d + m.H * row) + s * m.H * m.d
-    layer = 2 * (4 + s) * m.D + 2 * s * m.D + 4 * s * m.F + attention
+    layer = 2 * s * (m.D + m.F) + attention
     active = tokens * (m.L * s * m.D + layer if way.checkpointing else m.L * layer) + 2 * s * tokens * m.D
-    active += (12 if s == 4 else 2 * s + 8) * min(scored * m.V, ENTRIES)
+    active += (2 * s + (8 if fused else 0)) * min(scored * m.V, ENTRIES)
     active += s * max(a * b for a, b in m.matrices) if way.bits else 0  # one matrix at a time is unpacked
     whole = s * (m.head + 3 * m.layer) if devices > 1 else 0
     return held / devices + max(active + whole, 4 * trained / devices + whole)
