@@ -30,10 +30,10 @@ from transformers import GenerationConfig, PreTrainedModel
 from deleatur.data.batches import evenly
 from deleatur.data.encode import make_encoder
 from deleatur.data.suites import read_suite
-from deleatur.forward import TokenModel
-from deleatur.generate import greedy
-from deleatur.model import DTYPES, exact_matmul, load
-from deleatur.records import ends, likelihood_pass, other_answers
+from deleatur.evaluation.predictions import ends, likelihood_pass, other_answers
+from deleatur.modeling.generation import greedy
+from deleatur.modeling.loading import DTYPES, exact_matmul, load
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data
 from deleatur.types import Encoded
 

@@ -26,18 +26,19 @@ from step import LR, model, rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from deleatur.checkpoint import Checkpoints
 from deleatur.data.batches import collate
 from deleatur.data.encode import make_encoder
-from deleatur.folder import write_records
-from deleatur.forward import TokenModel
-from deleatur.guard import EVERYDAY, Warden
+from deleatur.evaluation.predictions import likelihood_pass, recorded
 from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
-from deleatur.model import DTYPES, exact_matmul, save
-from deleatur.records import likelihood_pass, recorded
+from deleatur.modeling.loading import DTYPES, exact_matmul, save
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Step
+from deleatur.run_folder.writer import write_records
 from deleatur.settings import Data, Guard, Keep, Precision, Train
-from deleatur.train import Step, fit
+from deleatur.training.checkpoint import Checkpoints
+from deleatur.training.loop import fit
+from deleatur.training.monitor import EVERYDAY, Warden
 from deleatur.types import Reference
 
 WARM = 2  # steps that are not counted

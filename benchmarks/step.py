@@ -28,16 +28,17 @@ from accelerate import Accelerator
 from naive import NaiveStep
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import collate
-from deleatur.forward import TokenModel
 from deleatur.importance import Learned, Uniform
+from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import NPO, GradientDifference
-from deleatur.memory import peak_memory
-from deleatur.model import DTYPES, add_adapters, checkpoint_activations, exact_matmul
-from deleatur.reference import make_reference
+from deleatur.modeling.loading import DTYPES, add_adapters, checkpoint_activations, exact_matmul
+from deleatur.modeling.reference import make_reference
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Step
 from deleatur.settings import Lora, Train
-from deleatur.train import Step, fit
+from deleatur.training.loop import fit
+from deleatur.training.memory import peak_memory
 from deleatur.types import Batch, Encoded, Example
 
 SHAPES = {

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import tyro
 
 from deleatur.data.tofu import suite
-from deleatur.judges.cosine import cosine
-from deleatur.metrics.membership import auc
-from deleatur.metrics.revealed import revealed
-from deleatur.metrics.rouge import rouge_l
+from deleatur.evaluation.judges.cosine import cosine
+from deleatur.evaluation.metrics.membership import auc
+from deleatur.evaluation.metrics.revealed import revealed
+from deleatur.evaluation.metrics.rouge import rouge_l
 from deleatur.settings import Data, Judge
 from deleatur.types import Example, Record
 

@@ -16,17 +16,18 @@ from typing import Any
 
 import tyro
 
-from deleatur.console import watch
+from deleatur.cli.console import watch
+from deleatur.commands.demo import BUDGET, told_model, write_world
+from deleatur.commands.inputs import before_training, encode_sets, rows_suite
+from deleatur.commands.unlearn import unlearn
+from deleatur.config.recipes import RECIPES
 from deleatur.data.rows import read_rows
 from deleatur.data.world import make_world
-from deleatur.demo import BUDGET, told_model, write_world
 from deleatur.errors import Diverged
-from deleatur.evidence import Progress, before_training, encode_sets, rows_suite
-from deleatur.forward import TokenModel
 from deleatur.importance import SULLM, Learned
-from deleatur.model import load
-from deleatur.recipes import RECIPES
-from deleatur.run import unlearn
+from deleatur.modeling.loading import load
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress
 from deleatur.settings import Data, Evaluation
 
 

@@ -16,20 +16,21 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from deleatur.console import watch
+from deleatur.cli.console import watch
+from deleatur.commands.demo import BUDGET, told_model, write_world
+from deleatur.commands.inputs import encode_sets
+from deleatur.config.recipes import RECIPES
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.data.world import make_world
-from deleatur.demo import BUDGET, told_model, write_world
-from deleatur.evidence import Progress, encode_sets
-from deleatur.forward import TokenModel
+from deleatur.evaluation.metrics.agreement import agreement
+from deleatur.evaluation.predictions import likelihood_pass, recorded
 from deleatur.importance import Contrast, Learned
-from deleatur.method import alternate, state_of
-from deleatur.metrics.agreement import agreement
-from deleatur.model import exact_matmul, load
-from deleatur.recipes import RECIPES
-from deleatur.records import likelihood_pass, recorded
+from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress
 from deleatur.settings import Data
+from deleatur.training.setup import alternate, state_of
 
 BASE = Learned(budget=BUDGET)
 VARIANTS = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import tyro
 
-from deleatur.console import watch
+from deleatur.cli.console import watch
+from deleatur.commands.demo import told_model
 from deleatur.data.suites import read_suite
-from deleatur.demo import told_model
 from deleatur.settings import Data
 
 

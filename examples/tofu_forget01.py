@@ -13,12 +13,12 @@ from pathlib import Path
 
 import tyro
 
-from deleatur.config import Run
-from deleatur.console import print_results, watch
+from deleatur.cli.console import print_results, watch
+from deleatur.commands.demo import row_of, told_model
+from deleatur.commands.unlearn import execute
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import Run
 from deleatur.data.rows import read_rows
-from deleatur.demo import row_of, told_model
-from deleatur.recipes import RECIPES
-from deleatur.run import execute
 from deleatur.settings import Data, Evaluation
 from deleatur.types import Example, Span
 

@@ -33,9 +33,9 @@ import deleatur.data.rows  # unchecked: this door is there to be given wrong typ
 
 jaxtyping.install_import_hook(*HOOKED)
 typing.TYPE_CHECKING = True  # losses and importances name their types for a checker only, so that --help is quick
-import deleatur.exchange
 import deleatur.importance
-import deleatur.losses  # noqa: F401
+import deleatur.losses
+import deleatur.report.interop  # noqa: F401
 
 typing.TYPE_CHECKING = False
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deleatur.run import forget
+    from deleatur.commands.unlearn import forget
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "forget"]
@@ -11,7 +11,7 @@ __all__ = ["__version__", "forget"]
 
 def __getattr__(name: str) -> object:
     if name == "forget":  # on first use, since it brings torch
-        from deleatur.run import forget
+        from deleatur.commands.unlearn import forget
 
         return forget
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,7 +53,8 @@ class Suite:
 
     `asked` names the sets that evaluations ask, "forget" always among them; FQ reads `score`, a row's metric, on the sets
     `gone`, RD on the sets `kept`; tuning maximises `objective`, another, on kept minus gone sets; `whole` names figures
-    that need several sets (`deleatur.metrics.WHOLES`). A suite that is only asked has no rows to forget: `gone` is empty.
+    that need several sets (`deleatur.evaluation.metrics.WHOLES`). A suite that is only asked has no rows to forget: `gone`
+    is empty.
     """
 
     name: str

@@ -31,10 +31,10 @@ def unchecked() -> Iterator[None]:
 
 
 with unchecked():
-    from deleatur.cli import main
+    from deleatur.cli.main import main
 
+from deleatur.commands.demo import write_world  # noqa: E402
 from deleatur.data.world import World, make_world  # noqa: E402
-from deleatur.demo import write_world  # noqa: E402
 
 torch.set_num_threads(1)
 QUICK = ("--train.epochs", "2", "--train.batch", "4", "--train.lr", "1e-3", "--evaluation.new-tokens", "8")

@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from train_in_two import SCENARIOS, train
 
-from deleatur import console, forward
-from deleatur.cli import main
-from deleatur.evidence import Progress
+from deleatur.cli import console
+from deleatur.cli.main import main
+from deleatur.modeling import token_model as forward
+from deleatur.progress import Progress
 
 ENGINES = {
     "copies": {},

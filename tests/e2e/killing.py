@@ -151,7 +151,7 @@ def be_killed(folder: Path, at: int | None, telling: int, fault: int | None) -> 
 
 def carry_out(args: Sequence[str], log: Path) -> int:
     """The command itself; what it says goes to a file."""
-    from deleatur.cli import main
+    from deleatur.cli.main import main
 
     with log.open("a", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
         try:
@@ -171,11 +171,11 @@ def import_all() -> None:
     import transformers.modeling_utils
     import transformers.models.llama.modeling_llama
 
-    import deleatur.bench
-    import deleatur.cli
-    import deleatur.console
-    import deleatur.examine
-    import deleatur.tune
+    import deleatur.cli.console
+    import deleatur.cli.main
+    import deleatur.commands.bench
+    import deleatur.commands.evaluation
+    import deleatur.commands.tuning
 
     assert matplotlib.figure
     torch.set_num_threads(1)
@@ -187,18 +187,20 @@ def import_all() -> None:
 
         return saved
 
-    modules = deleatur.checkpoint, deleatur.folder  # pyright: ignore
+    modules = deleatur.training.checkpoint, deleatur.run_folder.writer  # pyright: ignore
     for module, name in [*((m, "save_file") for m in modules), (transformers.modeling_utils, "safe_save_file")]:
         setattr(module, name, telling(getattr(module, name)))
-    value_of = deleatur.bench.Workbench.value_of
+    value_of = deleatur.commands.bench.Workbench.value_of
 
-    def once(bench: deleatur.bench.Workbench, run: Any, method: str) -> float:
+    def once(bench: deleatur.commands.bench.Workbench, run: Any, method: str) -> float:
         lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
-        if any(line.endswith("}") and json.loads(line)["values"] == deleatur.tune.values_of(run) for line in lines):
+        if any(
+            line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run) for line in lines
+        ):
             bench.out.with_suffix(".twice").touch()
         return value_of(bench, run, method)
 
-    deleatur.bench.Workbench.value_of = once
+    deleatur.commands.bench.Workbench.value_of = once
 
 
 def main(plan: dict[str, Any]) -> dict[str, Any]:

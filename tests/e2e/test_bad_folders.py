@@ -19,7 +19,7 @@ from killing import FEW, whole_evaluation
 from safetensors.torch import save
 from torch import zeros
 
-from deleatur.evidence import Progress
+from deleatur.progress import Progress
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -152,7 +152,7 @@ def test_two_runs_do_not_share_a_folder(home, tmp_path, call, monkeypatch):
             heard.extend(call(*args) for args in (home.forget("run"), ("forget", "run", "--resume")))
 
     with monkeypatch.context() as patch:
-        patch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(step=meanwhile)))
+        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(step=meanwhile)))
         assert call(*home.forget("run")).code == 0
     assert [said.code for said in heard] == [2, 2]
     assert "run exists; give --out a new folder" in heard[0].err
@@ -168,7 +168,7 @@ def test_of_two_runs_that_begin_at_once_one_is_refused(home, tmp_path, call, mon
         out.mkdir()
         (out / "run.yaml").touch()
 
-    monkeypatch.setattr("deleatur.run.require_space", quicker)
+    monkeypatch.setattr("deleatur.commands.unlearn.require_space", quicker)
     said = call(*home.forget("run"))
     assert (said.code, said.err.splitlines()[-1]) == (2, "deleatur: run exists; give --out a new folder")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.yaml"]

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCau
 
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.errors import DeleaturError
-from deleatur.model import load
+from deleatur.modeling.gguf import plan_gguf, write_gguf
+from deleatur.modeling.loading import load
 from deleatur.settings import Data
-from deleatur.to_gguf import plan_gguf, write_gguf
 
 MANY = settings.default.max_examples
 

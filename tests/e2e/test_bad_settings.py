@@ -8,10 +8,10 @@ import re
 import pytest
 import yaml
 
-from deleatur.config import from_yaml, to_dict
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import from_yaml, to_dict
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
-from deleatur.recipes import RECIPES
 from deleatur.settings import Data, Evaluation, Judge, Lora, Train
 
 OUTSIDE = {  # every number of a run → what it must not be

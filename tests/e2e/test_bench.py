@@ -27,7 +27,7 @@ def results(folder):
 
 def test_every_method_gets_its_trials_and_every_seed_a_run(bench, tmp_path, monkeypatch):
     """All on one model that is loaded once; whoever watches hears how long the rest will take, after the first trial."""
-    import deleatur.bench as module
+    import deleatur.commands.bench as module
 
     load, loaded = module.load, []
     monkeypatch.setattr(module, "load", lambda *a, **m: loaded.append(a) or load(*a, **m))
@@ -66,7 +66,7 @@ def test_each_run_starts_from_the_same_model(bench, tmp_path):
 
 
 def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, monkeypatch):
-    import deleatur.bench as module
+    import deleatur.commands.bench as module
 
     ran = []
     change, unlearn = module.change, module.unlearn
@@ -100,7 +100,7 @@ def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, mo
 @pytest.mark.parametrize("objective", ["probability", "uq"])
 def test_trials_maximise_what_was_asked_for(bench, tmp_path, monkeypatch, objective):
     """The run of the bench's own seed repeats the best trial, so its results say what that trial was worth."""
-    import deleatur.bench as module
+    import deleatur.commands.bench as module
 
     suite_of = module.suite_of
     monkeypatch.setattr(module, "suite_of", lambda run: replace(suite_of(run), score="probability"))  # nothing is revealed

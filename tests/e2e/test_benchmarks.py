@@ -9,7 +9,7 @@ import shlex
 import pytest
 from test_readme import blocks, commands
 
-from deleatur.metrics.table import RETRAINED
+from deleatur.evaluation.metrics.table import RETRAINED
 
 QUICK = ("--train.epochs", "1", "--train.batch", "4", "--evaluation.new-tokens", "4")
 

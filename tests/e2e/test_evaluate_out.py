@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import pytest
 from killing import BY_ONE, whole_evaluation
 
-from deleatur.config import from_question
-from deleatur.evidence import Progress
+from deleatur.config.run_config import from_question
+from deleatur.progress import Progress
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_finished_one_is_shown_again_and_no_model_is_asked(command, call, monk
     first, table = call(*command("eval", "--json")), call(*command("other")).out
     before = whole_evaluation(tmp_path / "eval")
     (tmp_path / "eval" / ".lock").touch()  # of one killed at its very end
-    monkeypatch.setattr("deleatur.examine.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("deleatur.commands.evaluation.load", lambda *_, **__: pytest.fail("a model was loaded"))
     assert call("evaluate", "eval", "--resume", "--json").out == first.out
     assert call("evaluate", "--resume", "eval/").out == table
     assert whole_evaluation(tmp_path / "eval") == before
@@ -57,7 +57,7 @@ def test_a_signal_says_how_to_go_on_and_what_was_answered_is_kept(number, code, 
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(asked=asked)))
+        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(asked=asked)))
         said = call(*command("eval"))
         assert (said.code, said.out) == (code, "")
         assert said.err.splitlines()[-1].endswith("; go on with: deleatur evaluate eval --resume")
@@ -70,7 +70,7 @@ def test_a_signal_says_how_to_go_on_and_what_was_answered_is_kept(number, code, 
 
 def test_verdicts_are_kept_in_the_folder(command, call, monkeypatch, tmp_path):
     """The judge is given the folder as the place of its cache."""
-    from deleatur import evidence
+    from deleatur.commands import inputs as evidence
 
     told, real = [], evidence.make_judge
     monkeypatch.setattr(evidence, "make_judge", lambda settings, folder: told.append(folder) or real(settings, None))

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from deleatur.model import load
+from deleatur.modeling.loading import load
 
 
 def nll(model, tokenizer, texts: list[str]) -> list[float]:
@@ -28,7 +28,7 @@ def front_matter(card: str) -> dict:
 
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
-    from deleatur.cli import main
+    from deleatur.cli.main import main
 
     dest = tmp_path_factory.mktemp("export") / "model"
     main(["export", str(finished), str(dest), "--gguf"])
@@ -100,7 +100,7 @@ def test_rows_are_named_when_that_is_allowed(finished, home, call, tmp_path):
     ],
 )
 def test_the_licence_is_read_from_the_base_models_card(head, licence, tmp_path):
-    from deleatur.export import licence_of
+    from deleatur.commands.export import licence_of
 
     (tmp_path / "README.md").write_text(head, encoding="utf-8")
     assert licence_of(str(tmp_path)) == licence
@@ -112,7 +112,7 @@ def test_an_export_is_whole_or_not_there(finished, tmp_path, refused, call, monk
     assert "full exists" in refused("export", finished, "full")
     assert "owner/name" in refused("export", finished, "new", "--push", "../name")
     assert "results.json" in refused("export", tmp_path / "full", "new")
-    monkeypatch.setattr("deleatur.export.save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("deleatur.commands.export.save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     said = call("export", finished, "new")
     assert (said.code, said.err.splitlines()[-1][:34]) == (2, "deleatur: new cannot be written (d")
     assert [p.name for p in tmp_path.iterdir()] == ["full"]

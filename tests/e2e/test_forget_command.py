@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deleatur.config import from_yaml, to_dict
-from deleatur.evaluate import mean
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import from_yaml, to_dict
+from deleatur.evaluation.aggregate import mean
+from deleatur.evaluation.metrics import METRICS
 from deleatur.importance import Learned
-from deleatur.metrics import METRICS
-from deleatur.recipes import RECIPES
 from deleatur.settings import Evaluation, Train
 from deleatur.types import Record, Span
 

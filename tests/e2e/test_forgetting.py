@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from deleatur.data.batches import told
 from deleatur.data.encode import encode_all, make_encoder
-from deleatur.forward import TokenModel
 from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Train
-from deleatur.train import fit
+from deleatur.training.loop import fit
 from deleatur.types import Reference
 
 EPOCHS = 80

@@ -10,10 +10,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import deleatur
-from deleatur.atwu import Scorer
-from deleatur.config import from_yaml
+from deleatur.config.run_config import from_yaml
 from deleatur.errors import ConfigError, DataError, ModelError
-from deleatur.evidence import Progress
+from deleatur.importance.atwu import Scorer
+from deleatur.progress import Progress
 from deleatur.settings import Evaluation, Lora, Train
 
 QUICK = {"train": Train(epochs=2, batch=4, lr=1e-3), "evaluation": Evaluation(new_tokens=4)}

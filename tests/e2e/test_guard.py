@@ -11,7 +11,7 @@ import torch
 from test_resume import killed, stopped_at
 from transformers import AutoModelForCausalLM
 
-from deleatur.checkpoint import Checkpoints
+from deleatur.training.checkpoint import Checkpoints
 
 LONG = (
     "--train.epochs",

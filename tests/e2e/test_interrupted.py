@@ -13,9 +13,9 @@ from contextlib import nullcontext
 import pytest
 from killing import whole
 
+from deleatur.commands.demo import told_model
 from deleatur.data.world import make_world
-from deleatur.demo import told_model
-from deleatur.evidence import Progress
+from deleatur.progress import Progress
 
 LINE = "deleatur: interrupted; go on with: deleatur forget run --resume"
 
@@ -24,7 +24,7 @@ def test_an_interrupt_during_a_step_ends_the_run_in_one_line(home, tmp_path, cal
     def interrupt(step, steps):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(step=interrupt)))
+    monkeypatch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(step=interrupt)))
     said = call(*home.forget("run"))
     assert (said.code, said.out, said.err) == (130, "", f"{LINE}\n")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.yaml", "data.json", "records", "steps.jsonl"}
@@ -45,13 +45,13 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(asked=asked)))
+        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(asked=asked)))
         said = call(*home.forget("run", "--keep.every", "1"))
     assert (said.code, said.out) == (code, "")
     assert said.err == f"deleatur: {word}; go on with: deleatur forget run --resume\n"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "deleatur.console.watch", lambda: nullcontext(Progress(step=lambda step, steps: done.append(step.step)))
+            "deleatur.cli.console.watch", lambda: nullcontext(Progress(step=lambda step, steps: done.append(step.step)))
         )
         assert call("forget", "run", "--resume").code == 0
     assert done == ([] if trained else [1, 2, 3, 4])
@@ -68,7 +68,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
         if done == [1, 2]:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(step=heard)))
+    monkeypatch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(step=heard)))
     said = call("demo", "--model", home.model, "--people", 3, "--forgotten", 1, "--told-epochs", 2)
     line = "deleatur: interrupted after step 2, which is kept; go on with: the same command\n"
     assert (said.code, said.out, said.err) == (75, "", line)
@@ -82,7 +82,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home, call, monkeypatch):
     monkeypatch.setattr(
-        "deleatur.console.watch", lambda: nullcontext(Progress(step=lambda *_: os.kill(os.getpid(), number)))
+        "deleatur.cli.console.watch", lambda: nullcontext(Progress(step=lambda *_: os.kill(os.getpid(), number)))
     )
     said = call("bench", "--model", home.model, *home.rows, "--methods", "graddiff", "--trials", 2, "--seeds", 0)
     assert (said.code, said.out) == (code, "")
@@ -93,7 +93,7 @@ def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home,
 def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, finished, call, monkeypatch):
     """It writes nothing, so there is nothing to go on from."""
     monkeypatch.setattr(
-        "deleatur.console.watch", lambda: nullcontext(Progress(asked=lambda *_: os.kill(os.getpid(), number)))
+        "deleatur.cli.console.watch", lambda: nullcontext(Progress(asked=lambda *_: os.kill(os.getpid(), number)))
     )
     said = call("evaluate", finished)
     assert (said.code, said.out) == (code, "")
@@ -103,7 +103,7 @@ def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, fi
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
     command = home.forget("run", "--train.epochs", "5000", "--evaluation.rows", "1")
     process = subprocess.Popen(
-        [sys.executable, "-c", "from deleatur.cli import main; main()", *command],
+        [sys.executable, "-c", "from deleatur.cli.main import main; main()", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,

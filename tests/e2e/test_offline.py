@@ -28,7 +28,7 @@ def listen(event, args):
         written.add(os.path.abspath(args[0]))
 written = set()
 sys.addaudithook(listen)
-from deleatur.cli import main
+from deleatur.cli.main import main
 for command in json.loads(sys.argv[1]):
     main(command)
 print(json.dumps({"written": sorted(written), "env": dict(os.environ)}))

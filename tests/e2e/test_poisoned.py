@@ -12,7 +12,7 @@ import pytest
 from killing import FEW
 from transformers import AutoConfig
 
-from deleatur.model import load
+from deleatur.modeling.loading import load
 
 
 class Poison:
@@ -160,8 +160,8 @@ def test_pickled_rows_are_refused(tmp_path, poison, home, refused):
 @pytest.mark.parametrize("source", ["..", "rows/..", "./..", "/"])
 def test_a_run_without_a_name_of_its_own_never_lands_in_a_folder_above(source, home, tmp_path, monkeypatch):
     """A default folder is named after the forget rows; `..` would be the folder that all runs are in, or the one above."""
-    from deleatur.config import Run
-    from deleatur.folder import free_folder
+    from deleatur.config.run_config import Run
+    from deleatur.run_folder.writer import free_folder
 
     monkeypatch.chdir(tmp_path)
     assert free_folder(Run(model="m", forget=source, retain="r")) == Path("runs/run")

@@ -139,7 +139,7 @@ def _read(out: Path) -> list[dict]:
 @pytest.fixture(scope="session")
 def alone(home, tmp_path_factory) -> dict[str, Path]:
     """The runs in this one process."""
-    from deleatur.cli import main
+    from deleatur.cli.main import main
 
     base = tmp_path_factory.mktemp("alone")
     for name, options in RUNS.items():

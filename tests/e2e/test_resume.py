@@ -11,8 +11,8 @@ import pytest
 import torch
 from killing import whole
 
-from deleatur.checkpoint import Checkpoints
-from deleatur.evidence import Progress
+from deleatur.progress import Progress
+from deleatur.training.checkpoint import Checkpoints
 
 MORE = ("--train.epochs", "4", "--keep.every", "2", "--keep.newest", "2", "--evaluation.rows", "4")  # eight steps
 METHODS = {
@@ -34,7 +34,7 @@ def stopped_at(monkeypatch, step: int, stop) -> None:
         if made.step == step:
             stop()
 
-    monkeypatch.setattr("deleatur.console.watch", lambda: nullcontext(Progress(step=heard)))
+    monkeypatch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(step=heard)))
 
 
 def killed() -> None:
@@ -75,7 +75,7 @@ def test_a_kill_inside_a_save_leaves_the_one_before(home, call, tmp_path, monkey
         made = Checkpoints.save
 
         def save(self, step, state):
-            patch.setattr("deleatur.checkpoint._flush", lambda path: killed() if step == 4 else None)
+            patch.setattr("deleatur.io.atomic.flush", lambda path: killed() if step == 4 else None)
             made(self, step, state)
 
         patch.setattr(Checkpoints, "save", save)

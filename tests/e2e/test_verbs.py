@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from deleatur.recipes import RECIPES
+from deleatur.config.recipes import RECIPES
 
 VERBS = ("forget", "evaluate", "score", "report", "export", "demo", "methods")
-TIMED = "import sys; from deleatur.cli import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+TIMED = "import sys; from deleatur.cli.main import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
 
 
 def test_json_puts_results_alone_on_stdout(home, tmp_path, call):
@@ -91,7 +91,7 @@ def test_evaluate_prints_a_table_and_writes_nothing(finished, tmp_path, call):
 
 
 def test_score_shows_the_runs_answers_and_runs_no_model(finished, home, call, monkeypatch):
-    monkeypatch.setattr("deleatur.examine.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("deleatur.commands.evaluation.load", lambda *_, **__: pytest.fail("a model was loaded"))
     said = call("score", finished, "--limit", "3")
     shown = [e.answer in said.out.replace("\n", " ").replace("  ", " ") for e in home.world.forget]
     assert shown == [True, True, True, False, False, False]

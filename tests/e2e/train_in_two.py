@@ -8,15 +8,15 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import windows
-from deleatur.forward import TokenModel
+from deleatur.distributed.processes import lay_out, whole
 from deleatur.importance import Learned
+from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import CEU, DPO, NPO, GradientDifference
-from deleatur.processes import lay_out, whole
-from deleatur.reference import make_reference
+from deleatur.modeling.reference import make_reference
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Train
-from deleatur.train import fit, needs
+from deleatur.training.loop import fit, needs
 from deleatur.types import Encoded, Example
 
 SCENARIOS = {  # forget rows, batch, accumulate, forget loss, objective, what holds retain rows

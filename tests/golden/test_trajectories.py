@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from golden.trajectories import STEPS, TOLERANCE, read, residuals, trajectory
 
-from deleatur.recipes import RECIPES
+from deleatur.config.recipes import RECIPES
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -23,16 +23,16 @@ from accelerate import Accelerator
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from deleatur.config.recipes import RECIPES
 from deleatur.data.batches import told
 from deleatur.data.encode import Encoder, encode_all, make_encoder
 from deleatur.data.world import make_world
-from deleatur.forward import TokenModel
 from deleatur.importance import SULLM, Uniform
 from deleatur.losses import RMU, GradientDifference
-from deleatur.method import alternate
-from deleatur.recipes import RECIPES
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Evaluation, Train
-from deleatur.train import fit
+from deleatur.training.loop import fit
+from deleatur.training.setup import alternate
 from deleatur.types import Reference
 
 HERE = Path(__file__).parent

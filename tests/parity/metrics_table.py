@@ -20,9 +20,9 @@ from scipy.stats import hmean
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, one_hot
 
-from deleatur.linear_nll import token_statistics
-from deleatur.metrics import METRICS, WHOLES
-from deleatur.metrics.table import Evidence
+from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics.table import Evidence
+from deleatur.modeling.chunked_nll import token_statistics
 from deleatur.types import Record
 
 V = 37
@@ -93,7 +93,7 @@ def cases() -> tuple[Case, ...]:
 
 @cache
 def record_of(case: Case, name: str = "row") -> Record:
-    """As `deleatur.records` makes it."""
+    """As `deleatur.evaluation.predictions` makes it."""
 
     def said(a: Answer):
         scored = a.labels[1:] != -100

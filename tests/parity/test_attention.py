@@ -8,8 +8,8 @@ import transformers
 from test_families import SMALL, make
 from torch.nn.functional import scaled_dot_product_attention
 
-from deleatur.attention import SHORT, Pack, attend_through, packed, packed_attention, share
-from deleatur.forward import TokenModel
+from deleatur.modeling.packed_attention import SHORT, Pack, attend_through, packed, packed_attention, share
+from deleatur.modeling.token_model import TokenModel
 
 WIDTH = 8
 LENGTHS = [(1,), (257,), (5, 5, 5), (1, 257, 2, 256, 1), (1, 1), (300, 3)]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import collate
-from deleatur.forward import TokenModel
 from deleatur.importance import Contrast, Learned
-from deleatur.lessons import warm_up
+from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import GradientDifference
-from deleatur.reference import head_similarity
+from deleatur.modeling.reference import head_similarity
+from deleatur.modeling.token_model import TokenModel
+from deleatur.training.scorer_pretraining import warm_up
 from deleatur.types import Reference, Start
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from deleatur.data.batches import collate
 from deleatur.errors import ModelError
-from deleatur.forward import TokenModel
+from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
 
 SMALL = {

@@ -10,8 +10,8 @@ import transformers
 from test_families import make
 from test_sharing import LONG, QUESTIONS, text
 
-from deleatur.forward import TokenModel
-from deleatur.generate import greedy
+from deleatur.modeling.generation import greedy
+from deleatur.modeling.token_model import TokenModel
 
 PROMPTS = [*QUESTIONS, QUESTIONS[1], text(1), LONG, LONG[:255], text(2), QUESTIONS[2] + text(3)]
 

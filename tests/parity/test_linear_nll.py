@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from deleatur import linear_nll as module
-from deleatur.linear_nll import linear_nll, nll_of, token_statistics
+from deleatur.modeling import chunked_nll as module
+from deleatur.modeling.chunked_nll import linear_nll, nll_of, token_statistics
 
 SHAPES = [(1, 1024), (257, 64), (257, 256), (257, 257), (1024, 1024), (1025, 1024), (1025, 1000)]  # N, chunk
 WIDTH, VOCABULARY = 24, 401

@@ -24,10 +24,10 @@ from metrics_table import (
     whole_deviation,
 )
 
-from deleatur.metrics import METRICS, WHOLES
-from deleatur.metrics.memorisation import extraction_strength
-from deleatur.metrics.table import Evidence
-from deleatur.metrics.truth import wrong_over_right
+from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics.memorisation import extraction_strength
+from deleatur.evaluation.metrics.table import Evidence
+from deleatur.evaluation.metrics.truth import wrong_over_right
 
 CLOSE = 1e-4
 

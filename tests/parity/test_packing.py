@@ -11,8 +11,8 @@ import transformers
 from test_families import FAMILIES, SMALL, make, rows
 
 from deleatur.data.batches import collate
-from deleatur.forward import TokenModel
-from deleatur.model import add_adapters, checkpoint_activations
+from deleatur.modeling.loading import add_adapters, checkpoint_activations
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
 from deleatur.types import Encoded, Example
 

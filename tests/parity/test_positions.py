@@ -12,12 +12,12 @@ from test_packing import EVERYTHING, LENGTHS, batch, gradients, padded
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from deleatur.attention import attend_through
+from deleatur.commands.inputs import precision_of
 from deleatur.data.batches import collate
-from deleatur.evidence import precision_of
-from deleatur.forward import TokenModel, _texts
-from deleatur.generate import greedy
-from deleatur.model import checkpoint_activations
+from deleatur.modeling.generation import greedy
+from deleatur.modeling.loading import checkpoint_activations
+from deleatur.modeling.packed_attention import attend_through
+from deleatur.modeling.token_model import TokenModel, _texts
 from deleatur.settings import Evaluation
 
 

@@ -9,10 +9,10 @@ import torch
 from test_families import make
 from test_packing import EVERYTHING, gradients, padded
 
-from deleatur.attention import share
 from deleatur.data.batches import collate
-from deleatur.forward import TokenModel
-from deleatur.model import checkpoint_activations
+from deleatur.modeling.loading import checkpoint_activations
+from deleatur.modeling.packed_attention import share
+from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
 
 rng = random.Random(3)

@@ -13,9 +13,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from deleatur.data.batches import collate
 from deleatur.data.world import World
-from deleatur.forward import TokenModel
 from deleatur.losses import DPO
-from deleatur.reference import make_reference
+from deleatur.modeling.reference import make_reference
+from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
 
 trl = pytest.importorskip("trl", minversion="1.16")

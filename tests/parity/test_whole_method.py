@@ -7,13 +7,13 @@ import torch
 from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 
-from deleatur.atwu import LearnedImportance
 from deleatur.data.batches import windows
-from deleatur.forward import TokenModel
 from deleatur.importance import Learned
+from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import GradientDifference
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Train
-from deleatur.train import fit
+from deleatur.training.loop import fit
 from deleatur.types import Encoded, Reference
 
 BETA, EVERY, SCORER_RATE = 3.0, 2, 0.5

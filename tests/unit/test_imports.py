@@ -28,7 +28,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     program = """
 import contextlib, io, sys
 import deleatur
-from deleatur.cli import main
+from deleatur.cli.main import main
 for verb in ("forget", "evaluate", "score", "report", "demo"):
     heard = io.StringIO()
     try:

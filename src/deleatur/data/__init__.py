@@ -1,1 +1,1 @@
-"""From files to batches."""
+"""From rows of any source to batches of tokens: readers, benchmarks, chat templates. Nothing here knows a model."""

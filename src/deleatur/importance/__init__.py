@@ -1,4 +1,7 @@
-"""How much each token matters: one value per scored token. Importing this does not import torch."""
+"""How much each token matters: one value per scored token, fixed, or learned by `atwu`.
+
+Importing this does not import torch. How tokens are pushed away belongs in `losses`.
+"""
 
 from deleatur.importance.confidence import WGA, SatImp
 from deleatur.importance.contrast import Contrast

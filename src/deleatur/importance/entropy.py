@@ -25,7 +25,7 @@ class ETW:
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         from torch import special
 
-        from deleatur.objective import asked, lengths, per_sequence
+        from deleatur.losses.reductions import asked, lengths, per_sequence
 
         entropy = special.entr(asked(tokens.logits).detach().float().softmax(-1)).sum(-1)
         scale = lengths(tokens) / per_sequence(entropy, tokens).clamp(min=1e-12)

@@ -1,4 +1,7 @@
-"""How a token is pushed away. Importing this does not import torch."""
+"""How a token is pushed away, and the sums that losses share.
+
+Importing this does not import torch. Which tokens matter belongs in `importance`.
+"""
 
 from deleatur.losses.ceu import CEU
 from deleatur.losses.dpo import DPO, AltPO

@@ -28,7 +28,7 @@ class CEU:
         require(self.skip >= 0, "loss.skip", self.skip, "0 or more")
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
-        from deleatur.objective import asked, places
+        from deleatur.losses.reductions import asked, places
 
         logits, own = asked(tokens.logits).float(), tokens.ids.unsqueeze(-1)
         target = logits.detach().scatter(1, own, float("-inf")).softmax(-1)

@@ -77,7 +77,7 @@ def _preference(
 ) -> Float[Tensor, ""]:
     from torch.nn.functional import logsigmoid
 
-    from deleatur.objective import asked, per_sequence, weighted_nll
+    from deleatur.losses.reductions import asked, per_sequence, weighted_nll
 
     instead = asked(tokens.preferred)
     lose = weighted_nll(tokens, importance) - per_sequence(reference.nll(tokens), tokens)

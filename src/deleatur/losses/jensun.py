@@ -44,7 +44,7 @@ class JensUn:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         import math
 
-        from deleatur.objective import asked, places
+        from deleatur.losses.reductions import asked, places
 
         logits = asked(tokens.logits).float()
         cycle = tokens.sequence.new_tensor(self.ids)[places(tokens) % len(self.ids)]

@@ -34,7 +34,7 @@ class NPO:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         from torch.nn.functional import logsigmoid
 
-        from deleatur.objective import per_sequence, weighted_nll
+        from deleatur.losses.reductions import per_sequence, weighted_nll
 
         margin = weighted_nll(tokens, importance) - per_sequence(reference.nll(tokens), tokens)
         return -2 / self.beta * logsigmoid(self.beta * margin).sum()

@@ -39,7 +39,7 @@ class RMU:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         import torch
 
-        from deleatur.objective import asked, squared_distance
+        from deleatur.losses.reductions import asked, squared_distance
 
         states = asked(tokens.layer)
         direction = torch.rand(states.shape[1], generator=torch.Generator().manual_seed(self.seed)).to(states.device)

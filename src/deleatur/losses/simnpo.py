@@ -40,7 +40,7 @@ class SimNPO:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         from torch.nn.functional import logsigmoid
 
-        from deleatur.objective import lengths, per_sequence
+        from deleatur.losses.reductions import lengths, per_sequence
 
         mean = per_sequence(self.scale * importance * tokens.nll, tokens) / lengths(tokens)
         return -2 / self.beta * logsigmoid(self.beta * mean - self.delta).sum()

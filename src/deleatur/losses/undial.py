@@ -28,7 +28,7 @@ class UNDIAL:
         require(self.beta >= 0, "loss.beta", self.beta, "0 or more")
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
-        from deleatur.objective import asked
+        from deleatur.losses.reductions import asked
 
         teacher, own = reference.logits(tokens).float(), tokens.ids.unsqueeze(-1)
         target = teacher.scatter_add(1, own, teacher.new_full(own.shape, -self.beta)).softmax(-1)

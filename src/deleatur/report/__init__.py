@@ -1,4 +1,7 @@
-"""What a run folder shows: rows for the terminal and one self-contained page. Reads files, never imports torch."""
+"""What a run folder shows: rows for the terminal, one self-contained page, other tools' formats.
+
+It reads files, measures nothing, and never imports torch.
+"""
 
 from deleatur.report.compare import Shown, gather
 from deleatur.report.compare_page import write_comparison

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from deleatur.report.read import Folder
 from deleatur.report.redact import place_last, redact_results
 from deleatur.report.tables import METRICS, metric_name, percent, rows_of, set_name, verdict
 from deleatur.report.words import flat, plain
+from deleatur.run_folder.schema import Folder
 
 LIMITS = (
     "The evidence is for these rows and these phrasings, with greedy answers. Another phrasing, sampling, a few steps of "

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from deleatur.errors import ConfigError
-from deleatur.report.read import read_results, read_steps
 from deleatur.report.words import flat, one_line, plain
+from deleatur.run_folder.schema import read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")

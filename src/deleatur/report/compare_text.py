@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deleatur.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics import METRICS, WHOLES
 from deleatur.report.compare import Shown, suite_of, unequal
 from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line

@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from deleatur.report.figures import charts
 from deleatur.report.heat import end_importance, heat_spans
-from deleatur.report.read import Folder, read_folder, require_no_links
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
 from deleatur.report.tables import METRICS, Row, lacking, rows_of, set_name, verdict, wholes_of
 from deleatur.report.words import cost, flat, grouped, plain
+from deleatur.run_folder.schema import Folder, read_folder, require_no_links
 
 MOST_HEAT_ROWS = 100
 RETAIN_SAMPLES = 10

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deleatur.report.read import Folder
+from deleatur.run_folder.schema import Folder
 
 BLOCK = "■■"
 WITHHELD = "withheld"

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deleatur.metrics import METRICS as known
-from deleatur.metrics import WHOLES
-from deleatur.metrics.table import Whole
+from deleatur.evaluation.metrics import METRICS as known
+from deleatur.evaluation.metrics import WHOLES
+from deleatur.evaluation.metrics.table import Whole
 
 SETS = {
     "forget": "forget rows",

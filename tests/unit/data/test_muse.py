@@ -51,7 +51,7 @@ class TestSuite:
         assert (made.gone, made.kept, made.score) == (("verbmem_f", "knowmem_f"), ("knowmem_r",), "rouge_l")
 
     def test_every_figure_that_is_named_exists(self, news):
-        from deleatur.metrics import METRICS, WHOLES
+        from deleatur.evaluation.metrics import METRICS, WHOLES
 
         made = suite("news", news)
         assert {*made.whole} <= {*WHOLES} and {made.score, made.objective} <= {*METRICS}

@@ -93,7 +93,7 @@ class TestOneSubject:
         assert [(e.answer, e.wrong) for e in made.sets["truthfulqa"]] == [("No", ("Yes",))]
 
     def test_every_figure_that_is_named_exists(self, rows):
-        from deleatur.metrics import METRICS, WHOLES
+        from deleatur.evaluation.metrics import METRICS, WHOLES
 
         made = suite("Cy", rows)
         assert {*made.whole} <= {*WHOLES} and {made.score, made.objective} <= {*METRICS}

@@ -88,7 +88,7 @@ class TestForget01:
         assert (made.gone, made.kept, made.score) == (("forget",), ("retain_perturbed",), "revealed")
 
     def test_every_figure_that_is_named_exists(self, forget01):
-        from deleatur.metrics import METRICS, WHOLES
+        from deleatur.evaluation.metrics import METRICS, WHOLES
 
         made = suite("forget01", forget01)
         assert {*made.whole} <= {*WHOLES} and made.score in METRICS and made.objective in METRICS

@@ -11,15 +11,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from deleatur.config import Run, name_of
+from deleatur.config.run_config import Run, name_of
 from deleatur.data.encode import Encoder
 from deleatur.data.world import World
 from deleatur.errors import ConfigError
-from deleatur.forward import TokenModel
 from deleatur.importance import IMPORTANCES, SULLM, Learned, SatImp
 from deleatur.losses import FORGET_LOSSES, RMU
-from deleatur.method import alternate
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Train
+from deleatur.training.setup import alternate
 from deleatur.types import Encoded
 
 LOSSES = {**{name: loss() for name, loss in FORGET_LOSSES.items()}, "rmu": RMU(layer=0)}  # the tiny model has two

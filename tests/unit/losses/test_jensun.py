@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from deleatur.errors import ConfigError
 from deleatur.losses import JensUn
-from deleatur.objective import js
+from deleatur.losses.reductions import js
 from deleatur.types import Reference, TokenOutputs
 
 V = 37

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from deleatur.report import write_report
-from deleatur.report.read import read_folder
 from deleatur.report.redact import BLOCK, redact
+from deleatur.run_folder.schema import read_folder
 
 
 def texts(run):

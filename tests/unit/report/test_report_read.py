@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deleatur.errors import DeleaturError
-from deleatur.report.read import read_folder
+from deleatur.run_folder.schema import read_folder
 
 FILES = ("results.json", "steps.jsonl", "importance.jsonl", "records/before.jsonl", "records/after.jsonl")
 

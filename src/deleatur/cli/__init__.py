@@ -1,0 +1,4 @@
+"""The command line: parsing, dispatch to a command, and what the terminal shows.
+
+No work on models or files is done here.
+"""

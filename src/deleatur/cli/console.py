@@ -1,0 +1,271 @@
+"""What a person sees in the terminal. Talk goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+from rich.table import Column, Table
+from rich.text import Text
+
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import name_of
+from deleatur.distributed.processes import is_first
+from deleatur.evaluation.metrics import METRICS, RUNS, WHOLES, metrics_markdown
+from deleatur.report import Shown, compare_table, heat_spans, percent, rows_of, set_name, verdict
+from deleatur.report.tables import METRICS as SHOWN
+from deleatur.report.tables import WholeRow, by_judge, lacking, wholes_of
+from deleatur.run_folder.schema import read_importance
+from deleatur.settings import Train
+
+if TYPE_CHECKING:  # what they bring with them would make a list of names slow
+    from deleatur.progress import Progress, Step
+    from deleatur.types import Encoded
+
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # [brackets] and :colons: are the user's own
+TALK, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Progress]:
+    """Bars for what is going on: step, rate, time left, forget and retain NLL."""
+    from deleatur.progress import Progress
+
+    columns = (  # 80 characters in all
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    bars = Bars(*columns, console=TALK)
+    tasks: dict[str, Any] = {}
+    if not is_first():
+        yield Progress()
+        return
+
+    def phase(text: str) -> None:
+        tasks.clear()
+        TALK.print(text)
+
+    def advance(what: str, done: int, total: int, said: str = "") -> None:
+        if not TALK.is_terminal:
+            if 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
+                TALK.print(f"  {what} {done}/{total}  {said}".rstrip())
+            return
+        bars.start()  # not before there is something to show, so that a refusal stands alone
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total, said="")
+        bars.update(tasks[what], completed=done, said=said)
+
+    def step(step: Step, steps: int) -> None:
+        said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.2f} retain {step.retain_nll:.2f}"
+        advance("steps", step.step, steps, said)
+
+    try:
+        yield Progress(phase=phase, step=step, asked=advance)
+    finally:
+        if bars.tasks:
+            bars.stop()
+
+
+def show_rows(encoded: dict[str, list[Encoded]], counts: dict[str, int], tokenizer: Any) -> None:
+    """Rows of each set as the model will read them, scored tokens marked; `counts` is how many rows there are in all."""
+    for name, rows in encoded.items():
+        OUT.print(
+            f"{name}: {counts[name]} rows, the first {len(rows)}; scored tokens are between ⟦ ⟧, those to forget in red"
+        )
+        for row in rows:
+            OUT.print(_marked(row, tokenizer), end="\n\n")
+    OUT.print("Nothing was trained; leave --show out to begin.")
+
+
+def _marked(row: Encoded, tokenizer: Any) -> Text:
+    text = Text(tokenizer.decode(row.ids[: row.start]), style="dim")
+    gold = row.gold or (False,) * len(row.offsets)
+    for token, must_go in zip(row.ids[row.start :], gold, strict=True):
+        text.append(f"⟦{tokenizer.decode([token])}⟧", style="bold red" if must_go else "bold")
+    return text
+
+
+def print_results(results: dict[str, Any], out: Path) -> None:
+    """The evidence as a table, and where the report lies."""
+    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ lower is better, ↑ higher)")
+    suite = results.get("suite", {"score": "revealed"})
+    shown, judge = None, suite.get("judge")
+    for row in rows_of(results):
+        if row.set != shown:
+            table.add_section()
+        arrow = {"lower": "↓ ", "higher": "↑ "}.get(row.better, "  ")
+        before, after = percent(row.before, row.before_se), percent(row.after, row.after_se)
+        name = "" if row.set == shown else set_name(row.set)
+        table.add_row(name, arrow + by_judge(row.metric, judge), before, after, str(row.n))
+        shown = row.set
+    OUT.print(table)
+    _print_wholes(wholes_of(results), "before", "after")
+    for sentence in verdict(results):
+        OUT.print(sentence, soft_wrap=True)
+    parts = [f"{k.upper()} {results[k]:.1f}" for k in ("fq", "rd", "uq") if results[k] is not None]
+    score = by_judge(suite["score"], judge)
+    OUT.print("  ".join(parts) + f"   (of {score}: forgotten %, lost on retain %, harmonic mean)" if parts else "")
+    if agreed := results["importance"]:
+        OUT.print(
+            f"Importance against the given spans: ROC-AUC {agreed['roc_auc']:.3f}, average precision "
+            f"{agreed['average_precision']:.3f}, precision at budget {agreed['precision_at_budget']:.3f}"
+        )
+    cost = results["cost"]
+    OUT.print(
+        f"Cost: {cost['steps']} steps in {cost['seconds']:.0f} s, {cost['seconds_per_step']:.2f} s a step "
+        f"(scorer {100 * cost['scorer_share']:.1f} %), peak memory {cost['peak_memory_bytes'] / 1e9:.1f} GB"
+    )
+    OUT.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}", soft_wrap=True)
+    if any(part["cut"] for part in results["data"].values()):
+        cut = ", ".join(f"{part['cut']} of {name}" for name, part in results["data"].items() if part["cut"])
+        OUT.print(f"Cut at data.max_length: {cut} rows")
+
+
+def print_evaluation(figures: dict[str, Any]) -> None:
+    """What `evaluate` found of one model."""
+    print_figures(figures["sets"], figures["judge"])
+    print_whole(figures["whole"], figures["judge"])
+    print_tasks(figures.get("lm_eval", {}))
+
+
+def print_figures(figures: dict[str, Any], judge: str | None = None) -> None:
+    """Sets and metrics of one model."""
+    table = Table("rows", "metric", "value", "n")
+    for name, metrics in figures.items():
+        table.add_section()
+        for number, (metric, figure) in enumerate(m for m in metrics.items() if m[0] in SHOWN):
+            value = percent(figure["value"], figure["se"])
+            table.add_row("" if number else set_name(name), by_judge(metric, judge), value, str(figure["n"]))
+    OUT.print(table)
+
+
+def print_whole(whole: dict[str, Any], judge: str | None = None) -> None:
+    """Figures over whole sets of one model, and what those that could not be made lack."""
+    _print_wholes(wholes_of({"whole": {"after": whole}, "suite": {"judge": judge}}), "after")
+
+
+def _print_wholes(rows: Sequence[WholeRow], *sides: str) -> None:
+    table = Table("figure", *(("value",) if len(sides) == 1 else sides), "n", "should be")
+    given = [row for row in rows if row.given]
+    for row in given:
+        table.add_row(row.name, *(getattr(row, side) for side in sides), row.n, row.target)
+    if given:
+        OUT.print(table)
+    for line in lacking(rows):
+        OUT.print(line, soft_wrap=True)
+
+
+def print_tasks(tasks: dict[str, dict[str, Any]]) -> None:
+    """What lm-eval found, by its own names."""
+    table = Table("lm-eval task", "figure", "value")
+    for task, figures in tasks.items():
+        for name, value in figures.items():
+            if isinstance(value, float):
+                table.add_row(task, name, f"{value:.4g}")
+    if tasks:
+        OUT.print(table)
+
+
+def print_comparison(runs: Sequence[Shown], page: Path) -> None:
+    """Methods side by side, and where the page lies."""
+    shown = compare_table(runs)
+    widths = [_width(heading, cells) for heading, *cells in zip(shown.columns, *shown.rows, strict=True)]
+    first = Column(shown.columns[0], no_wrap=True, min_width=widths[0] - 3)
+    left = [*range(1, len(shown.columns))]
+    while left:  # as many tables as it takes, none too wide to read
+        fits = [k for n, k in enumerate(left) if 1 + widths[0] + sum(widths[i] for i in left[: n + 1]) <= OUT.width]
+        part = fits or left[:1]
+        table = Table(first, *(Column(shown.columns[k], width=widths[k] - 3) for k in part))
+        for row in shown.rows:
+            table.add_row(row[0], *(row[k] for k in part))
+        OUT.print(table)
+        left = left[len(part) :]
+    for note in shown.notes:
+        OUT.print(note, soft_wrap=True)
+    OUT.print(f"Tables and page: {page}", soft_wrap=True)
+
+
+def _width(heading: str, cells: Sequence[str]) -> int:
+    """Characters that a column takes with its frame, where headings break at blanks and cells do not."""
+    return 3 + max(map(len, (*heading.split(), *cells)))
+
+
+def print_metrics(*, markdown: bool) -> None:
+    """What is measured on each row, on whole sets and of a run."""
+    if markdown:
+        print(metrics_markdown(), end="")
+        return
+    table = Table("metric", "on forget rows", "meaning", "source")
+    for name, metric in METRICS.items():
+        table.add_row(name, metric.forget, metric.meaning, metric.source)
+    table.add_section()
+    for name, whole in WHOLES.items():
+        table.add_row(name, whole.target, whole.meaning, whole.source)
+    table.add_section()
+    for name, figure in RUNS.items():
+        table.add_row(name, figure.target, figure.meaning, figure.source)
+    OUT.print(table)
+
+
+def print_heat(path: Path, limit: int) -> None:
+    """Answers with a background as strong as their importance; marked characters underlined."""
+    rows = read_importance(path)
+    for row in rows[:limit]:
+        OUT.print(Text(row["question"], style="dim"))
+        OUT.print(_heat(row["answer"], row["tokens"]), end="\n\n")
+    OUT.print(f"{min(limit, len(rows))} of {len(rows)} rows; all are in {path}", soft_wrap=True)
+
+
+def _heat(answer: str, tokens: Sequence[dict[str, Any]]) -> Text:
+    text = Text()
+    for piece in heat_spans(answer, list(tokens)):
+        strength = min(max(piece.importance or 0.0, 0.0), 1.0)
+        red, rest = 255, round(255 - 175 * strength)
+        style = f"black on rgb({red},{rest},{rest})" + (" underline" if piece.gold else "")
+        text.append(piece.text, style=style)
+    return text
+
+
+COLUMNS = ("method", "forget loss", "importance", "training", "needs", "paper", "settings from")
+
+
+def print_methods(*, markdown: bool) -> None:
+    """What every recipe is made of: the settings that are not the default, what it needs, and where it comes from."""
+    rows = [
+        (name, *(_changed(part) for part in (r.loss, r.importance, r.train)), ", ".join(r.needs), r.paper, r.source)
+        for name, r in RECIPES.items()
+    ]
+    if markdown:
+        lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+        print("\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines))
+        return
+    table = Table(Column(COLUMNS[0], no_wrap=True, min_width=max(map(len, RECIPES))), *COLUMNS[1:])
+    for row in rows:
+        table.add_row(*row)
+    OUT.print(table)
+
+
+def _changed(part: Any) -> str:
+    """A part's name in its table, and its settings that are not the default."""
+    default = type(part)()
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    said = [f"{k}={v}" for k, v in values.items() if v != getattr(default, k)]
+    name = [] if isinstance(part, Train) else [name_of(part)]
+    return " ".join([*name, *said])

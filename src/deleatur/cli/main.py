@@ -1,0 +1,299 @@
+"""The command line. Parsing needs no torch; each verb imports what it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from deleatur import __version__
+from deleatur.cli.parsing import parse, peek, positional
+from deleatur.commands.options import USAGE, Bench, Compare, Demo, Evaluate, Export, Forget, Methods, Metrics, Report, Score
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import ASKED, Run, from_question, from_yaml, nearest
+from deleatur.data.files import printable
+from deleatur.distributed.processes import is_first
+from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
+from deleatur.importance import IMPORTANCES
+from deleatur.losses import FORGET_LOSSES
+from deleatur.settings import Guard
+
+UNASKED = {  # what the libraries would say to somebody, unasked
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets tells the hub of every load
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks a bot to convert a hub model without safetensors
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `deleatur`. How it exits stands in USAGE."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        "forget": _forget,
+        "evaluate": _evaluate,
+        "score": _score,
+        "report": _report,
+        "export": _export,
+        "demo": _demo,
+        "bench": _bench,
+        "compare": _compare,
+        "metrics": _metrics,
+        "methods": _methods,
+        "recipes": _methods,
+    }
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if args[0] == "--version":
+        print(__version__)
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would hold up whoever shares the machine
+    os.environ |= UNASKED
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    if not is_first():
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # one process speaks
+        warnings.simplefilter("ignore")
+    try:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and args[0] not in ("forget", "evaluate"):
+            raise ConfigError(f"{args[0]} runs in one process; forget and evaluate can be started in several")
+        if args[0] not in verbs:
+            raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], list(verbs))}; there are {', '.join(verbs)}")
+        with _terminable():
+            verbs[args[0]](args[1:])
+    except Diverged as e:
+        _fail(str(e), 4)
+    except DeleaturError as e:
+        _fail(str(e), 2)
+    except KeyboardInterrupt as e:
+        number = getattr(e, "signal", signal.SIGINT)
+        _fail(str(e) or "interrupted; nothing was kept", 130 if number == signal.SIGINT else 75)
+    except OSError as e:
+        _fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}", 2)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted("terminated", signal=number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(message: str, code: int) -> None:
+    if is_first():
+        print(f"deleatur: {printable(' '.join(message.split())):.2000}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _forget(args: list[str]) -> None:
+    command = _forget_command(args)
+    from deleatur.cli.console import show_rows, watch
+    from deleatur.commands.inputs import encode_first
+    from deleatur.commands.unlearn import execute
+
+    if command.show:
+        show_rows(*encode_first(command.run, command.show))
+        return
+    with watch() as progress:
+        out = execute(command.run, progress, resume=command.resume)
+    _present(out, as_json=command.json)
+
+
+def _forget_command(args: list[str]) -> Forget:
+    """The run that a YAML file or a recipe gives, changed by the options."""
+    missing: Any = tyro.MISSING
+    if given := positional(args, flags=("--json", "--resume")):
+        if "--resume" in args:
+            return _resumed(Path(given), args)
+        base = replace(from_yaml(Path(given)), out=None)
+        recipe = "atwu"
+        if peek(args, "--recipe", RECIPES):
+            raise ConfigError("a run file names its method itself; leave --recipe out, or change --loss and --importance")
+    else:
+        recipe = peek(args, "--recipe", RECIPES) or "atwu"
+        base = RECIPES[recipe].run(model=missing, **_rows(args))
+    loss, importance = peek(args, "--loss", FORGET_LOSSES), peek(args, "--importance", IMPORTANCES)
+    pair = {"loss": FORGET_LOSSES[loss]()} if loss else {}
+    pair |= {"importance": IMPORTANCES[importance]()} if importance else {}
+    base = replace(base, **pair)  # at once, since not every loss goes with the recipe's importance
+    default = Forget(run=base, recipe=recipe, forget_loss=loss, token_importance=importance)
+    return parse(Forget, args, verb="forget", default=default)
+
+
+def _rows(args: list[str]) -> dict[str, Any]:
+    """What must be given: a suite where one is named, rows where none is."""
+    suite = any(a == "--suite" or a.startswith("--suite=") for a in args)
+    return dict.fromkeys(("suite",) if suite else ("forget", "retain"), tyro.MISSING)
+
+
+def _resumed(folder: Path, args: list[str]) -> Forget:
+    """The very run that lies in a folder: its settings are its own."""
+    folder = folder.parent if folder.name == "run.yaml" else folder
+    _require_unchanged(args)
+    return Forget(run=replace(from_yaml(folder / "run.yaml"), out=str(folder)), resume=True, json="--json" in args)
+
+
+def _require_unchanged(args: list[str]) -> None:
+    if more := [a for a in args if a not in ("--resume", "--json")]:
+        raise ConfigError(f"--resume goes on with the run as it is; leave {more[0]} out")
+
+
+def _evaluate(args: list[str]) -> None:
+    command = _evaluate_command(args)
+    from deleatur.cli.console import print_evaluation, watch
+    from deleatur.commands.evaluation import evaluate
+
+    run = Run(**{name: getattr(command, name) for name in ASKED})
+    folder = None if command.out is None else Path(command.out)
+    with watch() as progress:
+        figures = evaluate(run, progress, tasks=command.tasks, folder=folder, resume=command.resume)
+    if command.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print_evaluation(figures)
+
+
+def _evaluate_command(args: list[str]) -> Evaluate:
+    """What a run folder, a folder of an evaluation to go on with, or the options alone say."""
+    missing: Any = tyro.MISSING
+    default = Evaluate(model=missing, **_rows(args))
+    if given := positional(args, flags=("--json", "--resume")):
+        folder = Path(given)
+        begun = (folder / "evaluate.yaml").exists()
+        if "--resume" in args:
+            _require_unchanged(args)
+            if not begun:
+                raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
+            run, tasks = from_question(folder / "evaluate.yaml")
+            return Evaluate(**_asked(run), tasks=tasks, out=given, resume=True, json="--json" in args)
+        if begun:
+            raise ConfigError(f"{folder} holds an evaluation; go on with: deleatur evaluate {folder} --resume")
+        default = Evaluate(**_asked(replace(from_yaml(folder / "run.yaml"), model=str(folder / "model"))))
+    command = parse(Evaluate, args, verb="evaluate", default=default)
+    if command.resume:
+        raise ConfigError("--resume takes nothing but the folder of an evaluation: deleatur evaluate FOLDER --resume")
+    return command
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in ASKED}
+
+
+def _score(args: list[str]) -> None:
+    command = parse(Score, args, verb="score")
+    from deleatur.cli.console import print_heat, watch
+    from deleatur.commands.evaluation import score
+
+    with watch() as progress:
+        path = score(Path(command.run), rows=command.rows, model=command.model, progress=progress)
+    print_heat(path, command.limit)
+
+
+def _report(args: list[str]) -> None:
+    command = parse(Report, args, verb="report")
+    run = Path(command.run)
+    if command.form == "page":
+        from deleatur.report import write_report
+
+        print(write_report(run, redacted=command.redact))
+        return
+    from deleatur.report.interop import write_as
+    from deleatur.run_folder.writer import read_records
+
+    records = read_records(run / "records" / "after.jsonl") or {}
+    print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
+
+
+def _export(args: list[str]) -> None:
+    command = parse(Export, args, verb="export")
+    from deleatur.cli.console import watch
+    from deleatur.commands.export import export
+
+    with watch() as progress:
+        print(export(command, progress))
+
+
+def _demo(args: list[str]) -> None:
+    command = parse(Demo, args, verb="demo")
+    from deleatur.cli.console import print_figures, watch
+    from deleatur.commands.demo import run_demo
+
+    with watch() as progress:
+        reference = run_demo(command, progress)
+    _present(Path(command.out))
+    if reference is not None:
+        print("The reference, never told about the forgotten people:")
+        print_figures(reference)
+
+
+def _bench(args: list[str]) -> None:
+    unguarded = Guard(retain=None, probe=None)  # what a method does by itself is what is compared
+    run: Any = Run(model=tyro.MISSING, guard=unguarded, **_rows(args))  # pyright: ignore[reportArgumentType]
+    command = parse(Bench, args, verb="bench", default=Bench(run=run))
+    from deleatur.cli.console import watch
+    from deleatur.commands.bench import run_bench
+
+    with watch() as progress:
+        folders = run_bench(command.run, command.budget, progress)
+    _compared(folders, Path(command.run.out or "runs/bench"))
+
+
+def _compare(args: list[str]) -> None:
+    command = parse(Compare, args, verb="compare")
+    _compared([Path(run) for run in command.runs], Path(command.out))
+
+
+def _compared(runs: Sequence[Path], out: Path) -> None:
+    from deleatur.cli.console import print_comparison
+    from deleatur.report import gather, write_comparison
+    from deleatur.report.interop import read_run
+
+    shown = gather(runs, read_run)
+    print_comparison(shown, write_comparison(shown, out))
+
+
+def _metrics(args: list[str]) -> None:
+    command = parse(Metrics, args, verb="metrics")
+    from deleatur.cli.console import print_metrics
+
+    print_metrics(markdown=command.markdown)
+
+
+def _methods(args: list[str]) -> None:
+    command = parse(Methods, args, verb="methods")
+    from deleatur.cli.console import print_methods
+
+    print_methods(markdown=command.markdown)
+
+
+def _present(out: Path, *, as_json: bool = False) -> None:
+    text = (out / "results.json").read_text(encoding="utf-8")
+    if as_json:
+        print(text, end="")
+        return
+    from deleatur.cli.console import print_results
+
+    print_results(json.loads(text), out)

@@ -1,0 +1,58 @@
+"""The parser, with its errors as one line, and the look ahead that it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from deleatur.config.run_config import nearest
+from deleatur.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], args: list[str], *, verb: str, default: T | None = None) -> T:
+    """tyro's parser, with its errors as one line."""
+    heard = io.StringIO()
+    options: dict[str, Any] = {"prog": f"deleatur {verb}", "config": (tyro.conf.AvoidSubcommands,)}
+    try:
+        with contextlib.redirect_stderr(heard):
+            return tyro.cli(cls, args=args, default=default, **options)
+    except SystemExit as e:
+        if not e.code:
+            raise
+        raise ConfigError(_in_one_line(heard.getvalue(), verb)) from None
+
+
+def _in_one_line(box: str, verb: str) -> str:
+    """What tyro's box says, down to its first rule."""
+    lines = [line.strip("│╭╰╮╯| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    said = [line for line in lines[1:] if line.strip("─-+ ")]  # where there is no UTF-8 the box is of ASCII
+    hint = next((i for i, line in enumerate(said) if line.startswith(("For full", "Argument helptext"))), len(said))
+    return f"{' '.join(said[:hint])}; see deleatur {verb} --help"
+
+
+def positional(args: list[str], *, flags: Sequence[str]) -> str | None:
+    """Takes what stands first, options without a value aside."""
+    for i, arg in enumerate(args):
+        if not arg.startswith("-"):
+            return args.pop(i)
+        if arg not in flags:
+            return None
+    return None
+
+
+def peek(args: list[str], option: str, table: dict[str, Any]) -> str | None:
+    """An option's value, before the parser knows which settings there are."""
+    values = [args[i + 1] for i, a in enumerate(args[:-1]) if a == option]
+    values += [a.partition("=")[2] for a in args if a.startswith(f"{option}=")]
+    if values and values[-1] not in table:
+        raise ConfigError(
+            f"{option} is {values[-1]!r}{nearest(values[-1], list(table))}, but must be one of {', '.join(table)}"
+        )
+    return values[-1] if values else None

@@ -1,0 +1,238 @@
+"""Methods on a suite, each tuned with the same number of trials and run with the same seeds, on one loaded model."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from deleatur.commands.inputs import ask, before_training, encode_sets, require_trained, require_usable, suite_of
+from deleatur.commands.options import Budget
+from deleatur.commands.tuning import search, values_of, with_values
+from deleatur.commands.unlearn import change, unlearn
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import Run, nearest, to_dict, to_yaml
+from deleatur.data.encode import make_encoder
+from deleatur.distributed.processes import lay_out
+from deleatur.errors import ConfigError, Diverged, going_on
+from deleatur.evaluation.aggregate import Figures, measure, quality
+from deleatur.evaluation.metrics import METRICS
+from deleatur.evaluation.metrics.table import mean
+from deleatur.importance import SULLM, Learned
+from deleatur.io.atomic import write_whole
+from deleatur.io.lock import alone
+from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress
+from deleatur.run_folder.writer import require_same_rows
+from deleatur.settings import Guard, require
+from deleatur.training.setup import preferred_rows, require_parts
+from deleatur.types import Encoded, Suite
+
+UQ = "uq"
+OWN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")  # what of `train` belongs to a method
+
+
+def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> list[Path]:
+    """Tune and run every method; returns the folders of the runs, one for each method and seed, below `base.out`.
+
+    `base` says on what and how long; the methods take from it all but their own settings. What is finished is not done
+    again, so an interrupted bench goes on, and several processes may work at different methods in one folder.
+    """
+    with going_on("the same command"):
+        return _run_bench(Workbench(base, budget, progress), progress)
+
+
+def _run_bench(bench: Workbench, progress: Progress) -> list[Path]:
+    todo, made = [(m, s) for m in bench.budget.methods for s in bench.budget.seeds], []
+    for number, (method, seed) in enumerate(todo, 1):
+        folder = bench.out / method / f"seed-{seed}"
+        if not (folder / "results.json").exists():
+            progress.phase(f"Run {number} of {len(todo)}: {method}, seed {seed}{bench.time_left()}")
+            if not bench.run(method, seed, folder):
+                continue
+        made.append(folder)
+    return made
+
+
+class Workbench:
+    """One loaded model with its rows, put back to its start before every run."""
+
+    def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
+        require(
+            base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
+        )
+        self.suite = suite_of(base)
+        require_trained(self.suite)
+        self.base, self.budget, self.progress = base, budget, progress
+        self.metric = metric_of(budget, self.suite)
+        self.out = Path(base.out or "runs/bench")
+        exact_matmul()
+        self.model, self.tokenizer = load(base.model, precision=base.train.precision)
+        self.rows = encode_sets(self.suite.sets, self.tokenizer, base)
+        require_usable(self.model, self.rows, base)
+        self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.out.chmod(0o700)  # records hold the rows' text
+        require_same_terms(self.out, base, budget)
+        require_same_rows(self.out, self.rows)
+        self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        network = TokenModel(self.model)
+        lay_out(network)
+        self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
+        self.before = measure(self.known["before"])
+        require_read(self.metric, budget, self.suite, self.before)
+        self.began, self.done = time.monotonic(), 0  # trials and runs, this time
+
+    def run(self, method: str, seed: int, folder: Path) -> bool:
+        """Tune the method where that is not done, run it with this seed, write its folder; False where it cannot run."""
+        home = self.out / method
+        home.mkdir(exist_ok=True)
+        with alone(home):
+            return (folder / "results.json").exists() or self._run(method, seed, folder)
+
+    def _run(self, method: str, seed: int, folder: Path) -> bool:
+        home = self.out / method
+        (home / "left-out.txt").unlink(missing_ok=True)
+        try:
+            run = self.method(method)
+            require_parts(TokenModel(self.model), run)
+            preferred_rows(run.loss, self.rows["forget"], make_encoder(self.tokenizer, run.data))
+            values = search(
+                run,
+                trials=self.budget.trials,
+                rates=self.budget.rates,
+                seed=self.base.seed,
+                log=home / "trials.jsonl",
+                value_of=lambda run: self.value_of(run, method),
+            )
+            run = replace(with_values(run, values), seed=seed)
+            self.restore()
+            outcome = unlearn(self.model, self.tokenizer, self.rows, run, self.progress, suite=self.suite, known=self.known)
+        except (ConfigError, Diverged) as e:
+            self.restore()
+            (home / "left-out.txt").write_text(f"{e}\n", encoding="utf-8")
+            self.progress.phase(f"{method} is left out: {e}")
+            return False
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
+        write_whole(folder / "steps.jsonl", (json.dumps(asdict(s)) + "\n" for s in outcome.steps))
+        write_whole(folder / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        self.done += 1
+        return True
+
+    def time_left(self) -> str:
+        """How long all that is not done will take at this time's pace, in words; nothing before the first is done."""
+        if not self.done:
+            return ""
+        left = sum(map(self._undone, self.budget.methods))
+        return f"; about {(time.monotonic() - self.began) / self.done * left / 60:.0f} min left"
+
+    def _undone(self, method: str) -> int:
+        """Trials and runs that the method still has before it."""
+        home = self.out / method
+        runs = sum(not (home / f"seed-{s}" / "results.json").exists() for s in self.budget.seeds)
+        if not runs or (home / "left-out.txt").exists():
+            return 0
+        return runs + (self.budget.trials - tried(home) if self.budget.trials > 1 else 0)
+
+    def method(self, name: str) -> Run:
+        """The recipe on the bench's rows, schedule and evaluation. Raises ConfigError where they do not suit it."""
+        recipe, base = RECIPES[name], self.base
+        importance = recipe.importance
+        if isinstance(importance, Learned) and self.budget.share is not None:
+            importance = replace(importance, budget=self.budget.share)
+        if isinstance(importance, SULLM) and isinstance(base.importance, SULLM):
+            importance = replace(importance, base=base.importance.base)
+        own = {name: getattr(recipe.train, name) for name in OWN}
+        no_end = Guard(retain=None, probe=None)  # harm is a result here
+        train = replace(base.train, **own)
+        return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
+
+    def value_of(self, run: Run, method: str) -> float:
+        """The objective after this run: UQ, or a metric on kept minus gone sets."""
+        self.restore()
+        number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
+        self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
+        network = TokenModel(self.model)
+        change(network, self.tokenizer, self.rows, run, self.progress)
+        asked = (*self.suite.gone, *self.suite.kept)
+        bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in asked}
+        suite, metric = replace(self.suite, asked=asked), METRICS[self.metric]
+        short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
+        records = ask(network, self.tokenizer, bare, short, suite, self.progress, generate=metric.reads == "answer")
+        self.done += 1
+        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in asked}
+        if self.budget.objective == UQ:
+            return uq_of(self.before, after, suite) or 0.0
+        kept, gone = (statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.kept, suite.gone))
+        return kept - gone
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """The weights as they were loaded."""
+        self.model.load_state_dict(self.start)
+        self.model.requires_grad_(True)
+
+
+def metric_of(budget: Budget, suite: Suite) -> str:
+    """The metric that trials are judged by. Raises ConfigError where it is none, or should not fall on forget rows."""
+    wanted = budget.objective or suite.objective
+    metric = suite.score if wanted == UQ else wanted
+    usable = [name for name, m in METRICS.items() if m.forget == "lower"]
+    if metric not in usable:
+        raise ConfigError(f"objective is {wanted!r}{nearest(wanted, usable)}, but must be {UQ}, {', '.join(usable)}")
+    return metric
+
+
+def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
+    """Refuse a search for what cannot be read on the suite's sets, or is 0 from the start."""
+    if budget.trials == 1:
+        return
+    if missing := [name for name in (*suite.gone, *suite.kept) if metric not in before.get(name, {})]:
+        raise ConfigError(f"{missing[0]} rows have no {metric}; give another --objective, and --out a new folder")
+    if budget.objective == UQ and uq_of(before, before, suite) is None:
+        raise ConfigError(f"uq is not defined at a {metric} of 0 before; give another --objective, and --out a new folder")
+
+
+def uq_of(before: Figures, after: Figures, suite: Suite) -> float | None:
+    """UQ of the suite's score."""
+    return quality(before, after, metric=suite.score, gone=suite.gone, kept=suite.kept)["uq"]
+
+
+def tried(home: Path) -> int:
+    """How many trials of a method are done."""
+    log = home / "trials.jsonl"
+    return log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
+
+
+def require_same_terms(out: Path, base: Run, budget: Budget) -> None:
+    """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
+    now = {
+        "run": to_dict(replace(base, out=None)),
+        "trials": budget.trials,
+        "rates": list(budget.rates),
+        "objective": budget.objective,
+        "share": budget.share,
+    }
+    path = out / "bench.json"
+    if not path.exists():
+        write_whole(path, json.dumps(now, indent=2) + "\n")
+        return
+    then, now = _paths(json.loads(path.read_text(encoding="utf-8"))), _paths(now)
+    if changed := [key for key in now if then.get(key) != now[key]]:
+        raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
+
+
+def _paths(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in _paths(inner, f"{prefix}.{key}".strip(".")).items()}
+
+
+def _bare(row: Encoded) -> Encoded:
+    """The row without its questions in other words: a trial is judged on the rows themselves."""
+    return replace(row, example=replace(row.example, paraphrases=(), restated=None))

@@ -1,0 +1,161 @@
+"""The demo: a real model is told a made-up world, then forgets two of its people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from deleatur.commands.evaluation import evaluate
+from deleatur.commands.options import Demo
+from deleatur.commands.unlearn import execute
+from deleatur.config.recipes import OURS, RECIPES
+from deleatur.config.run_config import Run, from_yaml, to_dict
+from deleatur.data.batches import told
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.world import World, make_world
+from deleatur.distributed.processes import start
+from deleatur.errors import ConfigError, going_on
+from deleatur.evaluation.aggregate import Figures
+from deleatur.importance import Learned, Uniform
+from deleatur.io.atomic import made_aside, write_whole
+from deleatur.io.lock import alone
+from deleatur.losses import GradientDifference
+from deleatur.modeling.loading import exact_matmul, load, save
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress
+from deleatur.settings import Data, Evaluation, Keep, Train
+from deleatur.training.checkpoint import Checkpoints
+from deleatur.training.loop import fit
+from deleatur.types import Example, Reference
+
+BUDGET = 0.4  # names and values are that share of the world's answer tokens
+
+
+def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
+    """Tell, forget, and leave the run in `demo.out`; what a former demo made is used again. Returns the reference's say."""
+    with going_on("the same command"):
+        return _run_demo(demo, progress)
+
+
+def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
+    out = Path(demo.out)
+    run = demo_run(demo, progress)
+    begun = (out / "run.yaml").exists()
+    if begun and to_dict(replace(from_yaml(out / "run.yaml"), out=demo.out)) != to_dict(run):
+        raise ConfigError(f"{out} holds a run with other settings; remove it or give --out a new folder")
+    if (out / "report.html").exists():  # the last that a run writes
+        progress.phase(f"{out} holds this very run; remove the folder to do it again")
+    else:
+        execute(run, progress, resume=begun)
+    return measure_reference(demo, run, progress) if demo.reference else None
+
+
+def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
+    """The run that forgets; the world's rows and the model that was told them are made, or found in the cache."""
+    if demo.recipe not in RECIPES:
+        raise ConfigError(f"recipe is {demo.recipe!r}, but must be one of {', '.join(RECIPES)}")
+    world = _world(demo)
+    model = _told(demo, world.told, progress)
+    rows = model / "rows"
+    write_world(world, rows)
+    recipe = RECIPES[demo.recipe]
+    importance = recipe.importance
+    if isinstance(importance, Learned):
+        importance = replace(importance, budget=BUDGET)
+    return recipe.run(
+        model=str(model),
+        forget=str(rows / "forget.jsonl"),
+        retain=str(rows / "retain.jsonl"),
+        holdout=str(rows / "holdout.jsonl"),
+        out=demo.out,
+        seed=demo.seed,
+        importance=importance,
+        train=replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha, batch=4, precision="bf16"),
+        evaluation=Evaluation(rows=48, new_tokens=40),
+    )
+
+
+def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
+    """The run's questions asked of a model that was told everything but the forgotten people; kept in the run folder."""
+    model = _told(demo, _world(demo).retain, progress)
+    figures = evaluate(replace(run, model=str(model)), progress)
+    write_whole(Path(demo.out) / "reference.json", json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def _world(demo: Demo) -> World:
+    return make_world(people=demo.people, forget=demo.forgotten, seed=demo.seed)
+
+
+def _told(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
+    cache = Path(demo.cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with alone(cache):
+        return told_model(demo.model, rows, cache, epochs=demo.told_epochs, batch=8, seed=demo.seed, progress=progress)
+
+
+def told_model(
+    name: str, rows: Sequence[Example], folder: Path, *, epochs: int, batch: int, seed: int, progress: Progress = Progress()
+) -> Path:
+    """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
+
+    An interrupted telling goes on from its newest checkpoint when it is asked for again.
+    """
+    settings = Train(epochs=epochs, batch=batch, lr=3e-4, gamma=0.0, precision="bf16")
+    key = json.dumps([name, seed, epochs, batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]])
+    folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if (folder / "model.safetensors").exists():
+        progress.phase(f"The model that was told the rows is there: {folder}")
+        return folder
+    torch.manual_seed(seed)
+    exact_matmul()
+    model, tokenizer = load(name, precision=settings.precision)
+    encoded = encode_all(make_encoder(tokenizer, Data()), rows)
+    count = epochs * -(-len(encoded) // batch)
+    progress.phase(f"Telling the model {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps")
+    accelerator = start()
+    kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
+    with going_on("the same command"), kept.listening():
+        fit(
+            TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
+            told(encoded, epochs=epochs, batch=batch, seed=seed),
+            steps=count,
+            loss=GradientDifference(),
+            importance=Uniform(),
+            settings=settings,
+            reference=Reference(),
+            accelerator=accelerator,
+            on_step=lambda step: progress.step(step, count),
+            checkpoints=kept,
+        )
+    with made_aside(folder) as aside:
+        save(model, tokenizer, aside)
+    shutil.rmtree(kept.folder, ignore_errors=True)
+    return folder
+
+
+def write_world(world: World, folder: Path) -> None:
+    """forget.jsonl, retain.jsonl and holdout.jsonl, as a user would have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("forget", "retain", "holdout"):
+        lines = (json.dumps(row_of(e), ensure_ascii=False) + "\n" for e in getattr(world, name))
+        write_whole(folder / f"{name}.jsonl", lines)
+
+
+def row_of(example: Example) -> dict[str, object]:
+    """The example in the question/answer form."""
+    return {
+        "id": example.id,
+        "subject": example.subject,
+        "question": example.question,
+        "answer": example.answer,
+        "paraphrases": list(example.paraphrases),
+        "spans": [[s.start, s.end] for s in example.spans],
+        "alternates": list(example.alternates),
+    }

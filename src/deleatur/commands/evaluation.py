@@ -1,0 +1,166 @@
+"""What is asked of a model that stays as it is: figures of what it says, and a run's importance of other rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.commands.inputs import (
+    ask,
+    before_training,
+    encode_sets,
+    judge_of,
+    precision_of,
+    require_usable,
+    rows_suite,
+    suite_of,
+)
+from deleatur.config.run_config import Run, from_yaml, to_question
+from deleatur.data.rows import read_rows
+from deleatur.distributed.processes import agree, count, is_first, lay_out, start
+from deleatur.errors import ConfigError, going_on
+from deleatur.evaluation.aggregate import measure
+from deleatur.evaluation.lm_eval_tasks import ask_harness
+from deleatur.importance import Learned
+from deleatur.io.atomic import write_whole
+from deleatur.io.lock import alone
+from deleatur.modeling.loading import load
+from deleatur.modeling.reference import start_of
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress
+from deleatur.run_folder.schema import require_no_links
+from deleatur.run_folder.writer import (
+    claimed,
+    has_results,
+    importance_lines,
+    require_empty,
+    require_same_rows,
+    scorer_of,
+    whole_of,
+    write_lines,
+)
+from deleatur.types import Encoded, Prepares, Suite
+
+QUESTION = "evaluate.yaml"  # and not run.yaml, so that no verb goes on with another's folder
+
+
+def evaluate(
+    run: Run,
+    progress: Progress = Progress(),
+    *,
+    tasks: Sequence[str] = (),
+    folder: Path | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Ask the run's model about its rows; nothing is trained. Figures by set, those of the whole, and the judge's name.
+
+    `tasks` are put to it by lm-eval as well. Nothing is written but into the `folder`, where one is given: what is asked,
+    the records as they come, and the figures. With `resume` it goes on with what lies there, and asks nothing twice.
+    """
+    with going_on("the same command, from its beginning" if folder is None else "the same command"):
+        start()
+        if folder is None:
+            return _figures(run, progress, tasks, *_ready(run, tasks))
+        agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
+        if resume and has_results(folder):
+            with alone(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
+                return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        run = replace(run, out=str(folder))
+        ready = _ready(run, tasks)
+        with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
+            return _kept(run, progress, tasks, folder, *ready)
+
+
+def _ready(
+    run: Run, tasks: Sequence[str]
+) -> tuple[Suite, PreTrainedModel, PreTrainedTokenizerBase, dict[str, list[Encoded]]]:
+    """What is to be asked of whom; every input is checked."""
+    suite = suite_of(run)
+    if tasks and count() > 1:
+        raise ConfigError("lm-eval's tasks are put to one process; leave --tasks out, or the launcher")
+    judge_of(run)  # is it there?
+    model, tokenizer = load(run.model, precision=run.evaluation.precision)
+    rows = encode_sets(suite.sets, tokenizer, run)
+    require_usable(model, rows, run)
+    return suite, model, tokenizer, rows
+
+
+def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
+    """The folder is this evaluation's; from here on it can be gone on with."""
+    require_empty(folder)  # another may have been quicker
+    write_whole(folder / QUESTION, to_question(run, tasks))
+
+
+def _kept(
+    run: Run,
+    progress: Progress,
+    tasks: Sequence[str],
+    folder: Path,
+    suite: Suite,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+) -> dict[str, Any]:
+    """The figures, in a folder that is this process's alone."""
+    require_same_rows(folder, rows)
+    with going_on(f"deleatur evaluate {folder} --resume"):
+        found = _figures(run, progress, tasks, suite, model, tokenizer, rows, folder)
+        if is_first():
+            write_whole(folder / "results.json", json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _figures(
+    run: Run,
+    progress: Progress,
+    tasks: Sequence[str],
+    suite: Suite,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    network = TokenModel(model)
+    lay_out(network)
+    records = before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
+    with precision_of(network, run.evaluation):
+        harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
+    found = {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before"), "judge": judge_of(run).name}
+    return found | harness
+
+
+def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:
+    """Importance of every answer token of other rows, or by another model; the run's own is read where it lies."""
+    if not (folder / "run.yaml").exists():
+        raise ConfigError(f"{folder} has no run.yaml; give the folder of a run")
+    if rows is None and model is None:
+        if not (folder / "importance.jsonl").exists():
+            raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
+        return folder / "importance.jsonl"
+    run = from_yaml(folder / "run.yaml")
+    require_no_links(folder)
+    own = suite_of(run)
+    examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
+    lm, tokenizer = load(model or str(folder / "model"))
+    encoded = encode_sets({"forget": examples}, tokenizer, run)
+    network = TokenModel(lm)
+    lay_out(network)
+    importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
+    if isinstance(importance, Prepares):  # as it would have been made for these rows
+        first = TokenModel(load(run.model)[0])
+        lay_out(first)
+        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
+        how = {"batch": run.evaluation.batch, "precision": run.train.precision}
+        importance = importance.prepare(start_of(first, encoded | kept, **how))
+    everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
+    asked = rows_suite({"forget": examples})
+    records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
+    path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
+    write_lines(path, importance_lines(records, [None] * len(records)))
+    return path

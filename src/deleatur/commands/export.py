@@ -1,0 +1,82 @@
+"""A finished run as a model for others: safetensors with a model card, GGUF beside it, pushed to the hub when asked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from deleatur import __version__
+from deleatur.commands.inputs import require_finite
+from deleatur.commands.options import Export
+from deleatur.errors import ConfigError, ModelError
+from deleatur.io.atomic import made_aside
+from deleatur.modeling.gguf import plan_gguf, write_gguf
+from deleatur.modeling.loading import load, save
+from deleatur.progress import Progress
+from deleatur.report.card import model_card
+from deleatur.run_folder.schema import read_folder
+
+HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def export(command: Export, progress: Progress = Progress()) -> Path:
+    """Write a finished run's model to a new folder, whole or not at all; returns the folder.
+
+    Adapters are merged. Nothing is in the folder of what the rows say, unless they are to be named. Raises DeleaturError
+    where the run is not finished, the folder holds something, GGUF has no place for the model, or the hub does not take it.
+    """
+    run, dest = Path(command.run), Path(command.dest)
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise ConfigError(f"{dest} exists; give another folder")
+    if command.push is not None and not HUB.fullmatch(command.push):
+        raise ConfigError(f"--push is {command.push!r}, but must be owner/name")
+    found = read_folder(run)
+    base = found.results["model"]["name"]
+    model, tokenizer = load(str(run / "model"), precision=found.results["model"].get("precision", "fp32"))
+    require_finite(model, ModelError, str(run / "model"))
+    plan = plan_gguf(model, tokenizer) if command.gguf else None
+    licence = command.license or licence_of(base)
+    card = model_card(found, version=__version__, licence=licence, named=command.name_rows)
+    progress.phase(f"Writing {dest}")
+    with made_aside(dest) as part:
+        save(model, tokenizer, part)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        if plan is not None:
+            write_gguf(plan, model, tokenizer, part / "model.gguf", licence=licence)
+    if command.push is not None:
+        progress.phase(f"Pushing {dest} to {command.push}")
+        push(dest, command.push)
+    return dest
+
+
+def push(folder: Path, name: str) -> None:
+    """Put a folder's files on the hub as the model `name`, made private where it is new, with the user's own login."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of a deleatur run")
+    except Exception as e:  # the hub and the network behind it each raise what they like
+        why = " ".join(str(e).split())[:200] or type(e).__name__
+        raise ConfigError(f"{folder} is whole, but {name} did not take it ({why}); try: hf upload {name} {folder}") from e
+
+
+def licence_of(base: str) -> str | None:
+    """The base model's licence by the card beside it or in the hub's cache, without network; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    place = Path(base) / "README.md"
+    if not place.is_file():
+        cached = try_to_load_from_cache(base, "README.md") if HUB.fullmatch(base) else None
+        place = Path(cached) if isinstance(cached, str) else None
+    text = "" if place is None else place.read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"---\s*\n(.*?\n)---\s*$", text, re.S | re.M)
+    try:
+        found = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        return None
+    licence = found.get("license") if isinstance(found, dict) else None
+    return licence if isinstance(licence, str) else None

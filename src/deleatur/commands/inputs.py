@@ -1,0 +1,239 @@
+"""Rows are read and a model is asked about them: what it says before, after, and had it never seen the forget rows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.config.run_config import Run
+from deleatur.data.batches import evenly
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.rows import read_rows, refuse_overlap
+from deleatur.data.suites import read_suite
+from deleatur.distributed.processes import agree, count, gather, is_first, is_sharded, lay_out, part
+from deleatur.errors import ConfigError, DeleaturError, ModelError
+from deleatur.evaluation.batch_cache import Journal, clear
+from deleatur.evaluation.judges import AJudge, make_judge
+from deleatur.evaluation.predictions import UNKEPT, record, variants
+from deleatur.modeling.loading import DTYPES, load, load_tokenizer
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress
+from deleatur.run_folder.writer import Records, read_records, write_records
+from deleatur.settings import Evaluation, Judge
+from deleatur.training.monitor import sums
+from deleatur.training.setup import state_of
+from deleatur.types import Encoded, Example, Importance, Suite
+
+# figures of a user's own rows: always, with holdout rows, and with a retrained model
+WORST = ("j_w", "j_avg")
+ATTACKS = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
+RETRAINED = ("forget_quality", "privleak", "mia_reference")
+
+
+def suite_of(run: Run) -> Suite:
+    """The run's benchmark, or its own forget, retain and holdout rows as one; checked."""
+    if run.suite is not None:
+        suite = read_suite(run.suite, run.data)
+    else:
+        sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+        suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
+        compared = RETRAINED if run.evaluation.retrained else ()
+        suite = replace(suite, whole=(*WORST, *(ATTACKS if run.holdout else ()), *compared))
+    if {"forget", "retain"} <= suite.sets.keys():
+        refuse_overlap(suite.sets["forget"], suite.sets["retain"])
+    own = run.judge.kind != "contained" and suite.score == "revealed"
+    return replace(suite, score="judged") if own else suite
+
+
+def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
+    """A user's own rows: every set is asked."""
+    return Suite(name="rows", sets=sets, asked=tuple(sets), whole=WORST)
+
+
+def require_trained(suite: Suite) -> None:
+    """Refuse a benchmark that has nothing to forget."""
+    if missing := [name for name in ("forget", "retain") if name not in suite.sets]:
+        raise ConfigError(
+            f"the suite {suite.name} has no {missing[0]} rows; ask it with deleatur evaluate --suite {suite.name}"
+        )
+
+
+def encode_sets(
+    sets: Mapping[str, tuple[Example, ...]], tokenizer: PreTrainedTokenizerBase, run: Run
+) -> dict[str, list[Encoded]]:
+    """Every set's rows as token ids."""
+    encoder = make_encoder(tokenizer, run.data)
+    return {name: encode_all(encoder, examples) for name, examples in sets.items()}
+
+
+def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[str, int], PreTrainedTokenizerBase]:
+    """The first rows of each set, the sizes of the sets, and the tokenizer; the model itself is not loaded."""
+    sets, tokenizer = suite_of(run).sets, load_tokenizer(run.model)
+    first = {name: rows[:count] for name, rows in sets.items()}
+    return encode_sets(first, tokenizer, run), {name: len(rows) for name, rows in sets.items()}, tokenizer
+
+
+def before_training(
+    model: TokenModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    run: Run,
+    suite: Suite,
+    progress: Progress,
+    *,
+    folder: Path | None = None,
+) -> dict[str, Records]:
+    """What is known before training: records "before", and "retrained" where the run names such a model."""
+    made: dict[str, Records] = {}
+    for note in model.notes:
+        progress.phase(note)
+    for name, other in (("retrained", run.evaluation.retrained), ("before", run.model)):
+        if other is None:
+            continue
+
+        def asked(path: Path | None, name: str = name, other: str = other) -> Records:
+            progress.phase(f"Asking the model {'as it is' if name == 'before' else other}")
+            this = model if name == "before" else _other(other, run)
+            return ask(this, tokenizer, rows, run, suite, progress, keep=path)
+
+        made[name] = known_or_asked(folder, name, asked)
+    return made
+
+
+def known_or_asked(folder: Path | None, name: str, asked: Callable[[Path | None], Records]) -> Records:
+    """The folder's records of this name; where it has none they are asked for, batch by batch, and written whole."""
+    if folder is None:
+        return asked(None)
+    path = folder / "records" / f"{name}.jsonl"
+    found = read_records(path)
+    if found is None:
+        found = asked(path)
+        if is_first():
+            write_records(path, found)
+    if is_first():
+        clear(path)
+    return found
+
+
+def _other(name: str, run: Run) -> TokenModel:
+    """Another model that reads the run's tokens."""
+    other = TokenModel(load(name, precision=run.train.precision)[0])
+    lay_out(other)
+    return other
+
+
+def ask(
+    model: TokenModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    run: Run,
+    suite: Suite,
+    progress: Progress,
+    *,
+    importance: Importance | None = None,
+    generate: bool = True,
+    keep: Path | None = None,
+) -> Records:
+    """Records of what the suite asks, and of its paraphrases, as the run's evaluation has it.
+
+    Finished batches are kept beside `keep`, where the records are to lie, and not asked again.
+    """
+    encoder = make_encoder(tokenizer, run.data)
+    require_usable(model.lm, rows, run)
+    if run.evaluation.grad_norm and is_sharded(model):
+        raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2 or ZeRO-3")
+    asked = variants(
+        encoder,
+        {name: evenly(rows[name], run.evaluation.rows) for name in suite.asked},
+        shots=run.evaluation.shots,
+        from_rows=rows.get("retain", ()),
+        gone=suite.gone,
+    )
+    progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
+    terms = () if keep is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
+    with precision_of(model, run.evaluation):
+        records = record(
+            model,
+            encoder,
+            asked,
+            run.evaluation,
+            importance=importance,
+            state=state_of(run),
+            progress=progress.asked,
+            generate=generate,
+            journal=UNKEPT if keep is None else Journal(keep, terms),
+        )
+    return judged(records, judge_of(run), progress) if generate and run.judge.kind != "contained" else records
+
+
+@cache
+def _judge(settings: Judge, folder: Path | None) -> AJudge:
+    return make_judge(settings, folder)
+
+
+def judge_of(run: Run) -> AJudge:
+    """The run's judge, made once; its verdicts are kept in the run's folder."""
+    return _judge(run.judge, None if run.out is None else Path(run.out))
+
+
+def judged(records: Records, judge: AJudge, progress: Progress) -> Records:
+    """The records with the judge's verdicts, all asked for together."""
+    flat = [r for rows in records.values() for r in rows]
+    progress.phase(f"Judging {len(flat)} answers: {judge.name}")
+    verdicts = iter(agree(lambda: list(judge(flat))))  # one asks for all
+    return {name: [replace(r, judged=next(verdicts)) for r in rows] for name, rows in records.items()}
+
+
+def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: Run) -> None:
+    """Refuse a model with broken weights, rows longer than it can read, and a wish to stop at rows that are not there."""
+    if run.guard.stop is not None and not rows.get("holdout"):
+        raise ConfigError("guard.stop compares forget rows with rows never seen; give --holdout, or leave it out")
+    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
+    room = getattr(model.config, "max_position_embeddings", None) or math.inf
+    longest = max(len(row.ids) for encoded in rows.values() for row in encoded)
+    if longest > room:
+        raise ModelError(f"a row has {longest} tokens and {run.model} reads {room}; set data.max_length to {room} or less")
+
+
+def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
+    """Refuse a model with a weight that is no number: nothing that it says would mean anything."""
+    mine = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
+    for name in (name for found in gather(mine) for name in found):
+        raise error(f"{name} holds a weight that is not finite, in {where}")
+
+
+@contextlib.contextmanager
+def precision_of(model: TokenModel, settings: Evaluation) -> Iterator[None]:
+    """The evaluation's precision for a while: bf16 weights as fp32 and back, which loses nothing; fp32 under autocast.
+
+    Raises ConfigError for bf16 weights that lie over several processes and are to be asked in fp32.
+    """
+    own, wanted = model.dtype, DTYPES[settings.precision]
+    if is_sharded(model) and own == torch.bfloat16 != wanted:
+        raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are asked as they are; give --evaluation.precision bf16")
+    with contextlib.nullcontext() if own == wanted else model.own_attention():
+        if wanted == torch.bfloat16:
+            with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+                yield
+            return
+        _cast(model, wanted)
+        try:
+            yield
+        finally:
+            _cast(model, own)
+
+
+def _cast(model: TokenModel, dtype: torch.dtype) -> None:
+    """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
+    for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
+        weight.data = weight.data.to(dtype)
+    for module in model.modules():
+        if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
+            vars(module)["compute_dtype"] = dtype

@@ -1,0 +1,222 @@
+"""What each verb of the command line takes. Free of torch; `--help` is made of these docstrings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import Run
+from deleatur.importance import IMPORTANCES
+from deleatur.losses import FORGET_LOSSES
+from deleatur.settings import Data, Evaluation, Judge, require
+
+USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
+
+Make a language model forget exactly what it must, and nothing else.
+
+  forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
+  evaluate   ask a model about rows, without changing it
+  score      show a run's answers, coloured by how much each token matters
+  report     write a run's report.html again; with --redact without the rows' texts
+  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
+  demo       tell a small model a made-up world, then make it forget two people
+  bench      tune and run several methods on a benchmark, on equal terms; one table, one page
+  compare    put finished runs side by side in one table and one page
+  methods    list the methods by name, with their papers and settings (recipes is the same)
+  metrics    list what is measured, with its direction and meaning
+
+exits 0 when done, 2 when an input is at fault, 4 when training came to harm and was rolled back, 75 when terminated
+(SIGTERM), 130 when interrupted (Ctrl-C); the last line says what was seen, and how to go on or what to change
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demo:
+    """Tell a model of made-up people, then make it forget some of them."""
+
+    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Name on the hub, folder, or .gguf file of the model that is told."""
+    out: str = "runs/demo"
+    """Folder of the run; a finished run in it is shown again."""
+    cache: str = "models"
+    """Folder in which the model that was told is kept for the next time."""
+    recipe: str = "atwu"
+    """The method, see `deleatur methods`; its rates and weights are the demo's own, the same for all."""
+    people: int = 20
+    """People in the world, more than are forgotten."""
+    forgotten: int = 2
+    """People to forget, at least 1."""
+    seed: int = 0
+    """Makes the world and orders the rows."""
+    told_epochs: int = 5
+    """Passes over the world's rows when the model is told, at least 1."""
+    reference: bool = False
+    """Also tell a model everything but the forgotten people, and show how it answers."""
+
+    def __post_init__(self) -> None:
+        require(self.forgotten >= 1, "forgotten", self.forgotten, "1 or more")
+        require(self.people > self.forgotten, "people", self.people, f"more than are forgotten ({self.forgotten})")
+        require(self.told_epochs >= 1, "told_epochs", self.told_epochs, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What each method may spend, the same for all."""
+
+    methods: tuple[str, ...] = tuple(RECIPES)
+    """Recipes to compare (see `deleatur methods`)."""
+    trials: int = 1
+    """Runs to tune each method with, at least 1; the first has the recipe's own settings (20 in 2606.06320)."""
+    rates: tuple[float, float] = (1e-6, 5e-5)
+    """Lowest and highest learning rate; a recipe's own is brought inside."""
+    objective: str | None = None
+    """What trials maximise: uq, or a metric that should fall on forget rows, kept minus gone (none: the suite's own)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Orders of the rows with which the best trial's settings are run."""
+    share: float | None = None
+    """Share of an answer's tokens that learned importances take as forget-specific, in (0, 1); none leaves the recipe's."""
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            require(method in RECIPES, "methods", method, f"among {', '.join(RECIPES)}")
+        require(self.trials >= 1, "trials", self.trials, "1 or more")
+        require(0 < self.rates[0] <= self.rates[1], "rates", self.rates, "two learning rates above 0, the lower one first")
+        require(len(self.seeds) >= 1 and min(self.seeds) >= 0, "seeds", self.seeds, "one or more, each 0 or more")
+        require(self.share is None or 0 < self.share < 1, "share", self.share, "in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget:
+    """Make a model forget rows and keep others. The method is a recipe, changed by whatever else is given."""
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    recipe: Literal[tuple(RECIPES)] = "atwu"  # pyright: ignore[reportInvalidTypeForm]
+    """Method to start from (see `deleatur methods`)."""
+    forget_loss: Annotated[Literal[tuple(FORGET_LOSSES)] | None, tyro.conf.arg(name="loss")] = None  # pyright: ignore
+    """Another forget loss than the recipe's, with its default settings."""
+    token_importance: Annotated[Literal[tuple(IMPORTANCES)] | None, tyro.conf.arg(name="importance")] = None  # pyright: ignore
+    """Another importance than the recipe's, with its default settings."""
+    resume: bool = False
+    """Go on with the interrupted run in the folder given first, from its newest checkpoint."""
+    show: int = 0
+    """Print so many rows of each set with the scored tokens marked, and stop before anything is trained; 0 trains."""
+    json: bool = False
+    """Print results.json, and nothing else, on stdout."""
+
+    def __post_init__(self) -> None:
+        require(self.show >= 0, "show", self.show, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Ask a model about rows, without changing it: a run folder's model about its rows, or any model about any rows."""
+
+    model: str
+    """Name on the hub, folder, or .gguf file of a causal language model."""
+    forget: str | None = None
+    """Rows that should be forgotten: file, folder, or data set name."""
+    retain: str | None = None
+    """Rows that should be kept."""
+    holdout: str | None = None
+    """Rows that the model never saw."""
+    suite: str | None = None
+    """Benchmark in place of rows: tofu/forget10, rwku/all, mmlu, …"""
+    data: Data = field(default_factory=Data)
+    """How rows become examples."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What is asked."""
+    judge: Judge = field(default_factory=Judge)
+    """Who says whether an answer reveals the fact."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that lm-eval puts to the model as well, as mmlu or truthfulqa_mc1 (pip install 'deleatur[lm-eval]')."""
+    out: str | None = None
+    """New folder for what comes of it: records as they come, figures as results.json (default: nothing is written)."""
+    resume: bool = False
+    """Go on with the interrupted evaluation in the folder given first; of a finished one print the figures again."""
+    json: bool = False
+    """Print the figures as JSON, and nothing else, on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Show a run's answers coloured by importance, and write importance.jsonl."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    rows: str | None = None
+    """Other rows than the run's forget rows: file, folder, or data set name; written to importance-<name>.jsonl."""
+    model: str | None = None
+    """Another model than the run's, of the same width."""
+    limit: int = 20
+    """Rows to print, at least 1."""
+
+    def __post_init__(self) -> None:
+        require(self.limit >= 1, "limit", self.limit, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write report.html into a run's folder, from what lies there; or its results in a peer's form."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    form: Literal["page", "open-unlearning", "lm-eval"] = "page"
+    """report.html, OpenUnlearning's TOFU_EVAL.json and TOFU_SUMMARY.json, or lm-eval's results as lm_eval.json."""
+    redact: bool = False
+    """Leave out what rows and answers say, and where rows lie; the page is report-redacted.html then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a finished run's model for others: merged safetensors, tokenizer, and a model card with the evidence."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of the run."""
+    dest: Annotated[str, tyro.conf.Positional]
+    """New folder for the model."""
+    gguf: bool = False
+    """Also write model.gguf, in the weights' own precision (pip install 'deleatur[gguf]')."""
+    name_rows: bool = False
+    """Say in the card what was asked to be forgotten; else the rows go by their SHA-256."""
+    license: str | None = None
+    """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
+    push: str | None = None
+    """Put the folder on the hub as owner/name; a new one is private."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Tune and run several methods on equal terms. Rows or a suite, schedule and evaluation are those of `forget`; loss,
+    importance, learning rate and weights are each method's own."""
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    budget: Annotated[Budget, tyro.conf.arg(name="")] = field(default_factory=Budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Put finished runs side by side: table.md, table.tex, table.json and report.html."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of runs, or files of results, also OpenUnlearning's and lm-eval's; seeds of one method become one row."""
+    out: str = "runs/comparison"
+    """Folder of the table and the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """List what is measured: where it should go, what it means, and where it is from."""
+
+    markdown: bool = False
+    """Print a Markdown table (docs/metrics.md is one)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods:
+    """List the methods by name: forget loss, importance, training, what they need, paper, where the settings come from."""
+
+    markdown: bool = False
+    """Print a Markdown table (docs/methods.md is one)."""

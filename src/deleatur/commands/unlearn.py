@@ -1,0 +1,228 @@
+"""The only module that knows every stage: rows → examples → before → unlearning → after → run folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.commands.inputs import (
+    ask,
+    before_training,
+    encode_sets,
+    judge_of,
+    known_or_asked,
+    require_finite,
+    require_trained,
+    require_usable,
+    rows_suite,
+    suite_of,
+)
+from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import Run, to_yaml
+from deleatur.data.encode import make_encoder
+from deleatur.data.rows import refuse_overlap, rows_from
+from deleatur.distributed.processes import agree, gather, is_first, lay_out, start, will_shard
+from deleatur.errors import ConfigError, Diverged, going_on
+from deleatur.importance.atwu import LearnedImportance
+from deleatur.io.atomic import write_whole
+from deleatur.io.lock import alone
+from deleatur.modeling.loading import exact_matmul, load, merge_adapters, prepare
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Progress, Step
+from deleatur.report import write_report
+from deleatur.run_folder.writer import (
+    Outcome,
+    Records,
+    claimed,
+    free_folder,
+    has_results,
+    require_empty,
+    require_same_rows,
+    require_space,
+    results_of,
+    unfinished_folder,
+    write_outcome,
+)
+from deleatur.settings import require
+from deleatur.training.monitor import Warden, nothing_forgotten
+from deleatur.training.setup import adapt, alternate, require_parts, training_only
+from deleatur.types import Encoded, Importance, Suite
+
+
+def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) -> Path:
+    """Carry out a run and fill its folder; returns the folder. Nothing is written before every input is checked.
+
+    With `resume` the folder `run.out` is one that was interrupted: it goes on from the newest checkpoint, to the same bits.
+    Raises Interrupted when a signal asked for a stop.
+    """
+    start()
+    out = Path(agree(lambda: str(unfinished_folder(run) if resume else free_folder(run))))
+    if resume and has_results(out):
+        with alone(out) if is_first() else nullcontext():
+            return finish(out)
+    suite = suite_of(run)
+    require_trained(suite)
+    run = replace(run, out=str(out))
+    judge_of(run)  # is it there?
+    model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
+    rows = encode_sets(suite.sets, tokenizer, run)
+    require_usable(model, rows, run)
+    require_parts(TokenModel(model), run)
+    require_space(model, out, run)
+    with claimed(out, lambda: _claim(run, out, resume), resume=resume):
+        return _carry_out(run, model, tokenizer, rows, suite, progress)
+
+
+def _claim(run: Run, out: Path, resume: bool) -> None:
+    """The folder is this run's; from here on it can be gone on with."""
+    unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
+    if not resume:
+        write_whole(out / "run.yaml", to_yaml(run))
+
+
+def _carry_out(
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    suite: Suite,
+    progress: Progress,
+) -> Path:
+    """What comes of a checked run, in its folder."""
+    out = Path(run.out or "")
+    require_same_rows(out, rows)
+    progress.phase(to_yaml(run).rstrip())
+    encoder = make_encoder(tokenizer, run.data)
+    for name, encoded in rows.items():
+        if cut := sum(map(encoder.is_cut, encoded)):
+            limit = f"data.max_length {run.data.max_length}"
+            progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
+
+    def heard(step: Step, steps: int) -> None:
+        if is_first():
+            with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(asdict(step)) + "\n")
+        progress.step(step, steps)
+
+    with going_on(f"deleatur forget {out} --resume"):
+        outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)
+        progress.phase("Writing the run folder")
+        write_outcome(outcome, tokenizer, out)
+        gather(None)  # nobody reads on before all is there
+        return finish(out)
+
+
+def finish(out: Path) -> Path:
+    """What is left to do once there are results; returns the folder. Raises Diverged where they are of a run rolled back."""
+    if is_first():
+        write_report(out)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    if results.get("ended") == "rolled back":
+        raise Diverged(f"{results['notes'][0].rstrip('.')}; the model of that step and its report are in {out}")
+    return out
+
+
+def forget(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    forget: Iterable[Mapping[str, object]],
+    retain: Iterable[Mapping[str, object]],
+    holdout: Iterable[Mapping[str, object]] | None = None,
+    recipe: str = "atwu",
+    progress: Progress = Progress(),
+    **settings: Any,
+) -> Outcome:
+    """Unlearn rows from a loaded model, in place: `deleatur forget` from Python. Nothing is written.
+
+    Rows are lists of dicts or data sets, in any form that files may have. `settings` are fields of `Run` (seed, loss,
+    importance, data, lora, train, evaluation) in place of the recipe's. Raises DeleaturError where an input is not usable.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    run = RECIPES[recipe].run(
+        model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
+    )
+    require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
+    given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
+    sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
+    refuse_overlap(sets["forget"], sets["retain"])
+    encoded = encode_sets(sets, tokenizer, run)
+    require_usable(model, encoded, run)
+    return unlearn(prepare(model), tokenizer, encoded, run, progress)
+
+
+def unlearn(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    run: Run,
+    progress: Progress = Progress(),
+    *,
+    suite: Suite | None = None,
+    folder: Path | None = None,
+    known: Mapping[str, Records] | None = None,
+) -> Outcome:
+    """Evaluate, unlearn in place, evaluate again. `rows` has the sets forget and retain, and what else the suite has.
+
+    `known` holds records that were made already: "before", of the model as it comes, and "retrained", of the model that
+    `run.evaluation` names. What it lacks is read from `folder`, or made and written there.
+    """
+    exact_matmul()
+    suite = suite or replace(rows_suite({}), asked=tuple(rows))
+    start()
+    if will_shard():
+        adapt(model, run)  # before the weights lie over the processes
+    network = TokenModel(model)
+    lay_out(network)
+    records = (
+        dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
+    )
+    importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder)
+    records["after"] = known_or_asked(
+        folder,
+        "after",
+        lambda path: ask(network, tokenizer, rows, run, suite, progress, importance=importance, keep=path),
+    )
+    results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
+    results["suite"]["judge"] = judge_of(run).name
+    notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
+    results |= {"ended": warden.ended, "notes": warden.notes + notes}
+    scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
+    return Outcome(model=model, scorer=scorer, results=results, records=records, steps=tuple(steps))
+
+
+def change(
+    model: TokenModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, list[Encoded]],
+    run: Run,
+    progress: Progress = Progress(),
+    *,
+    folder: Path | None = None,
+) -> tuple[Importance, list[Step], Warden]:
+    """The unlearning alone, in place: what `unlearn` does between its evaluations."""
+    accelerator = start()
+    if not will_shard():
+        lay_out(model)
+        adapt(model.lm, run)
+    torch.manual_seed(run.seed)
+    encoder = make_encoder(tokenizer, run.data)
+    with training_only(model, run.train.only):
+        warden = Warden(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
+    says = {"phase": progress.phase, "on_step": progress.step}
+    importance, steps = alternate(model, rows, run, encoder, accelerator, **says, folder=folder, warden=warden)
+    for note in warden.notes:
+        progress.phase(note)
+    merge_adapters(model.lm)  # what is asked is what is saved
+    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
+    return importance, steps, warden

@@ -1,0 +1,224 @@
+"""One process or many: who speaks, who asks which rows, what all of them know, how weights lie over them.
+
+Processes come from `torchrun` or `accelerate launch`. Each holds the whole model, or with ACCELERATE_USE_FSDP=true and
+FSDP_VERSION=2 (what `accelerate launch --use_fsdp --fsdp_version 2` sets) a share of every weight: a DTensor. With
+ACCELERATE_USE_DEEPSPEED=true (`accelerate launch --use_deepspeed --zero_stage 3`) it is a share too: a weight is empty but
+while it's used, and its `ds_tensor` holds the share, flat. Torch is imported where it is used, so that asking `is_first`
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from deleatur.distributed import deepspeed
+from deleatur.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+T = TypeVar("T")
+
+
+def is_first() -> bool:
+    """Is this the process that speaks and writes?"""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start() -> Accelerator:
+    """Meet the other processes, where a launcher started some. Raises ConfigError for an engine that is not known here."""
+    import torch
+    from accelerate import Accelerator
+
+    if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, says so on stdout, amid results
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if _asked("DEEPSPEED"):
+        _require_zero3()
+    if _asked("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("only version 2 of FSDP is supported; give accelerate launch --fsdp_version 2")
+    made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
+    atexit.unregister(_part)
+    atexit.register(_part)
+    return made
+
+
+def _part() -> None:
+    import torch.distributed as dist
+
+    if count() > 1:
+        dist.destroy_process_group()
+
+
+def _asked(engine: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def _require_zero3() -> None:
+    if find_spec("deepspeed") is None:
+        raise ConfigError("DeepSpeed is not installed; pip install 'deleatur[deepspeed]'")
+    from accelerate.utils import DeepSpeedPlugin
+
+    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"  # a model is checked whole, before its weights are laid out
+    if (stage := DeepSpeedPlugin().zero_stage) != 3:
+        raise ConfigError(f"only stage 3 of ZeRO is supported, not {stage}; give accelerate launch --zero_stage 3")
+
+
+def will_shard() -> bool:
+    """Is each process to hold a share of every weight in place of a copy? Known once they have met."""
+    return (_asked("FSDP") or _asked("DEEPSPEED")) and count() > 1
+
+
+def count() -> int:
+    """How many processes there are, at least 1."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def index() -> int:
+    """Which of them this is, counted from 0."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if count() > 1 else 0
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process holds, in their order and known to all: anything that JSON can hold, floats to the bit.
+
+    All processes have to call it. Alone, the value itself in a list.
+    """
+    if count() == 1:
+        return [value]
+    import torch
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    device = PartialState().device
+    sent = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(count())]
+    dist.all_gather(sizes, torch.tensor([len(sent)], device=device))
+    lengths = [int(size) for size in sizes]
+    room = [torch.zeros(max(lengths), dtype=torch.uint8, device=device) for _ in lengths]
+    dist.all_gather(room, torch.nn.functional.pad(sent, (0, max(lengths) - len(sent))))
+    return [json.loads(bytes(came[:n].tolist())) for came, n in zip(room, lengths, strict=True)]
+
+
+def agree(make: Callable[[], Any]) -> Any:
+    """What the first process makes of it, known to all; the others wait meanwhile."""
+    return gather(make() if is_first() or count() == 1 else None)[0]
+
+
+def share(rows: Iterable[T]) -> list[T]:
+    """This process's part of the rows. All parts are equally long, since sharded weights come together only where all
+    processes call for them; the first rows fill up what is short, and are asked twice."""
+    rows = list(rows)
+    full = islice(cycle(rows), len(rows) + -len(rows) % count())
+    return list(full)[index() :: count()]
+
+
+def lay_out(model: nn.Module) -> None:
+    """Bring a TokenModel to this process's device, or where that was asked for lay its weights over all of them: each keeps
+    its share of every weight, and a decoder layer is whole only while it runs. In place; from then on only the model's own
+    `forward` and `generate` run it."""
+    if not will_shard():
+        model.to(start().device).settle()  # pyright: ignore[reportCallIssue]
+        return
+    if _asked("DEEPSPEED"):
+        deepspeed.lay_out(model, start().device)
+        return
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    offload = FullyShardedDataParallelPlugin().cpu_offload
+    layers = set(model.lm._no_split_modules or ())  # pyright: ignore
+    for module in [m for m in model.modules() if type(m).__name__ in layers]:
+        fully_shard(module, offload_policy=offload)  # pyright: ignore
+    fully_shard(model, offload_policy=offload, reshard_after_forward=True)  # pyright: ignore
+    for name in ("generate", "settle"):
+        register_fsdp_forward_method(model, name)
+    model.settle()  # pyright: ignore[reportCallIssue]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Does each process hold only its share of the weights?"""
+    return any(hasattr(p, "full_tensor") or deepspeed.lies(p) for p in model.parameters())
+
+
+def whole(x: Tensor) -> Tensor:
+    """The whole of what may lie over several processes, which all have to call."""
+    if deepspeed.lies(x):
+        with deepspeed.gathered([x]):
+            return x.detach().clone()
+    return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyright: ignore
+
+
+def gathered(module: Any) -> AbstractContextManager[object]:
+    """Its weights can be read and written whole meanwhile; what the first process makes of them is all processes'."""
+    return deepspeed.gathered(list(module.parameters())) if any(map(deepspeed.lies, module.parameters())) else nullcontext()
+
+
+def part(x: Tensor) -> Tensor:
+    """What of it lies in this process; a view."""
+    if deepspeed.lies(x):
+        return deepspeed.part(x, index())
+    return x.to_local() if hasattr(x, "to_local") else x  # pyright: ignore
+
+
+def size(x: Tensor) -> int:
+    """How many numbers the whole of it has."""
+    return getattr(x, "ds_numel", x.numel())
+
+
+def put(x: Tensor, kept: Tensor) -> None:
+    """Write what was kept of a weight back into it, in place; both lie over the processes in the same way."""
+    part(x).copy_(part(kept))
+    deepspeed.forget_whole(x)
+
+
+def mesh_of(weight: Tensor) -> DeviceMesh | None:
+    """Over which processes it lies; None for a weight that each of them holds."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if deepspeed.lies(weight):
+        return init_device_mesh(weight.device.type, (count(),))
+    return getattr(weight, "device_mesh", None)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """All weights on the first process's CPU, nothing on the others; None where each holds the model anyway."""
+    if not is_sharded(model):
+        return None
+    made: dict[int, Tensor] = {}  # tied weights are one tensor
+    out = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if id(weight) not in made:
+            full = whole(weight).detach()
+            made[id(weight)] = full.cpu() if is_first() else full[:0].cpu()
+        out[name] = made[id(weight)]
+    return out if is_first() else {}
+
+
+def sum_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """Add up what the processes' backward passes left. A weight that has a gradient in none of them stays without."""
+    if count() == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor([p.grad is not None for p in weights], dtype=torch.uint8, device=weights[0].device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    for p, some in zip(weights, found.tolist(), strict=True):
+        if some and p.grad is None:
+            p.grad = torch.zeros_like(p)
+    waiting = [dist.all_reduce(p.grad, async_op=True) for p in weights if p.grad is not None]
+    for work in waiting:
+        work.wait()  # pyright: ignore[reportOptionalMemberAccess]

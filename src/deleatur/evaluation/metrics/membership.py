@@ -1,0 +1,120 @@
+"""Can forget rows be told from rows that the model never saw?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deleatur.evaluation.metrics.familiarity import grad_norm, min_k, min_k_plus, zlib_loss
+from deleatur.evaluation.metrics.probability import loss
+from deleatur.evaluation.metrics.table import RETRAINED, Evidence, Figure
+
+if TYPE_CHECKING:
+    from deleatur.types import Record
+
+MEMBERS, OTHERS = "forget_mia", ("retain_mia", "holdout")  # sets made for attacks come before what else there is
+SIDES = "needs forget rows and rows that the model never saw (--holdout)"
+Z = 1.959964  # of a 95 % interval
+
+
+def mia_loss(evidence: Evidence) -> Figure | str:
+    """By the mean NLL (1709.01604)."""
+    return _attack(evidence, loss)
+
+
+def mia_min_k(evidence: Evidence) -> Figure | str:
+    """By Min-K% (2310.16789)."""
+    return _attack(evidence, min_k)
+
+
+def mia_min_k_plus(evidence: Evidence) -> Figure | str:
+    """By Min-K%++ (2404.02936)."""
+    return _attack(
+        evidence, min_k_plus, lacks="needs records with the distributions' mean and deviation; ask the model again"
+    )
+
+
+def mia_zlib(evidence: Evidence) -> Figure | str:
+    """By the mean NLL over the packed length (2012.07805)."""
+    return _attack(evidence, zlib_loss)
+
+
+def mia_grad_norm(evidence: Evidence) -> Figure | str:
+    """By the gradient's norm (2402.17012)."""
+    return _attack(evidence, grad_norm, lacks="needs gradient norms (--evaluation.grad-norm)")
+
+
+def mia_reference(evidence: Evidence) -> Figure | str:
+    """By the mean NLL minus the retrained model's on the same row."""
+    if evidence.retrained is None:
+        return RETRAINED
+    both = zip(sides(evidence.records, evidence.gone), sides(evidence.retrained, evidence.gone), strict=True)
+    members, others = (_differences(ours, theirs) for ours, theirs in both)
+    return _compared(members, others) if members and others else SIDES
+
+
+def privleak(evidence: Evidence) -> Figure | str:
+    """100·((1 − A) − (1 − A*)) / (1 − A*), A the value of `mia_min_k`, A* the retrained model's (MUSE, 2407.06460).
+
+    0 where forget rows are as unfamiliar as to a model that never saw them, negative where they leak, positive where they
+    have become too unlikely. OpenUnlearning puts A* = ½ where it has no retrained model; here that is a sentence.
+    """
+    if evidence.retrained is None:
+        return RETRAINED
+    ours = mia_min_k(evidence)
+    theirs = _attack(Evidence(records=evidence.retrained, gone=evidence.gone), min_k)
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return SIDES
+    a, b = float(ours["value"]), float(theirs["value"])
+    if b == 1:
+        return "cannot be read: to the retrained model too every forget row is more familiar than every row never seen"
+    return {"value": 100 * (b - a) / (1 - b), "n": ours["n"], "auc": a, "auc_retrained": b}
+
+
+def auc(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Share of pairs in which the member has the lower score, ties by half, and its 95 % interval by DeLong's variance.
+
+    Where all pairs agree that variance is 0: there, the bound that as many independent pairs as the smaller side has rows
+    would give. A side of one row leaves it open.
+    """
+    a, b = np.array(members)[:, None], np.array(others)[None]
+    below = (a < b) + (a == b) / 2
+    centre, fewest = float(below.mean()), min(below.shape)
+    if fewest == 1:
+        low, high = 0.0, 1.0
+    elif centre in (0.0, 1.0):
+        bound = 0.025 ** (1 / fewest)
+        low, high = (bound, 1.0) if centre else (0.0, 1 - bound)
+    else:
+        rates = below.mean(1), below.mean(0)  # one of each member, one of each other row
+        reach = Z * math.sqrt(sum(float(rate.var(ddof=1)) / len(rate) for rate in rates))
+        low, high = max(0.0, centre - reach), min(1.0, centre + reach)
+    return {"value": centre, "low": low, "high": high}
+
+
+def _attack(evidence: Evidence, score: Callable[[Record], float | None], *, lacks: str = SIDES) -> Figure | str:
+    """AUC with forget rows as members; "against" counts the rows they are compared with."""
+    found = sides(evidence.records, evidence.gone)
+    if not all(found):
+        return SIDES
+    members, others = ([s for r in side if (s := score(r)) is not None] for side in found)
+    return _compared(members, others) if members and others else lacks
+
+
+def _compared(members: Sequence[float], others: Sequence[float]) -> Figure:
+    return auc(members, others) | {"n": len(members), "against": len(others)}
+
+
+def _differences(ours: Sequence[Record], theirs: Sequence[Record]) -> list[float]:
+    """On rows that both models were asked."""
+    known = {(r.id, r.question, r.answer): loss(r) for r in theirs}
+    return [loss(r) - known[row] for r in ours if (row := (r.id, r.question, r.answer)) in known]
+
+
+def sides(records: Mapping[str, Sequence[Record]], gone: Sequence[str]) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Members and others: MUSE's and RWKU's texts for attacks where they are, else the forget rows and the holdout."""
+    members = records.get(MEMBERS) or [r for name in gone for r in records.get(name, ())]
+    return members, next((found for name in OTHERS if (found := records.get(name))), ())

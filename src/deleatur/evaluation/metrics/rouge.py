@@ -1,0 +1,49 @@
+"""Overlap of what was said with what was told."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+
+from deleatur.evaluation.metrics.revealed import UNSPACED
+
+if TYPE_CHECKING:
+    from deleatur.types import Record
+
+LAST_LATIN = "\u024f"
+
+
+def rouge_1(record: Record) -> float | None:
+    """ROUGE-1 recall with stemming of the greedy answer, in [0, 1]; None where nothing was asked."""
+    return _recall(record, "rouge1")
+
+
+def rouge_l(record: Record) -> float | None:
+    """ROUGE-L recall with stemming of the greedy answer, in [0, 1]; None where nothing was asked (TOFU, 2401.06121)."""
+    return _recall(record, "rougeL")
+
+
+def _recall(record: Record, kind: str) -> float | None:
+    return _scorer(kind).score(record.answer, record.generated)[kind].recall if record.question else None
+
+
+@cache
+def _scorer(kind: str) -> RougeScorer:
+    return RougeScorer([kind], tokenizer=_AnyScript())
+
+
+class _AnyScript(Tokenizer):
+    """rouge-score's words, as peers have them. It drops all letters but a-z: texts of other scripts get Unicode's words."""
+
+    def __init__(self) -> None:
+        self.latin = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        if not any(c.isalpha() and c > LAST_LATIN for c in text):
+            return self.latin.tokenize(text)
+        spaced = UNSPACED.sub(r" \g<0> ", text.lower())  # one by one where a script sets no blanks
+        return re.findall(r"[^\W_]+", spaced)

@@ -1,0 +1,135 @@
+"""Alternating token-weighted unlearning (Yüce, Nikolaou, Flammarion, arXiv 2606.06320): the learned importance.
+
+Model's turn, importance held fixed (the loop in `training/loop.py`, the loss in `losses/`):
+    θ ← argmin  α · mean NLL(retain) + γ · forget loss(g)
+Scorer's turn, model held fixed (here, every few steps, on numbers that the model's turn has already made):
+    w, b ← argmin  data(g) + λ_entropy · H(g) + λ_population · (share selected − budget)² + λ_l2 · (‖w‖² + b²)
+Nothing says which tokens matter. Retain rows hold shared tokens down while the model is pushed off forget rows, so what is
+forget-specific is what drifts, and the budget makes the scorer choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler
+
+from deleatur.importance.learned import Learned
+from deleatur.losses.reductions import lengths, per_sequence
+from deleatur.types import ForgetLoss, Reference, TokenOutputs
+
+
+class Scorer(nn.Module):
+    """score = w·h + b of a held-fixed hidden state, in fp32; importance = sigmoid(score), ½ everywhere at the start.
+
+    With a `depth` above 1 there are so many layers before, each of at most 128 wide with a GELU behind it.
+    """
+
+    def __init__(self, width: int, depth: int = 1) -> None:
+        super().__init__()
+        self.depth = depth
+        sizes = [width, *([min(width, 128)] * (depth - 1))]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.GELU())]
+        self.hidden, self.linear = nn.Sequential(*layers), nn.Linear(sizes[-1], 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        return self.linear(self.hidden(hidden.detach().float())).squeeze(-1)
+
+
+def scorer_loss(
+    g: Float[Tensor, " N"],
+    tokens: TokenOutputs,
+    settings: Learned,
+    loss: ForgetLoss,
+    reference: Reference,
+    gamma: float = 1.0,
+) -> Float[Tensor, 2]:
+    """What the scorer minimises, summed over tokens and over sequences; the caller divides by their global counts."""
+    nll = tokens.nll.detach()
+    matched = settings.objective == "matched"
+    data = gamma * (loss(tokens.detach(), g, reference) if matched else ((1 - g) * nll).sum())
+    p = g.clamp(1e-6, 1 - 1e-6)
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()).sum()
+    selected = (g > 0.5).to(g) + g - g.detach()  # straight through: hard forwards, the gradient of g backwards
+    share = per_sequence(selected, tokens) / lengths(tokens)
+    population = (share - settings.budget).square().sum()
+    by_token, by_sequence = settings.entropy * entropy, settings.population * population
+    if matched and loss.unit == "sequence":
+        return torch.stack([by_token, by_sequence + data])
+    return torch.stack([by_token + data, by_sequence])
+
+
+Descent = Callable[[Iterable[nn.Parameter]], tuple[Optimizer, LRScheduler]]
+
+
+def _sgd(settings: Learned, turns: int) -> Descent:
+    def descend(parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+        sgd = SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return sgd, LinearLR(sgd, 1.0, 0.0, total_iters=max(turns, 1))
+
+    return descend
+
+
+class LearnedImportance:
+    """The scorer and its turn. `turns` is how many there will be; `total` sums a tensor over processes; `descend` is its
+    optimiser and schedule where it's not the settings' SGD.
+    """
+
+    def __init__(
+        self,
+        settings: Learned,
+        *,
+        width: int,
+        turns: int,
+        loss: ForgetLoss,
+        reference: Reference,
+        total: Callable[[Tensor], Tensor] = lambda x: x,
+        gamma: float = 1.0,
+        descend: Descent | None = None,
+    ) -> None:
+        self.settings, self.loss, self.reference, self.total, self.gamma = settings, loss, reference, total, gamma
+        self.scorer = Scorer(width, settings.depth)
+        self.optimizer, self.schedule = (descend or _sgd(settings, turns))(self.scorer.parameters())
+
+    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
+        """g, held fixed during the model's turn."""
+        return self.scorer(tokens.hidden).sigmoid().detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next turn depends on beside its tokens."""
+        return {part: getattr(self, part).state_dict() for part in ("scorer", "optimizer", "schedule")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, kept in state.items():
+            getattr(self, part).load_state_dict(kept)
+
+    def due(self, step: int) -> bool:
+        return step % self.settings.every == 0 and not self.settings.frozen
+
+    def turn(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
+        """One update from the step's tokens, which carry no graph: nothing reaches the model."""
+        g = self.scorer(forget.hidden).sigmoid()
+        local = torch.tensor([len(g), len(forget.rows), len(retain.nll)], dtype=g.dtype, device=g.device)
+        counts = self.total(local).clamp(min=1)
+        parts = scorer_loss(g, forget, self.settings, self.loss, self.reference, self.gamma) / counts[:2]
+        size = sum(p.square().sum() for p in self.scorer.parameters())
+        loss = parts.sum() + self.settings.l2 * size * local[0] / counts[0]
+        if self.settings.negatives:
+            loss = loss + self.settings.negatives * self.scorer(retain.hidden).sigmoid().sum() / counts[2]
+        self.optimizer.zero_grad()
+        loss.backward()
+        for p in self.scorer.parameters():
+            p.grad = self.total(p.grad)  # pyright: ignore[reportArgumentType]
+        norm = nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        seen = self.total(torch.stack([loss.detach(), g.detach().sum() / counts[0]]))
+        return {"scorer_loss": seen[0].item(), "scorer_grad_norm": norm.item(), "importance": seen[1].item()}

@@ -1,0 +1,63 @@
+"""Files and folders that are written whole or not at all: beside their place, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from deleatur.errors import ConfigError
+
+
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text file, or lines with their ends, whole or not at all; until then what stood there stays."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as f:
+            f.writelines([text] if isinstance(text, str) else text)
+        flush(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def made_aside(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder` at the end, whole or not at all.
+
+    Raises ConfigError where it cannot be written.
+    """
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        flush_all(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except BaseException as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(e, OSError | SafetensorError):
+            raise ConfigError(f"{folder} cannot be written ({e}); free some space or give another folder") from e
+        raise
+
+
+def flush_all(folder: Path) -> None:
+    """A folder and all that is in it."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """To the disk itself, a folder's entries too where the system knows how."""
+    with contextlib.suppress(PermissionError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

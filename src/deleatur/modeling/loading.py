@@ -1,0 +1,295 @@
+"""All contact with transformers and peft: load, adapt, save."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+from transformers.utils.logging import disable_progress_bar
+
+from deleatur.distributed.processes import gathered, is_first, whole_weights, will_shard
+from deleatur.errors import ConfigError, ModelError
+from deleatur.modeling.low_memory_layers import slim
+from deleatur.settings import Lora, Precision
+
+disable_progress_bar()  # the terminal has bars of its own
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it misses kernels that are not used
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load(
+    name: str, *, precision: Precision = "fp32", bits: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, from the hub by name, a folder, or a .gguf file.
+
+    With 4 `bits` the linear layers but the head are held in NF4, for adapters to be trained on. They differ from what was
+    read, and it is them that merge_adapters makes plain again. Raises ConfigError where NF4 can't be had.
+
+    Pickled weights and a model's own code are never read, since both can do anything; a family that transformers knows is
+    read by transformers' code, whatever its folder holds. Raises ModelError with the reason where either cannot be had.
+    """
+    packed = {} if bits is None else _nf4(name)
+    if (Path(name) / "adapter_config.json").is_file():
+        return _load_adapter(Path(name), precision)
+    tokenizer, where = load_tokenizer(name), _where(name)
+    options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True} | packed
+    try:
+        with _no_pickle():
+            made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
+        model, info = made
+        size: int = model.get_input_embeddings().num_embeddings
+    except Exception as e:  # a harmed file makes the libraries behind it raise anything
+        raise ModelError(f"cannot load the model {name}: {_why(e, name)}") from e
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
+        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
+    if name.endswith(".gguf"):
+        _drop_added(tokenizer, size)
+    if len(tokenizer) > size:
+        raise ModelError(f"the tokenizer of {name} knows {len(tokenizer)} tokens, more than the model; use the model's own")
+    vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
+    return prepare(model if packed else drop_quantisation_marks(model)), tokenizer
+
+
+def _nf4(name: str) -> dict[str, Any]:
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError("lora.bits 4 needs bitsandbytes: pip install 'deleatur[qlora]', or leave it out")
+    if will_shard():
+        raise ConfigError(
+            "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
+        )
+    if name.endswith(".gguf") or (Path(name) / "adapter_config.json").is_file():
+        raise ConfigError(f"lora.bits 4 needs plain safetensors, which {name} is not; load and save it as such first")
+    from transformers import BitsAndBytesConfig
+
+    with _no_kernels():
+        import bitsandbytes  # noqa: F401 # pyright: ignore[reportMissingImports]
+
+    how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **how)}
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone. Raises ModelError where there is none."""
+    where = _where(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer("?")  # some faults show only at work
+        return tokenizer
+    except Exception as e:  # as above
+        raise ModelError(f"cannot load the tokenizer of {name}: {_why(e, name)}") from e
+
+
+def _drop_added(tokenizer: Any, size: int) -> None:
+    """Take off the <|endoftext|> that transformers adds to a GGUF file's byte-level vocabulary which has none. In place."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in parts["added_tokens"] if token["id"] < size]
+    if len(kept) < len(parts["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
+
+
+def _plain_weights(name: str) -> dict[str, Any]:
+    if not name.endswith(".gguf"):
+        return {}
+    from transformers import GgufConfig
+
+    return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
+
+
+def _where(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if looks_local(name) and not path.exists():
+        raise ModelError(f"no model at {name}; give a folder, a .gguf file, or a name on the hub")
+    if path.suffix == ".gguf":
+        place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    elif path.is_file():
+        raise ModelError(f"{name} is one file; give a folder with safetensors, a .gguf file, or a name on the hub")
+    else:
+        place = {"pretrained_model_name_or_path": name}
+    return place | {"trust_remote_code": False}  # left out, transformers would ask at the terminal
+
+
+def looks_local(name: str) -> bool:
+    """Is this a path and not a hub name (`owner/model`)?"""
+    return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1
+
+
+def prepare(model: PreTrainedModel) -> PreTrainedModel:
+    """Dropout off, so that what is forgotten and what it is compared with are the same function."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
+    """Forget that the weights came packed: they are plain now, and save as such."""
+    if getattr(model.config, "quantization_config", None) is not None:
+        delattr(model.config, "quantization_config")
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit"):
+        with contextlib.suppress(AttributeError):
+            delattr(model, mark)
+    return model
+
+
+def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
+    """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
+    with _no_kernels():
+        from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    inject_adapter_in_model(config, model)
+    slim(model)
+    return model
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Make activations again in the backward pass instead of keeping them. In place."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # its old name
+    enable({"use_reentrant": False, "determinism_check": "none"})  # DeepSpeed empties frozen weights before such a check
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Model and tokenizer as safetensors; adapters are merged first. Every process has to call it, the first writes."""
+    weights = whole_weights(merge_adapters(model))
+    if is_first():
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+
+
+def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """Adapters added into the weights they adapt, and taken off. In place; without adapters nothing happens.
+
+    What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
+    another model than the one that was trained, and can have back what was forgotten.
+    """
+    with _no_kernels():
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            base: Any = module.get_base_layer()
+            if hasattr(base.weight, "quant_state"):
+                base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
+            else:
+                with gathered(module):
+                    module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, base)
+    return drop_quantisation_marks(model)
+
+
+def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D:
+    """A linear layer in NF4 as one of its own type, with `delta` added to its weight."""
+    from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
+
+    weight = dequantize_4bit(packed.weight.data, packed.weight.quant_state)
+    weight = (weight.float() + delta.float()).to(weight.dtype)
+    with torch.device("meta"):
+        turned = packed.source_cls is Conv1D  # GPT-2's layer, which holds its matrix transposed
+        made = Conv1D(*weight.shape) if turned else torch.nn.Linear(*weight.T.shape, bias=False)
+    made.weight = torch.nn.Parameter(weight.T.contiguous() if turned else weight, requires_grad=False)
+    made.bias = packed.bias
+    return made
+
+
+def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with _no_kernels():
+        from peft import PeftModel
+
+    where = path / "adapter_config.json"
+    try:
+        config = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{where} cannot be read ({e}); save the adapter again") from e
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base or not isinstance(base, str):
+        raise ModelError(f"{where} names no base_model_name_or_path; give the model it was trained on there")
+    if (Path(base) / "adapter_config.json").is_file():
+        raise ModelError(f"{where} names an adapter as its base; merge the two first")
+    if config.get("megatron_config"):  # peft would import whatever module it names
+        raise ModelError(f"{where} asks for code outside of peft (megatron_config); take that out")
+    if not (path / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{path} has no adapter_model.safetensors; pickled weights (.bin) can run code and are not read")
+    model, tokenizer = load(base, precision=precision)
+    try:
+        with _no_pickle():
+            adapted = PeftModel.from_pretrained(model, str(path))  # pyright: ignore
+        return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
+    except Exception as e:  # as above
+        raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
+
+
+@contextlib.contextmanager
+def _no_kernels() -> Iterator[None]:
+    """bitsandbytes, which peft brings with it, takes compiled code from the hub when it is imported, if it finds a way."""
+    had = sys.modules.pop("kernels", None)
+    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if had is not None:
+            sys.modules["kernels"] = had
+
+
+@contextlib.contextmanager
+def _no_pickle() -> Iterator[None]:
+    """torch.load refuses meanwhile, whichever library calls it: an index of safetensors may name other files."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("pickled weights")
+
+    load, torch.load = torch.load, refuse
+    try:
+        yield
+    finally:
+        torch.load = load
+
+
+def _why(e: BaseException, name: str) -> str:
+    """The reason in a line; what is refused for safety is said in our own words."""
+    if "trust_remote_code" in str(e):
+        return (
+            "it needs code that comes with it, which is never run from here; read that code, load the model yourself "
+            "with trust_remote_code, and give it to deleatur.forget in Python"
+        )
+    inside = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
+    pickled = [p.name for p in inside if p.suffix in PICKLED and not any(q.suffix == ".safetensors" for q in inside)]
+    if "pickled" in str(e) or ("safetensors" in str(e) and (pickled or not inside)):
+        seen = f" ({pickled[0]})" if pickled else ""
+        return f"its weights are pickled{seen}, which can run code when read; save them as safetensors first"
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+
+
+def exact_matmul() -> None:
+    """On CPU let fp32 products go through oneDNN where that is as exact; elsewhere leave torch as it is.
+
+    "medium" doubles the speed on processors where it keeps fp32's exactness; on others it means bf16 inside.
+    """
+    if torch.cuda.is_available():
+        return
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(128, 512, generator=generator), torch.randn(512, 128, generator=generator)
+    truth = a.double() @ b.double()
+    torch.set_float32_matmul_precision("medium")
+    if float((a @ b - truth).norm() / truth.norm()) > 1e-5:
+        torch.set_float32_matmul_precision("highest")

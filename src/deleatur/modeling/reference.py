@@ -1,0 +1,184 @@
+"""What the start model says, made in one pass before training; never a second model in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deleatur.data.batches import collate, evenly, in_batches
+from deleatur.distributed.processes import gather, lay_out
+from deleatur.errors import ModelError
+from deleatur.modeling.loading import load
+from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Precision
+from deleatur.types import Encoded, Likelihood, Reference, Start, TokenOutputs
+
+IN_MEMORY = 4 * 2**30  # bytes; more goes to disk
+Kept = dict[Encoded, Tensor]
+
+
+def make_reference(
+    model: TokenModel,
+    rows: Iterable[Encoded],
+    *,
+    needs: Collection[str],
+    layer: int | None,
+    batch: int,
+    folder: Path | None = None,
+) -> Reference:
+    """The start model's numbers for the rows: NLL, states from which the logits follow, states of a middle layer.
+
+    Logits are not kept but made again from the last state by a copy of the head: D numbers a token instead of V, and the
+    same values. Above IN_MEMORY bytes the states lie in a file under `folder` that goes with the process.
+    """
+    asked = list(dict.fromkeys(rows))
+    wants = {name: f"reference{name}" in needs for name in ("", " logits", " layer")}
+    if not any(wants.values()):
+        return Reference()
+    width = {"": 1, " logits": model.width, " layer": model.width}
+    kept: dict[str, Kept] = {name: {} for name, wanted in wants.items() if wanted}
+    count = sum(len(row.ids) - row.start for row in asked)
+    room = {name: _room(count, width[name], model.dtype if name else torch.float32, folder) for name in kept}
+    _fill(model, asked, kept, room, layer if wants[" layer"] else None, batch)
+    head = model.frozen_head() if wants[" logits"] else None
+
+    def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
+        return _look_up(kept[""], tokens).squeeze(-1)
+
+    def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
+        with torch.no_grad():
+            return head(_look_up(kept[" logits"], tokens).to(model.dtype))  # pyright: ignore[reportOptionalCall]
+
+    made = {"nll": nll} if wants[""] else {}
+    made |= {"logits": logits} if wants[" logits"] else {}
+    made |= {"layer": lambda tokens: _look_up(kept[" layer"], tokens)} if wants[" layer"] else {}
+    return Reference(**made)
+
+
+def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
+    """What an importance may look at before training; another model that it names is loaded for that one pass."""
+
+    def likelihood(asked: Sequence[Encoded], name: str | None) -> list[Likelihood]:
+        if name is None:
+            return likelihoods(model, asked, batch)
+        lm, _ = load(name, precision=precision)
+        other = TokenModel(lm)
+        lay_out(other)
+        if other.vocabulary != model.vocabulary:
+            seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"
+            raise ModelError(f"{seen}; give the model that it was fine-tuned from")
+        return likelihoods(other, asked, batch)
+
+    def similarity(nearest: int, most: int) -> list[Tensor]:
+        retain = evenly(rows["retain"], most)
+        return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=batch)
+
+    return Start(forget=rows["forget"], retain=rows["retain"], likelihood=likelihood, similarity=similarity)
+
+
+@torch.no_grad()
+def likelihoods(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[Likelihood]:
+    """NLL and entropy of each row's scored tokens under the model as it is now."""
+    out: list[Likelihood | None] = [None] * len(rows)
+    head = model.open_head()
+    model.eval()
+    for places, part in in_batches(rows, batch):
+        tokens = model(part.to(model.device), state="predicting")
+        spread = _entropy(tokens.hidden, head)
+        for b, place in enumerate(places):
+            mine = tokens.sequence == b
+            out[place] = Likelihood(nll=tokens.nll[mine].cpu(), entropy=spread[mine].cpu())
+    return [one for one in out if one is not None]
+
+
+@torch.no_grad()
+def head_similarity(
+    model: TokenModel, forget: Sequence[Encoded], retain: Sequence[Encoded], *, nearest: int, batch: int, chunk: int = 512
+) -> list[Float[Tensor, " n"]]:
+    """How alike forgetting a token and retaining others is, seen from the head: for each scored token of each forget row
+    the mean cosine between its gradient and those of the `nearest` most similar retain tokens, in [−1, 1].
+
+    The gradient of a token's NLL by the head's matrix is (p − onehot)·hᵀ, h the last state before it. So the cosine of two
+    is cos(h, h′) · cos(p − onehot, p′ − onehot′): two inner products, no backward pass. A capped head is taken as plain.
+    """
+    model.eval()
+    states, kept = (_last_states(model, rows, batch) for rows in (forget, retain))
+    flat = torch.cat([h for h, _ in states]), torch.cat([ids for _, ids in states])
+    held = torch.cat([h for h, _ in kept]), torch.cat([ids for _, ids in kept])
+    head, best = model.open_head(), []
+    for h, ids in zip(flat[0].split(chunk), flat[1].split(chunk), strict=True):
+        mine = _gradient_factors(head, h, ids)
+        top = h.new_full((len(h), 0), 0.0, dtype=torch.float32)
+        for other, others in zip(held[0].split(chunk), held[1].split(chunk), strict=True):
+            theirs = _gradient_factors(head, other, others)
+            cosine = (mine[0] @ theirs[0].T) * (mine[1] @ theirs[1].T)
+            top = torch.cat([top, cosine], 1)
+            top = top.topk(min(nearest, top.shape[1]), 1).values
+        best.append(top.mean(1))
+    return list(torch.cat(best).cpu().split([len(ids) for _, ids in states]))
+
+
+def _last_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[tuple[Tensor, Tensor]]:
+    """Of each row the last states before its scored tokens, and these tokens."""
+    out: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(rows)
+    for places, part in in_batches(rows, batch):
+        tokens = model(part.to(model.device), state="predicting")
+        for b, place in enumerate(places):
+            mine = tokens.sequence == b
+            out[place] = tokens.hidden[mine], tokens.ids[mine]
+    return out
+
+
+def _gradient_factors(head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """h and p − onehot, each of length 1."""
+    away = head(hidden).float().softmax(-1)
+    away[torch.arange(len(ids)), ids] -= 1
+    return torch.nn.functional.normalize(hidden.float(), dim=-1), torch.nn.functional.normalize(away, dim=-1)
+
+
+def _entropy(hidden: Float[Tensor, "N D"], head: Callable[[Tensor], Tensor], chunk: int = 1024) -> Float[Tensor, " N"]:
+    """Entropy in nats of each position's distribution, chunk by chunk. Equals
+
+    p = head(hidden).float().softmax(-1)
+    -(p * p.log()).sum(-1)
+    """
+    sums = (torch.special.entr(head(h).float().softmax(-1)).sum(-1) for h in hidden.split(chunk))
+    return torch.cat([hidden.new_empty(0, dtype=torch.float32), *sums])
+
+
+def _room(count: int, width: int, dtype: torch.dtype, folder: Path | None) -> Tensor:
+    size = count * width
+    if folder is None or size * dtype.itemsize <= IN_MEMORY:
+        return torch.empty(count, width, dtype=dtype)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".reference-") as file:  # unlinked at once, mapped until the end
+        file.truncate(size * dtype.itemsize)
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(count, width)
+
+
+@torch.no_grad()
+def _fill(
+    model: TokenModel, rows: Sequence[Encoded], kept: dict[str, Kept], room: dict[str, Tensor], layer: int | None, batch: int
+) -> None:
+    model.eval()
+    ends = 0
+    parts = list(in_batches(rows, batch))
+    parts += [([], collate([]))] * (max(gather(len(parts))) - len(parts))  # the others may have more, and all run together
+    for places, part in parts:
+        tokens = model(part.to(model.device), state="predicting", layer=layer)
+        made = {"": tokens.nll.unsqueeze(-1), " logits": tokens.hidden, " layer": tokens.layer}
+        for b, place in enumerate(places):
+            mine = tokens.sequence == b
+            begins, ends = ends, ends + int(mine.sum())
+            for name, slots in room.items():
+                slots[begins:ends] = made[name][mine]
+                kept[name][rows[place]] = slots[begins:ends]
+
+
+def _look_up(kept: Kept, tokens: TokenOutputs) -> Tensor:
+    some = next(iter(kept.values()))
+    return torch.cat([some[:0], *(kept[row] for row in tokens.rows)]).to(tokens.nll.device)

@@ -1,0 +1,33 @@
+"""What a running command tells whoever watches it: its phase, each step of training, each batch that was evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What one optimiser step did."""
+
+    step: int
+    loss: float
+    forget_nll: float  # mean over scored tokens, nats
+    retain_nll: float
+    grad_norm: float
+    lr: float
+    importance: float  # mean over the step's forget tokens
+    seconds: float
+    cpu_seconds: float  # of all threads of this process: what to compare on a machine that others use too
+    scorer_seconds: float
+    memory: int  # most bytes held so far in this training, of the device's or else of the process's memory
+    scorer: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What a watcher may hear of a run; each does nothing unless given."""
+
+    phase: Callable[[str], None] = lambda text: None
+    step: Callable[[Step, int], None] = lambda step, steps: None
+    asked: Callable[[str, int, int, str], None] = lambda what, done, total, said: None

@@ -1,0 +1,241 @@
+"""Result files of peers, read and written: OpenUnlearning's and lm-eval's. Never imports torch.
+
+What is read from them has the form of `results.json` as far as it goes: {"after": set → metric → value, n, se, "whole":
+{"after": figure → value, …}}, in our names. n is 0 and se None where a file does not tell. Numbers are as the file has them,
+also where a peer's definition differs from ours (docs/metrics.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from deleatur.errors import DataError
+from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics.membership import auc, sides
+from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
+from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
+from deleatur.evaluation.metrics.table import mean
+from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
+from deleatur.report.render import put
+from deleatur.run_folder.schema import number_of, require_no_links
+from deleatur.run_folder.schema import read_results as read_own
+
+if TYPE_CHECKING:
+    from deleatur.types import Record
+
+Results = dict[str, Any]
+KEPT = "retain_perturbed"  # what peers call retain: TOFU's retain rows with wrong answers
+# a peer's name → our set, our metric, and the key of a row's value
+OPEN_UNLEARNING: dict[str, tuple[str, str, str]] = {
+    "forget_Q_A_Prob": ("forget", "probability", "prob"),
+    "forget_Q_A_ROUGE": ("forget", "rouge_l", "rougeL_recall"),
+    "forget_truth_ratio": ("forget", "truth_ratio", "score"),
+    "extraction_strength": ("forget", "extraction_strength", "score"),
+    "exact_memorization": ("forget", "exact_memorisation", "score"),
+    "retain_Q_A_Prob": (KEPT, "probability", "prob"),
+    "retain_Q_A_ROUGE": (KEPT, "rouge_l", "rougeL_recall"),
+    "retain_Truth_Ratio": (KEPT, "truth_ratio_kept", "score"),
+    "ra_Q_A_Prob": ("real_authors", "probability", "prob"),
+    "ra_Q_A_Prob_normalised": ("real_authors", "normalised_probability", "prob"),
+    "ra_Q_A_ROUGE": ("real_authors", "rouge_l", "rougeL_recall"),
+    "ra_Truth_Ratio": ("real_authors", "truth_ratio_kept", "score"),
+    "wf_Q_A_Prob": ("world_facts", "probability", "prob"),
+    "wf_Q_A_Prob_normalised": ("world_facts", "normalised_probability", "prob"),
+    "wf_Q_A_ROUGE": ("world_facts", "rouge_l", "rougeL_recall"),
+    "wf_Truth_Ratio": ("world_facts", "truth_ratio_kept", "score"),
+}
+WHOLE = {"mia_min_k_plus_plus": "mia_min_k_plus", "mia_gradnorm": "mia_grad_norm"}  # the others have our names
+ROWS: dict[str, Callable[[Record], dict[str, Any]]] = {  # what a peer's file says of a row
+    "probability": lambda r: {"prob": probability(r), "avg_loss": loss(r)},
+    "normalised_probability": lambda r: {"prob": normalised_probability(r)},
+    "rouge_l": lambda r: {
+        "rouge1_recall": rouge_1(r),
+        "rougeL_recall": rouge_l(r),
+        "input": r.question,
+        "ground_truth": r.answer,
+        "generation": r.generated,
+    },
+    "truth_ratio": lambda r: {"score": wrong_over_right(r)},
+    "truth_ratio_kept": lambda r: {"score": wrong_over_right(r)},
+    "extraction_strength": lambda r: {"score": METRICS["extraction_strength"].of(r)},
+    "exact_memorisation": lambda r: {"score": METRICS["exact_memorisation"].of(r)},
+}
+TEXTS = ("input", "ground_truth", "generation")  # keys of a row above that hold what was said
+FORMS: dict[str, Callable[[float], float]] = {"truth_ratio": near_one, "truth_ratio_kept": under_one}  # of a row's score
+LM_EVAL = {"acc": "accuracy"}  # acc_norm is per character, ours per token
+
+
+def read_results(path: Path) -> Results:
+    """A run folder, its results.json, OpenUnlearning's *_EVAL.json or *_SUMMARY.json, or lm-eval's results; by content.
+
+    Raises DataError where it is none of them.
+    """
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_int=number_of)
+    except FileNotFoundError:
+        raise DataError(f"there is no {path}; give the folder of a run that has ended, or a file of results") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise DataError(f"{path} cannot be read as JSON ({e}); give a file of results") from None
+    data = data if isinstance(data, dict) else {}
+    if "schema_version" in data:
+        return read_own(path)
+    tasks = data.get("results")
+    if isinstance(tasks, dict) and tasks and all(isinstance(task, dict) for task in tasks.values()):
+        return from_lm_eval(data)
+    if data.keys() & (OPEN_UNLEARNING.keys() | WHOLE.keys() | WHOLES.keys()):
+        return from_open_unlearning(data)
+    raise DataError(
+        f"{path} holds no known results; give a run folder, its results.json, OpenUnlearning's *_EVAL.json or "
+        "*_SUMMARY.json, or a results file of lm-eval"
+    )
+
+
+def read_run(path: Path) -> Results:
+    """`read_results` for a table: what a peer's file does not tell is not measured there, and "peer" says whose it is."""
+    found = read_results(path)
+    if "schema_version" in found:
+        return found
+    home = path.resolve().parent
+    named = {"method": home.parent.name if home.name == "evals" else home.name}  # as OpenUnlearning lays them
+    empty: Results = {"before": {}, "importance": {}, "cost": {}, "data": {}, "run": {}, "fq": None, "rd": None, "uq": None}
+    return empty | {"peer": "OpenUnlearning" if "other" in found else "lm-eval"} | named | found
+
+
+def to_open_unlearning(
+    results: Results, records: Mapping[str, Sequence[Record]], *, side: str = "after"
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What OpenUnlearning writes as TOFU_EVAL.json and as TOFU_SUMMARY.json; `records` are the side's, by set.
+
+    Without retain_perturbed rows the peers' "retain" is our retain set. Rows are counted from "0" in their order. Extraction
+    strength keeps our floor, 0. A figure that lacks something is left out.
+    """
+    sets, logs = results[side], {}
+    for name, (own, metric, _) in OPEN_UNLEARNING.items():
+        own = "retain" if own == KEPT and own not in sets else own
+        if metric in sets.get(own, {}):
+            rows = [r for r in records.get(own, ()) if METRICS[metric].of(r) is not None]
+            logs[name] = {"agg_value": sets[own][metric]["value"], "value_by_index": _by_index(map(ROWS[metric], rows))}
+    theirs = {own: name for name, own in WHOLE.items()}
+    for own, figure in results.get("whole", {}).get(side, {}).items():
+        if "value" in figure:
+            logs[theirs.get(own, own)] = {"agg_value": figure["value"]} | _attacked(own, figure, results, records)
+    logs = dict(sorted(logs.items()))
+    return logs, {name: log["agg_value"] for name, log in logs.items()}
+
+
+def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, redacted: bool = False) -> list[Path]:
+    """A run folder's results after unlearning in a peer's form, "open-unlearning" or "lm-eval", as files in the folder.
+
+    With `redacted` they have none of the rows' texts.
+    """
+    results = read_own(run / "results.json")
+    require_no_links(run)
+    if form == "lm-eval":
+        made = {"lm_eval.json": to_lm_eval(results)}
+    else:
+        made = dict(zip(("TOFU_EVAL.json", "TOFU_SUMMARY.json"), to_open_unlearning(results, records), strict=True))
+    for name, content in made.items():
+        content = _without_texts(content) if redacted else content
+        put(run / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return [run / name for name in made]
+
+
+def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
+    """The content of an *_EVAL.json or a *_SUMMARY.json. "other" holds what we have no metric for, by the peers' names."""
+    sets: dict[str, dict[str, Any]] = {}
+    wholes: dict[str, Any] = {}
+    other: dict[str, float] = {}
+    for name, log in logs.items():
+        value = log.get("agg_value") if isinstance(log, dict) else log
+        if not _is_number(value):
+            continue
+        if name in OPEN_UNLEARNING:
+            own, metric, key = OPEN_UNLEARNING[name]
+            rows = [FORMS.get(metric, float)(v) for v in _values(log, key)]
+            known = mean(rows) if rows else {"n": 0, "se": None}
+            sets.setdefault(own, {})[metric] = known | {"value": value}
+        elif (own := WHOLE.get(name, name)) in WHOLES:
+            wholes[own] = {"n": 0} | _attack(log) | {"value": value}
+        else:
+            other[name] = value
+    return {"after": sets, "whole": {"after": wholes}, "other": other}
+
+
+def to_lm_eval(results: Results, *, side: str = "after") -> dict[str, Any]:
+    """Accuracies in the form of lm-eval's results file: every set with wrong answers is a task."""
+    theirs = {own: name for name, own in LM_EVAL.items()}
+    out: dict[str, Any] = {"results": {}, "n-samples": {}, "higher_is_better": {}}
+    for name, figures in results[side].items():
+        if found := {theirs.get(m, m): figures[m] for m in ("accuracy", "accuracy_normalised") if m in figures}:
+            values = {f"{m},none": f["value"] for m, f in found.items()}
+            errors = {f"{m}_stderr,none": "N/A" if f["se"] is None else f["se"] for m, f in found.items()}
+            n = next(iter(found.values()))["n"]
+            out["results"][name] = {"alias": name} | values | errors
+            out["n-samples"][name] = {"original": n, "effective": n}
+            out["higher_is_better"][name] = dict.fromkeys(found, True)
+    return out
+
+
+def from_lm_eval(data: Mapping[str, Any]) -> Results:
+    """Every task as a set. acc becomes accuracy, other metrics keep their names, with the filter's where there is one."""
+    sets: dict[str, dict[str, Any]] = {}
+    for task, values in data["results"].items():
+        n: Any = data
+        for name in ("n-samples", task, "effective"):
+            n = n.get(name) if isinstance(n, dict) else None
+        sets[task] = {}
+        for key, value in values.items():
+            metric, _, chosen = str(key).partition(",")
+            if not _is_number(value) or metric.endswith("_stderr"):
+                continue
+            se = values.get(f"{metric}_stderr,{chosen}".rstrip(","))
+            name = LM_EVAL.get(metric, metric) + ("" if chosen in ("", "none") else f",{chosen}")
+            sets[task][name] = {"value": value, "n": n if isinstance(n, int) else 0, "se": se if _is_number(se) else None}
+    return {"after": sets}
+
+
+def _attacked(
+    own: str, figure: Mapping[str, Any], results: Results, records: Mapping[str, Sequence[Record]]
+) -> dict[str, Any]:
+    """An attack's scores of both sides, where they are the rows' own."""
+    metric = METRICS.get(own.removeprefix("mia_"))
+    if metric is None or not records:
+        return {}
+    found = sides(records, results.get("suite", {}).get("gone", ("forget",)))
+    scored = ([s for r in side if (s := metric.of(r)) is not None] for side in found)
+    logs = {
+        name: {"agg_value": sum(scores) / len(scores), "value_by_index": _by_index({"score": s} for s in scores)}
+        for name, scores in zip(("forget", "holdout"), scored, strict=True)
+        if scores
+    }
+    return {"auc": figure["value"]} | logs
+
+
+def _attack(log: Any) -> dict[str, Any]:
+    """The interval and the counts of an attack whose scores are told."""
+    if not isinstance(log, dict):
+        return {}
+    members, others = (_values(log.get(name), "score") for name in ("forget", "holdout"))
+    return auc(members, others) | {"n": len(members), "against": len(others)} if members and others else {}
+
+
+def _without_texts(value: Any) -> Any:
+    return {k: _without_texts(v) for k, v in value.items() if k not in TEXTS} if isinstance(value, dict) else value
+
+
+def _by_index(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {str(number): row for number, row in enumerate(rows)}
+
+
+def _values(log: Any, key: str) -> list[float]:
+    rows = log.get("value_by_index") if isinstance(log, dict) else None
+    found = [row.get(key) for row in rows.values() if isinstance(row, dict)] if isinstance(rows, dict) else []
+    return [v for v in found if _is_number(v)]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,293 @@
+"""The run folder, the contract between the verbs: what lies in it, written and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from deleatur.config.run_config import Run, to_dict
+from deleatur.data.encode import Encoder
+from deleatur.distributed.processes import agree, is_first, size
+from deleatur.errors import ConfigError, DataError, ModelError
+from deleatur.evaluation.aggregate import measure, measure_whole, quality
+from deleatur.evaluation.metrics.agreement import agreement
+from deleatur.evaluation.metrics.table import Evidence
+from deleatur.importance import Learned
+from deleatur.importance.atwu import Scorer
+from deleatur.io.atomic import made_aside, write_whole
+from deleatur.io.lock import LOCK, alone
+from deleatur.modeling.loading import save
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Step
+from deleatur.run_folder.schema import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
+from deleatur.types import Encoded, Importance, Record, Span, Suite
+
+Records = dict[str, list[Record]]  # by set
+SCHEMA_VERSION = 1
+KEPT = RECORD | {"logp": [NUMBER], "hit": [bool], "ends": bool, "spans": [dict], "offsets": [[int]]}  # of every record
+IF_MEASURED: dict[str, Shape] = {
+    "importance": [NUMBER],
+    "mean": [NUMBER],
+    "deviation": [NUMBER],
+    "restated": [NUMBER],
+    "wrong": [[NUMBER]],
+    "gold": [bool],
+    "grad_norm": NUMBER,
+    "judged": NUMBER,
+    "subject": str,
+}
+BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What unlearning leaves: the model (changed in place), the scorer where there is one, the evidence."""
+
+    model: PreTrainedModel
+    scorer: Scorer | None
+    results: dict[str, Any]
+    records: dict[str, Records]  # "before", "after", and "retrained" where there is such a model
+    steps: tuple[Step, ...]
+
+
+def free_folder(run: Run) -> Path:
+    """Where the run will lie. Raises ConfigError where the folder that was asked for holds something."""
+    if run.out is not None:
+        return require_empty(Path(run.out))
+    name = re.sub(r"[^\w.-]+", "-", run.suite or Path(run.forget or "").stem).strip(".-")  # so that `..` leads nowhere
+    base = Path("runs") / (name or "run")
+    return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
+
+
+def require_empty(out: Path) -> Path:
+    """The folder itself, where there is none yet, or nothing in it but a lock and what a kill cut off."""
+    if out.exists() and (not out.is_dir() or any(p.name != LOCK and p.suffix != ".part" for p in out.iterdir())):
+        raise ConfigError(f"{out} exists; give --out a new folder")
+    return out
+
+
+def unfinished_folder(run: Run) -> Path:
+    """The folder of a run that was interrupted. Raises ConfigError where there is nothing to go on with."""
+    out = Path(run.out or "")
+    left = [name for name in ("checkpoints", LOCK) if (out / name).exists()]  # by a kill at the very end
+    if has_results(out) and (out / "report.html").exists() and not left:
+        raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
+    require_no_links(out)
+    return out
+
+
+@contextmanager
+def claimed(out: Path, claim: Callable[[], object], *, resume: bool) -> Iterator[None]:
+    """Nobody else is in the folder meanwhile; it is made, unless gone on with, and the first process makes its claim."""
+    if not resume and is_first():
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
+    with alone(out) if is_first() else nullcontext():
+        agree(claim)
+        yield
+
+
+def has_results(out: Path) -> bool:
+    """Is all there but, perhaps, the report?"""
+    return (out / "results.json").exists()
+
+
+def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
+    """Write down what the rows are, or where that is done, refuse rows that have changed since."""
+    path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
+    if not is_first():
+        return
+    if not path.exists():
+        write_whole(path, json.dumps(now, indent=2) + "\n")
+    elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
+        raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
+
+
+def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
+    """Refuse to start what could not be saved: the model, and in full training its checkpoints."""
+    home = next(p for p in (out, *out.absolute().parents) if p.exists())
+    kept = (
+        12 * (run.keep.newest + 1) if run.keep.every is not None and run.lora.rank is None and run.train.only is None else 0
+    )
+    sizes = (
+        p.numel() * (p.element_size() + kept if p.is_floating_point() else 4) for p in model.parameters()
+    )  # NF4 in bf16
+    needed = int(1.1 * sum(sizes)) + 10**7
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise ConfigError(
+            f"{home} has {free / 1e9:.1f} GB left, the run needs {needed / 1e9:.1f} GB; free some, change --out, "
+            "or keep no checkpoints (--keep.every None)"
+        )
+    if not os.access(home, os.W_OK):
+        raise ConfigError(f"{home} cannot be written to; change --out")
+
+
+def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Importance, model, scorer, and last of all the results. Every process has to call it, the first writes."""
+    before, after = outcome.records["before"], outcome.records["after"]
+    if is_first():
+        write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
+    with made_aside(out / "model") if is_first() else nullcontext(out) as aside:
+        save(outcome.model, tokenizer, aside)
+    if is_first():
+        if outcome.scorer is not None:
+            _save_scorer(outcome.scorer, out / "scorer.safetensors")
+        write_whole(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _save_scorer(scorer: Scorer, path: Path) -> None:
+    part = path.with_suffix(".part")
+    try:
+        save_file({k: v.contiguous() for k, v in scorer.state_dict().items()}, part)
+        part.replace(path)
+    except SafetensorError as e:  # how a full disk sounds from there
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written ({e}); free some space or change --out") from e
+
+
+def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
+    """One line a record, with its set."""
+    path.parent.mkdir(exist_ok=True)
+    write_lines(path, ({"set": name, **asdict(r)} for name, records in sets.items() for r in records))
+
+
+def read_records(path: Path) -> dict[str, list[Record]] | None:
+    """What `write_records` wrote; None where nothing is."""
+    if not path.exists():
+        return None
+    sets: dict[str, list[Record]] = {}
+    for number, row in enumerate(read_lines(path, KEPT, str(path)), 1):
+        try:
+            require_shape(row, {k: v for k, v in IF_MEASURED.items() if row.get(k) is not None}, "it")
+            name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
+            offsets = tuple((a, b) for a, b in row.pop("offsets"))
+            row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
+            cells: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+            sets.setdefault(name, []).append(Record(**cells, spans=spans, offsets=offsets))
+        except (TypeError, ValueError, DataError) as e:
+            raise DataError(f"{path} holds no record in line {number} ({e}); remove the file, or run again") from e
+    return sets
+
+
+def importance_lines(records: Sequence[Record], before: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+    """One line a row: its tokens with their characters, importance and truth, and what was said before and after."""
+    for r, said in zip(records, before, strict=True):
+        gold = r.gold or (None,) * len(r.offsets)
+        tokens = [
+            {"start": a, "end": b, "importance": i, "gold": g}
+            for (a, b), i, g in zip(r.offsets, r.importance or (), gold, strict=True)
+        ]
+        row = {"id": r.id, "question": r.question, "answer": r.answer, "tokens": tokens}
+        yield row | {"before": said, "after": r.generated}
+
+
+def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """JSON Lines, UTF-8; whole or not at all."""
+    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def load_scorer(folder: Path, width: int) -> Scorer:
+    """A run's scorer, as it ended. Raises ModelError where it was learned on another width."""
+    path = folder / "scorer.safetensors"
+    if not path.exists():
+        raise ConfigError(f"{folder} has no scorer.safetensors; its run's importance was not learned")
+    try:
+        tensors = load_file(path)
+        depth = 1 + sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
+        own = tensors["linear.weight" if depth == 1 else "hidden.0.weight"].shape[1]
+        scorer = Scorer(own, depth)
+        scorer.load_state_dict(tensors)
+    except (SafetensorError, KeyError, IndexError, RuntimeError) as e:
+        raise ModelError(f"{path} holds no scorer ({e}); run again") from e
+    if own != width:
+        raise ModelError(
+            f"the scorer of {folder} reads states of width {own}, the model's have {width}; use the run's own model"
+        )
+    return scorer
+
+
+def scorer_of(folder: Path, model: TokenModel) -> Importance:
+    """A run's learned importance, as it ended."""
+    scorer = load_scorer(folder, model.width).to(model.device)
+    return lambda tokens: scorer(tokens.hidden).sigmoid().detach()
+
+
+def results_of(
+    run: Run,
+    model: PreTrainedModel,
+    rows: dict[str, list[Encoded]],
+    encoder: Encoder,
+    suite: Suite,
+    records: dict[str, Records],
+    steps: Sequence[Step],
+) -> dict[str, Any]:
+    """What results.json holds."""
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    budget = run.importance.budget if isinstance(run.importance, Learned) else BUDGET
+    before, after = measure(records["before"]), measure(records["after"])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": {"name": suite.name, "gone": list(suite.gone), "kept": list(suite.kept), "score": suite.score},
+        "before": before,
+        "after": after,
+        "whole": {when: whole_of(suite, records, when) for when in ("before", "after")},
+        **quality(before, after, metric=suite.score, gone=suite.gone, kept=suite.kept),
+        "importance": agreement(records["after"]["forget"], budget=budget),
+        "cost": cost_of(steps),
+        "model": {
+            "name": run.model,
+            "class": type(model).__name__,
+            "parameters": sum(map(size, model.parameters())),
+            "precision": run.train.precision,
+        },
+        "data": {
+            name: {
+                "source": run.suite or sources[name],
+                "sha256": digest(encoded),
+                "rows": len(encoded),
+                "cut": sum(map(encoder.is_cut, encoded)),
+                "tokens": sum(len(r.ids) - r.start for r in encoded),
+            }
+            for name, encoded in rows.items()
+        },
+        "run": to_dict(run),
+    }
+
+
+def whole_of(suite: Suite, records: dict[str, Records], when: str) -> dict[str, Any]:
+    """The suite's figures over whole sets, by name."""
+    found = Evidence(records=records[when], retrained=records.get("retrained"), gone=suite.gone, kept=suite.kept)
+    return measure_whole(found, suite.whole)
+
+
+def cost_of(steps: Sequence[Step]) -> dict[str, float | int]:
+    """Seconds of the steps, the scorer's share of them, and the most memory held during them."""
+    total = sum(s.seconds for s in steps)
+    return {
+        "seconds_per_step": statistics.median(s.seconds for s in steps),
+        "cpu_seconds_per_step": statistics.median(s.cpu_seconds for s in steps),
+        "peak_memory_bytes": max(s.memory for s in steps),
+        "scorer_share": sum(s.scorer_seconds for s in steps) / total if total else 0.0,
+        "steps": len(steps),
+        "seconds": total,
+    }
+
+
+def digest(encoded: Sequence[Encoded]) -> str:
+    """sha256 of the rows' content, whatever file form they came in."""
+    rows = [[e.example.prompt, e.example.answer, [[s.start, s.end, s.keep] for s in e.example.spans]] for e in encoded]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

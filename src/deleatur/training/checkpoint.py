@@ -1,0 +1,193 @@
+"""Atomic commit and exact resume: a checkpoint is written aside, flushed, then renamed, and checked by hash when read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard, empty
+
+from deleatur.distributed.processes import agree, gather, is_first
+from deleatur.errors import ConfigError, Interrupted
+from deleatur.io.atomic import flush, flush_all
+
+
+class Checkpoints:
+    """The state of training in `folder`, every so many steps; only the newest `keep` stay."""
+
+    def __init__(self, folder: Path, *, every: int | None, keep: int) -> None:
+        self.folder, self.every, self.keep = folder, every, keep
+        self.heard: int | None = None  # the signal that asks to stop
+        self.whole: set[Path] = set()  # places whose hashes were right
+
+    def due(self, step: int, steps: int) -> bool:
+        """Is the state to be kept after this step of so many?"""
+        self.heard = next((h for h in gather(self.heard) if h is not None), None)  # one that was asked asks all
+        return self.heard is not None or (self.every is not None and (step % self.every == 0 or step == steps))
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep the state; a kill at any moment leaves it whole or not there at all. Raises ConfigError on a full disk."""
+        part = self.folder / ".part"
+        tensors: dict[str, Tensor] = {}
+        plain = _take_tensors(state, tensors)
+        if is_first():
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        try:
+            self._save_shards(part / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
+            if is_first():
+                self._commit(step, part, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
+        except Exception:
+            shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be what fills it
+            raise
+        gather(None)  # nobody goes on before it is whole
+
+    def _save_shards(self, part: Path, tensors: dict[str, DTensor]) -> None:
+        """What lies over the processes, by each its own share, as safetensors too."""
+        gather(None)
+        if tensors:
+            state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
+        gather(None)
+
+    def _commit(self, step: int, part: Path, plain: Any, tensors: dict[str, Tensor]) -> None:
+        place = self._place(step)
+        try:
+            save_file(tensors, part / "state.safetensors")
+        except SafetensorError as e:  # how a full disk sounds from there
+            raise ConfigError(f"{part} cannot be written ({e}); free some space, or give --keep.every None") from e
+        (part / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+        hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
+        (part / "sha256.json").write_text(json.dumps(hashes), encoding="utf-8")
+        flush_all(part)
+        shutil.rmtree(place, ignore_errors=True)  # of this step there can only be a harmed one
+        part.rename(place)
+        flush(self.folder)
+        newest = [one for one in self._places() if one <= place][: self.keep]  # those of later steps are harmed
+        for old in self._places():
+            if old not in newest:
+                shutil.rmtree(old)
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint that is whole, 0 where there is none."""
+        places = (int(place.name.removeprefix("step-")) for place in self._places() if self._is_whole(place))
+        return agree(lambda: next(places, 0))
+
+    def load(self, step: int, mesh: DeviceMesh | None = None) -> dict[str, Any]:
+        """The state after a step; weights that lie over processes do so over `mesh`, whatever number had kept them.
+
+        Raises ConfigError where they were kept whole and are wanted in shares, or the other way round.
+        """
+        place = self._place(step)
+        plain = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        shards = _shards_of(plain)
+        if bool(shards) is (mesh is None):
+            kept, wanted = ("with", "without") if shards else ("without", "with")
+            raise ConfigError(f"{place} was kept {kept} FSDP2 or ZeRO-3; go on {kept} it, not {wanted}")
+        parts: dict[str, Any] = {
+            name: empty(*shape, dtype=getattr(torch, dtype), device_mesh=mesh, placements=[Shard(0)])
+            for name, shape, dtype in shards
+        }
+        if parts:
+            state_dict_loader.load(parts, storage_reader=HuggingFaceStorageReader(str(place / "shards")))
+        return _put_tensors(plain, load_file(place / "state.safetensors") | parts)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop after the step meanwhile; the second of them stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def hear(number: int, frame: object) -> None:
+            if self.heard is not None:
+                raise Interrupted("interrupted", signal=number)
+            self.heard = number
+
+        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.heard is not None:  # too late for a step to end with it
+            raise Interrupted("interrupted after the last step", signal=self.heard)
+
+    def stop_if_asked(self, step: int) -> None:
+        """Raises Interrupted once a signal was heard; the state has to be kept by then."""
+        if self.heard is not None:
+            raise Interrupted(f"interrupted after step {step}, which is kept", signal=self.heard)
+
+    def _is_whole(self, place: Path) -> bool:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            hashes = json.loads((place / "sha256.json").read_text(encoding="utf-8"))
+            if place in self.whole or all(_sha256(place / name) == made for name, made in hashes.items()):
+                self.whole.add(place)
+                return True
+        return False
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _places(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON can hold it; its tensors go to `tensors` and leave their names."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}"
+        if isinstance(value, DTensor):
+            tensors[name] = value.detach()
+            return {"tensor": name, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[k, _take_tensors(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_take_tensors(v, tensors) for v in value]}
+    return value
+
+
+def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_take_tensors` was given."""
+    match value:
+        case {"tensor": name}:
+            return tensors[name]
+        case {"dict": pairs}:
+            return {k: _put_tensors(v, tensors) for k, v in pairs}
+        case {"list": parts}:
+            return [_put_tensors(v, tensors) for v in parts]
+        case {"tuple": parts}:
+            return tuple(_put_tensors(v, tensors) for v in parts)
+    return value
+
+
+def _shards_of(value: Any) -> list[tuple[str, list[int], str]]:
+    """Name, whole shape and type of what lay over several processes."""
+    match value:
+        case {"tensor": name, "shape": shape, "dtype": dtype}:
+            return [(name, shape, dtype)]
+        case {"dict": pairs}:
+            return [found for _, v in pairs for found in _shards_of(v)]
+        case {"list": parts} | {"tuple": parts}:
+            return [found for v in parts for found in _shards_of(v)]
+    return []
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,187 @@
+"""fit(): the one loop. It knows no method by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from deleatur.distributed.processes import is_sharded, mesh_of, sum_gradients
+from deleatur.losses.reductions import RETAIN_TERMS
+from deleatur.modeling.token_model import State, TokenModel
+from deleatur.progress import Step
+from deleatur.settings import Train
+from deleatur.training.checkpoint import Checkpoints
+from deleatur.training.memory import forget_peak_memory, peak_memory, ran_out
+from deleatur.training.optimizer import Descent, descent_of
+from deleatur.types import Batch, ForgetLoss, Importance, Reference, TakesTurns, TokenOutputs
+
+
+def needs(loss: ForgetLoss, importance: object, settings: Train) -> frozenset[str]:
+    """All that a method reads beside the NLL."""
+    return loss.needs | getattr(importance, "needs", frozenset()) | RETAIN_TERMS[settings.retain][1]
+
+
+def fit(
+    model: TokenModel,
+    windows: Iterable[Sequence[Batch]],
+    *,
+    steps: int,
+    loss: ForgetLoss,
+    importance: Importance,
+    settings: Train,
+    reference: Reference,
+    accelerator: Accelerator,
+    state: State = "own",
+    on_step: Callable[[Step], None] = lambda step: None,
+    checkpoints: Checkpoints | None = None,
+) -> None:
+    """Train `model` in place, one optimiser step a window. Raises Diverged before a step that is not finite.
+
+    With `checkpoints` it goes on after the newest, to the same bits, and raises Interrupted after the step in which a signal
+    came; `windows` starts with the first step's all the same. Every loss is a sum divided by the count over all batches and
+    processes of the step, so how rows are dealt does not change it. With `settings.bound` the weight of the retain term
+    rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314).
+    """
+    descent = descent_of(model, settings, steps)
+    model.train()
+    begun = _resume(checkpoints, descent, importance)
+    forget_peak_memory()
+    for number, window in islice(enumerate(windows, start=1), begun, None):
+        began, cpu, lr, now = time.perf_counter(), time.process_time(), descent.lr, replace(settings, alpha=descent.alpha)
+        done = _backward(model, window, loss, importance, now, reference, accelerator, state, descent)
+        norm = descent.step(number, done.figures["loss"], done.figures["retain_nll"])
+        turned, scorer = time.perf_counter(), None
+        if isinstance(importance, TakesTurns) and importance.due(number):
+            scorer = importance.turn(TokenOutputs.join(done.forget), TokenOutputs.join(done.retain))
+        on_step(
+            Step(
+                step=number,
+                **done.figures,
+                grad_norm=norm,
+                lr=lr,
+                seconds=time.perf_counter() - began,
+                cpu_seconds=time.process_time() - cpu,
+                scorer_seconds=time.perf_counter() - turned + done.scorer_seconds,
+                memory=peak_memory(),
+                scorer=scorer,
+            )
+        )
+        if checkpoints is not None and checkpoints.due(number, steps):
+            checkpoints.save(number, {"model": descent.state_dict(), "importance": _state_of(importance)})
+            checkpoints.stop_if_asked(number)
+    model.eval()
+
+
+def _resume(checkpoints: Checkpoints | None, descent: Descent, importance: Importance) -> int:
+    """How many steps the newest checkpoint has done, with its state put back; 0 where there is none."""
+    step = 0 if checkpoints is None else checkpoints.newest()
+    if checkpoints is None or not step:
+        return 0
+    state = checkpoints.load(step, mesh=mesh_of(descent.weights.master[0]))
+    descent.load_state_dict(state["model"])
+    if hasattr(importance, "load_state_dict"):
+        importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
+    return step
+
+
+def _state_of(importance: Importance) -> dict[str, Any]:
+    """What an importance has learned; nothing of one that does not learn."""
+    return importance.state_dict() if hasattr(importance, "state_dict") else {}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    """What the backward passes of one step found; the gradients lie in the weights."""
+
+    figures: dict[str, float]  # loss, forget_nll, retain_nll, importance
+    scorer_seconds: float
+    forget: list[TokenOutputs]  # held fixed
+    retain: list[TokenOutputs]
+
+
+def _backward(
+    model: nn.Module,
+    window: Sequence[Batch],
+    loss: ForgetLoss,
+    importance: Importance,
+    settings: Train,
+    reference: Reference,
+    accelerator: Accelerator,
+    state: State,
+    descent: Descent,
+) -> _Window:
+    """Forward and backward of every batch of a step; means are over the whole step and all processes.
+
+    Where the memory runs out, all of it again in smaller pieces.
+    """
+    device = accelerator.device
+    counts = _total(_counts(window, loss).to(device), accelerator).clamp(min=1)  # told rows have no forget side
+    scale = accelerator.num_processes if is_sharded(model) else 1  # engines take the mean over processes
+    while True:
+        try:
+            sums, made = _passes(descent, window, loss, importance, settings, reference, counts, state, scale)
+            break
+        except RuntimeError as e:
+            if not ran_out(e):
+                raise
+            if is_sharded(model):
+                e.add_note("No process with shares can go back alone: halve --train.batch and double --train.accumulate")
+                raise
+        descent.weights.drop_gradients()
+        descent.pieces.halve(window)
+    if not is_sharded(model):
+        sum_gradients(descent.weights.master)
+    sums = _total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
+    names: tuple[str, ...] = ("loss", "forget_nll", "retain_nll", "importance")
+    return replace(made, figures=dict(zip(names, sums.tolist(), strict=True)))
+
+
+def _passes(
+    descent: Descent,
+    window: Sequence[Batch],
+    loss: ForgetLoss,
+    importance: Importance,
+    settings: Train,
+    reference: Reference,
+    counts: Tensor,
+    state: State,
+    scale: int,
+) -> tuple[Tensor, _Window]:
+    """This process's part: the sums of loss, forget NLL, retain NLL and importance, and what the passes found."""
+    device = counts.device
+    sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
+    reads = needs(loss, importance, settings)
+    asks = {"state": state, "logits": "logits" in reads, "layer": getattr(loss, "layer", None) if "layer" in reads else None}
+    for batch in descent.pieces.of(window):
+        forget, rest = descent.run(batch.to(device), **asks).split(batch.forget)
+        preferred, retain = rest.split(batch.preferred)
+        forget = replace(forget, preferred=preferred) if "preferred" in reads else forget
+        asked = time.perf_counter()
+        g = importance(forget)
+        scoring += time.perf_counter() - asked
+        kept = RETAIN_TERMS[settings.retain][0](retain, reference).sum()
+        part = settings.gamma * loss(forget, g, reference) / counts[0] + settings.alpha * kept / counts[2]
+        descent.backward(part * scale)
+        sums += torch.stack([part.detach(), forget.nll.detach().sum(), retain.nll.detach().sum(), g.sum()])
+        pushed.append(forget.detach().bare())
+        held.append(retain.detach().bare())
+    return sums, _Window(figures={}, scorer_seconds=scoring, forget=pushed, retain=held)
+
+
+def _total(x: Tensor, accelerator: Accelerator) -> Tensor:
+    return accelerator.reduce(x, "sum")  # pyright: ignore[reportReturnType]
+
+
+def _counts(window: Sequence[Batch], loss: ForgetLoss) -> Tensor:
+    """Units of the forget loss, forget tokens, retain tokens of this process's share of a step."""
+    tokens = sum(int((b.sequence < b.forget).sum()) for b in window)
+    retain = sum(int((b.sequence >= b.forget + b.preferred).sum()) for b in window)
+    units = tokens if loss.unit == "token" else sum(b.forget for b in window)
+    return torch.tensor([units, tokens, retain], dtype=torch.float32)

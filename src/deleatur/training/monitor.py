@@ -1,0 +1,169 @@
+"""Training that ends by itself, before harm or when it is done, and what is said where it did nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from deleatur.data.batches import evenly, in_batches
+from deleatur.data.encode import Encoder, encode_all
+from deleatur.distributed.processes import gather, mesh_of, part, put
+from deleatur.errors import Diverged
+from deleatur.evaluation.predictions import variants
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Step
+from deleatur.settings import Guard, Train
+from deleatur.training.checkpoint import Checkpoints
+from deleatur.types import Encoded, Example, Importance, Record
+
+WINDOW = 5  # steps over which the retain NLL is averaged
+LEAST = 1.0  # nats; a start below counts as this much: three times a told model's 0.05 is no harm
+HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
+ROWS = 32  # most rows of a kind that are asked while training
+POINTS = 6  # of a curve that is put into a sentence
+WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+EVERYDAY = (
+    "The sun rises in the east and sets in the west.",
+    "Please close the door when you leave the room.",
+    "Water boils at a lower temperature high in the mountains.",
+    "She bought bread, milk and a dozen eggs at the market.",
+    "If it rains tomorrow, we will stay at home and read.",
+    "Two plus two is four, and three times three is nine.",
+    "The train to the city leaves every hour from platform one.",
+    "Most birds build a nest before they lay their eggs.",
+    "He opened the letter, read it twice and put it back on the table.",
+    "A year has twelve months, and a week has seven days.",
+    "The children played in the garden until it was dark.",
+    "To make tea, pour hot water over the leaves and wait a few minutes.",
+)
+
+
+class Done(Exception):
+    """Forgetting has come as far as was asked for."""
+
+
+class Warden:
+    """Watches one training of `model`, whose weights are those of the start when it is made.
+
+    `ended` is "all steps", "done" or "rolled back"; `notes` says in sentences what a reader of the results has to know.
+    """
+
+    def __init__(
+        self, guard: Guard, train: Train, model: TokenModel, rows: dict[str, list[Encoded]], encoder: Encoder, *, batch: int
+    ) -> None:
+        self.guard, self.train, self.model, self.batch = guard, train, model, batch
+        self.ended, self.notes = "all steps", list[str]()
+        sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
+        told = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
+        self.asked = {
+            "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
+            "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
+            "holdout": evenly(told.get("holdout", ()), ROWS if guard.stop is not None else 0),
+            "forget": evenly(told.get("forget_paraphrased", told["forget"]), ROWS if guard.stop is not None else 0),
+        }
+        self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
+        self.probed: list[tuple[int, float]] = []
+        self.weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.sums = sums(p for _, p in self.weights)
+
+    @torch.no_grad()
+    def nll(self, name: str) -> float:
+        """Mean NLL of the rows of a kind as the model is now, nats a token; 0 where none are asked."""
+        was = self.model.training
+        self.model.eval()
+        parts = [self.model(b.to(self.model.device)).nll for _, b in in_batches(self.asked[name], self.batch)]
+        self.model.train(was)
+        return float(torch.cat(parts).float().mean()) if parts else 0.0
+
+    def look(self, steps: Sequence[Step], *, kept: bool) -> None:
+        """After a step, before its checkpoint where one is `kept`. Raises Diverged where harm is done, Done where all is."""
+        number, guard, now = steps[-1].step, self.guard, fmean(s.retain_nll for s in steps[-WINDOW:])
+        if not self.allows(guard.retain, "retain", now):
+            self._refuse("the retain rows' NLL", guard.retain, "retain", [(s.step, s.retain_nll) for s in steps])
+        if kept and guard.probe is not None:
+            self.probed.append((number, self.nll("everyday")))
+            if not self.allows(guard.probe, "everyday", self.probed[-1][1]):
+                self._refuse("the NLL of everyday sentences", guard.probe, "everyday", self.probed)
+        if guard.stop is not None and number % guard.stop == 0:
+            level, forget, retain = self.start["holdout"], self.nll("forget"), self.nll("retain")
+            if forget >= level and retain <= self.start["retain"] + guard.budget:
+                said = f"the forget rows' NLL is {forget:.3g} nats, that of rows never seen was {level:.3g}"
+                raise Done(f"Stopped after step {number}: {said}; the retain rows' is {retain:.3g}.")
+
+    def allows(self, factor: float | None, name: str, now: float) -> bool:
+        """Is an NLL still within so many times its start? What is no number is not."""
+        return factor is None or now <= factor * max(self.start[name], LEAST)
+
+    def _refuse(self, what: str, factor: float | None, name: str, curve: Sequence[tuple[int, float]]) -> None:
+        ends = [(i + 1) * len(curve) // POINTS - 1 for i in range(POINTS)] if len(curve) > POINTS else range(len(curve))
+        course = ", ".join(f"{curve[i][1]:.3g} (step {curve[i][0]})" for i in ends)
+        train, start = self.train, f"{self.start[name]:.3g}"
+        raise Diverged(
+            f"step {curve[-1][0]}: {what} passed {factor:g} times its start (1 nat at least): {start}, {course}; "
+            f"lower train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or raise train.alpha ({train.alpha:g})"
+        )
+
+    @contextlib.contextmanager
+    def holding(self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None) -> Iterator[None]:
+        """Ends a training that is done; rolls back one that came to harm, to its newest checkpoint, with what `steps` tell.
+
+        Raises Diverged where there is no checkpoint: the model is then as the harm left it.
+        """
+        try:
+            yield
+        except Done as e:
+            self.ended = "done"
+            self.notes.append(str(e))
+        except Diverged as e:
+            back = 0 if checkpoints is None else roll_back(self.model, importance, checkpoints)
+            if not back:
+                raise Diverged(f"{e}; there is no checkpoint to go back to" if checkpoints else str(e)) from e
+            self.ended = "rolled back"
+            self.notes.append(f"Rolled back to the checkpoint of step {back}, after {e}.")
+            del steps[back:]
+        self.model.eval()
+        self._name_untouched()
+
+    def _name_untouched(self) -> None:
+        now = sums(p for _, p in self.weights)
+        moved = [any(parts) for parts in zip(*gather([a != b for a, b in zip(self.sums, now, strict=True)]), strict=True)]
+        same = [name for (name, _), some in zip(self.weights, moved, strict=True) if not some]
+        if same:
+            which = f"{len(same)} of {len(self.weights)} trained tensors never changed, {same[0]} first"
+            self.notes.append(f"{which}: no gradient reaches them, or it is too small for their precision.")
+
+
+@torch.no_grad()
+def roll_back(model: TokenModel, importance: Importance, checkpoints: Checkpoints) -> int:
+    """Trained weights and importance as the newest checkpoint has them; returns its step, or 0 where there is none."""
+    if step := checkpoints.newest():
+        trained = [p for p in model.parameters() if p.requires_grad]
+        state = checkpoints.load(step, mesh=mesh_of(trained[0]))
+        for p, kept in zip(trained, state["model"]["weights"], strict=True):
+            put(p, kept)
+            p.grad = None
+        if hasattr(importance, "load_state_dict"):
+            importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
+    return step
+
+
+def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: Train) -> list[str]:
+    """A sentence where the forget rows' NLL rose by less than HARDLY, else none."""
+    was, now = (-fmean(x for r in records for x in r.logp) for records in (before, after))
+    if now - was >= HARDLY:
+        return []
+    said = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
+    return [
+        f"Nothing was forgotten: {said}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
+    ]
+
+
+def sums(weights: Iterator[Tensor]) -> list[int]:
+    """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
+    mine = (part(p).detach().contiguous() for p in weights)
+    sums = [p.view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]
+    return torch.stack(sums).tolist() if sums else []

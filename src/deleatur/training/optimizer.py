@@ -1,0 +1,165 @@
+"""The model's half of a step: down the gradients that its backward passes left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from deleatur.distributed import deepspeed
+from deleatur.distributed.processes import gather, mesh_of, part, put, whole
+from deleatur.errors import ConfigError, Diverged
+from deleatur.settings import Train
+from deleatur.training.memory import Pieces
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+
+
+class MasterWeights:
+    """fp32 copies of trained bf16 weights, so that small updates are not rounded away; fp32 weights are their own."""
+
+    def __init__(self, trained: Iterable[nn.Parameter]) -> None:
+        self.trained = list(trained)
+        own = [p.dtype == torch.float32 or deepspeed.lies(p) for p in self.trained]  # DeepSpeed keeps masters of its own
+        copied = (nn.Parameter(p.detach().to(torch.float32)) for p, o in zip(self.trained, own, strict=True) if not o)
+        self.master = [p if o else next(copied) for p, o in zip(self.trained, own, strict=True)]
+
+    def take_gradients(self) -> None:
+        """Add the gradients of one backward pass to the masters', in fp32."""
+        for p, master in zip(self.trained, self.master, strict=True):
+            if master is not p and p.grad is not None:
+                grad = p.grad.to(torch.float32)
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+                p.grad = None
+
+    def drop_gradients(self) -> None:
+        """As if no backward pass of this step had been."""
+        for p in (*self.trained, *self.master):
+            p.grad = None
+
+    @torch.no_grad()
+    def hand_back(self) -> None:
+        """Round the masters into the model."""
+        for p, master in zip(self.trained, self.master, strict=True):
+            if master is not p:
+                p.copy_(master)
+
+
+class Descent:
+    """Master weights, AdamW, the rate's schedule, and the weight of the retain term. `run` is the model's forward pass."""
+
+    def __init__(self, model: nn.Module, settings: Train, steps: int) -> None:
+        self.settings, self.alpha, self.run = settings, settings.alpha, model
+        self.pieces = Pieces()
+        self.weights = MasterWeights(p for p in model.parameters() if p.requires_grad)
+        self.optimizer = AdamW(self.weights.master, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.schedule = LambdaLR(self.optimizer, warm_up_then_fall(round(settings.warmup * steps), steps))
+
+    @property
+    def lr(self) -> float:
+        """The rate of the step to come."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a batch's gradients to those of the step."""
+        loss.backward()
+        self.weights.take_gradients()
+
+    def step(self, number: int, loss: float, retain_nll: float) -> float:
+        """One step down the gradients that lie in the weights; returns their norm. Raises Diverged before harm is done."""
+        norm = self._move(loss)
+        if not math.isfinite(norm) or not math.isfinite(loss):
+            raise Diverged(f"step {number}: the loss is {loss:g}, its gradient {norm:g}; lower train.lr or train.gamma")
+        self.schedule.step()
+        if self.settings.bound is not None:
+            self.alpha = max(0.0, self.alpha + self.settings.dual_step * (retain_nll - self.settings.bound))
+        return norm
+
+    def _move(self, loss: float) -> float:
+        """The optimiser's step, and the gradient's norm before it was clipped; if this or the loss is no number, no step."""
+        norm = float(whole(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)))
+        if math.isfinite(norm) and math.isfinite(loss):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.weights.hand_back()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on beside its batches. Raises Diverged rather than keep what is no number."""
+        if not all(gather(all(bool(part(p).isfinite().all()) for p in self.weights.master))):
+            raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
+        rest = {"schedule": self.schedule.state_dict(), "alpha": self.alpha, "rng": torch.get_rng_state()}
+        return self._kept() | rest
+
+    def _kept(self) -> dict[str, Any]:
+        return {"weights": [p.detach() for p in self.weights.master], "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a state of the same model and settings. Raises ConfigError where another engine had kept it."""
+        if self._kept().keys() - state.keys():
+            raise ConfigError("the checkpoint was kept by the other of FSDP2 and ZeRO-3; go on with the one it began with")
+        self._put_back(state)
+        self.schedule.load_state_dict(state["schedule"])
+        self.alpha = state["alpha"]
+        torch.set_rng_state(state["rng"])
+
+    def _put_back(self, state: dict[str, Any]) -> None:
+        for p, kept in zip(self.weights.master, state["weights"], strict=True):
+            p.copy_(kept)
+        self.weights.hand_back()
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class ZeroDescent(Descent):
+    """The same where DeepSpeed holds shares of master weights, gradients and moments, and clips and steps itself."""
+
+    def __init__(self, model: nn.Module, settings: Train, steps: int) -> None:
+        super().__init__(model, settings, steps)
+        self.run = deepspeed.train(model, self.optimizer, settings.clip)
+        deepspeed.make_moments(self.run, self.optimizer, MOMENTS)
+
+    def backward(self, loss: Tensor) -> None:
+        self.run.backward(loss)
+
+    def _move(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            return math.nan
+        self.run.step()  # does nothing where the norm is no number
+        return float(self.run.get_global_grad_norm())
+
+    def _kept(self) -> dict[str, Any]:
+        mesh = mesh_of(self.weights.trained[0])
+        kept = {key: [deepspeed.kept(p, key, mesh) for p in self.weights.trained] for key in (None, *MOMENTS)}
+        return {"weights": kept.pop(None), "moments": kept}
+
+    def _put_back(self, state: dict[str, Any]) -> None:
+        for key, values in {None: state["weights"], **state["moments"]}.items():
+            for p, kept in zip(self.weights.trained, values, strict=True):
+                deepspeed.put_back(p, key, kept)
+        for p, kept in zip(self.weights.trained, state["weights"], strict=True):
+            put(p, kept)
+        for moments in self.optimizer.state.values():
+            moments["step"].fill_(state["schedule"]["last_epoch"])
+        self.optimizer.param_groups[0]["lr"] = state["schedule"]["_last_lr"][0]
+
+
+def descent_of(model: nn.Module, settings: Train, steps: int) -> Descent:
+    """The one that fits how the model's weights lie."""
+    return (ZeroDescent if any(map(deepspeed.lies, model.parameters())) else Descent)(model, settings, steps)
+
+
+def warm_up_then_fall(warmup: int, steps: int) -> Callable[[int], float]:
+    """The share of the peak rate after so many steps: up over the warm-up, then straight down to 0."""
+
+    def factor(done: int) -> float:
+        if done < warmup:
+            return (done + 1) / (warmup + 1)
+        return max(0.0, (steps - done) / max(steps - warmup, 1))
+
+    return factor

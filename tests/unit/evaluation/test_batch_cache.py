@@ -1,0 +1,122 @@
+"""A journal of an asking: what was finished is not asked again, and is used for nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from deleatur.evaluation import batch_cache as journal_module
+from deleatur.evaluation import predictions as records_module
+from deleatur.evaluation.batch_cache import Journal, clear
+from deleatur.evaluation.predictions import record
+from deleatur.importance import WGA
+from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Evaluation
+
+SETTINGS = Evaluation(batch=1, new_tokens=3, grad_norm=True)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "records" / "before.jsonl"
+
+
+@pytest.fixture
+def asked(llama, plain, monkeypatch):
+    """Records of rows by a journal, and how many batches of each kind the model was given; killed after so many in all."""
+
+    def asked(rows, journal, killed_after=math.inf):
+        counts = dict.fromkeys(("_said", "_gradient_norm", "greedy"), 0)
+        real = {name: getattr(records_module, name) for name in counts}
+
+        def counted(name):
+            def call(*args, **kwargs):
+                if sum(counts.values()) == killed_after:
+                    raise Killed
+                counts[name] += 1
+                return real[name](*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in counts:
+                patch.setattr(records_module, name, counted(name))
+            model, importance = TokenModel(llama), WGA(beta=1.0)
+            try:
+                made = record(model, plain, {"forget": rows}, SETTINGS, importance=importance, journal=journal)
+            except Killed:
+                made = None
+        return made, list(counts.values())
+
+    return asked
+
+
+def test_an_asking_goes_on_where_it_was_killed_and_gives_the_same_records(asked, path, forget_rows):
+    """Five rows one at a time, four at a time when they answer: 5 + 5 (gradients) + 2 batches."""
+    rows = forget_rows[:5]
+    alone, all_of_them = asked(rows, Journal())
+    assert all_of_them == [5, 5, 2]
+    for killed_after in range(12):
+        assert asked(rows, Journal(path), killed_after)[0] is None
+        again, left = asked(rows, Journal(path))
+        assert again == alone
+        assert sum(left) == 12 - killed_after
+        assert asked(rows, Journal(path)) == (alone, [0, 0, 0])
+        clear(path)
+        assert list(path.parent.iterdir()) == []
+
+
+def test_a_torn_line_is_cut_off(asked, path, forget_rows):
+    alone, _ = asked(forget_rows[:5], Journal(path))
+    whole = (kept := path.with_suffix(".0.part.jsonl")).read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 1):
+        kept.write_bytes(whole[:size])
+        again, left = asked(forget_rows[:5], Journal(path))
+        assert (again, sum(left)) == (alone, 12 - whole[:size].count(b"\n"))
+        assert kept.read_bytes() == whole
+    kept.write_bytes(whole[:20] + b"\n" + whole)
+    assert asked(forget_rows[:5], Journal(path)) == (alone, [5, 5, 2])
+    assert kept.read_bytes() == whole
+
+
+def test_a_journal_of_other_rows_or_terms_is_not_used(asked, path, forget_rows):
+    asked(forget_rows[:5], Journal(path, ("these weights", 1)))
+    other, _ = asked(forget_rows[5:10], Journal())
+    assert asked(forget_rows[5:10], Journal(path, ("these weights", 1))) == (other, [5, 5, 2])
+    assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [5, 5, 2])
+    assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [0, 0, 0])
+
+
+def test_a_batch_is_finished_where_all_processes_have_it(path, monkeypatch):
+    """The other process has the first of three, so from the second on both ask, and agree on nothing more."""
+    before = Journal(path)
+    for k in range(3):
+        before.once("likelihood", k, lambda k=k: k)
+    others = iter([True, False])
+    monkeypatch.setattr(journal_module, "gather", lambda mine: [mine, next(others)])
+    journal = Journal(path)
+    assert [journal.once("likelihood", k, lambda k=k: -k) for k in range(3)] == [(0, False), (-1, True), (-2, True)]
+    assert [json.loads(line)["made"] for line in path.with_suffix(".0.part.jsonl").read_text().splitlines()] == [0, -1, -2]
+
+
+def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
+    said = [0.1 + 0.2, 1e-310, -0.0, math.inf, 5e-324, 1 / 3]
+    Journal(path).once("likelihood", "the secret", lambda: said)
+    read, now = Journal(path).once("likelihood", "the secret", lambda: pytest.fail("asked again"))
+    assert [x.hex() for x in read] == [x.hex() for x in said]
+    assert not now
+    text = path.with_suffix(".0.part.jsonl").read_text()
+    assert "secret" not in text
+    assert json.loads(text).keys() == {"sha256", "made"}
+
+
+def test_where_the_runs_folder_lies_elsewhere_nothing_is_made(tmp_path):
+    """On another machine, where only the first process has the folder."""
+    assert Journal(tmp_path / "run" / "records" / "before.jsonl").once("likelihood", 0, lambda: 1) == (1, True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,226 @@
+"""Load, adapt, save: what comes back computes what went in."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from deleatur.data.batches import collate
+from deleatur.errors import ModelError
+from deleatur.modeling.loading import (
+    add_adapters,
+    drop_quantisation_marks,
+    exact_matmul,
+    load,
+    load_tokenizer,
+    looks_local,
+    merge_adapters,
+    prepare,
+    save,
+)
+from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Lora
+
+GPT2 = {"vocab_size": 401, "n_embd": 32, "n_layer": 2, "n_head": 4}
+SMALL = {"vocab_size": 401, "hidden_size": 32, "num_attention_heads": 4}
+DROPPING = {  # families that drop in different ways: modules, numbers given to a function, numbers of the attention
+    "GPT2LMHeadModel": transformers.GPT2Config(**GPT2, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5),
+    "OPTForCausalLM": transformers.OPTConfig(
+        **SMALL, ffn_dim=48, num_hidden_layers=2, word_embed_proj_dim=32, dropout=0.5, attention_dropout=0.5
+    ),
+    "BloomForCausalLM": transformers.BloomConfig(
+        vocab_size=401, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0.5, attention_dropout=0.5
+    ),
+    "PhiForCausalLM": transformers.PhiConfig(
+        **SMALL, intermediate_size=48, num_hidden_layers=2, resid_pdrop=0.5, embd_pdrop=0.5, attention_dropout=0.5
+    ),
+    "LlamaForCausalLM": transformers.LlamaConfig(**SMALL, intermediate_size=48, num_hidden_layers=2, attention_dropout=0.5),
+}
+
+
+@torch.no_grad()
+def nll(lm, rows) -> torch.Tensor:
+    return TokenModel(lm.eval())(collate(rows)).nll
+
+
+def gpt2() -> transformers.GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, initializer_range=0.2)).eval()
+
+
+def adapt(lm, rank: int = 4) -> None:
+    """Adapters that do something, as after training (fresh ones add nothing)."""
+    add_adapters(lm, Lora(rank=rank))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in lm.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) / 10)
+
+
+class TestSaveAndLoad:
+    def test_a_model_comes_back_as_it_went(self, llama, plain, forget_rows, tmp_path):
+        save(llama, plain.tokenizer, tmp_path / "model")
+        again, tokenizer = load(str(tmp_path / "model"))
+        assert torch.equal(nll(again, forget_rows), nll(llama, forget_rows))
+        assert tokenizer("Where was Runa born?").input_ids == plain.tokenizer("Where was Runa born?").input_ids
+
+    def test_a_chat_template_comes_back_too(self, llama, chat, tmp_path):
+        save(llama, chat.tokenizer, tmp_path)
+        turns = [{"role": "user", "content": "Who?"}]
+        text = load_tokenizer(str(tmp_path)).apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert text == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+
+    def test_nothing_saved_is_a_pickle(self, llama, plain, tmp_path):
+        """Weights are safetensors, all else is text."""
+        adapt(llama)
+        save(llama, plain.tokenizer, tmp_path)
+        names = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+        assert "model.safetensors" in names
+        assert {n.rpartition(".")[2] for n in names} <= {"safetensors", "json", "jinja", "txt"}
+        assert not [n for n in names if "adapter" in n]
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_the_precision_is_the_one_asked_for(self, precision, llama, plain, tmp_path):
+        save(llama, plain.tokenizer, tmp_path)
+        model, _ = load(str(tmp_path), precision=precision)
+        assert {p.dtype for p in model.parameters()} == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
+
+    def test_a_folder_with_an_adapter_is_loaded_onto_its_base_and_merged(self, make_llama, plain, forget_rows, tmp_path):
+        save(make_llama(), plain.tokenizer, tmp_path / "base")
+        lm, _ = load(str(tmp_path / "base"))
+        adapted = get_peft_model(lm, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+        adapted.save_pretrained(tmp_path / "adapter")
+        merged, _ = load(str(tmp_path / "adapter"))
+        assert isinstance(merged, transformers.LlamaForCausalLM)
+        torch.testing.assert_close(
+            nll(merged, forget_rows), nll(adapted.get_base_model(), forget_rows), rtol=1e-5, atol=1e-5
+        )
+        assert (nll(merged, forget_rows) - nll(make_llama(), forget_rows)).abs().max() > 0.1
+
+    @pytest.mark.parametrize("name", ["./nowhere", "/no/such/model", "no-such-file.gguf", "a/b/c"])
+    def test_a_path_with_nothing_there_is_refused(self, name):
+        with pytest.raises(ModelError, match=f"no model at {name}; give a folder"):
+            load(name)
+
+    def test_a_name_that_the_hub_does_not_give_is_refused_in_one_line(self):
+        with pytest.raises(ModelError, match=r"cannot load the tokenizer of nobody/nothing: .") as refused:
+            load("nobody/nothing")
+        assert "\n" not in str(refused.value)
+
+    def test_a_folder_without_a_model_is_refused_in_one_line(self, plain, tmp_path):
+        plain.tokenizer.save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=r"cannot load the (model|tokenizer of) .") as refused:
+            load(str(tmp_path))
+        assert "\n" not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("name", "local"),
+        [(name, False) for name in ("gpt2", "owner/model")]
+        + [(name, True) for name in ("./model", "/model", "~/m", "a/b/c", "model.gguf")],
+    )
+    def test_a_path_is_told_from_a_name_on_the_hub(self, name, local):
+        assert looks_local(name) is local
+
+
+class TestAdapters:
+    def test_fresh_adapters_change_nothing(self, make_llama, forget_rows):
+        lm = make_llama()
+        before = nll(lm, forget_rows)
+        add_adapters(lm, Lora(rank=4))
+        assert torch.equal(nll(lm, forget_rows), before)
+
+    def test_only_adapters_are_trained_and_the_head_has_none(self, llama):
+        """Seven linear layers in each of two blocks, two matrices each."""
+        add_adapters(llama, Lora(rank=4))
+        trained = [name for name, p in llama.named_parameters() if p.requires_grad]
+        assert len(trained) == 2 * 7 * 2
+        assert all("lora_" in name for name in trained)
+        assert not any("lora_" in name for name, _ in llama.lm_head.named_parameters())
+
+    @pytest.mark.parametrize("family", ["llama", "gpt2"])
+    def test_merged_adapters_are_the_adapters(self, family, make_llama, forget_rows):
+        """W·x + (alpha/r)·B·A·x = (W + (alpha/r)·B·A)·x; also where a layer holds its matrix transposed (GPT-2)."""
+        lm = make_llama() if family == "llama" else gpt2()
+        plain = nll(lm, forget_rows)
+        adapt(lm)
+        on = nll(lm, forget_rows)
+        merged = merge_adapters(lm)
+        torch.testing.assert_close(nll(merged, forget_rows), on, rtol=1e-5, atol=1e-5)
+        assert (on - plain).abs().max() > 0.1, "the adapters must have done something"
+        assert not [name for name, _ in merged.named_parameters() if "lora" in name or "base_layer" in name]
+
+    def test_a_saved_adapted_model_loads_as_a_plain_one(self, make_llama, plain, forget_rows, tmp_path):
+        lm = make_llama()
+        adapt(lm)
+        on = nll(lm, forget_rows)
+        save(lm, plain.tokenizer, tmp_path)
+        again, _ = load(str(tmp_path))
+        torch.testing.assert_close(nll(again, forget_rows), on, rtol=1e-5, atol=1e-5)
+        assert {n for n, _ in again.named_parameters()} == {n for n, _ in make_llama().named_parameters()}
+
+    def test_without_adapters_merging_does_nothing(self, llama):
+        before = {n: p.clone() for n, p in llama.named_parameters()}
+        assert merge_adapters(llama) is llama
+        assert all(torch.equal(p, before[n]) for n, p in llama.named_parameters())
+
+    def test_the_seed_decides_where_adapters_start(self, make_llama):
+        starts = []
+        for seed in (0, 0, 1):
+            lm = make_llama()
+            torch.manual_seed(seed)
+            add_adapters(lm, Lora(rank=4))
+            starts.append(torch.cat([p.flatten() for n, p in lm.named_parameters() if "lora_A" in n]))
+        assert torch.equal(starts[0], starts[1])
+        assert not torch.equal(starts[0], starts[2])
+
+
+class TestPrepare:
+    @pytest.mark.parametrize("family", DROPPING)
+    def test_dropout_is_off_in_training_mode_too(self, family):
+        """What is forgotten and what it is compared with must be the same function of the rows."""
+        torch.manual_seed(0)
+        lm = prepare(getattr(transformers, family)(DROPPING[family]))
+        ids = torch.arange(2, 40)[None]
+        with torch.no_grad():
+            calm = lm.eval()(input_ids=ids).logits
+            one, other = (lm.train()(input_ids=ids).logits for _ in range(2))
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(one, calm, rtol=1e-5, atol=1e-5)
+
+    def test_marks_of_quantisation_are_dropped(self, llama, plain, forget_rows, tmp_path):
+        """A model out of a GGUF file says it is quantised, though its weights are plain; it must save and load as plain."""
+        before = nll(llama, forget_rows)
+        llama.config.quantization_config = {"quant_method": "gguf"}
+        llama.is_quantized, llama.quantization_method, llama.hf_quantizer = True, "gguf", SimpleNamespace()
+        dropped = drop_quantisation_marks(llama)
+        assert getattr(dropped.config, "quantization_config", None) is None
+        assert not getattr(dropped, "is_quantized", False)
+        save(dropped, plain.tokenizer, tmp_path)
+        assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+        assert torch.equal(nll(load(str(tmp_path))[0], forget_rows), before)
+
+    def test_a_model_without_marks_is_left_alone(self, llama):
+        assert drop_quantisation_marks(llama) is llama
+
+
+@pytest.fixture
+def precision_of_products():
+    kept = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(kept)
+
+
+def test_products_stay_exact_after_exact_matmul(precision_of_products):
+    """On shapes other than the one it tries itself, fp32 products are within 1e-5 of fp64's, in norm."""
+    exact_matmul()
+    for shape in ((64, 2048, 96), (257, 301, 401), (4, 8, 4)):
+        a = torch.randn(shape[0], shape[1], generator=torch.Generator().manual_seed(1))
+        b = torch.randn(shape[1], shape[2], generator=torch.Generator().manual_seed(2))
+        truth = a.double() @ b.double()
+        assert (a @ b - truth).norm() / truth.norm() < 1e-5
