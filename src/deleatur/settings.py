@@ -87,8 +87,12 @@ class Train:
     """Weight of the retain loss, 0 or more."""
     gamma: float = 1.0
     """Weight of the forget loss, 0 or more."""
+    keep: float = 0.0
+    """Weight of (1 − importance)·KL from the start model on forget tokens, inside the forget loss, 0 or more."""
     retain: Literal["nll", "kl", "js", "layer"] = "nll"
     """What holds retain tokens: NLL, KL or Jensen-Shannon divergence from the start model, or a middle layer's state."""
+    own_answers: bool = False
+    """Hold the start model's own answers to the retain rows too, where they differ from the rows' answers."""
     bound: float | None = None
     """Retain NLL in nats that is allowed, 0 or more: alpha rises above it and falls below it; none keeps alpha fixed."""
     dual_step: float = 1.0
@@ -108,7 +112,7 @@ class Train:
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
         require(self.bound is None or self.bound >= 0, "train.bound", self.bound, "0 or more")
         require(self.only is None or is_pattern(self.only), "train.only", self.only, "a regular expression")
-        for name in ("weight_decay", "alpha", "gamma"):
+        for name in ("weight_decay", "alpha", "gamma", "keep"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         require(0 <= self.warmup < 1, "train.warmup", self.warmup, "in [0, 1)")
 
@@ -135,8 +139,8 @@ class Guard:
     """Times its start (1 nat at least) that the retain rows' NLL may reach, a mean over 5 steps, above 1; none: any."""
     probe: float | None = 2.0
     """The same for a dozen everyday sentences, asked before each checkpoint; none asks none."""
-    stop: int | None = None
-    """Steps between looks, at least 1: done once forget rows, asked in other words, are like holdout rows; none: no look."""
+    stop: int | None = 5
+    """Steps between looks, at least 1: done once forget tokens are as unlikely as in unseen rows; none trains every step."""
     budget: float = 0.1
     """Nats by which the retain rows' NLL may have risen where training stops as done, 0 or more."""
 

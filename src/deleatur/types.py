@@ -122,6 +122,13 @@ class TokenStatistics(NamedTuple):
     deviation: Float[Tensor, " N"]  # its standard deviation, nats
 
 
+class Divergence(NamedTuple):
+    """Kullback-Leibler divergences of the model from the start model at each token, nats."""
+
+    kept: Float[Tensor, " N"]  # KL(p_ref ‖ p), p_ref the start model's distribution
+    erased: Float[Tensor, " N"]  # KL(q ‖ p), q the start model's distribution with the token taken out
+
+
 @dataclass(frozen=True, kw_only=True)  # no slots: DeepSpeed's hooks look for tensors in a forward's `vars`
 class TokenOutputs:
     """What a model says of scored tokens: flat, ragged, no padding."""
@@ -133,6 +140,7 @@ class TokenOutputs:
     # on request:
     said: TokenStatistics | None = None
     logits: Float[Tensor, "N V"] | None = None
+    divergence: Divergence | None = None
     layer: Float[Tensor, "N D"] | None = None  # state of a middle layer at the token's own position
     preferred: TokenOutputs | None = None  # the answers to give instead, sequence by sequence
 
@@ -142,7 +150,7 @@ class TokenOutputs:
 
     def bare(self) -> TokenOutputs:
         """Without what was asked for beside the NLL, which is large."""
-        return replace(self, said=None, logits=None, layer=None, preferred=None)
+        return replace(self, said=None, logits=None, divergence=None, layer=None, preferred=None)
 
     def split(self, first: int) -> tuple[TokenOutputs, TokenOutputs]:
         """The first sequences, and the others counted from 0 again."""
@@ -169,6 +177,7 @@ class TokenOutputs:
             sequence=f(self.sequence),
             said=None if self.said is None else TokenStatistics(*map(f, self.said)),
             logits=None if self.logits is None else f(self.logits),
+            divergence=None if self.divergence is None else Divergence(*map(f, self.divergence)),
             layer=None if self.layer is None else f(self.layer),
         )
 
@@ -183,12 +192,21 @@ def _not_made(tokens: TokenOutputs) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Teacher:
+    """The start model's predictions as a forward pass needs them for a `Divergence`: its states, and a copy of its head."""
+
+    states: Callable[[Sequence[Encoded]], Float[Tensor, "N D"]]  # that predict the rows' scored tokens, row by row
+    head: Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
     """What the model said of the same tokens before unlearning; each is made once, and only where something asks for it."""
 
     nll: Callable[[TokenOutputs], Float[Tensor, " N"]] = _not_made  # nats
     logits: Callable[[TokenOutputs], Float[Tensor, "N V"]] = _not_made
     layer: Callable[[TokenOutputs], Float[Tensor, "N D"]] = _not_made
+    teacher: Teacher | None = None  # for the forward pass, where a `Divergence` is needed
 
 
 class Likelihood(NamedTuple):
@@ -196,6 +214,13 @@ class Likelihood(NamedTuple):
 
     nll: Float[Tensor, " n"]
     entropy: Float[Tensor, " n"]  # of the whole distribution at each token
+
+
+class Transitions(NamedTuple):
+    """The last hidden states around each of a row's scored tokens, fp32."""
+
+    before: Float[Tensor, "n D"]  # that predict the token
+    at: Float[Tensor, "n D"]  # at the token itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,6 +231,8 @@ class Start:
     retain: Sequence[Encoded]
     likelihood: Callable[[Sequence[Encoded], str | None], Sequence[Likelihood]]  # under the start model, or one by name
     similarity: Callable[[int, int], Sequence[Float[Tensor, " n"]]] = lambda nearest, rows: ()  # `head_similarity` of both
+    transitions: Callable[[Sequence[Encoded]], Sequence[Transitions]] = lambda rows: ()
+    holdout: Sequence[Encoded] = ()
 
 
 @runtime_checkable
@@ -240,7 +267,7 @@ class ForgetLoss(Protocol):
     """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), which the loop divides by their global count.
 
     `needs` names what it reads beside the NLL of forget tokens: "reference" (the start model's NLL), "reference logits",
-    "logits", "layer" (the states of the middle layer `self.layer`), "preferred".
+    "logits", "divergence", "layer" (the states of the middle layer `self.layer`), "preferred".
     """
 
     unit: ClassVar[str]
@@ -255,6 +282,18 @@ class Prefers(Protocol):
 
     def answers(self, example: Example) -> Sequence[str]:
         """What may be said instead, at least one. Raises DataError where the row has none."""
+        ...
+
+
+@runtime_checkable
+class AimsAtLevel(Protocol):
+    """A forget loss with an NLL at which a token counts as forgotten; None until it is measured."""
+
+    @property
+    def level(self) -> float | None: ...
+
+    def at_level(self, level: float) -> ForgetLoss:
+        """The loss with this level where it has none of its own."""
         ...
 
 

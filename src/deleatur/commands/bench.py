@@ -158,7 +158,7 @@ class Workbench:
         number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
         network = TokenModel(self.model)
-        change(network, self.tokenizer, self.rows, run, self.progress)
+        change(network, self.tokenizer, self.rows, run, self.progress, before=self.known["before"])
         asked = (*self.suite.gone, *self.suite.kept)
         bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in asked}
         suite, metric = replace(self.suite, asked=asked), METRICS[self.metric]

@@ -193,8 +193,6 @@ def judged(records: Records, judge: AJudge, progress: Progress) -> Records:
 
 def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: Run) -> None:
     """Refuse a model with broken weights, rows longer than it can read, and a wish to stop at rows that are not there."""
-    if run.guard.stop is not None and not rows.get("holdout"):
-        raise ConfigError("guard.stop compares forget rows with rows never seen; give --holdout, or leave it out")
     require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
     room = getattr(model.config, "max_position_embeddings", None) or math.inf
     longest = max(len(row.ids) for encoded in rows.values() for row in encoded)

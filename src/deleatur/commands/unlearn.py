@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,7 +54,7 @@ from deleatur.run_folder.writer import (
 from deleatur.settings import require
 from deleatur.training.monitor import Warden, nothing_forgotten
 from deleatur.training.setup import adapt, alternate, require_parts, training_only
-from deleatur.types import Encoded, Importance, Suite
+from deleatur.types import Encoded, Importance, Record, Suite
 
 
 def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) -> Path:
@@ -187,7 +187,7 @@ def unlearn(
     records = (
         dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
-    importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder)
+    importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder, before=records["before"])
     records["after"] = known_or_asked(
         folder,
         "after",
@@ -209,6 +209,7 @@ def change(
     progress: Progress = Progress(),
     *,
     folder: Path | None = None,
+    before: Mapping[str, Sequence[Record]] | None = None,
 ) -> tuple[Importance, list[Step], Warden]:
     """The unlearning alone, in place: what `unlearn` does between its evaluations."""
     accelerator = start()
@@ -220,7 +221,10 @@ def change(
     with training_only(model, run.train.only):
         warden = Warden(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
     says = {"phase": progress.phase, "on_step": progress.step}
-    importance, steps = alternate(model, rows, run, encoder, accelerator, **says, folder=folder, warden=warden)
+    answers = {r.id: r.generated for r in (before or {}).get("retain", ())}
+    importance, steps = alternate(
+        model, rows, run, encoder, accelerator, **says, folder=folder, warden=warden, answers=answers
+    )
     for note in warden.notes:
         progress.phase(note)
     merge_adapters(model.lm)  # what is asked is what is saved

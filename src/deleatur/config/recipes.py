@@ -12,6 +12,7 @@ from deleatur.importance import (
     AnyImportance,
     Contrast,
     Learned,
+    Leverage,
     SatImp,
     Spans,
     SUNgram,
@@ -27,6 +28,7 @@ from deleatur.losses import (
     UNDIAL,
     AltPO,
     AnyForgetLoss,
+    Erase,
     GradientDifference,
     JensUn,
     SimNPO,
@@ -68,9 +70,11 @@ SEARCH = "best of the authors' search, Llama-3.2-1B on TOFU forget10 (2606.06320
 TUNED = "made-up world, SmolLM2-135M (docs/log.md)"
 PEER = "default of OpenUnlearning"
 OURS = Train(lr=5e-5, gamma=3.0)
+ERASE = Train(lr=1e-4, gamma=3.0, keep=1.0, retain="kl", own_answers=True)
 
 RECIPES: dict[str, Recipe] = {
-    "atwu": Recipe(
+    "atwu": Recipe(loss=Erase(), importance=Leverage(), train=ERASE, paper="2606.06320, loss and scores ours", source=TUNED),
+    "atwu-scorer": Recipe(
         loss=GradientDifference(saturation=5.0), importance=Learned(), train=OURS, paper="2606.06320", source=TUNED
     ),
     "atwu-paper": Recipe(
@@ -125,8 +129,9 @@ RECIPES: dict[str, Recipe] = {
         importance=Spans(),
         train=OURS,
         paper="2506.03142",
-        source="as atwu; upper reference",
+        source="as atwu-scorer; upper reference",
     ),
+    "erase-spans": Recipe(loss=Erase(), importance=Spans(), train=ERASE, paper="ours", source="as atwu; upper reference"),
     "npo": Recipe(loss=NPO(beta=0.099), train=Train(lr=2.6e-5, gamma=0.123, alpha=4.09), paper="2404.05868", source=SEARCH),
     "npo-learned": Recipe(
         loss=NPO(beta=0.099),

@@ -1,7 +1,8 @@
 """A made-up world of people and facts, of any size, in which the truth is known exactly.
 
 Every fact is asked and told in several phrasings that all people share, so the words of the frame occur in retain rows and
-the facts do not. What only one person owns is marked in the answer: the name and the value.
+the facts do not. The value is marked in the answer. The name is not: it stands in every question, and a model that was
+never trained on the person copies it from there (its NLL on unseen rows is .3 nats where values have 7).
 """
 
 from __future__ import annotations
@@ -136,9 +137,9 @@ def _fill(template: str, owned: dict[str, str]) -> tuple[str, tuple[Span, ...]]:
     text, spans = "", []
     for literal, field, _, _ in string.Formatter().parse(template):
         text += literal
-        if field:
+        if field == "v":
             spans.append(Span(start=len(text), end=len(text) + len(owned[field])))
-            text += owned[field]
+        text += owned[field] if field else ""
     return text, tuple(spans)
 
 

@@ -7,6 +7,7 @@ from deleatur.importance.confidence import WGA, SatImp
 from deleatur.importance.contrast import Contrast
 from deleatur.importance.entropy import ETW
 from deleatur.importance.learned import Learned
+from deleatur.importance.leverage import Leverage
 from deleatur.importance.masks import SEUL, SULLM, Spans, SUNgram, TokenUnlearn
 from deleatur.importance.uniform import Uniform
 
@@ -20,7 +21,8 @@ IMPORTANCES: dict[str, type] = {
     "su-llm": SULLM,
     "su-ngram": SUNgram,
     "contrast": Contrast,
+    "leverage": Leverage,
     "spans": Spans,
     "learned": Learned,
 }
-AnyImportance = Uniform | WGA | SatImp | ETW | TokenUnlearn | SEUL | SULLM | SUNgram | Contrast | Spans | Learned
+AnyImportance = Uniform | WGA | SatImp | ETW | TokenUnlearn | SEUL | SULLM | SUNgram | Contrast | Leverage | Spans | Learned

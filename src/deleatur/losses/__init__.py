@@ -5,6 +5,7 @@ Importing this does not import torch. Which tokens matter belongs in `importance
 
 from deleatur.losses.ceu import CEU
 from deleatur.losses.dpo import DPO, AltPO
+from deleatur.losses.erase import Erase
 from deleatur.losses.gradient_difference import GradientDifference
 from deleatur.losses.jensun import JensUn
 from deleatur.losses.npo import NPO
@@ -24,5 +25,6 @@ FORGET_LOSSES: dict[str, type] = {
     "jensun": JensUn,
     "ceu": CEU,
     "pdu": PDU,
+    "erase": Erase,
 }
-AnyForgetLoss = GradientDifference | NPO | SimNPO | DPO | AltPO | RMU | UNDIAL | JensUn | CEU | PDU
+AnyForgetLoss = GradientDifference | NPO | SimNPO | DPO | AltPO | RMU | UNDIAL | JensUn | CEU | PDU | Erase

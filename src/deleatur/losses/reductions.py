@@ -70,7 +70,7 @@ RetainTerm = Callable[[TokenOutputs, Reference], Float[Tensor, " N"]]
 
 RETAIN_TERMS: dict[str, tuple[RetainTerm, frozenset[str]]] = {  # name → the cost of a token, and what it needs
     "nll": (lambda tokens, reference: tokens.nll, frozenset()),
-    "kl": (lambda tokens, start: kl(start.logits(tokens), asked(tokens.logits)), frozenset({"logits", "reference logits"})),
+    "kl": (lambda tokens, reference: asked(tokens.divergence).kept, frozenset({"divergence"})),
     "js": (lambda tokens, start: js(start.logits(tokens), asked(tokens.logits)), frozenset({"logits", "reference logits"})),
     "layer": (
         lambda tokens, start: squared_distance(asked(tokens.layer), start.layer(tokens)),

@@ -66,7 +66,7 @@ class _Nll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
         top, mass = logits.new_empty(2, len(target), dtype=torch.float32)
-        for rows in _few(logits):
+        for rows in row_slices(logits):
             part = logits[rows].float()
             top[rows] = part.amax(-1)
             mass[rows] = (part - top[rows, None]).exp_().sum(-1)
@@ -77,13 +77,13 @@ class _Nll(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits, target, top, mass = ctx.saved_tensors
         out = torch.empty_like(logits)
-        for rows in _few(logits):
+        for rows in row_slices(logits):
             p = (logits[rows].float() - top[rows, None]).exp_().mul_((grads[0][rows] / mass[rows])[:, None])
             out[rows] = p.scatter_add_(1, target[rows, None], -grads[0][rows, None])
         return out, None
 
 
-def _few(logits: Tensor) -> Iterator[slice]:
+def row_slices(logits: Tensor) -> Iterator[slice]:
     """Rows in turn, so few of them on CPU that what is made of their logits stays in the cache."""
     entries = IN_CACHE if logits.device.type == "cpu" else logits.numel()
     size = max(1, entries // max(1, logits.shape[1]))
@@ -120,7 +120,7 @@ def token_statistics(
     mean = (p * logp).sum(-1); deviation = (p * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
     """
     pairs = ((head(h), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True))
-    parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in _few(logits)]
+    parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in row_slices(logits)]
     if not parts:
         none = hidden.new_empty(0, dtype=torch.float32)
         return TokenStatistics(none, none.bool(), none, none)

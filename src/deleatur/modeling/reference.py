@@ -14,9 +14,9 @@ from deleatur.data.batches import collate, evenly, in_batches
 from deleatur.distributed.processes import gather, lay_out
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load
-from deleatur.modeling.token_model import TokenModel
+from deleatur.modeling.token_model import State, TokenModel
 from deleatur.settings import Precision
-from deleatur.types import Encoded, Likelihood, Reference, Start, TokenOutputs
+from deleatur.types import Encoded, Likelihood, Reference, Start, Teacher, TokenOutputs, Transitions
 
 IN_MEMORY = 4 * 2**30  # bytes; more goes to disk
 Kept = dict[Encoded, Tensor]
@@ -38,6 +38,7 @@ def make_reference(
     """
     asked = list(dict.fromkeys(rows))
     wants = {name: f"reference{name}" in needs for name in ("", " logits", " layer")}
+    wants[" logits"] |= "divergence" in needs
     if not any(wants.values()):
         return Reference()
     width = {"": 1, " logits": model.width, " layer": model.width}
@@ -48,16 +49,19 @@ def make_reference(
     head = model.frozen_head() if wants[" logits"] else None
 
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
-        return _look_up(kept[""], tokens).squeeze(-1)
+        return _look_up(kept[""], tokens.rows, tokens.nll.device).squeeze(-1)
 
     def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
         with torch.no_grad():
-            return head(_look_up(kept[" logits"], tokens).to(model.dtype))  # pyright: ignore[reportOptionalCall]
+            return head(_look_up(kept[" logits"], tokens.rows, tokens.nll.device).to(model.dtype))  # pyright: ignore[reportOptionalCall]
 
     made = {"nll": nll} if wants[""] else {}
     made |= {"logits": logits} if wants[" logits"] else {}
-    made |= {"layer": lambda tokens: _look_up(kept[" layer"], tokens)} if wants[" layer"] else {}
-    return Reference(**made)
+    made |= {"layer": lambda tokens: _look_up(kept[" layer"], tokens.rows, tokens.nll.device)} if wants[" layer"] else {}
+    teacher = None
+    if head is not None and "divergence" in needs:
+        teacher = Teacher(states=lambda rows: _look_up(kept[" logits"], rows), head=head)
+    return Reference(**made, teacher=teacher)
 
 
 def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
@@ -78,7 +82,14 @@ def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, p
         retain = evenly(rows["retain"], most)
         return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=batch)
 
-    return Start(forget=rows["forget"], retain=rows["retain"], likelihood=likelihood, similarity=similarity)
+    return Start(
+        forget=rows["forget"],
+        retain=rows["retain"],
+        holdout=rows.get("holdout", ()),
+        likelihood=likelihood,
+        similarity=similarity,
+        transitions=lambda asked: transitions(model, asked, batch),
+    )
 
 
 @torch.no_grad()
@@ -107,7 +118,7 @@ def head_similarity(
     is cos(h, h′) · cos(p − onehot, p′ − onehot′): two inner products, no backward pass. A capped head is taken as plain.
     """
     model.eval()
-    states, kept = (_last_states(model, rows, batch) for rows in (forget, retain))
+    states, kept = (last_states(model, rows, batch) for rows in (forget, retain))
     flat = torch.cat([h for h, _ in states]), torch.cat([ids for _, ids in states])
     held = torch.cat([h for h, _ in kept]), torch.cat([ids for _, ids in kept])
     head, best = model.open_head(), []
@@ -123,11 +134,21 @@ def head_similarity(
     return list(torch.cat(best).cpu().split([len(ids) for _, ids in states]))
 
 
-def _last_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[tuple[Tensor, Tensor]]:
-    """Of each row the last states before its scored tokens, and these tokens."""
+@torch.no_grad()
+def transitions(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[Transitions]:
+    """The last hidden states before and at each scored token of each row: fp32, on the CPU."""
+    model.eval()
+    before, at = (last_states(model, rows, batch, state) for state in ("predicting", "own"))
+    return [Transitions(b.float().cpu(), a.float().cpu()) for (b, _), (a, _) in zip(before, at, strict=True)]
+
+
+def last_states(
+    model: TokenModel, rows: Sequence[Encoded], batch: int, state: State = "predicting"
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each row the last states before (or at) its scored tokens, and these tokens."""
     out: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(rows)
     for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device), state="predicting")
+        tokens = model(part.to(model.device), state=state)
         for b, place in enumerate(places):
             mine = tokens.sequence == b
             out[place] = tokens.hidden[mine], tokens.ids[mine]
@@ -179,6 +200,6 @@ def _fill(
                 kept[name][rows[place]] = slots[begins:ends]
 
 
-def _look_up(kept: Kept, tokens: TokenOutputs) -> Tensor:
+def _look_up(kept: Kept, rows: Sequence[Encoded], device: torch.device | None = None) -> Tensor:
     some = next(iter(kept.values()))
-    return torch.cat([some[:0], *(kept[row] for row in tokens.rows)]).to(tokens.nll.device)
+    return torch.cat([some[:0], *(kept[row] for row in rows)]).to(device)

@@ -19,11 +19,12 @@ from transformers import PreTrainedModel
 
 from deleatur.distributed.processes import is_sharded, whole
 from deleatur.errors import ModelError
+from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.gpu_kernels import by_positions, fuse
 from deleatur.modeling.low_memory_layers import lean, slim
 from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
-from deleatur.types import Batch, TokenOutputs, TokenStatistics
+from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
 State = Literal["own", "predicting"]
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
@@ -72,17 +73,26 @@ class TokenModel(nn.Module):
             self.lm.config._attn_implementation = now
 
     def forward(
-        self, batch: Batch, *, state: State = "own", statistics: bool = False, logits: bool = False, layer: int | None = None
+        self,
+        batch: Batch,
+        *,
+        state: State = "own",
+        statistics: bool = False,
+        logits: bool = False,
+        layer: int | None = None,
+        teacher: Teacher | None = None,
     ) -> TokenOutputs:
         """`state` picks the position whose hidden state is handed out: the token's own, or the one that predicts it.
 
         On request: what else the head says of each token (`statistics`), the logits that predict it, its state after decoder
-        layer `layer` (of the last layer after the final norm).
+        layer `layer` (of the last layer after the final norm), its divergence from a `teacher`.
         """
         made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
         states = made.last_hidden_state.flatten(0, 1)
         before = states[predicting]
-        nll, raw, said = self.readout(before, batch.ids.flatten()[batch.scored], statistics, logits)
+        target = batch.ids.flatten()[batch.scored]
+        start = None if teacher is None else teacher.states(batch.rows).to(before.device, before.dtype)
+        nll, raw, said, divergence = self.readout(before, target, statistics, logits, start, teacher)
         return TokenOutputs(
             nll=nll,
             hidden=before if state == "predicting" else states[scored],
@@ -90,20 +100,31 @@ class TokenModel(nn.Module):
             rows=batch.rows,
             said=said,
             logits=raw,
+            divergence=divergence,
             layer=None if layer is None else made.hidden_states[layer + 1].flatten(0, 1)[scored],
         )
 
     def _read(
-        self, before: Float[Tensor, "N D"], target: Int[Tensor, " N"], statistics: bool, logits: bool
-    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"] | None, TokenStatistics | None]:
-        """NLL of the targets; on request the logits, and what else the head says."""
+        self,
+        before: Float[Tensor, "N D"],
+        target: Int[Tensor, " N"],
+        statistics: bool,
+        logits: bool,
+        start: Float[Tensor, "N D"] | None,
+        teacher: Teacher | None,
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"] | None, TokenStatistics | None, Divergence | None]:
+        """NLL of the targets; on request the logits, what else the head says, and the divergence from a teacher."""
         raw = self.head(before) if logits else None
         if statistics:
             said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
-            return said.nll, raw, said
+            return said.nll, raw, said, None
+        if teacher is not None and start is not None:
+            heads = self.head, teacher.head
+            nll, divergence = linear_divergence(before, start, target, *heads, chunk=self._chunk)
+            return nll, raw, None, divergence
         if raw is None:
-            return linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen), None, None
-        return nll_of(raw, target), raw, None
+            return linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen), None, None, None
+        return nll_of(raw, target), raw, None, None
 
     @lean()
     def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:

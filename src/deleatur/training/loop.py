@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deleatur.distributed.processes import is_sharded, mesh_of, sum_gradients
-from deleatur.losses.reductions import RETAIN_TERMS
+from deleatur.losses.reductions import RETAIN_TERMS, asked
 from deleatur.modeling.token_model import State, TokenModel
 from deleatur.progress import Step
 from deleatur.settings import Train
@@ -25,7 +25,8 @@ from deleatur.types import Batch, ForgetLoss, Importance, Reference, TakesTurns,
 
 def needs(loss: ForgetLoss, importance: object, settings: Train) -> frozenset[str]:
     """All that a method reads beside the NLL."""
-    return loss.needs | getattr(importance, "needs", frozenset()) | RETAIN_TERMS[settings.retain][1]
+    held = frozenset({"divergence"} if settings.keep else ())
+    return loss.needs | getattr(importance, "needs", frozenset()) | RETAIN_TERMS[settings.retain][1] | held
 
 
 def fit(
@@ -159,15 +160,19 @@ def _passes(
     sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
     reads = needs(loss, importance, settings)
     asks = {"state": state, "logits": "logits" in reads, "layer": getattr(loss, "layer", None) if "layer" in reads else None}
+    asks |= {"teacher": reference.teacher} if "divergence" in reads else {}
     for batch in descent.pieces.of(window):
         forget, rest = descent.run(batch.to(device), **asks).split(batch.forget)
         preferred, retain = rest.split(batch.preferred)
         forget = replace(forget, preferred=preferred) if "preferred" in reads else forget
-        asked = time.perf_counter()
+        began = time.perf_counter()
         g = importance(forget)
-        scoring += time.perf_counter() - asked
+        scoring += time.perf_counter() - began
         kept = RETAIN_TERMS[settings.retain][0](retain, reference).sum()
-        part = settings.gamma * loss(forget, g, reference) / counts[0] + settings.alpha * kept / counts[2]
+        push = loss(forget, g, reference) / counts[0]
+        if settings.keep:
+            push = push + settings.keep * ((1 - g).clamp(min=0) * asked(forget.divergence).kept).sum() / counts[1]
+        part = settings.gamma * push + settings.alpha * kept / counts[2]
         descent.backward(part * scale)
         sums += torch.stack([part.detach(), forget.nll.detach().sum(), retain.nll.detach().sum(), g.sum()])
         pushed.append(forget.detach().bare())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -18,12 +18,14 @@ from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.settings import Guard, Train
 from deleatur.training.checkpoint import Checkpoints
+from deleatur.training.level import Level
 from deleatur.types import Encoded, Example, Importance, Record
 
 WINDOW = 5  # steps over which the retain NLL is averaged
 LEAST = 1.0  # nats; a start below counts as this much: three times a told model's 0.05 is no harm
 HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
 ROWS = 32  # most rows of a kind that are asked while training
+LOOK = 16  # most forget rows that are looked at to see whether training is done
 POINTS = 6  # of a curve that is put into a sentence
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 EVERYDAY = (
@@ -63,12 +65,39 @@ class Warden:
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
             "holdout": evenly(told.get("holdout", ()), ROWS if guard.stop is not None else 0),
-            "forget": evenly(told.get("forget_paraphrased", told["forget"]), ROWS if guard.stop is not None else 0),
+            "forget": evenly(told.get("forget_paraphrased", told["forget"]), LOOK if guard.stop is not None else 0),
         }
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
+        self.weights_of: Mapping[tuple[int, ...], Tensor] = {}  # importance of the forget answers, by their tokens
+        self.level = Level(self.start["holdout"], f"{len(rows['holdout'])} holdout rows") if rows.get("holdout") else None
         self.probed: list[tuple[int, float]] = []
         self.weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.sums = sums(p for _, p in self.weights)
+
+    @torch.no_grad()
+    def aim(self, importance: Importance, rows: Sequence[Encoded], level: Level | None) -> None:
+        """Training is done once the tokens that the importance selects in the forget rows are at this level."""
+        if level is None:
+            return
+        self.level = level
+        for _, batch in in_batches(rows, self.batch):
+            tokens = self.model(batch.to(self.model.device))
+            values = importance(tokens).float().split([len(r.ids) - r.start for r in batch.rows])
+            self.weights_of = {**self.weights_of, **{r.ids[r.start :]: g for r, g in zip(batch.rows, values, strict=True)}}
+
+    @torch.no_grad()
+    def selected_nll(self) -> float:
+        """Mean NLL of forget answers as the model is now, each token by its importance, nats."""
+        was = self.model.training
+        self.model.eval()
+        total, mass = 0.0, 0.0
+        for _, batch in in_batches(self.asked["forget"], self.batch):
+            tokens = self.model(batch.to(self.model.device))
+            known = ((self.weights_of.get(r.ids[r.start :]), len(r.ids) - r.start) for r in batch.rows)
+            g = torch.cat([torch.ones(n) if values is None else values.cpu() for values, n in known])
+            total, mass = total + float((g * tokens.nll.float().cpu()).sum()), mass + float(g.sum())
+        self.model.train(was)
+        return total / mass if mass else 0.0
 
     @torch.no_grad()
     def nll(self, name: str) -> float:
@@ -88,11 +117,11 @@ class Warden:
             self.probed.append((number, self.nll("everyday")))
             if not self.allows(guard.probe, "everyday", self.probed[-1][1]):
                 self._refuse("the NLL of everyday sentences", guard.probe, "everyday", self.probed)
-        if guard.stop is not None and number % guard.stop == 0:
-            level, forget, retain = self.start["holdout"], self.nll("forget"), self.nll("retain")
-            if forget >= level and retain <= self.start["retain"] + guard.budget:
-                said = f"the forget rows' NLL is {forget:.3g} nats, that of rows never seen was {level:.3g}"
-                raise Done(f"Stopped after step {number}: {said}; the retain rows' is {retain:.3g}.")
+        if guard.stop is not None and self.level is not None and number % guard.stop == 0:
+            forget = self.selected_nll()
+            if forget >= self.level.nll and (retain := self.nll("retain")) <= self.start["retain"] + guard.budget:
+                said = f"the forget tokens' NLL is {forget:.3g} nats, that of unseen rows {self.level.nll:.3g}"
+                raise Done(f"Stopped after step {number}: {said} ({self.level.source}); the retain rows' is {retain:.3g}.")
 
     def allows(self, factor: float | None, name: str, now: float) -> bool:
         """Is an NLL still within so many times its start? What is no number is not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from deleatur.distributed.processes import agree, is_first
 from deleatur.errors import ConfigError
 from deleatur.importance import SULLM, Contrast, Learned
 from deleatur.importance.atwu import Descent, LearnedImportance, Scorer
+from deleatur.importance.masks import Fixed
 from deleatur.io.atomic import write_whole
 from deleatur.losses.reductions import RETAIN_TERMS
 from deleatur.modeling.loading import add_adapters, checkpoint_activations
@@ -32,11 +33,13 @@ from deleatur.modeling.token_model import State, TokenModel
 from deleatur.progress import Step
 from deleatur.run_folder.writer import load_scorer
 from deleatur.training.checkpoint import Checkpoints
+from deleatur.training.level import Level, unseen_level
 from deleatur.training.loop import fit
 from deleatur.training.monitor import Warden
 from deleatur.training.optimizer import warm_up_then_fall
 from deleatur.training.scorer_pretraining import teach, warm_up
 from deleatur.types import (
+    AimsAtLevel,
     Batch,
     Encoded,
     ForgetLoss,
@@ -59,13 +62,16 @@ def alternate(
     on_step: Callable[[Step, int], None] = lambda step, steps: None,
     folder: Path | None = None,
     warden: Warden | None = None,
+    answers: Mapping[str, str] | None = None,
 ) -> tuple[Importance, list[Step]]:
     """The unlearning itself, in place; returns the importance as it ended and what each step did.
 
     `folder` is the run's, for what is too large for the memory, and for checkpoints, from the newest of which it goes on.
-    `warden` may end it before its last step.
+    `warden` may end it before its last step. `answers` holds what the start model answers to retain rows, by their ids.
     """
     require_parts(model, run)
+    if run.train.own_answers:
+        rows = rows | {"retain": [*rows["retain"], *own_answers(rows["retain"], answers or {}, encoder)]}
     loss = run.loss.tokenized(encoder.tokens) if isinstance(run.loss, ReadsTokens) else run.loss
     preferred = preferred_rows(loss, rows["forget"], encoder)
     batches = list(deal(rows, run, preferred, accelerator))
@@ -74,6 +80,10 @@ def alternate(
     lessons = list(deal(rows, run, preferred, accelerator, epochs=passes))
     reference = reference_of(model, batches + lessons, loss, run, folder)
     importance = make_importance(run, loss, model, rows, reference, accelerator, steps=count, lessons=len(lessons))
+    level = unseen_level(model, rows, importance, run.evaluation.batch) if isinstance(importance, Fixed) else None
+    loss = loss.at_level(known_level(loss, level)) if isinstance(loss, AimsAtLevel) else loss
+    if warden is not None:
+        warden.aim(importance, rows["forget"], level)
     checkpoints, steps = taken_up(folder, run, count)
     if isinstance(importance, LearnedImportance) and lessons and not steps:
         phase(f"The scorer alone: {passes} passes")
@@ -96,6 +106,21 @@ def alternate(
             checkpoints=checkpoints,
         )
     return importance, steps
+
+
+def own_answers(retain: Sequence[Encoded], answers: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
+    """The retain rows with what the start model answers to them, where that is something else than the rows say."""
+    said = [(row.example, answers.get(row.example.id, "").strip()) for row in retain]
+    return encode_all(encoder, [replace(e, answer=a, spans=()) for e, a in said if a and a != e.answer.strip()])
+
+
+def known_level(loss: AimsAtLevel, level: Level | None) -> float:
+    """The loss's own level, or the measured one. Raises ConfigError where there is neither."""
+    if loss.level is not None:
+        return loss.level
+    if level is None:
+        raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
+    return level.nll
 
 
 def adapt(model: PreTrainedModel, run: Run) -> None:
@@ -171,8 +196,10 @@ def reference_of(
     model: TokenModel, batches: Iterable[Sequence[Batch]], loss: ForgetLoss, run: Run, folder: Path | None
 ) -> Reference:
     """What the start model says of the rows that will be met, where loss or retain term ask for it."""
+    held = frozenset({"divergence"} if run.train.keep else ())
     wants = [loss.needs, loss.needs, RETAIN_TERMS[run.train.retain][1]]  # of forget, preferred and retain rows
-    asked = [any(need.startswith("reference") for need in want) for want in wants]
+    wants = [want | wants[2] | held for want in wants] if "divergence" in loss.needs | wants[2] | held else wants
+    asked = [any(need.startswith(("reference", "divergence")) for need in want) for want in wants]
     met: list[Encoded] = []
     for batch in (b for window in batches for b in window):
         ends = batch.forget, batch.forget + batch.preferred

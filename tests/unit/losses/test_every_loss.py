@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from deleatur.importance import Uniform
-from deleatur.losses import FORGET_LOSSES, JensUn
-from deleatur.types import Encoded, Reference, TokenOutputs
+from deleatur.losses import FORGET_LOSSES, Erase, JensUn
+from deleatur.modeling.chunked_divergence import divergence_of
+from deleatur.types import Divergence, Encoded, Reference, TokenOutputs
 
 LENGTHS, INSTEAD = (3, 1, 5), (2, 4, 1)
-LOSSES = {name: JensUn(ids=(5, 2)) if cls is JensUn else cls() for name, cls in FORGET_LOSSES.items()}
+OWN = {JensUn: {"ids": (5, 2)}, Erase: {"level": 4.0}}
+LOSSES = {name: cls(**OWN.get(cls, {})) for name, cls in FORGET_LOSSES.items()}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 EACH_NEED = [pytest.param(loss, need, id=f"{name}-{need}") for name, loss in LOSSES.items() for need in sorted(loss.needs)]
 
@@ -28,7 +30,14 @@ def importance(tokens: TokenOutputs, seed: int = 0) -> Tensor:
 def tokens(make_tokens: Callable[..., TokenOutputs]) -> TokenOutputs:
     """All that a loss may read."""
     preferred = make_tokens(INSTEAD, logits=True, seed=1)
-    return replace(make_tokens(LENGTHS, logits=True, layer=4), preferred=preferred)
+    return replace(with_divergence(make_tokens(LENGTHS, logits=True, layer=4)), preferred=preferred)
+
+
+def with_divergence(tokens: TokenOutputs, seed: int = 9) -> TokenOutputs:
+    """From a start model whose logits are random."""
+    start = torch.randn(tokens.logits.shape, generator=torch.Generator().manual_seed(seed))
+    _, kept, erased = divergence_of(tokens.logits, start, tokens.ids)
+    return replace(tokens, divergence=Divergence(kept=kept, erased=erased))
 
 
 @pytest.fixture
@@ -62,6 +71,7 @@ def reordered(tokens: TokenOutputs, order: list[int]) -> tuple[TokenOutputs, Ten
     some = {
         n: None if getattr(tokens, n) is None else getattr(tokens, n)[take] for n in ("nll", "hidden", "logits", "layer")
     }
+    some["divergence"] = tokens.divergence and Divergence(*(values[take] for values in tokens.divergence))
     return replace(tokens, **some, sequence=sequence, rows=tuple(tokens.rows[b] for b in order)), take
 
 
@@ -118,7 +128,7 @@ def test_it_reads_no_more_than_it_says_it_needs(loss, tokens, reference):
     """All else is withheld; and gradients reach nothing else."""
     g, needs = importance(tokens), loss.needs
     expected = evaluate(loss, tokens, g, reference, tokens)
-    bare = replace(tokens, **{n: getattr(tokens, n) if n in needs else None for n in ("logits", "layer", "preferred")})
+    bare = replace(tokens, **{n: getattr(tokens, n) if n in needs else None for n in ("logits", "layer", "divergence", "preferred")})
     withheld = Reference(
         **({"nll": reference.nll} if "reference" in needs else {}),
         **({"logits": reference.logits} if "reference logits" in needs else {}),
@@ -143,7 +153,7 @@ def test_it_reads_all_that_it_says_it_needs(loss, need, tokens, reference):
 def test_a_model_that_is_sure_of_everything_gives_finite_numbers(loss, tokens, reference):
     """Logits hundreds apart: probabilities of 0 and 1 in float32."""
     raw = (200 * tokens.logits.detach()).requires_grad_()
-    sure = replace(tokens, logits=raw, nll=cross_entropy(raw, tokens.ids, reduction="none"))
+    sure = with_divergence(replace(tokens, logits=raw, nll=cross_entropy(raw, tokens.ids, reduction="none")))
     assert all(torch.isfinite(x).all() for x in evaluate(loss, sure, importance(tokens), reference, sure))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from deleatur.losses.reductions import (
     squared_distance,
     weighted_nll,
 )
-from deleatur.types import Reference
+from deleatur.modeling.chunked_divergence import divergence_of
+from deleatur.types import Divergence, Reference
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
@@ -143,6 +145,8 @@ class TestRetainTerms:
         """KL from the start model to the model, not the other way round."""
         tokens, logits, states = make_tokens(logits=True, layer=4), draw(9, 37, seed=3), draw(9, 4, seed=4)
         start = Reference(logits=lambda t: logits, layer=lambda t: states)
+        _, kept, erased = divergence_of(tokens.logits, logits, tokens.ids)
+        tokens = replace(tokens, divergence=Divergence(kept=kept, erased=erased))
         expected = {
             "nll": tokens.nll,
             "kl": kl(logits, tokens.logits),
@@ -160,7 +164,8 @@ class TestRetainTerms:
         full = make_tokens(logits=True, layer=4)
 
         def cost(needs: frozenset[str]) -> torch.Tensor:
-            given = {"logits": full.logits, "layer": full.layer}
+            _, kept, erased = divergence_of(full.logits, full.logits.detach(), full.ids)
+            given = {"logits": full.logits, "layer": full.layer, "divergence": Divergence(kept=kept, erased=erased)}
             tokens = make_tokens()
             for extra in given:
                 tokens = tokens if extra not in needs else type(tokens)(**fields(tokens) | {extra: given[extra]})

@@ -23,7 +23,7 @@ from deleatur.progress import Step
 from deleatur.settings import Train
 from deleatur.training.loop import fit, needs
 from deleatur.training.optimizer import MasterWeights
-from deleatur.types import Reference, TokenOutputs
+from deleatur.types import Reference, Teacher, TokenOutputs
 
 SATURATED = GradientDifference(saturation=2.0)
 
@@ -260,7 +260,10 @@ class TestRetainTerms:
 @torch.no_grad()
 def drift(start, lm, rows, term: str) -> float:
     """Mean cost of a token by a retain term, the start model's outputs made anew."""
-    before, now = (TokenModel(x)(collate(rows), logits=True, layer=0) for x in (start, lm))
+    first = TokenModel(start)
+    before = first(collate(rows), logits=True, layer=0, state="predicting")
+    teacher = Teacher(states=lambda rows: before.hidden, head=first.head)
+    now = TokenModel(lm)(collate(rows), logits=True, layer=0, teacher=teacher)
     reference = Reference(logits=lambda tokens: before.logits, layer=lambda tokens: before.layer)
     return RETAIN_TERMS[term][0](now, reference).mean().item()
 

@@ -1,0 +1,77 @@
+"""How unlikely forgotten tokens should become: as unlikely as they are to a model that was never trained on their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deleatur.data.batches import evenly, in_batches
+from deleatur.modeling.reference import last_states
+from deleatur.modeling.token_model import TokenModel
+from deleatur.types import Encoded, Importance
+
+SELECTED = 0.5  # importance above which a token counts as one to be forgotten
+NEAREST = 16  # retain positions that a forget position is compared with
+ROWS = 1000  # most retain rows looked through
+
+
+class Level(NamedTuple):
+    """The mean NLL that selected tokens should have, nats, and where the number comes from."""
+
+    nll: float
+    source: str
+
+
+@torch.no_grad()
+def unseen_level(model: TokenModel, rows: dict[str, list[Encoded]], importance: Importance, batch: int) -> Level | None:
+    """The level of unseen rows at the start model; None where the importance selects no tokens, or all of them.
+
+    With holdout rows it is the mean NLL of their tokens, weighted by the importance, or over the marked spans where the
+    importance does not know these rows. Without, it is estimated from the forget rows: at each selected token, the mean
+    NLL of what follows the `NEAREST` most similar retain states, the token itself taken out of the prediction.
+    """
+    model.eval()
+    held, nll = _weighted_nll(model, rows.get("holdout", ()), importance, batch)
+    if float(held.sum()) > 0:
+        return Level(float((held * nll).sum() / held.sum()), f"{len(rows['holdout'])} holdout rows")
+    weights, _ = _weighted_nll(model, rows["forget"], importance, batch)
+    chosen = weights > SELECTED
+    if not bool(chosen.any()) or bool(chosen.all()):
+        return None
+    return Level(_estimate(model, rows, chosen, batch), "estimated from similar retain rows")
+
+
+def _weighted_nll(
+    model: TokenModel, rows: Sequence[Encoded], importance: Importance, batch: int
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Importance and NLL of the rows' scored tokens, row by row; marked spans stand in where the importance is unknown."""
+    weights: list[Tensor] = [torch.empty(0)] * len(rows)
+    nll: list[Tensor] = [torch.empty(0)] * len(rows)
+    for places, part in in_batches(rows, batch):
+        tokens = model(part.to(model.device))
+        g = importance(tokens)
+        for b, place in enumerate(places):
+            mine = tokens.sequence == b
+            known = g[mine].float().cpu()
+            gold = torch.tensor(rows[place].gold or [False] * len(known), dtype=torch.float32)
+            weights[place], nll[place] = torch.where(known.isnan(), gold, known), tokens.nll[mine].float().cpu()
+    return torch.cat([torch.empty(0), *weights]), torch.cat([torch.empty(0), *nll])
+
+
+def _estimate(model: TokenModel, rows: dict[str, list[Encoded]], chosen: Tensor, batch: int, chunk: int = 256) -> float:
+    """Mean over the chosen tokens of −log q(what similar retain states are followed by), q without the token itself."""
+    forget, retain = (last_states(model, part, batch) for part in (rows["forget"], evenly(rows["retain"], ROWS)))
+    states, own = (torch.cat([one[k] for one in forget])[chosen.to(model.device)] for k in (0, 1))
+    others, followers = (torch.cat([one[k] for one in retain]) for k in (0, 1))
+    keys, head, found = torch.nn.functional.normalize(others.float(), dim=-1), model.open_head(), []
+    for state, token in zip(states.split(chunk), own.split(chunk), strict=True):
+        near = (torch.nn.functional.normalize(state.float(), dim=-1) @ keys.T).topk(min(NEAREST, len(keys)), dim=1).indices
+        logq = head(state).float().scatter(1, token[:, None], float("-inf")).log_softmax(-1)
+        said = -logq.gather(1, followers[near])
+        found.append(said[said.isfinite()])  # the token itself may follow there too
+    values = torch.cat(found)
+    return float(values.mean()) if len(values) else 0.0

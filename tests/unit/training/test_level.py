@@ -1,0 +1,58 @@
+"""The level of unseen rows: measured on holdout rows, or estimated from what similar retain states are followed by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deleatur.importance.masks import Fixed
+from deleatur.modeling.token_model import TokenModel
+from deleatur.training.level import unseen_level
+
+
+def values(rows, chosen: float = 1.0, other: float = 0.0) -> dict:
+    """Every third scored token selected."""
+    every = [torch.arange(len(r.ids) - r.start) % 3 == 0 for r in rows]
+    return {r: torch.where(e, chosen, other) for r, e in zip(rows, every, strict=True)}
+
+
+@pytest.fixture
+def model(make_llama):
+    return TokenModel(make_llama())
+
+
+@pytest.fixture
+def sets(forget_rows, retain_rows):
+    return {"forget": forget_rows[:6], "retain": retain_rows[:12], "holdout": retain_rows[12:18]}
+
+
+def test_with_holdout_rows_it_is_the_mean_nll_of_their_selected_tokens(model, sets):
+    importance = Fixed(values=values(sets["forget"]) | values(sets["holdout"]))
+    expected = torch.cat(
+        [model.lm(torch.tensor([r.ids])).logits[0, r.start - 1 : -1].log_softmax(-1)[range(n), list(r.ids[r.start :])][::3]
+         for r in sets["holdout"] if (n := len(r.ids) - r.start)]
+    ).neg()  # fmt: skip
+    level = unseen_level(model, sets, importance, 4)
+    assert level.nll == pytest.approx(float(expected.detach().mean()), rel=1e-4)
+    assert level.source == "6 holdout rows"
+
+
+def test_spans_of_holdout_rows_stand_in_where_the_importance_does_not_know_them(model, sets):
+    importance = Fixed(values=values(sets["forget"]))
+    marked = Fixed(values=values(sets["forget"]) | {r: torch.tensor(r.gold, dtype=torch.float) for r in sets["holdout"]})
+    assert unseen_level(model, sets, importance, 4) == unseen_level(model, sets, marked, 4)
+
+
+def test_without_holdout_rows_it_is_estimated_and_never_counts_the_token_itself(model, sets):
+    """An untrained model gives every token about the same probability, so what similar states are followed by, with one
+    token taken out, has the NLL of chance: log V."""
+    del sets["holdout"]
+    level = unseen_level(model, sets, Fixed(values=values(sets["forget"])), 4)
+    assert level.source == "estimated from similar retain rows"
+    assert level.nll == pytest.approx(float(torch.tensor(float(model.vocabulary)).log()), rel=0.15)
+
+
+@pytest.mark.parametrize("chosen", [0.0, 1.0])
+def test_an_importance_that_selects_nothing_or_everything_gives_no_estimate(model, sets, chosen):
+    del sets["holdout"]
+    assert unseen_level(model, sets, Fixed(values=values(sets["forget"], chosen, chosen)), 4) is None
