@@ -80,7 +80,7 @@ def main(args: Args) -> None:
 def one(told: Path, name: str, seed: int, args: Args, progress: Progress) -> dict[str, float]:
     """Unlearn with a variant; what its importance and the model are then."""
     sets = {n: read_rows(str(told / "rows" / f"{n}.jsonl"), settings=Data()) for n in ("forget", "retain")}
-    recipe = RECIPES["atwu"]
+    recipe = RECIPES["atwu-scorer"]
     train = replace(recipe.train, epochs=args.epochs, batch=4, precision="bf16")
     run = recipe.run(model=str(told), forget="f", retain="r", seed=seed, importance=VARIANTS[name], train=train)
     torch.manual_seed(seed)

@@ -72,8 +72,9 @@ class Home:
         return ("--forget", str(self.file("forget")), "--retain", str(self.file("retain")))
 
     def forget(self, out: Path | str, *more: object) -> tuple[str, ...]:
-        """A whole command, of a second."""
-        return ("forget", "--model", str(self.model), *self.rows, "--out", str(out), *QUICK, *map(str, more))
+        """A whole command, of a second; the method with a scorer unless another is named."""
+        recipe = () if "--recipe" in more else ("--recipe", "atwu-scorer")
+        return ("forget", "--model", str(self.model), *self.rows, "--out", str(out), *recipe, *QUICK, *map(str, more))
 
 
 @pytest.fixture(scope="session")

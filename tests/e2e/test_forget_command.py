@@ -44,13 +44,13 @@ def test_the_folder_is_its_owners_alone(finished):
 
 
 def test_run_yaml_loads_back_to_the_run(finished, home):
-    expected = RECIPES["atwu"].run(
+    expected = RECIPES["atwu-scorer"].run(
         model=str(home.model),
         forget=str(home.file("forget")),
         retain=str(home.file("retain")),
         holdout=str(home.file("holdout")),
         out=str(finished),
-        train=Train(epochs=2, batch=4, lr=1e-3, gamma=RECIPES["atwu"].train.gamma),
+        train=Train(epochs=2, batch=4, lr=1e-3, gamma=RECIPES["atwu-scorer"].train.gamma),
         evaluation=Evaluation(new_tokens=8),
     )
     assert from_yaml(finished / "run.yaml") == expected
@@ -158,7 +158,7 @@ def test_another_form_of_the_same_rows_has_the_same_hash(finished, home, tmp_pat
     assert hashes[0] == results(finished)["data"]["forget"]["sha256"] != hashes[1]
 
 
-WAYS = {name: ("--recipe", name) for name in RECIPES if name not in ("atwu", "su-llm", "rmu")} | {
+WAYS = {name: ("--recipe", name) for name in RECIPES if name not in ("atwu-scorer", "su-llm", "rmu")} | {
     "su-llm": ("--recipe", "su-llm", "--importance.base", "{other}"),
     "rmu of two layers": ("--recipe", "rmu", "--loss.layer", "0", "--train.only", r"layers\.0\.mlp\.down_proj"),
     "adapters": ("--lora.rank", "4"),

@@ -32,7 +32,7 @@ def rows(home) -> dict[str, list[dict]]:
 def test_the_model_is_changed_in_place_and_comes_back_with_scorer_and_results(loaded, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = [p.detach().clone() for p in loaded[0].parameters()]
-    outcome = deleatur.forget(*loaded, **rows, **QUICK)
+    outcome = deleatur.forget(*loaded, **rows, **QUICK, recipe="atwu-scorer")
     assert outcome.model is loaded[0]
     assert any(not torch.equal(p, q) for p, q in zip(outcome.model.parameters(), start, strict=True))
     assert isinstance(outcome.scorer, Scorer)
@@ -53,7 +53,7 @@ def test_a_data_set_is_as_good_as_a_list_and_the_command_line(loaded, rows, fini
 
 
 def test_adapters_are_merged_so_the_model_saves_as_a_plain_one(loaded, rows, tmp_path):
-    outcome = deleatur.forget(*loaded, **rows, **QUICK, lora=Lora(rank=4))
+    outcome = deleatur.forget(*loaded, **rows, **QUICK, lora=Lora(rank=4), recipe="atwu-scorer")
     outcome.model.save_pretrained(tmp_path / "saved")
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     ids = torch.arange(3, 40)[None]

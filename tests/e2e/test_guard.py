@@ -91,14 +91,30 @@ def test_it_stops_when_forget_rows_are_like_rows_never_seen(home, call, tmp_path
     assert done["ended"] == "done"
     assert done["cost"]["steps"] == len(steps_of(tmp_path / "run")) < 20
     assert done["cost"]["steps"] % 2 == 0
-    assert done["notes"][0].startswith(f"Stopped after step {done['cost']['steps']}: the forget rows' NLL is ")
+    assert done["notes"][0].startswith(f"Stopped after step {done['cost']['steps']}: the forget tokens' NLL is ")
     hard = (*where, "--train.alpha", "0", "--guard.budget", "0", "--guard.retain", "None")
     assert call(*home.forget("spent", *hard)).code == 0
     assert told(tmp_path / "spent")["ended"] == "all steps"
 
 
-def test_a_stop_rule_without_rows_never_seen_is_refused(refused, home, tmp_path):
-    assert "give --holdout" in refused(*home.forget(tmp_path / "run", "--guard.stop", "2"))
+def test_the_default_recipe_stops_by_itself_with_and_without_holdout_rows(home, call, tmp_path):
+    """An untrained model gives every token the NLL of chance, which is the level, measured and estimated; so it is done
+    as soon as the selected tokens have risen by what separates the two estimates, and says where the level came from."""
+    where = ("--recipe", "atwu", "--train.epochs", "10", "--guard.stop", "1", "--guard.budget", "5", "--evaluation.rows", "4")
+    for name, more, source in (
+        ("held", ("--holdout", home.file("holdout")), "holdout rows)"),
+        ("alone", (), "estimated from similar retain rows)"),
+    ):
+        assert call(*home.forget(name, *where, *more)).code == 0
+        done = told(tmp_path / name)
+        assert done["ended"] == "done"
+        assert source in done["notes"][0]
+
+
+def test_a_loss_with_a_level_needs_to_know_it(refused, home, tmp_path):
+    pair = ("--loss", "erase", "--importance", "uniform")
+    assert "give holdout rows" in refused(*home.forget(tmp_path / "run", *pair))
+    assert "loss.level" in refused(*home.forget(tmp_path / "run", "--loss", "erase", "--importance", "learned"))
 
 
 def test_a_run_that_did_nothing_says_so(home, call, tmp_path):

@@ -29,7 +29,7 @@ from deleatur.run_folder.writer import Records, read_records, write_records
 from deleatur.settings import Evaluation, Judge
 from deleatur.training.monitor import sums
 from deleatur.training.setup import state_of
-from deleatur.types import Encoded, Example, Importance, Suite
+from deleatur.types import AimsAtLevel, Encoded, Example, Importance, Prepares, Suite
 
 # figures of a user's own rows: always, with holdout rows, and with a retrained model
 WORST = ("j_w", "j_avg")
@@ -193,6 +193,12 @@ def judged(records: Records, judge: AJudge, progress: Progress) -> Records:
 
 def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: Run) -> None:
     """Refuse a model with broken weights, rows longer than it can read, and a wish to stop at rows that are not there."""
+    if (
+        isinstance(run.loss, AimsAtLevel)
+        and run.loss.level is None
+        and not (rows.get("holdout") or isinstance(run.importance, Prepares))
+    ):
+        raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
     require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
     room = getattr(model.config, "max_position_embeddings", None) or math.inf
     longest = max(len(row.ids) for encoded in rows.values() for row in encoded)

@@ -16,7 +16,7 @@ import yaml
 from deleatur.data.files import show
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, AnyImportance, Learned
-from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
+from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, Erase, GradientDifference
 from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
 
 
@@ -79,6 +79,8 @@ def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | Non
         return (
             f"{pair} makes no sense: the loss scrambles a middle layer, so the {reads} that the importance reads are noise"
         )
+    if isinstance(loss, Erase) and loss.level is None and reads not in ("start", "rows", "marks", "nothing"):
+        return f"{pair} needs loss.level, since the {reads} that the importance reads change in training; give it in nats"
     more = sorted(loss.needs - {"reference"})
     if isinstance(importance, Learned) and importance.objective == "matched" and more:
         return f"{pair} has no matched objective, since the loss needs {more[0]}; take importance.objective=complement"

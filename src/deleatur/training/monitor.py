@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import torch
@@ -25,6 +25,7 @@ WINDOW = 5  # steps over which the retain NLL is averaged
 LEAST = 1.0  # nats; a start below counts as this much: three times a told model's 0.05 is no harm
 HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
 ROWS = 32  # most rows of a kind that are asked while training
+CLOSE = 0.95  # share of the unseen rows' NLL at which forget tokens count as unseen: it is approached from below
 LOOK = 16  # most forget rows that are looked at to see whether training is done
 POINTS = 6  # of a curve that is put into a sentence
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
@@ -61,14 +62,14 @@ class Warden:
         self.ended, self.notes = "all steps", list[str]()
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
         told = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
+        looked = {name: told.get(f"{name}_paraphrased", told.get(name, ())) for name in ("forget", "holdout")}
         self.asked = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
-            "holdout": evenly(told.get("holdout", ()), ROWS if guard.stop is not None else 0),
-            "forget": evenly(told.get("forget_paraphrased", told["forget"]), LOOK if guard.stop is not None else 0),
+            **{name: evenly(found, LOOK if guard.stop is not None else 0) for name, found in looked.items()},
         }
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
-        self.weights_of: Mapping[tuple[int, ...], Tensor] = {}  # importance of the forget answers, by their tokens
+        self.weights_of: dict[tuple[int, ...], Tensor] = {}  # importance of an answer's tokens, by these
         self.level = Level(self.start["holdout"], f"{len(rows['holdout'])} holdout rows") if rows.get("holdout") else None
         self.probed: list[tuple[int, float]] = []
         self.weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -76,28 +77,49 @@ class Warden:
 
     @torch.no_grad()
     def aim(self, importance: Importance, rows: Sequence[Encoded], level: Level | None) -> None:
-        """Training is done once the tokens that the importance selects in the forget rows are at this level."""
+        """Training is done once the tokens that the importance selects in forget rows are as unlikely as in unseen rows."""
         if level is None:
             return
         self.level = level
         for _, batch in in_batches(rows, self.batch):
-            tokens = self.model(batch.to(self.model.device))
-            values = importance(tokens).float().split([len(r.ids) - r.start for r in batch.rows])
-            self.weights_of = {**self.weights_of, **{r.ids[r.start :]: g for r, g in zip(batch.rows, values, strict=True)}}
+            values = importance(self.model(batch.to(self.model.device))).float().cpu()
+            each = values.split([len(r.ids) - r.start for r in batch.rows])
+            self.weights_of |= {
+                r.ids[r.start :]: g for r, g in zip(batch.rows, each, strict=True) if not bool(g.isnan().any())
+            }
 
     @torch.no_grad()
-    def selected_nll(self) -> float:
-        """Mean NLL of forget answers as the model is now, each token by its importance, nats."""
+    def selected_nll(self, name: str) -> float:
+        """Mean NLL of the rows of a kind as the model is now, each token by its importance, nats; 0 without rows."""
         was = self.model.training
         self.model.eval()
         total, mass = 0.0, 0.0
-        for _, batch in in_batches(self.asked["forget"], self.batch):
-            tokens = self.model(batch.to(self.model.device))
-            known = ((self.weights_of.get(r.ids[r.start :]), len(r.ids) - r.start) for r in batch.rows)
-            g = torch.cat([torch.ones(n) if values is None else values.cpu() for values, n in known])
-            total, mass = total + float((g * tokens.nll.float().cpu()).sum()), mass + float(g.sum())
+        for _, batch in in_batches(self.asked[name], self.batch):
+            nll = self.model(batch.to(self.model.device)).nll.float().cpu()
+            g = torch.cat([self._weights(row) for row in batch.rows])
+            total, mass = total + float((g * nll).sum()), mass + float(g.sum())
         self.model.train(was)
         return total / mass if mass else 0.0
+
+    def _weights(self, row: Encoded) -> Tensor:
+        """Importance of a row's tokens: the known, else the marked ones where the others have one at all, else all."""
+        size = len(row.ids) - row.start
+        marked = torch.tensor(row.gold or [True] * size, dtype=torch.float32) if self.weights_of else torch.ones(size)
+        return self.weights_of.get(row.ids[row.start :], marked)
+
+    def is_done(self) -> str | None:
+        """Why training is done, in a sentence; None where it is not.
+
+        Unseen rows are read again where there are some: what training does to all rows is no forgetting.
+        """
+        if self.level is None:
+            return None
+        unseen = self.selected_nll("holdout") if self.asked["holdout"] else self.level.nll
+        forget = self.selected_nll("forget")
+        if forget < CLOSE * unseen or (retain := self.nll("retain")) > self.start["retain"] + self.guard.budget:
+            return None
+        said = f"the forget tokens' NLL is {forget:.3g} nats, that of unseen rows {unseen:.3g} ({self.level.source})"
+        return f"{said}; the retain rows' is {retain:.3g}."
 
     @torch.no_grad()
     def nll(self, name: str) -> float:
@@ -117,11 +139,8 @@ class Warden:
             self.probed.append((number, self.nll("everyday")))
             if not self.allows(guard.probe, "everyday", self.probed[-1][1]):
                 self._refuse("the NLL of everyday sentences", guard.probe, "everyday", self.probed)
-        if guard.stop is not None and self.level is not None and number % guard.stop == 0:
-            forget = self.selected_nll()
-            if forget >= self.level.nll and (retain := self.nll("retain")) <= self.start["retain"] + guard.budget:
-                said = f"the forget tokens' NLL is {forget:.3g} nats, that of unseen rows {self.level.nll:.3g}"
-                raise Done(f"Stopped after step {number}: {said} ({self.level.source}); the retain rows' is {retain:.3g}.")
+        if guard.stop is not None and number % guard.stop == 0 and (reason := self.is_done()):
+            raise Done(f"Stopped after step {number}: {reason}")
 
     def allows(self, factor: float | None, name: str, now: float) -> bool:
         """Is an NLL still within so many times its start? What is no number is not."""

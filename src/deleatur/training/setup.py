@@ -22,7 +22,7 @@ from deleatur.data.batches import windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import agree, is_first
 from deleatur.errors import ConfigError
-from deleatur.importance import SULLM, Contrast, Learned
+from deleatur.importance import SULLM, Contrast, Learned, Uniform
 from deleatur.importance.atwu import Descent, LearnedImportance, Scorer
 from deleatur.importance.masks import Fixed
 from deleatur.io.atomic import write_whole
@@ -80,10 +80,11 @@ def alternate(
     lessons = list(deal(rows, run, preferred, accelerator, epochs=passes))
     reference = reference_of(model, batches + lessons, loss, run, folder)
     importance = make_importance(run, loss, model, rows, reference, accelerator, steps=count, lessons=len(lessons))
-    level = unseen_level(model, rows, importance, run.evaluation.batch) if isinstance(importance, Fixed) else None
+    known = isinstance(importance, (Fixed, Uniform))  # others depend on what the model says at each step
+    level = unseen_level(model, rows, importance, run.evaluation.batch) if known else None
     loss = loss.at_level(known_level(loss, level)) if isinstance(loss, AimsAtLevel) else loss
     if warden is not None:
-        warden.aim(importance, rows["forget"], level)
+        warden.aim(importance, [*rows["forget"], *rows.get("holdout", ())], level)
     checkpoints, steps = taken_up(folder, run, count)
     if isinstance(importance, LearnedImportance) and lessons and not steps:
         phase(f"The scorer alone: {passes} passes")

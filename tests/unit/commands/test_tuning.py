@@ -38,7 +38,7 @@ def test_the_ranges_are_those_of_the_paper():
     }
     assert space_of(run_of("simnpo"), RATES)["loss.delta"] == (0.0, 2.0, False)
     assert {"importance.beta1", "importance.beta2"} <= space_of(run_of("satimp"), RATES).keys()
-    assert space_of(run_of("atwu"), RATES)["loss.saturation"] == (0.1, 10.0, True)
+    assert space_of(run_of("atwu-scorer"), RATES)["loss.saturation"] == (0.1, 10.0, True)
 
 
 def test_what_a_method_does_without_is_not_searched():

@@ -449,10 +449,10 @@ class TestValues:
             Demo(**changed)
 
     def test_a_recipe_is_a_pair_that_settings_replace(self):
-        run = RECIPES["atwu"].run(**ROWS, seed=7, loss=NPO())
+        run = RECIPES["atwu-scorer"].run(**ROWS, seed=7, loss=NPO())
         assert (run.seed, run.loss) == (7, NPO())
-        assert run.importance == RECIPES["atwu"].importance == Learned()
-        assert run.train == RECIPES["atwu"].train
+        assert run.importance == RECIPES["atwu-scorer"].importance == Learned()
+        assert run.train == RECIPES["atwu-scorer"].train
 
     @pytest.mark.parametrize("recipe", RECIPES)
     def test_recipes_name_methods_of_the_tables(self, recipe):

@@ -53,7 +53,7 @@ def free_token(row) -> int:
 def test_tokens_outside_of_the_retain_span_are_selected_and_all_others_are_not(rows):
     alien = {i: {free_token(row)} for i, row in enumerate(rows["forget"])}
     made = Leverage(quantile=0.99).prepare(start_of(rows, alien))
-    for i, row in enumerate(rows["forget"]):
+    for row in rows["forget"]:
         token = free_token(row)
         assert float(made.values[row][token]) > 0.99
         same_word = by_word(torch.eye(len(row.offsets))[token], row) > 0

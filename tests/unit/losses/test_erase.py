@@ -45,7 +45,7 @@ def start(tokens):
 
 
 def test_it_ends_near_the_level_with_the_other_tokens_in_the_start_models_proportions(tokens, start):
-    """At l = level the square has no pull and KL(q ‖ p) = −log(1 − p), whose own pull is p: so the end is level + p·level."""
+    """At l = level the square has no pull, and KL(q ‖ p) = −log(1 − p) one of p: so the end is level + p·level."""
     level = 5.0
     logp = minimised(tokens, start, level, g=1.0)
     own = tokens.ids[:, None]

@@ -128,7 +128,9 @@ def test_it_reads_no_more_than_it_says_it_needs(loss, tokens, reference):
     """All else is withheld; and gradients reach nothing else."""
     g, needs = importance(tokens), loss.needs
     expected = evaluate(loss, tokens, g, reference, tokens)
-    bare = replace(tokens, **{n: getattr(tokens, n) if n in needs else None for n in ("logits", "layer", "divergence", "preferred")})
+    bare = replace(
+        tokens, **{n: getattr(tokens, n) if n in needs else None for n in ("logits", "layer", "divergence", "preferred")}
+    )
     withheld = Reference(
         **({"nll": reference.nll} if "reference" in needs else {}),
         **({"logits": reference.logits} if "reference logits" in needs else {}),

@@ -19,7 +19,7 @@ def agreement(records: Sequence[Record], *, budget: float) -> dict[str, float | 
     if not gold.any() or gold.all():
         return {}
     return {
-        "roc_auc": _roc_auc(score, gold),
+        "roc_auc": roc_auc(score, gold),
         "average_precision": _average_precision(score, gold),
         "precision_at_budget": _precision_at(score, gold, max(1, round(budget * len(gold)))),
         "budget": budget,
@@ -28,7 +28,7 @@ def agreement(records: Sequence[Record], *, budget: float) -> dict[str, float | 
     }
 
 
-def _roc_auc(score: np.ndarray, gold: np.ndarray) -> float:
+def roc_auc(score: np.ndarray, gold: np.ndarray) -> float:
     positives, negatives = int(gold.sum()), int((~gold).sum())
     above = rankdata(score)[gold].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))

@@ -1,0 +1,109 @@
+"""Which importance, made without labels, finds what a model retrained without the forget rows would not know?
+
+    python examples/compare_importances.py --suite tofu/tenth --model FINE-TUNED --retrained WITHOUT-THE-FORGET-ROWS
+    python examples/compare_importances.py --model ... --retrained ... --forget f.jsonl --retain r.jsonl
+
+The retrain gap of a token is log p under the model minus log p under the retrained one, in nats. A token counts as
+forget-specific where the gap is above 1 nat; the second truth are the rows' marked spans. Each importance is made from the
+model alone, before any training, and judged by ROC-AUC over all scored tokens of the forget rows, with the tokens' own NLL
+and minus the log count of the token in the retain answers as baselines. `--gap FILE` writes every token's gap as JSON lines.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from deleatur.commands.inputs import encode_sets, suite_of
+from deleatur.config.run_config import Run
+from deleatur.evaluation.metrics.agreement import roc_auc
+from deleatur.importance import SEUL, Contrast, Leverage, SUNgram, TokenUnlearn
+from deleatur.importance.leverage import copied
+from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.reference import likelihoods, start_of
+from deleatur.modeling.token_model import TokenModel
+from deleatur.types import Encoded, Start
+
+GAP = 1.0  # nats
+IMPORTANCES: dict[str, Callable[[], object]] = {
+    "leverage (atwu)": Leverage,
+    "contrast": Contrast,
+    "tokenunlearn": TokenUnlearn,
+    "seul": SEUL,
+    "su-ngram": SUNgram,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Compare importances with the retrain gap and with marked spans."""
+
+    model: str
+    """Fine-tuned model: folder, hub name or .gguf file."""
+    retrained: str
+    """The same, fine-tuned without the forget rows."""
+    suite: str | None = None
+    """Benchmark, as tofu/tenth; or give forget and retain rows."""
+    forget: str | None = None
+    """Rows to forget."""
+    retain: str | None = None
+    """Rows to keep."""
+    gap: str | None = None
+    """File for every token's gap."""
+
+
+def main(args: Args) -> None:
+    """Prints the table in Markdown."""
+    exact_matmul()
+    run = Run(model=args.model, suite=args.suite, forget=args.forget, retain=args.retain)
+    model, tokenizer = load(args.model)
+    sets = {name: rows for name, rows in suite_of(run).sets.items() if name in ("forget", "retain")}
+    rows = encode_sets(sets, tokenizer, run)
+    network, other = TokenModel(model), TokenModel(load(args.retrained)[0])
+    own, without = (torch.cat([x.nll for x in likelihoods(m, rows["forget"], 16)]) for m in (network, other))
+    gap = without - own
+    if args.gap:
+        write_gap(Path(args.gap), rows["forget"], gap)
+    truths = {f"retrain gap > {GAP:g} nat": (gap > GAP, torch.ones(len(gap), dtype=torch.bool))}
+    marked = torch.cat([torch.full((len(r.offsets),), r.gold is not None) for r in rows["forget"]])
+    if bool(marked.any()):
+        gold = torch.tensor([g for r in rows["forget"] for g in (r.gold or [False] * len(r.offsets))])
+        truths["marked spans"] = gold, marked
+    print(
+        f"{len(rows['forget'])} forget rows, {len(gap)} scored tokens, {float((gap > GAP).float().mean()):.1%} with a gap\n"
+    )
+    print("| importance | " + " | ".join(truths) + " |\n|---|" + "---|" * len(truths))
+    start = start_of(network, rows, batch=16, precision="fp32")
+    for name, values in scored(start, rows, own):
+        cells = [f"{roc_auc(values[where].numpy(), truth[where].numpy()):.3f}" for truth, where in truths.values()]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def scored(start: Start, rows: dict[str, list[Encoded]], own: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every importance over the forget rows' scored tokens, by name; then the baselines, each also without copied words."""
+    for name, make in IMPORTANCES.items():
+        made = make().prepare(start)  # pyright: ignore[reportAttributeAccessIssue]
+        yield name, torch.cat([made.values[row].float() for row in rows["forget"]])
+    counts = Counter(token for row in rows["retain"] for token in row.ids[row.start :])
+    seen = torch.tensor([counts[token] for row in rows["forget"] for token in row.ids[row.start :]])
+    repeats = torch.cat([copied(row) for row in rows["forget"]])
+    for name, values in {"own NLL": own, "minus log count in retain answers": -(seen + 1.0).log()}.items():
+        yield name, values
+        yield f"{name}, copied words 0", values.masked_fill(repeats, float(values.min()) - 1)
+
+
+def write_gap(path: Path, rows: list[Encoded], gap: torch.Tensor) -> None:
+    """A line a row: its id, and each scored token's characters and gap in nats."""
+    parts = gap.split([len(row.offsets) for row in rows])
+    with path.open("w", encoding="utf-8") as out:
+        for row, values in zip(rows, parts, strict=True):
+            tokens = [[a, b, round(v, 4)] for (a, b), v in zip(row.offsets, values.tolist(), strict=True)]
+            out.write(json.dumps({"id": row.example.id, "tokens": tokens}) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
