@@ -21,8 +21,8 @@ import tyro
 from deleatur.commands.inputs import encode_sets, suite_of
 from deleatur.config.run_config import Run
 from deleatur.evaluation.metrics.agreement import roc_auc
-from deleatur.importance import SEUL, Contrast, Leverage, SUNgram, TokenUnlearn
-from deleatur.importance.leverage import copied
+from deleatur.importance import SEUL, Contrast, Novelty, SUNgram, TokenUnlearn
+from deleatur.importance.novelty import novelty
 from deleatur.modeling.loading import exact_matmul, load
 from deleatur.modeling.reference import likelihoods, start_of
 from deleatur.modeling.token_model import TokenModel
@@ -30,7 +30,7 @@ from deleatur.types import Encoded, Start
 
 GAP = 1.0  # nats
 IMPORTANCES: dict[str, Callable[[], object]] = {
-    "leverage (atwu)": Leverage,
+    "novelty (atwu)": Novelty,
     "contrast": Contrast,
     "tokenunlearn": TokenUnlearn,
     "seul": SEUL,
@@ -84,16 +84,23 @@ def main(args: Args) -> None:
 
 
 def scored(start: Start, rows: dict[str, list[Encoded]], own: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every importance over the forget rows' scored tokens, by name; then the baselines, each also without copied words."""
+    """Every importance over the forget rows' scored tokens, by name; then the parts of novelty and baselines, each also
+    with 0 for the words that the prompt already says."""
     for name, make in IMPORTANCES.items():
         made = make().prepare(start)  # pyright: ignore[reportAttributeAccessIssue]
         yield name, torch.cat([made.values[row].float() for row in rows["forget"]])
     counts = Counter(token for row in rows["retain"] for token in row.ids[row.start :])
     seen = torch.tensor([counts[token] for row in rows["forget"] for token in row.ids[row.start :]])
-    repeats = torch.cat([copied(row) for row in rows["forget"]])
-    for name, values in {"own NLL": own, "minus log count in retain answers": -(seen + 1.0).log()}.items():
+    parts = novelty(Novelty(), start, rows["retain"], rows["forget"])
+    single = {
+        "leverage": parts.leverage,
+        "vote of similar retain states": -parts.vote,
+        "own NLL": own,
+        "minus log count in retain answers": -(seen + 1.0).log(),
+    }
+    for name, values in single.items():
         yield name, values
-        yield f"{name}, copied words 0", values.masked_fill(repeats, float(values.min()) - 1)
+        yield f"{name}, copied words 0", values.masked_fill(parts.copied, float(values.min()) - 1)
 
 
 def write_gap(path: Path, rows: list[Encoded], gap: torch.Tensor) -> None:

@@ -216,11 +216,13 @@ class Likelihood(NamedTuple):
     entropy: Float[Tensor, " n"]  # of the whole distribution at each token
 
 
-class Transitions(NamedTuple):
-    """The last hidden states around each of a row's scored tokens, fp32."""
+class HeadStates(NamedTuple):
+    """What the head has to do with at each of a row's scored tokens, fp32 and on the CPU."""
 
-    before: Float[Tensor, "n D"]  # that predict the token
-    at: Float[Tensor, "n D"]  # at the token itself
+    before: Float[Tensor, "n D"]  # the last hidden state that predicts the token
+    at: Float[Tensor, "n D"]  # the last hidden state at the token itself
+    token: Float[Tensor, "n D"]  # the head's own row for the token, less the mean of all rows
+    nll: Float[Tensor, " n"]  # nats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +233,7 @@ class Start:
     retain: Sequence[Encoded]
     likelihood: Callable[[Sequence[Encoded], str | None], Sequence[Likelihood]]  # under the start model, or one by name
     similarity: Callable[[int, int], Sequence[Float[Tensor, " n"]]] = lambda nearest, rows: ()  # `head_similarity` of both
-    transitions: Callable[[Sequence[Encoded]], Sequence[Transitions]] = lambda rows: ()
+    head_states: Callable[[Sequence[Encoded]], Sequence[HeadStates]] = lambda rows: ()
     holdout: Sequence[Encoded] = ()
 
 

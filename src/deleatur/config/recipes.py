@@ -12,7 +12,7 @@ from deleatur.importance import (
     AnyImportance,
     Contrast,
     Learned,
-    Leverage,
+    Novelty,
     SatImp,
     Spans,
     SUNgram,
@@ -73,7 +73,7 @@ OURS = Train(lr=5e-5, gamma=3.0)
 ERASE = Train(lr=1e-4, gamma=3.0, keep=1.0, retain="kl", own_answers=True)
 
 RECIPES: dict[str, Recipe] = {
-    "atwu": Recipe(loss=Erase(), importance=Leverage(), train=ERASE, paper="2606.06320, loss and scores ours", source=TUNED),
+    "atwu": Recipe(loss=Erase(), importance=Novelty(), train=ERASE, paper="2606.06320, loss and scores ours", source=TUNED),
     "atwu-scorer": Recipe(
         loss=GradientDifference(saturation=5.0), importance=Learned(), train=OURS, paper="2606.06320", source=TUNED
     ),

@@ -7,8 +7,8 @@ from deleatur.importance.confidence import WGA, SatImp
 from deleatur.importance.contrast import Contrast
 from deleatur.importance.entropy import ETW
 from deleatur.importance.learned import Learned
-from deleatur.importance.leverage import Leverage
 from deleatur.importance.masks import SEUL, SULLM, Spans, SUNgram, TokenUnlearn
+from deleatur.importance.novelty import Novelty
 from deleatur.importance.uniform import Uniform
 
 IMPORTANCES: dict[str, type] = {
@@ -21,8 +21,8 @@ IMPORTANCES: dict[str, type] = {
     "su-llm": SULLM,
     "su-ngram": SUNgram,
     "contrast": Contrast,
-    "leverage": Leverage,
+    "novelty": Novelty,
     "spans": Spans,
     "learned": Learned,
 }
-AnyImportance = Uniform | WGA | SatImp | ETW | TokenUnlearn | SEUL | SULLM | SUNgram | Contrast | Leverage | Spans | Learned
+AnyImportance = Uniform | WGA | SatImp | ETW | TokenUnlearn | SEUL | SULLM | SUNgram | Contrast | Novelty | Spans | Learned

@@ -14,9 +14,9 @@ from deleatur.data.batches import collate, evenly, in_batches
 from deleatur.distributed.processes import gather, lay_out
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load
-from deleatur.modeling.token_model import State, TokenModel
+from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Precision
-from deleatur.types import Encoded, Likelihood, Reference, Start, Teacher, TokenOutputs, Transitions
+from deleatur.types import Encoded, HeadStates, Likelihood, Reference, Start, Teacher, TokenOutputs
 
 IN_MEMORY = 4 * 2**30  # bytes; more goes to disk
 Kept = dict[Encoded, Tensor]
@@ -88,7 +88,7 @@ def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, p
         holdout=rows.get("holdout", ()),
         likelihood=likelihood,
         similarity=similarity,
-        transitions=lambda asked: transitions(model, asked, batch),
+        head_states=lambda asked: head_states(model, asked, batch),
     )
 
 
@@ -135,20 +135,26 @@ def head_similarity(
 
 
 @torch.no_grad()
-def transitions(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[Transitions]:
-    """The last hidden states before and at each scored token of each row: fp32, on the CPU."""
+def head_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[HeadStates]:
+    """Of each row what its tokens' predictions are made from, and their NLL."""
     model.eval()
-    before, at = (last_states(model, rows, batch, state) for state in ("predicting", "own"))
-    return [Transitions(b.float().cpu(), a.float().cpu()) for (b, _), (a, _) in zip(before, at, strict=True)]
+    out: list[HeadStates | None] = [None] * len(rows)
+    matrix = model.head_matrix()
+    mean = matrix.float().mean(0)
+    for places, part in in_batches(rows, batch):
+        own, tokens = (model(part.to(model.device), state=state) for state in ("own", "predicting"))
+        for b, place in enumerate(places):
+            mine = tokens.sequence == b
+            parts = tokens.hidden[mine], own.hidden[mine], matrix[tokens.ids[mine]].float() - mean, tokens.nll[mine]
+            out[place] = HeadStates(*(x.float().cpu() for x in parts))
+    return [one for one in out if one is not None]
 
 
-def last_states(
-    model: TokenModel, rows: Sequence[Encoded], batch: int, state: State = "predicting"
-) -> list[tuple[Tensor, Tensor]]:
-    """Of each row the last states before (or at) its scored tokens, and these tokens."""
+def last_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[tuple[Tensor, Tensor]]:
+    """Of each row the last states before its scored tokens, and these tokens."""
     out: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(rows)
     for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device), state=state)
+        tokens = model(part.to(model.device), state="predicting")
         for b, place in enumerate(places):
             mine = tokens.sequence == b
             out[place] = tokens.hidden[mine], tokens.ids[mine]

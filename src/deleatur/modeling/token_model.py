@@ -215,6 +215,11 @@ class TokenModel(nn.Module):
         """The head for use outside of `forward`, until the next step; all of it, also where it lies over processes."""
         return self._head_of(self._matrix)
 
+    def head_matrix(self) -> Float[Tensor, "V D"]:
+        """The head's weight as it is now, all of it; not to be trained through."""
+        weight = self._matrix.weight
+        return (whole(weight) if is_sharded(self._matrix) else weight).detach()
+
     def _head_of(self, matrix: nn.Linear) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         if is_sharded(matrix):
             made = {name: whole(p).detach() for name, p in matrix.named_parameters()}

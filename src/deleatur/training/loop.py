@@ -40,7 +40,7 @@ def fit(
     reference: Reference,
     accelerator: Accelerator,
     state: State = "own",
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[Step], int | None] = lambda step: None,
     checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train `model` in place, one optimiser step a window. Raises Diverged before a step that is not finite.
@@ -48,20 +48,23 @@ def fit(
     With `checkpoints` it goes on after the newest, to the same bits, and raises Interrupted after the step in which a signal
     came; `windows` starts with the first step's all the same. Every loss is a sum divided by the count over all batches and
     processes of the step, so how rows are dealt does not change it. With `settings.bound` the weight of the retain term
-    rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314).
+    rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314). A number that
+    `on_step` returns ends training after so many steps more, over which the rate falls to 0.
     """
     descent = descent_of(model, settings, steps)
     model.train()
     begun = _resume(checkpoints, descent, importance)
     forget_peak_memory()
     for number, window in islice(enumerate(windows, start=1), begun, None):
+        if number > descent.end:
+            break
         began, cpu, lr, now = time.perf_counter(), time.process_time(), descent.lr, replace(settings, alpha=descent.alpha)
         done = _backward(model, window, loss, importance, now, reference, accelerator, state, descent)
         norm = descent.step(number, done.figures["loss"], done.figures["retain_nll"])
         turned, scorer = time.perf_counter(), None
         if isinstance(importance, TakesTurns) and importance.due(number):
             scorer = importance.turn(TokenOutputs.join(done.forget), TokenOutputs.join(done.retain))
-        on_step(
+        left = on_step(
             Step(
                 step=number,
                 **done.figures,
@@ -74,7 +77,9 @@ def fit(
                 scorer=scorer,
             )
         )
-        if checkpoints is not None and checkpoints.due(number, steps):
+        if left:
+            descent.cool_down(number, left)
+        if checkpoints is not None and checkpoints.due(number, descent.end):
             checkpoints.save(number, {"model": descent.state_dict(), "importance": _state_of(importance)})
             checkpoints.stop_if_asked(number)
     model.eval()

@@ -25,7 +25,8 @@ WINDOW = 5  # steps over which the retain NLL is averaged
 LEAST = 1.0  # nats; a start below counts as this much: three times a told model's 0.05 is no harm
 HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
 ROWS = 32  # most rows of a kind that are asked while training
-CLOSE = 0.95  # share of the unseen rows' NLL at which forget tokens count as unseen: it is approached from below
+CLOSE = 0.85  # share of the unseen rows' NLL at which the rate begins to fall to 0, which takes it the rest of the way
+COOL = 3  # the fall takes one step for so many that were taken before
 LOOK = 16  # most forget rows that are looked at to see whether training is done
 POINTS = 6  # of a curve that is put into a sentence
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
@@ -45,10 +46,6 @@ EVERYDAY = (
 )
 
 
-class Done(Exception):
-    """Forgetting has come as far as was asked for."""
-
-
 class Warden:
     """Watches one training of `model`, whose weights are those of the start when it is made.
 
@@ -63,7 +60,7 @@ class Warden:
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
         told = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
         looked = {name: told.get(f"{name}_paraphrased", told.get(name, ())) for name in ("forget", "holdout")}
-        self.asked = {
+        self.rows_of = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
             **{name: evenly(found, LOOK if guard.stop is not None else 0) for name, found in looked.items()},
@@ -94,7 +91,7 @@ class Warden:
         was = self.model.training
         self.model.eval()
         total, mass = 0.0, 0.0
-        for _, batch in in_batches(self.asked[name], self.batch):
+        for _, batch in in_batches(self.rows_of[name], self.batch):
             nll = self.model(batch.to(self.model.device)).nll.float().cpu()
             g = torch.cat([self._weights(row) for row in batch.rows])
             total, mass = total + float((g * nll).sum()), mass + float(g.sum())
@@ -107,31 +104,35 @@ class Warden:
         marked = torch.tensor(row.gold or [True] * size, dtype=torch.float32) if self.weights_of else torch.ones(size)
         return self.weights_of.get(row.ids[row.start :], marked)
 
-    def is_done(self) -> str | None:
-        """Why training is done, in a sentence; None where it is not.
+    def gap(self) -> tuple[float, float]:
+        """Mean NLL of the selected tokens of forget rows and of unseen rows, as the model is now, nats.
 
-        Unseen rows are read again where there are some: what training does to all rows is no forgetting.
+        Unseen rows are read again where there are some: what training does to all rows alike is no forgetting.
         """
+        unseen = self.selected_nll("holdout") if self.rows_of["holdout"] else self.level.nll if self.level else 0.0
+        return self.selected_nll("forget"), unseen
+
+    def is_done(self) -> bool:
+        """Are forget rows nearly as unlikely as unseen rows, and retain rows still known?"""
         if self.level is None:
-            return None
-        unseen = self.selected_nll("holdout") if self.asked["holdout"] else self.level.nll
-        forget = self.selected_nll("forget")
-        if forget < CLOSE * unseen or (retain := self.nll("retain")) > self.start["retain"] + self.guard.budget:
-            return None
-        said = f"the forget tokens' NLL is {forget:.3g} nats, that of unseen rows {unseen:.3g} ({self.level.source})"
-        return f"{said}; the retain rows' is {retain:.3g}."
+            return False
+        forget, unseen = self.gap()
+        return forget >= CLOSE * unseen and self.nll("retain") <= self.start["retain"] + self.guard.budget
 
     @torch.no_grad()
     def nll(self, name: str) -> float:
-        """Mean NLL of the rows of a kind as the model is now, nats a token; 0 where none are asked."""
+        """Mean NLL of the rows of a kind as the model is now, nats a token; 0 where there are none."""
         was = self.model.training
         self.model.eval()
-        parts = [self.model(b.to(self.model.device)).nll for _, b in in_batches(self.asked[name], self.batch)]
+        parts = [self.model(b.to(self.model.device)).nll for _, b in in_batches(self.rows_of[name], self.batch)]
         self.model.train(was)
         return float(torch.cat(parts).float().mean()) if parts else 0.0
 
-    def look(self, steps: Sequence[Step], *, kept: bool) -> None:
-        """After a step, before its checkpoint where one is `kept`. Raises Diverged where harm is done, Done where all is."""
+    def look(self, steps: Sequence[Step], *, kept: bool) -> int | None:
+        """After a step, before its checkpoint where one is `kept`: in how many steps to end, or None to go on.
+
+        Raises Diverged where harm is done.
+        """
         number, guard, now = steps[-1].step, self.guard, fmean(s.retain_nll for s in steps[-WINDOW:])
         if not self.allows(guard.retain, "retain", now):
             self._refuse("the retain rows' NLL", guard.retain, "retain", [(s.step, s.retain_nll) for s in steps])
@@ -139,8 +140,7 @@ class Warden:
             self.probed.append((number, self.nll("everyday")))
             if not self.allows(guard.probe, "everyday", self.probed[-1][1]):
                 self._refuse("the NLL of everyday sentences", guard.probe, "everyday", self.probed)
-        if guard.stop is not None and number % guard.stop == 0 and (reason := self.is_done()):
-            raise Done(f"Stopped after step {number}: {reason}")
+        return -(-number // COOL) if guard.stop is not None and number % guard.stop == 0 and self.is_done() else None
 
     def allows(self, factor: float | None, name: str, now: float) -> bool:
         """Is an NLL still within so many times its start? What is no number is not."""
@@ -156,16 +156,18 @@ class Warden:
         )
 
     @contextlib.contextmanager
-    def holding(self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None) -> Iterator[None]:
-        """Ends a training that is done; rolls back one that came to harm, to its newest checkpoint, with what `steps` tell.
+    def holding(
+        self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None, count: int
+    ) -> Iterator[None]:
+        """Notes where a training ended before its last step of `count`; rolls back one that came to harm, to its newest
+        checkpoint, with what `steps` tell.
 
         Raises Diverged where there is no checkpoint: the model is then as the harm left it.
         """
         try:
             yield
-        except Done as e:
-            self.ended = "done"
-            self.notes.append(str(e))
+            if steps and steps[-1].step < count:
+                self._note_end(steps[-1].step, count)
         except Diverged as e:
             back = 0 if checkpoints is None else roll_back(self.model, importance, checkpoints)
             if not back:
@@ -175,6 +177,14 @@ class Warden:
             del steps[back:]
         self.model.eval()
         self._name_untouched()
+
+    def _note_end(self, step: int, count: int) -> None:
+        forget, unseen = self.gap()
+        self.ended = "done"
+        self.notes.append(
+            f"Training ended after step {step} of {count}, when the forget tokens were about as unlikely as in unseen rows: "
+            f"{forget:.3g} nats, there {unseen:.3g} ({self.level.source if self.level else 'no level'})."
+        )
 
     def _name_untouched(self) -> None:
         now = sums(p for _, p in self.weights)

@@ -58,7 +58,19 @@ class Descent:
         self.pieces = Pieces()
         self.weights = MasterWeights(p for p in model.parameters() if p.requires_grad)
         self.optimizer = AdamW(self.weights.master, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-        self.schedule = LambdaLR(self.optimizer, warm_up_then_fall(round(settings.warmup * steps), steps))
+        self.steps, self.cooling = steps, (0, 0)  # the step after which the rate falls to 0 early, and over how many
+        rate = warm_up_then_fall(round(settings.warmup * steps), steps)
+        self.schedule = LambdaLR(self.optimizer, lambda done: cooled(rate, done, *self.cooling))
+
+    @property
+    def end(self) -> int:
+        """The last step."""
+        return sum(self.cooling) or self.steps
+
+    def cool_down(self, step: int, length: int) -> None:
+        """End training `length` steps after this one, with the rate falling straight to 0; only the first call counts."""
+        if not sum(self.cooling):
+            self.cooling = step, min(length, self.steps - step)
 
     @property
     def lr(self) -> float:
@@ -94,6 +106,7 @@ class Descent:
         if not all(gather(all(bool(part(p).isfinite().all()) for p in self.weights.master))):
             raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
         rest = {"schedule": self.schedule.state_dict(), "alpha": self.alpha, "rng": torch.get_rng_state()}
+        rest["cooling"] = list(self.cooling)
         return self._kept() | rest
 
     def _kept(self) -> dict[str, Any]:
@@ -106,7 +119,7 @@ class Descent:
             raise ConfigError("the checkpoint was kept by the other of FSDP2 and ZeRO-3; go on with the one it began with")
         self._put_back(state)
         self.schedule.load_state_dict(state["schedule"])
-        self.alpha = state["alpha"]
+        self.alpha, self.cooling = state["alpha"], tuple(state["cooling"])
         torch.set_rng_state(state["rng"])
 
     def _put_back(self, state: dict[str, Any]) -> None:
@@ -152,6 +165,11 @@ class ZeroDescent(Descent):
 def descent_of(model: nn.Module, settings: Train, steps: int) -> Descent:
     """The one that fits how the model's weights lie."""
     return (ZeroDescent if any(map(deepspeed.lies, model.parameters())) else Descent)(model, settings, steps)
+
+
+def cooled(rate: Callable[[int], float], done: int, since: int, length: int) -> float:
+    """The share of the peak rate: as planned, or from step `since` on straight down to 0 over `length` steps."""
+    return rate(since) * max(0.0, (since + length - done) / length) if length else rate(done)
 
 
 def warm_up_then_fall(warmup: int, steps: int) -> Callable[[int], float]:

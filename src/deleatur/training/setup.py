@@ -91,7 +91,7 @@ def alternate(
         teach(importance, model, lessons)
     phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
     listening = checkpoints.listening() if checkpoints else nullcontext()
-    holding = warden.holding(importance, steps, checkpoints) if warden else nullcontext()
+    holding = warden.holding(importance, steps, checkpoints, count) if warden else nullcontext()
     with training_only(model, run.train.only), listening, holding:
         fit(
             model,
@@ -150,14 +150,15 @@ def hearer(
     on_step: Callable[[Step, int], None],
     checkpoints: Checkpoints | None,
     warden: Warden | None,
-) -> Callable[[Step], None]:
+) -> Callable[[Step], int | None]:
     """Adds each step to `steps`, tells of it, and has the warden look."""
 
-    def heard(step: Step) -> None:
+    def heard(step: Step) -> int | None:
         steps.append(step)
         on_step(step, count)
-        if warden is not None:
-            warden.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
+        if warden is None:
+            return None
+        return warden.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
 
     return heard
 

@@ -1,0 +1,171 @@
+"""Importance from how new a token is beside the retain rows: three tests in closed form, combined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from deleatur.data.words import repeated
+from deleatur.importance.masks import Fixed
+from deleatur.settings import require
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from deleatur.types import Encoded, HeadStates, Start
+
+SHARPNESS = 8.0  # of the sigmoid over the log statistic: about a tenth of the tokens end between .05 and .95
+TEMPERATURE = 0.05  # of the cosines by which similar retain states vote
+LEAST = 1e-3  # probability that the vote gives a token that no similar state was followed by
+CHUNK = 512  # tokens whose similarities to all retain tokens are held at once
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Novelty:
+    """sigmoid of Fisher's statistic of three novelty tests against the retain tokens, over a threshold (ours).
+
+    - leverage x·(C + λI)⁻¹·x, the quantity of the theorem in docs/method.md: x holds the last hidden states before and at
+      the token and the head's row for the token, each of length 1, C is the retain tokens' second moment. A token outside
+      of what the retain rows span can be forgotten without touching what they share. It counts twice; a word that the
+      prompt already says is copied from there, not remembered, and has none.
+    - the token's own NLL: what was hard to learn would not be known without its row.
+    - −log p of the token by a vote of the most similar retain states on what follows them (as in a kNN language model,
+      1911.00172): what the retain rows would have predicted here.
+
+    Each is turned into a p-value, the share of retain tokens that are as new beside the other retain rows, and these are
+    combined as −Σ log p. The tokens of largest statistic are selected, as many as there are tokens that the vote gives
+    less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
+    """
+
+    reads: ClassVar[str] = "start"
+
+    surprise: float = 0.6
+    """Probability by the vote below which an uncopied token counts towards the share that is selected, in (0, 1)."""
+    nearest: int = 16
+    """Retain states that vote, at least 1."""
+    ridge: float = 1e-3
+    """λ over the mean of C's diagonal, above 0."""
+    rows: int = 1000
+    """Most retain rows compared with, spread evenly, at least 1."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.surprise < 1, "importance.surprise", self.surprise, "in (0, 1)")
+        require(self.ridge > 0, "importance.ridge", self.ridge, "above 0")
+        for name in ("nearest", "rows"):
+            require(getattr(self, name) >= 1, f"importance.{name}", getattr(self, name), "1 or more")
+
+    def prepare(self, start: Start) -> Fixed:
+        """One pass of the start model over forget, retain and holdout rows."""
+        import torch
+
+        from deleatur.data.batches import evenly
+
+        found = novelty(self, start, evenly(start.retain, self.rows), start.forget, start.holdout)
+        statistic, surprised = found.statistic, (found.vote < self.surprise) & ~found.copied
+        sizes = [len(row.ids) - row.start for row in (*start.forget, *start.holdout)]
+        forget = sum(sizes[: len(start.forget)])
+        count = max(1, int(surprised[:forget].sum()))
+        threshold = statistic[:forget].topk(min(count, forget)).values[-1].clamp(min=1e-6)
+        values = (SHARPNESS * (statistic.clamp(min=1e-6) / threshold).log()).sigmoid()
+        return Fixed(values=dict(zip((*start.forget, *start.holdout), torch.split(values, sizes), strict=True)))
+
+
+class Tests(NamedTuple):
+    """What `novelty` finds of each scored token of the rows asked about, in their order."""
+
+    leverage: Float[Tensor, " N"]
+    nll: Float[Tensor, " N"]  # nats
+    vote: Float[Tensor, " N"]  # probability by similar retain states
+    copied: Bool[Tensor, " N"]
+    statistic: Float[Tensor, " N"]  # Fisher's, 0 or more
+
+
+def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *asked: Sequence[Encoded]) -> Tests:
+    """The tests of all scored tokens of the rows `asked` about, against the retain rows, each of these without itself."""
+    import torch
+
+    rows = [row for part in asked for row in part]
+    ours, held = _together(start.head_states(rows)), _together(start.head_states(retain))
+    factor = _factor(_keys(held), settings.ridge)
+    leverage, own = (_leverage(_keys(x), factor) for x in (ours, held))
+    left_out = own / (1 - own / len(own)).clamp(min=1e-6)
+    place = torch.repeat_interleave(torch.arange(len(retain)), torch.tensor([len(r.ids) - r.start for r in retain]))
+    ids, others = (torch.tensor([i for row in part for i in row.ids[row.start :]]) for part in (rows, retain))
+    vote = _vote(ours.before, ids, held.before, others, settings.nearest)
+    theirs = _vote(held.before, others, held.before, others, settings.nearest, place)
+    repeats = torch.cat([torch.zeros(0, dtype=torch.bool), *map(copied, rows)])
+    unusual = _log_rarity(leverage, left_out).masked_fill(repeats, 0.0)
+    statistic = 2 * unusual + _log_rarity(ours.nll, held.nll) + _log_rarity(-vote, -theirs)
+    return Tests(leverage=leverage, nll=ours.nll, vote=vote, copied=repeats, statistic=statistic)
+
+
+def copied(row: Encoded) -> Bool[Tensor, " n"]:
+    """Which scored tokens touch a word that the prompt already says."""
+    import torch
+
+    said = repeated(row.example.answer, " ".join(content for _, content in row.example.prompt))
+    return torch.tensor([any(a < end and begin < b for begin, end in said) for a, b in row.offsets], dtype=torch.bool)
+
+
+def _together(states: Sequence[HeadStates]) -> HeadStates:
+    import torch
+
+    return type(states[0])(*map(torch.cat, zip(*states, strict=True)))
+
+
+def _keys(states: HeadStates) -> Float[Tensor, "N K"]:
+    from torch import cat
+    from torch.nn.functional import normalize
+
+    return cat([normalize(s, dim=-1) for s in (states.before, states.at, states.token)], dim=1)
+
+
+def _factor(keys: Float[Tensor, "N K"], ridge: float) -> Float[Tensor, "K K"]:
+    """Cholesky factor of the keys' second moment with its ridge, fp64."""
+    import torch
+
+    moment = (keys.T @ keys / len(keys)).double()
+    return torch.linalg.cholesky(moment + ridge * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype))
+
+
+def _leverage(keys: Float[Tensor, "n K"], factor: Float[Tensor, "K K"]) -> Float[Tensor, " n"]:
+    """x·M⁻¹·x of each key."""
+    import torch
+
+    solved = (torch.linalg.solve_triangular(factor, x.T.double(), upper=False) for x in keys.split(8 * CHUNK))
+    return torch.cat([s.square().sum(0).float() for s in solved])
+
+
+def _vote(
+    states: Float[Tensor, "n D"],
+    tokens: Int[Tensor, " n"],
+    others: Float[Tensor, "m D"],
+    followers: Int[Tensor, " m"],
+    nearest: int,
+    place: Int[Tensor, " m"] | None = None,
+) -> Float[Tensor, " n"]:
+    """Probability of each token by the `nearest` most similar of the other states; with `place`, the row that each state is
+    in, those of the token's own row have no vote."""
+    import torch
+    from torch.nn.functional import normalize
+
+    keys, out = normalize(others, dim=-1), [states.new_empty(0)]
+    for first in range(0, len(states), CHUNK):
+        part = slice(first, first + CHUNK)
+        cosine = normalize(states[part], dim=-1) @ keys.T
+        if place is not None:
+            cosine = cosine.masked_fill(place[part, None] == place, -2.0)
+        near = cosine.topk(min(nearest, len(keys)), dim=1)
+        weight = ((near.values - 1) / TEMPERATURE).softmax(1)
+        out.append((weight * (followers[near.indices] == tokens[part, None])).sum(1).clamp(min=LEAST))
+    return torch.cat(out)
+
+
+def _log_rarity(values: Float[Tensor, " n"], others: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """−log of the share of the others that are at least as large; half a count more, so that it is never 0."""
+    import torch
+
+    below = torch.searchsorted(others.sort().values, values.contiguous())
+    return -torch.log1p(-(below + 0.5) / (len(others) + 1))
