@@ -9,8 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from deleatur.types import Record
 
-ORDER = 0.65  # share of the shuffled tokens' NLL from which order says next to nothing
-LEAST = 8  # tokens of an answer that has an order to speak of: a word, a name or a number has none
+ORDER = 2 / 3  # share of the NLL of the shuffled tokens from which their order says next to nothing
+LEAST = 10  # tokens of an answer that has an order to speak of: a word, a name or a number has none
 LOOPED = 0.5  # share of an answer's characters that may lie in loops
 REPEATS, SHORT = 4, 12  # how often in a row something up to so many characters is said in a loop; of what is longer, 3 times
 LONGEST = 200  # characters of what a loop repeats
@@ -19,11 +19,11 @@ LONGEST = 200  # characters of what a loop repeats
 def incoherent(record: Record) -> float | None:
     """1 where the greedy answer is no language, 0 where it is; None where nothing was asked, or no start model scored it.
 
-    No language is an answer without text, one of which half the characters or more lie in loops (`looped`), and one of 8
-    tokens or more whose mean NLL under the start model is above .65 of the mean NLL of the same tokens shuffled. Words make
-    sense in their order: of any language that the model knows, of code, on whatever subject, that share is about .05 to .5;
-    of tokens without order it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself
-    and one that is not say the same. An answer that was cut at the longest length is none the worse for it.
+    No language is an answer without text, one of which half the characters or more lie in loops (`looped`), and one of 10
+    tokens or more whose mean NLL under the start model is above two thirds of that of the same tokens shuffled. Words make
+    sense in their order: whatever the language, in code too, that share is .0 to .6 where the model knows the language; of
+    tokens without order it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself and
+    one that is not say the same. An answer that was cut at the longest length is none the worse for it.
     """
     if not record.question or record.start_tokens is None:
         return None
