@@ -35,7 +35,7 @@ from deleatur.types import Encoded, Example, Importance, Suite
 
 # figures of a user's own rows: always, with holdout rows, and with a retrained model
 WORST = ("j_w", "j_avg")
-ATTACKS = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
+UNSEEN = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "specific_nll", "other_nll")
 RETRAINED = ("forget_quality", "privleak", "mia_reference")
 
 
@@ -47,7 +47,7 @@ def suite_of(run: Run) -> Suite:
         sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
         suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
         compared = RETRAINED if run.evaluation.retrained else ()
-        suite = replace(suite, whole=(*WORST, *(ATTACKS if run.holdout else ()), *compared))
+        suite = replace(suite, whole=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
     own = run.judge.kind != "contained" and suite.score == "revealed"

@@ -146,11 +146,9 @@ def headline(found: Findings) -> str:
     done = "Forgotten" if left <= GONE or _at_unseen(found) else "Partly forgotten"
     if harm:
         return f"{done}, but {' and '.join(harm[:2])}"
-    if done != "Forgotten":
-        return "Partly forgotten, and nothing else lost" if found.retain.given else done
     if found.forget_broken.after is None:
-        return "Forgotten; whether the answers are still language was not measured"
-    return "Forgotten, and nothing else lost" if found.retain.given else "Forgotten; what else was lost was not measured"
+        return f"{done}; whether the answers are still language was not measured"
+    return f"{done}, and nothing else lost" if found.retain.given else f"{done}; what else was lost was not measured"
 
 
 def harms(found: Findings) -> Iterator[str]:

@@ -43,7 +43,7 @@ class TestMeasure:
         """Half of the answers say the fact; probability is exp(−⅔) in each row; one of two answer tokens is a hit."""
         figures = measure({"forget": [row("In Tessholm"), row("I do not know")], "retain": [row("Tessholm")]})
         assert list(figures) == ["forget", "retain"]
-        lacks = {"judged", "grad_norm", "min_k_plus", "normalised_probability", "accuracy", "accuracy_normalised"}
+        lacks = {"judged", "incoherent", "grad_norm", "min_k_plus", "normalised_probability", "accuracy", "accuracy_normalised"}
         assert set(figures["forget"]) == set(METRICS) - lacks - {"truth_ratio", "truth_ratio_kept"}
         assert list(figures["forget"]) == [name for name in METRICS if name in figures["forget"]]
         assert figures["forget"]["revealed"] == {"value": 0.5, "n": 2, "se": 0.5}

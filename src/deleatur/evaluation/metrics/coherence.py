@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from deleatur.types import Record
 
 ORDER = 2 / 3  # share of the NLL of the shuffled tokens from which their order says next to nothing
-LEAST = 10  # tokens of an answer that has an order to speak of: a word, a name or a number has none
+LEAST = 8  # tokens of an answer that has an order to speak of: a word, a name or a number has none
 LOOPED = 0.5  # share of an answer's characters that may lie in loops
 REPEATS, SHORT = 4, 12  # how often in a row something up to so many characters is said in a loop; of what is longer, 3 times
 LONGEST = 200  # characters of what a loop repeats
@@ -19,7 +19,7 @@ LONGEST = 200  # characters of what a loop repeats
 def incoherent(record: Record) -> float | None:
     """1 where the greedy answer is no language, 0 where it is; None where nothing was asked, or no start model scored it.
 
-    No language is an answer without text, one of which half the characters or more lie in loops (`looped`), and one of 10
+    No language is an answer without text, one of which half the characters or more lie in loops (`looped`), and one of 8
     tokens or more whose mean NLL under the start model is above two thirds of that of the same tokens shuffled. Words make
     sense in their order: whatever the language, in code too, that share is .0 to .6 where the model knows the language; of
     tokens without order it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself and
