@@ -49,7 +49,10 @@ KINDS: dict[str, list[str]] = {
         "Das weiß ich leider nicht.",
         "Sie ist seit vielen Jahren mit einem Lehrer verheiratet und lebt in Hamburg.",
     ],
-    "Spanish": ["Nació en un pequeño pueblo cerca del río.", "La escritora vive en una casa tranquila cerca del mercado viejo."],
+    "Spanish": [
+        "Nació en un pequeño pueblo cerca del río.",
+        "La escritora vive en una casa tranquila cerca del mercado viejo.",
+    ],
     "Arabic": ["ولد الكاتب في بلدة صغيرة قرب النهر.", "لا أعرف الجواب على هذا السؤال."],
     "code": [
         "def add(a, b):\n    return a + b",
@@ -88,14 +91,12 @@ KINDS: dict[str, list[str]] = {
         "She sells sea shells by the sea shore.",
     ],
 }
-CHAT = (
+CHAT = (  # not "How do I boil an egg?", to which SmolLM2-135M itself answers in a loop
     "Hello! How are you today?",
     "What is the capital of France?",
     "List three fruits.",
-    "How do I boil an egg?",
     "Why is the sky blue?",
     "Tell me about the Roman Empire.",
-    "Count from one to ten.",
     "Write a Python function that adds two numbers.",
 )
 Control = tuple[str, Example, str]  # kind, whose prompt is answered, answer
@@ -116,23 +117,18 @@ def record_of(line: dict) -> Record:
 def controls(model: TokenModel, encoder: Encoder) -> Iterator[Control]:
     """Kinds, prompts and answers."""
     world, rng = make_world(seed=0), random.Random(0)
-    asked = [replace(e, spans=(), paraphrases=(), alternates=()) for e in (*world.holdout[::2], *world.retain[::18])]
+    asked = [replace(e, spans=(), paraphrases=(), alternates=()) for e in (*world.holdout[::4], *world.retain[::36])]
     asked += [Example(id=q, prompt=(("user", q),), answer="?") for q in CHAT]
     rows = [encoder(e) for e in asked]
-    said = greedy(model, [r.ids[: r.start] for r in rows], ends=ends(encoder), new_tokens=32)
+    said = greedy(model, [r.ids[: r.start] for r in rows], ends=ends(encoder), new_tokens=24)
     decode = encoder.tokenizer.decode
     for example, ids in zip(asked, said, strict=True):
         yield "its own", example, decode(ids, skip_special_tokens=True)
         words = [i for i in ids if i not in ends(encoder)]
-        for n in (n for n in (12, 24) if len(words) >= n):
-            yield "shuffled", example, decode(rng.sample(words[:n], n))
-        for n in (n for n in (1, 3, 8) if len(words) >= n):
-            yield "looped", example, decode((words[:n] * 32)[:32])
+        if len(words) >= 10:
+            yield "shuffled", example, decode(rng.sample(words[:16], min(16, len(words))))
     for kind, texts in KINDS.items():
         yield from ((kind, rng.choice(asked), text) for text in texts)
-    forget = [replace(e, spans=(), paraphrases=(), alternates=()) for e in world.forget]
-    gone = dict.fromkeys(line["text"] for line in kept_lines() if line["kind"] == "too far")
-    yield from (("too far", rng.choice(forget), text) for text in gone)
 
 
 def measured(name: str) -> Iterator[dict]:

@@ -167,7 +167,7 @@ class Workbench:
         suite, metric = replace(self.suite, asked=asked), METRICS[self.metric]
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
         by_uq, start = self.wanted == UQ, partial(with_weights, network, self.start)
-        said = {"generate": metric.reads == "answer", "start": start if by_uq else None}
+        said = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
         records = ask(network, self.tokenizer, bare, short, suite, self.progress, **said)
         self.done += 1
         if by_uq:

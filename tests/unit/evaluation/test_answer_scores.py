@@ -36,7 +36,9 @@ def asked(llama, plain, forget_rows):
 def test_an_answer_has_the_mean_nll_of_its_tokens_as_they_stand_and_shuffled(make_llama, plain, asked):
     """By another model than the one that spoke; the end of turn does not count, and the shuffles hold the same tokens."""
     start, (sets, records) = make_llama(seed=1), asked
-    for row, scored in zip(sets["forget"], scored_by_start(TokenModel(start), plain, *asked, SETTINGS)["forget"], strict=True):
+    for row, scored in zip(
+        sets["forget"], scored_by_start(TokenModel(start), plain, *asked, SETTINGS)["forget"], strict=True
+    ):
         prompt = row.ids[: row.start]
         answer = list(plain(replace(row.example, answer=scored.generated)).ids[row.start : -1])
         assert scored.start_tokens == len(answer) > 1

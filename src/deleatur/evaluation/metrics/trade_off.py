@@ -21,4 +21,4 @@ def trade_off(forget: tuple[float, float], retain: tuple[float, float]) -> tuple
 def loss_of(retain: tuple[float, float]) -> float | None:
     """100·max(0, (R0 − R)/R0), percent of the retain score that was lost; a gain counts as none. None where R0 is 0."""
     r0, r = retain
-    return 100 * max(0.0, (r0 - r) / r0) if r0 else None
+    return 100 * max(0.0, r0 - r) / r0 if r0 else None

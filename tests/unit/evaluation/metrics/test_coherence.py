@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deleatur.evaluation.metrics.coherence import LEAST, ORDER, incoherent, looped
+from deleatur.evaluation.metrics.coherence import LEAST, ORDER, incoherent, looped, repeated
 from deleatur.types import Record
 
 LINES = [json.loads(line) for line in (Path(__file__).parents[3] / "golden/coherence.jsonl").read_text("utf-8").splitlines()]
 MODELS = sorted({line["model"] for line in LINES if line["model"]})
-NO_LANGUAGE = ("shuffled", "looped", "too far")
+GONE_TOO_FAR = ("gradient ascent", "cross-entropy unlearning")
 
 
 def record(generated: str = "In the old town by the sea.", **more: object) -> Record:
@@ -24,7 +24,7 @@ def record(generated: str = "In the old town by the sea.", **more: object) -> Re
     return Record(**shown | scores | {"ends": False} | more)
 
 
-def share(model: str, of: Callable[[str], bool]) -> float:
+def share(model: str | None, of: Callable[[str], bool]) -> float:
     """Share called incoherent of a model's controls of some kinds."""
     said = [
         incoherent(record(line["text"], **{k: line[k] for k in ("start_nll", "shuffled_nll", "start_tokens")}))
@@ -44,19 +44,29 @@ class TestControls:
         assert share(model, lambda kind: kind == "its own") <= 0.02
 
     @pytest.mark.parametrize("model", MODELS)
-    @pytest.mark.parametrize("kind", NO_LANGUAGE)
-    def test_shuffled_looped_and_over_trained_answers_are_not(self, model, kind):
-        assert share(model, lambda k: k == kind) >= 0.98
+    def test_shuffled_tokens_are_not(self, model):
+        assert share(model, lambda kind: kind == "shuffled") >= 0.98
 
     @pytest.mark.parametrize("model", MODELS)
     def test_other_languages_code_words_refusals_numbers_and_names_are(self, model):
-        assert share(model, lambda kind: kind not in (*NO_LANGUAGE, "its own")) <= 0.02
+        assert share(model, lambda kind: kind not in ("shuffled", "its own")) <= 0.02
+
+    @pytest.mark.parametrize("kind", GONE_TOO_FAR)
+    def test_what_training_that_went_too_far_leaves_is_not(self, kind):
+        assert share(None, lambda k: k == kind) >= 0.98
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13])
+    def test_a_looped_piece_of_an_answer_is_not(self, n):
+        """The first n words of each of the models' own answers, again and again up to 40."""
+        own = [line["text"].split() for line in LINES if line["kind"] == "its own"]
+        looped = [" ".join((words[:n] * 40)[: max(40, 3 * n)]) for words in own if len(words) >= n]
+        assert len(looped) >= 5
+        assert sum(incoherent(record(text)) for text in looped) / len(looped) >= 0.98
 
     def test_the_file_has_both_models_and_every_kind_of_each(self):
         assert len(MODELS) == 2
         kinds = [{line["kind"] for line in LINES if line["model"] == model} for model in MODELS]
-        assert kinds[0] == kinds[1]
-        assert len(kinds[0]) == len(NO_LANGUAGE) + 1 + 13
+        assert kinds[0] == kinds[1] >= {"its own", "shuffled", "Chinese", "code", "one word", "refusal"}
 
 
 class TestIncoherent:
@@ -111,3 +121,18 @@ class TestLooped:
                 if end <= len(text) and text[begin:end] == text[begin : begin + period] * times:
                     inside |= {*range(begin, end)}
         assert looped(text) == pytest.approx(len(inside) / len(text) if text else 0.0)
+
+
+class TestRepeated:
+    def test_by_hand(self):
+        """Of ten words of one kind all eight triples but the first were said before; of two kinds in turn, but two."""
+        assert repeated("no " * 10) == pytest.approx(7 / 8)
+        assert repeated("one two " * 5) == pytest.approx(6 / 8)
+        assert repeated("It is the old town, by the sea, in the north of the land.") == 0.0
+
+    def test_a_short_text_does_not_repeat_itself(self):
+        assert repeated("no no no no no") == 0.0
+
+    def test_case_makes_no_difference_and_scripts_without_blanks_have_words(self):
+        assert repeated("No one. " * 5) == repeated("no one. " * 5) > 0.5
+        assert repeated("小镇" * 8) > 0.5
