@@ -16,6 +16,8 @@ from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import from_yaml, to_dict
 from deleatur.evaluation.aggregate import mean
 from deleatur.evaluation.metrics import METRICS
+from deleatur.evaluation.metrics.coherence import incoherent
+from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.importance import Learned
 from deleatur.settings import Evaluation, Train
 from deleatur.types import Record, Span

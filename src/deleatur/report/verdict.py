@@ -113,8 +113,8 @@ class Findings:
         return _rise(self.retain) > TAUGHT
 
     @property
-    def attack(self) -> tuple[float, float, int] | None:
-        """AUC of the attack by loss, where it should be, and n, where the two are surely and clearly apart."""
+    def attack(self) -> tuple[float, float] | None:
+        """AUC of the attack by loss and where it should be, if the two are surely and clearly apart."""
         figure = self.whole("mia_loss")
         value, aim = _number(figure.get("value")), _number(figure.get("retrained"))
         if value is None:
@@ -122,7 +122,7 @@ class Findings:
         aim = 0.5 if aim is None else aim
         low, high = (_number(figure.get(k)) for k in ("low", "high"))
         surely = low is None or high is None or not low <= aim <= high
-        return (value, aim, int(figure.get("n", 0))) if surely and abs(value - aim) > NEAR else None
+        return (value, aim) if surely and abs(value - aim) > NEAR else None
 
 
 FALLBACKS = ("judged", "revealed", "accuracy", "rouge_l", "probability")
@@ -199,18 +199,17 @@ def _language(found: Findings) -> Iterator[str]:
 
 
 def _told_apart(found: Findings) -> Iterator[str]:
-    figure = found.whole("mia_loss")
-    if figure:
-        aim = _number(figure.get("retrained"))
-        of = "like the retrained model" if aim is not None else "told apart by nothing"
-        between = f" [{figure['low']:.2f}, {figure['high']:.2f}]" if {"low", "high"} <= figure.keys() else ""
+    if figure := found.whole("mia_loss"):
+        aim, low, high = (_number(figure.get(k)) for k in ("retrained", "low", "high"))
+        of = "told apart by nothing" if aim is None else "like the retrained model"
+        between = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
         yield (
             f"An attack by loss tells forget rows from unseen ones with AUC {figure['value']:.2f}{between} "
             f"(n = {figure.get('n', '?')}); {0.5 if aim is None else aim:.2f} = {of}, "
             "above = still recognised, below = pushed too far."
         )
     parts = [
-        f"{what} {f['value']:+.2f} ± {f.get('se', 0):.2f} nats a token (n = {f.get('n', '?')})".replace("-", "−")
+        f"{what} {f['value']:+.2f} ± {_number(f.get('se')) or 0:.2f} nats a token (n = {f.get('n', '?')})".replace("-", "−")
         for key, what in (("specific_nll", "what is specific"), ("other_nll", "all else"))
         if (f := found.whole(key))
     ]
