@@ -178,12 +178,10 @@ def ask(
             journal=journal,
         )
     if generate and start is not None:
-        with start() as first:
+        with start() as first, contextlib.nullcontext() if first is None else precision_of(first, run.evaluation):
             if first is not None:
-                with precision_of(first, run.evaluation):
-                    records = scored_by_start(
-                        first, encoder, asked, records, run.evaluation, progress=progress.asked, journal=journal
-                    )
+                told = {"progress": progress.asked, "journal": journal}
+                records = scored_by_start(first, encoder, asked, records, run.evaluation, **told)
     return judged(records, judge_of(run), progress) if generate and run.judge.kind != "contained" else records
 
 

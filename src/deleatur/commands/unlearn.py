@@ -198,20 +198,9 @@ def unlearn(
         dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
     importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder)
+    more = {"importance": importance, "start": _start_after(network, run, progress, folder, weights)}
     records["after"] = known_or_asked(
-        folder,
-        "after",
-        lambda path: ask(
-            network,
-            tokenizer,
-            rows,
-            run,
-            suite,
-            progress,
-            importance=importance,
-            keep=path,
-            start=_start_after(network, run, progress, folder, weights),
-        ),
+        folder, "after", lambda path: ask(network, tokenizer, rows, run, suite, progress, keep=path, **more)
     )
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name

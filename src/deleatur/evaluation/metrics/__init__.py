@@ -174,7 +174,7 @@ WHOLES: dict[str, Whole] = {
     "specific_nll": Whole(
         of=specific_nll,
         target="0",
-        meaning="NLL of what is specific to forget rows minus that of rows never seen, nats; below 0 = known, above = beyond",
+        meaning="NLL of what is specific to forget rows minus that of unseen rows, nats; below 0 = known, above = beyond",
         source="ours",
     ),
     "other_nll": Whole(
