@@ -1,6 +1,6 @@
 """What `incoherent` says of answers of known kinds, measured with a real model and kept in tests/golden/coherence.jsonl.
 
-python tests/parity/coherence_controls.py MODEL [MODEL …]
+python tests/parity/coherence_controls.py LABEL=MODEL [LABEL=MODEL …]
 
 Each MODEL scores sentences of seven languages, code, single words, refusals, numbers and names as answers to questions that
 they do not belong to, its own greedy answers, these with their tokens shuffled or looped, and what a model said after
@@ -131,7 +131,7 @@ def controls(model: TokenModel, encoder: Encoder) -> Iterator[Control]:
         yield from ((kind, rng.choice(asked), text) for text in texts)
 
 
-def measured(name: str) -> Iterator[dict]:
+def measured(label: str, name: str) -> Iterator[dict]:
     """The controls with what the model of this name says of them."""
     lm, tokenizer = load(name)
     model, encoder = TokenModel(lm.eval()), make_encoder(tokenizer, Data())
@@ -141,14 +141,14 @@ def measured(name: str) -> Iterator[dict]:
     for record in scored_by_start(model, encoder, sets, {"all": bare}, Evaluation(batch=16))["all"]:
         numbers = {"start_nll": record.start_nll, "shuffled_nll": record.shuffled_nll}
         rounded = {k: None if v is None else round(v, 3) for k, v in numbers.items()}
-        line = {"model": Path(name).name, "kind": record.id, "text": record.generated}
+        line = {"model": label, "kind": record.id, "text": record.generated}
         yield line | rounded | {"start_tokens": record.start_tokens}
 
 
-def main(names: list[str]) -> None:
-    for name in names:
-        kept = [line for line in kept_lines() if line["model"] != Path(name).name]
-        lines = [*kept, *measured(name)]
+def main(models: list[str]) -> None:
+    for label, _, name in (model.rpartition("=") for model in models):
+        kept = [line for line in kept_lines() if line["model"] != label]
+        lines = [*kept, *measured(label, name)]
         FILE.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
