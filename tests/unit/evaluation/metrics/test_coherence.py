@@ -96,10 +96,10 @@ class TestLooped:
         [
             ("ab" * 4, 1.0),  # four times
             ("ab" * 3, 0.0),  # three times something short
-            ("a long enough piece, " * 3, 1.0),  # three times something long, but for the blank at the end
-            ("a long enough piece, " * 2, 0.0),
+            ("a long enough piece," * 3, 1.0),  # three times something long
+            ("a long enough piece," * 2, 0.0),
             ("When ousandousandousandousand", 24 / 29),  # inside a word
-            ("no no\nno   no", 1.0),  # blanks are one blank
+            ("no no\nno   no no", 1.0),  # blanks are one blank
             ("!!!!", 1.0),
             ("The town by the sea.", 0.0),
             ("x = [[0, 0, 0], [0, 0, 0]]", 0.0),
