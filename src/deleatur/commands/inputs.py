@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.commands.start_model import StartModel, loaded_again, other_model
+from deleatur.commands.start_model import StartModel, loaded_if_there, other_model
 from deleatur.config.run_config import Run
 from deleatur.data.batches import evenly
 from deleatur.data.encode import encode_all, make_encoder
@@ -104,7 +104,7 @@ def before_training(
             progress.phase(f"Asking the model {'as it is' if name == 'before' else other}")
             if name == "retrained":
                 return ask(other_model(other, run), tokenizer, rows, run, suite, progress, keep=path)
-            return ask(model, tokenizer, rows, run, suite, progress, keep=path, start=partial(itself_or_named, model, run))
+            return ask(model, tokenizer, rows, run, suite, progress, keep=path, start=start_before(model, run, progress))
 
         made[name] = known_or_asked(folder, name, asked)
     return made
@@ -125,12 +125,11 @@ def known_or_asked(folder: Path | None, name: str, asked: Callable[[Path | None]
     return found
 
 
-@contextlib.contextmanager
-def itself_or_named(model: TokenModel, run: Run) -> Iterator[TokenModel]:
+def start_before(model: TokenModel, run: Run, progress: Progress) -> StartModel:
     """The start model of a model that was not trained: itself, or the one that `run.evaluation.start` names."""
-    name = run.evaluation.start
-    with contextlib.nullcontext(model) if name is None else loaded_again(model, name, run) as start:
-        yield start
+    if run.evaluation.start is None:
+        return lambda: contextlib.nullcontext(model)
+    return partial(loaded_if_there, model, run.evaluation.start, run, progress.phase)
 
 
 def ask(
