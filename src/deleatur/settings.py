@@ -170,6 +170,8 @@ class Evaluation:
     """Measure each row's gradient norm for its membership attack, a backward pass a row."""
     retrained: str | None = None
     """Model that never saw the forget rows: name, folder, or .gguf; forget quality and PrivLeak compare with it."""
+    start: str | None = None
+    """Model that says whether answers are still language: name, folder, or .gguf (default: the model before training)."""
 
     def __post_init__(self) -> None:
         require(self.shots >= 0, "evaluation.shots", self.shots, "0 or more")

@@ -52,9 +52,9 @@ class Suite:
     """A benchmark, or a user's own rows: sets by name, of which "forget" and "retain" are trained on, and what is read off.
 
     `asked` names the sets that evaluations ask, "forget" always among them; FQ reads `score`, a row's metric, on the sets
-    `gone`, RD on the sets `kept`; tuning maximises `objective`, another, on kept minus gone sets; `whole` names figures
-    that need several sets (`deleatur.evaluation.metrics.WHOLES`). A suite that is only asked has no rows to forget: `gone`
-    is empty.
+    `gone`, RD on the sets `kept`; tuning maximises `objective`: UQ of that score, or a metric on kept minus gone sets;
+    `whole` names figures that need several sets (`deleatur.evaluation.metrics.WHOLES`). A suite that is only asked has no
+    rows to forget: `gone` is empty.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Suite:
     gone: tuple[str, ...] = ("forget",)
     kept: tuple[str, ...] = ("retain",)
     score: str = "revealed"
-    objective: str = "extraction_strength"
+    objective: str = "uq"
     whole: tuple[str, ...] = ()
 
 
@@ -328,3 +328,7 @@ class Record:
     wrong: tuple[tuple[float, ...], ...] = ()  # logp of each wrong answer
     grad_norm: float | None = None  # of the mean NLL's gradient in the trained weights, where it was asked for
     judged: float | None = None  # does what was generated reveal the answer, in [0, 1], by the run's judge
+    # what the start model says of `generated`, where it was scored: mean NLL of its tokens as they stand, and shuffled, nats
+    start_nll: float | None = None
+    shuffled_nll: float | None = None
+    start_tokens: int | None = None  # how many they are, without the end of turn

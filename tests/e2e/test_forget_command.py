@@ -16,6 +16,8 @@ from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import from_yaml, to_dict
 from deleatur.evaluation.aggregate import mean
 from deleatur.evaluation.metrics import METRICS
+from deleatur.evaluation.metrics.coherence import incoherent
+from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.importance import Learned
 from deleatur.settings import Evaluation, Train
 from deleatur.types import Record, Span
@@ -96,9 +98,13 @@ def test_results_are_the_means_of_the_records_that_lie_beside_them(finished, sid
     assert told.keys() == records.keys()
     for name, rows in records.items():
         values = {name: [v for r in rows if (v := m.of(r)) is not None] for name, m in METRICS.items()}
-        assert told[name] == {m: pytest.approx(mean(found)) for m, found in values.items() if found}
+        expected = {m: pytest.approx(mean(found)) for m, found in values.items() if found}
+        unforgotten = [max(v, incoherent(r) or 0.0) for r in rows if (v := revealed(r)) is not None]
+        assert told[name] == expected | {"unforgotten": pytest.approx(mean(unforgotten))}
         assert {"revealed", "probability", "extraction_strength", "loss", "min_k_plus"} <= told[name].keys()
-        assert all(0 <= figure["value"] <= 1 for m, figure in told[name].items() if not METRICS[m].unit)
+        assert all(
+            0 <= figure["value"] <= 1 for m, figure in told[name].items() if m == "unforgotten" or not METRICS[m].unit
+        )
 
 
 def tuples(row: dict) -> dict:

@@ -66,13 +66,13 @@ def lost(told: dict) -> dict[str, float]:
 
 
 def test_atwu_forgets_the_person_and_keeps_the_others(told_model, home, call):
-    """FQ and RD are what their formulas make of *revealed* before, which is 1, and after."""
+    """Bare FQ and RD are what their formulas make of *revealed* before, which is 1, and after."""
     told = outcome(call, home, told_model, "--train.lr", "1e-3", "--train.epochs", "20")
     assert value(told, "before", "forget") == value(told, "before", "retain") == 1
     forgotten, kept = value(told, "after", "forget"), value(told, "after", "retain")
     assert forgotten < 0.2
     assert kept > 0.9
-    assert (told["fq"], told["rd"]) == (pytest.approx(100 * (1 - forgotten)), pytest.approx(100 * (1 - kept)))
+    assert (told["fq_raw"], told["rd"]) == (pytest.approx(100 * (1 - forgotten)), pytest.approx(100 * (1 - kept)))
     assert lost(told)["forget"] > 0.9
     assert lost(told)["retain"] < 0.1
 

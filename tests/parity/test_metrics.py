@@ -38,9 +38,9 @@ def case_of(**changed) -> Case:
 
 
 def test_every_metric_but_our_own_has_a_formula():
-    """revealed is ours; judged and grad_norm are numbers that the record brings along."""
-    assert {*FORMULAS, "revealed", "judged", "grad_norm"} == set(METRICS)
-    assert {*WHOLE_FORMULAS, "mia_grad_norm", "j_w", "j_avg"} == set(WHOLES)
+    """revealed, incoherent and nearness are ours; judged and grad_norm are numbers that the record brings along."""
+    assert {*FORMULAS, "revealed", "incoherent", "judged", "grad_norm"} == set(METRICS)
+    assert {*WHOLE_FORMULAS, "mia_grad_norm", "j_w", "j_avg", "specific_nll", "other_nll"} == set(WHOLES)
 
 
 @pytest.mark.parametrize("name", [*FORMULAS])

@@ -117,11 +117,13 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         shown = row.set
     OUT.print(table)
     _print_wholes(wholes_of(results), "before", "after")
-    for sentence in verdict(results):
+    found = verdict(results)
+    OUT.print(f"{found.headline}.", style="bold", soft_wrap=True)
+    for sentence in found.reasons:
         OUT.print(sentence, soft_wrap=True)
     parts = [f"{k.upper()} {results[k]:.1f}" for k in ("fq", "rd", "uq") if results[k] is not None]
     score = by_judge(suite["score"], judge)
-    OUT.print("  ".join(parts) + f"   (of {score}: forgotten %, lost on retain %, harmonic mean)" if parts else "")
+    OUT.print("  ".join(parts) + f"   (of {score}: forgotten %, drift on retain %, harmonic mean)" if parts else "")
     if agreed := results["importance"]:
         OUT.print(
             f"Importance against the given spans: ROC-AUC {agreed['roc_auc']:.3f}, average precision "
@@ -132,6 +134,8 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         f"Cost: {cost['steps']} steps in {cost['seconds']:.0f} s, {cost['seconds_per_step']:.2f} s a step "
         f"(scorer {100 * cost['scorer_share']:.1f} %), peak memory {cost['peak_memory_bytes'] / 1e9:.1f} GB"
     )
+    for note in found.notes:
+        OUT.print(f"Note: {note}", soft_wrap=True)
     OUT.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}", soft_wrap=True)
     if any(part["cut"] for part in results["data"].values()):
         cut = ", ".join(f"{part['cut']} of {name}" for name, part in results["data"].items() if part["cut"])

@@ -191,7 +191,9 @@ def _evaluate_command(args: list[str]) -> Evaluate:
             return Evaluate(**_asked(run), tasks=tasks, out=given, resume=True, json="--json" in args)
         if begun:
             raise ConfigError(f"{folder} holds an evaluation; go on with: deleatur evaluate {folder} --resume")
-        default = Evaluate(**_asked(replace(from_yaml(folder / "run.yaml"), model=str(folder / "model"))))
+        run = from_yaml(folder / "run.yaml")
+        evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated
+        default = Evaluate(**_asked(replace(run, model=str(folder / "model"), evaluation=evaluation)))
     command = parse(Evaluate, args, verb="evaluate", default=default)
     if command.resume:
         raise ConfigError("--resume takes nothing but the folder of an evaluation: deleatur evaluate FOLDER --resume")

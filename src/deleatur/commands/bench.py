@@ -6,12 +6,14 @@ import json
 import statistics
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from deleatur.commands.inputs import ask, before_training, encode_sets, require_trained, require_usable, suite_of
 from deleatur.commands.options import Budget
+from deleatur.commands.start_model import with_weights
 from deleatur.commands.tuning import search, values_of, with_values
 from deleatur.commands.unlearn import change, unlearn
 from deleatur.config.recipes import RECIPES
@@ -19,7 +21,7 @@ from deleatur.config.run_config import Run, nearest, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.distributed.processes import lay_out
 from deleatur.errors import ConfigError, Diverged, going_on
-from deleatur.evaluation.aggregate import Figures, measure, quality
+from deleatur.evaluation.aggregate import Figures, measure, quality, score_figures
 from deleatur.evaluation.metrics import METRICS
 from deleatur.evaluation.metrics.table import mean
 from deleatur.importance import SULLM, Learned
@@ -69,7 +71,7 @@ class Workbench:
         self.suite = suite_of(base)
         require_trained(self.suite)
         self.base, self.budget, self.progress = base, budget, progress
-        self.metric = metric_of(budget, self.suite)
+        self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
         self.model, self.tokenizer = load(base.model, precision=base.train.precision)
@@ -77,13 +79,13 @@ class Workbench:
         require_usable(self.model, self.rows, base)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
-        require_same_terms(self.out, base, budget)
+        require_same_terms(self.out, base, budget, self.wanted)
         require_same_rows(self.out, self.rows)
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         network = TokenModel(self.model)
         lay_out(network)
         self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
-        self.before = measure(self.known["before"])
+        self.before = measure(self.known["before"], score=self.suite.score)
         require_read(self.metric, budget, self.suite, self.before)
         self.began, self.done = time.monotonic(), 0  # trials and runs, this time
 
@@ -111,7 +113,8 @@ class Workbench:
             )
             run = replace(with_values(run, values), seed=seed)
             self.restore()
-            outcome = unlearn(self.model, self.tokenizer, self.rows, run, self.progress, suite=self.suite, known=self.known)
+            more = {"suite": self.suite, "known": self.known, "weights": self.start}
+            outcome = unlearn(self.model, self.tokenizer, self.rows, run, self.progress, **more)
         except (ConfigError, Diverged) as e:
             self.restore()
             (home / "left-out.txt").write_text(f"{e}\n", encoding="utf-8")
@@ -163,11 +166,14 @@ class Workbench:
         bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in asked}
         suite, metric = replace(self.suite, asked=asked), METRICS[self.metric]
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
-        records = ask(network, self.tokenizer, bare, short, suite, self.progress, generate=metric.reads == "answer")
+        by_uq, start = self.wanted == UQ, partial(with_weights, network, self.start)
+        said = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
+        records = ask(network, self.tokenizer, bare, short, suite, self.progress, **said)
         self.done += 1
-        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in asked}
-        if self.budget.objective == UQ:
+        if by_uq:
+            after = {n: score_figures(records[n], self.metric) for n in asked}
             return uq_of(self.before, after, suite) or 0.0
+        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in asked}
         kept, gone = (statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.kept, suite.gone))
         return kept - gone
 
@@ -182,7 +188,7 @@ def metric_of(budget: Budget, suite: Suite) -> str:
     """The metric that trials are judged by. Raises ConfigError where it is none, or should not fall on forget rows."""
     wanted = budget.objective or suite.objective
     metric = suite.score if wanted == UQ else wanted
-    usable = [name for name, m in METRICS.items() if m.forget == "lower"]
+    usable = [name for name, m in METRICS.items() if m.forget == "lower" and not m.everywhere]
     if metric not in usable:
         raise ConfigError(f"objective is {wanted!r}{nearest(wanted, usable)}, but must be {UQ}, {', '.join(usable)}")
     return metric
@@ -194,7 +200,7 @@ def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> 
         return
     if missing := [name for name in (*suite.gone, *suite.kept) if metric not in before.get(name, {})]:
         raise ConfigError(f"{missing[0]} rows have no {metric}; give another --objective, and --out a new folder")
-    if budget.objective == UQ and uq_of(before, before, suite) is None:
+    if (budget.objective or suite.objective) == UQ and uq_of(before, before, suite) is None:
         raise ConfigError(f"uq is not defined at a {metric} of 0 before; give another --objective, and --out a new folder")
 
 
@@ -209,13 +215,13 @@ def tried(home: Path) -> int:
     return log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
 
 
-def require_same_terms(out: Path, base: Run, budget: Budget) -> None:
+def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
     """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
     now = {
         "run": to_dict(replace(base, out=None)),
         "trials": budget.trials,
         "rates": list(budget.rates),
-        "objective": budget.objective,
+        "objective": objective,
         "share": budget.share,
     }
     path = out / "bench.json"

@@ -131,7 +131,8 @@ def _figures(
     records = before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     with precision_of(network, run.evaluation):
         harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
-    found = {"sets": measure(records["before"]), "whole": whole_of(suite, records, "before"), "judge": judge_of(run).name}
+    sets, whole = measure(records["before"], score=suite.score), whole_of(suite, records, "before")
+    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name}
     return found | harness
 
 

@@ -6,23 +6,25 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from deleatur.commands.start_model import StartModel, loaded_if_there, other_model
 from deleatur.config.run_config import Run
 from deleatur.data.batches import evenly
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import read_rows, refuse_overlap
 from deleatur.data.suites import read_suite
-from deleatur.distributed.processes import agree, count, gather, is_first, is_sharded, lay_out, part
+from deleatur.distributed.processes import agree, count, gather, is_first, is_sharded, part
 from deleatur.errors import ConfigError, DeleaturError, ModelError
+from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import Journal, clear
 from deleatur.evaluation.judges import AJudge, make_judge
 from deleatur.evaluation.predictions import UNKEPT, record, variants
-from deleatur.modeling.loading import DTYPES, load, load_tokenizer
+from deleatur.modeling.loading import DTYPES, load_tokenizer
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.run_folder.writer import Records, read_records, write_records
@@ -33,7 +35,7 @@ from deleatur.types import AimsAtLevel, Encoded, Example, Importance, Prepares, 
 
 # figures of a user's own rows: always, with holdout rows, and with a retrained model
 WORST = ("j_w", "j_avg")
-ATTACKS = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
+UNSEEN = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "specific_nll", "other_nll")
 RETRAINED = ("forget_quality", "privleak", "mia_reference")
 
 
@@ -45,7 +47,7 @@ def suite_of(run: Run) -> Suite:
         sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
         suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
         compared = RETRAINED if run.evaluation.retrained else ()
-        suite = replace(suite, whole=(*WORST, *(ATTACKS if run.holdout else ()), *compared))
+        suite = replace(suite, whole=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
     own = run.judge.kind != "contained" and suite.score == "revealed"
@@ -100,8 +102,9 @@ def before_training(
 
         def asked(path: Path | None, name: str = name, other: str = other) -> Records:
             progress.phase(f"Asking the model {'as it is' if name == 'before' else other}")
-            this = model if name == "before" else _other(other, run)
-            return ask(this, tokenizer, rows, run, suite, progress, keep=path)
+            if name == "retrained":
+                return ask(other_model(other, run), tokenizer, rows, run, suite, progress, keep=path)
+            return ask(model, tokenizer, rows, run, suite, progress, keep=path, start=start_before(model, run, progress))
 
         made[name] = known_or_asked(folder, name, asked)
     return made
@@ -122,11 +125,11 @@ def known_or_asked(folder: Path | None, name: str, asked: Callable[[Path | None]
     return found
 
 
-def _other(name: str, run: Run) -> TokenModel:
-    """Another model that reads the run's tokens."""
-    other = TokenModel(load(name, precision=run.train.precision)[0])
-    lay_out(other)
-    return other
+def start_before(model: TokenModel, run: Run, progress: Progress) -> StartModel:
+    """The start model of a model that was not trained: itself, or the one that `run.evaluation.start` names."""
+    if run.evaluation.start is None:
+        return lambda: contextlib.nullcontext(model)
+    return partial(loaded_if_there, model, run.evaluation.start, run, progress.phase)
 
 
 def ask(
@@ -140,10 +143,12 @@ def ask(
     importance: Importance | None = None,
     generate: bool = True,
     keep: Path | None = None,
+    start: StartModel | None = None,
 ) -> Records:
     """Records of what the suite asks, and of its paraphrases, as the run's evaluation has it.
 
-    Finished batches are kept beside `keep`, where the records are to lie, and not asked again.
+    Finished batches are kept beside `keep`, where the records are to lie, and not asked again. `start` gives the start
+    model, which then scores the generated answers.
     """
     encoder = make_encoder(tokenizer, run.data)
     require_usable(model.lm, rows, run)
@@ -158,6 +163,7 @@ def ask(
     )
     progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
     terms = () if keep is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
+    journal = UNKEPT if keep is None else Journal(keep, terms)
     with precision_of(model, run.evaluation):
         records = record(
             model,
@@ -168,8 +174,13 @@ def ask(
             state=state_of(run),
             progress=progress.asked,
             generate=generate,
-            journal=UNKEPT if keep is None else Journal(keep, terms),
+            journal=journal,
         )
+    if generate and start is not None:
+        with start() as first, contextlib.nullcontext() if first is None else precision_of(first, run.evaluation):
+            if first is not None:
+                told = {"progress": progress.asked, "journal": journal}
+                records = scored_by_start(first, encoder, asked, records, run.evaluation, **told)
     return judged(records, judge_of(run), progress) if generate and run.judge.kind != "contained" else records
 
 

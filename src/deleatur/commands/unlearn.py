@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from deleatur.commands.inputs import (
     rows_suite,
     suite_of,
 )
+from deleatur.commands.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.distributed.processes import agree, gather, is_first, lay_out, start, will_shard
 from deleatur.errors import ConfigError, Diverged, going_on
+from deleatur.evaluation.aggregate import lacking_coherence
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.io.atomic import write_whole
 from deleatur.io.lock import alone
@@ -145,7 +148,9 @@ def forget(
     """Unlearn rows from a loaded model, in place: `deleatur forget` from Python. Nothing is written.
 
     Rows are lists of dicts or data sets, in any form that files may have. `settings` are fields of `Run` (seed, loss,
-    importance, data, lora, train, evaluation) in place of the recipe's. Raises DeleaturError where an input is not usable.
+    importance, data, lora, train, evaluation) in place of the recipe's. A copy of the weights stays in the processor's
+    memory, for a last look at the answers by the model before training; under FSDP2 or ZeRO-3 that look is left out.
+    Raises DeleaturError where an input is not usable.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
@@ -158,7 +163,10 @@ def forget(
     refuse_overlap(sets["forget"], sets["retain"])
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
-    return unlearn(prepare(model), tokenizer, encoded, run, progress)
+    start()
+    prepared = prepare(model)
+    kept = None if will_shard() else weights_of(prepared)
+    return unlearn(prepared, tokenizer, encoded, run, progress, weights=kept)
 
 
 def unlearn(
@@ -171,11 +179,13 @@ def unlearn(
     suite: Suite | None = None,
     folder: Path | None = None,
     known: Mapping[str, Records] | None = None,
+    weights: Weights | None = None,
 ) -> Outcome:
     """Evaluate, unlearn in place, evaluate again. `rows` has the sets forget and retain, and what else the suite has.
 
     `known` holds records that were made already: "before", of the model as it comes, and "retrained", of the model that
-    `run.evaluation` names. What it lacks is read from `folder`, or made and written there.
+    `run.evaluation` names. What it lacks is read from `folder`, or made and written there. The start model scores the
+    answers made afterwards: from its `weights` where they were kept, else loaded again by its name.
     """
     exact_matmul()
     suite = suite or replace(rows_suite({}), asked=tuple(rows))
@@ -188,17 +198,28 @@ def unlearn(
         dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
     importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder, before=records["before"])
+    more = {"importance": importance, "start": _start_after(network, run, progress, folder, weights)}
     records["after"] = known_or_asked(
-        folder,
-        "after",
-        lambda path: ask(network, tokenizer, rows, run, suite, progress, importance=importance, keep=path),
+        folder, "after", lambda path: ask(network, tokenizer, rows, run, suite, progress, keep=path, **more)
     )
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
     results |= {"ended": warden.ended, "notes": warden.notes + notes}
+    results |= lacking_coherence(records["after"])
     scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
     return Outcome(model=model, scorer=scorer, results=results, records=records, steps=tuple(steps))
+
+
+def _start_after(
+    trained: TokenModel, run: Run, progress: Progress, folder: Path | None, weights: Weights | None
+) -> StartModel | None:
+    """How to come by the start model once `trained` has been changed; None where nothing was kept of it."""
+    if run.evaluation.start is None and weights is not None:
+        return partial(with_weights, trained, weights)
+    if run.evaluation.start is None and folder is None:  # a model from Python may have no name that it can be loaded by
+        return None
+    return partial(loaded_if_there, trained, run.evaluation.start or run.model, run, progress.phase)
 
 
 def change(

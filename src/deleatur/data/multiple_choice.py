@@ -121,4 +121,4 @@ def _mc1(row: Row) -> Iterable[Mapping[str, object]]:
 
 
 def _asked_only(name: str, key: str, rows: tuple[Example, ...]) -> Suite:
-    return Suite(name=name, sets={key: rows}, asked=(key,), gone=(), kept=(key,), score="accuracy", objective="accuracy")
+    return Suite(name=name, sets={key: rows}, asked=(key,), gone=(), kept=(key,), score="accuracy")

@@ -52,7 +52,6 @@ def suite(part: str | None, settings: Data) -> Suite:
         gone=("verbmem_f", "knowmem_f"),
         kept=("knowmem_r",),
         score="rouge_l",
-        objective="rouge_l",
         whole=WHOLE,
     )
 

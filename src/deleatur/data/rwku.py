@@ -54,9 +54,7 @@ def suite(part: str | None, settings: Data) -> Suite:
     sets["retain_mia"] = _read("retain_mia", "mia_retain:test", settings, lambda row: _other(row, subjects))
     sets |= read_utility(settings)
     asked = tuple(name for name in sets if name != "retain")
-    return Suite(
-        name=f"rwku/{part}", sets=sets, asked=asked, gone=GONE, kept=KEPT, score="rouge_l", objective="rouge_l", whole=WHOLE
-    )
+    return Suite(name=f"rwku/{part}", sets=sets, asked=asked, gone=GONE, kept=KEPT, score="rouge_l", whole=WHOLE)
 
 
 def _read(local: str, hub: str, settings: Data, house_rows: Filter) -> tuple[Example, ...]:

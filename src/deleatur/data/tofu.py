@@ -24,6 +24,8 @@ WHOLE = (
     "mia_zlib",
     "mia_grad_norm",
     "mia_reference",
+    "specific_nll",
+    "other_nll",
     "j_w",
     "j_avg",
 )

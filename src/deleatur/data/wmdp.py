@@ -43,7 +43,6 @@ def suite(part: str | None, settings: Data) -> Suite:
         gone=("wmdp",),
         kept=tuple(name for name in sets if name == "mmlu"),
         score="accuracy",
-        objective="accuracy",
     )
 
 

@@ -7,22 +7,37 @@ from typing import TYPE_CHECKING
 
 from deleatur.errors import ConfigError
 from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics.coherence import incoherent
 from deleatur.evaluation.metrics.table import Evidence, Figure, mean
-from deleatur.evaluation.metrics.trade_off import trade_off
+from deleatur.evaluation.metrics.trade_off import loss_of, trade_off
 
 if TYPE_CHECKING:
     from deleatur.types import Record
 
 Figures = dict[str, dict[str, Figure]]  # set → metric → value, n, se
+UNFORGOTTEN = "unforgotten"  # share of answers that say the fact, or are no language
 
 
-def measure(records: Mapping[str, Sequence[Record]]) -> Figures:
-    """Every metric's mean on every set, with its standard error; a metric that applies to no row of a set is left out."""
+def measure(records: Mapping[str, Sequence[Record]], *, score: str | None = None) -> Figures:
+    """Every metric's mean on every set, with its standard error; a metric that applies to no row of a set is left out.
+
+    With the name of a suite's `score` each set also gets UNFORGOTTEN.
+    """
     out: Figures = {}
     for name, rows in records.items():
         values = {metric: [v for r in rows if (v := m.of(r)) is not None] for metric, m in METRICS.items()}
         out[name] = {metric: mean(found) for metric, found in values.items() if found}
+        if score is not None:
+            out[name] |= score_figures(rows, score)
     return out
+
+
+def score_figures(records: Sequence[Record], score: str) -> dict[str, Figure]:
+    """A set's score and UNFORGOTTEN: the larger of the score and `incoherent`, row by row; empty where no row has it."""
+    both = [(value, incoherent(r) or 0.0) for r in records if (value := METRICS[score].of(r)) is not None]
+    if not both:
+        return {}
+    return {score: mean([value for value, _ in both]), UNFORGOTTEN: mean([max(pair) for pair in both])}
 
 
 def measure_whole(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
@@ -43,13 +58,26 @@ def quality(
 ) -> dict[str, float | None]:
     """FQ, RD and UQ of one metric, a side's sets pooled as the mean of their values; None where one of the sets lacks it.
 
-    Plain texts are asked nothing, so they have no `revealed`.
+    An answer counts as forgotten only where it neither says the fact nor has stopped being language: the forget score after
+    is UNFORGOTTEN where `after` has it; `fq_raw` is FQ without that condition. RD counts drift both ways, `rd_loss` loss
+    alone. Plain texts are asked nothing, so they have no `revealed`.
     """
-    sides = [_pooled(figures, metric, names) for names in (gone, kept) for figures in (before, after)]
-    if None in sides:
-        return {"fq": None, "rd": None, "uq": None}
-    f0, f, r0, r = (side or 0.0 for side in sides)
-    return dict(zip(("fq", "rd", "uq"), trade_off((f0, f), (r0, r)), strict=True))
+    fair = UNFORGOTTEN if all(UNFORGOTTEN in after.get(name, {}) for name in gone) else metric
+    f0, r0 = (_pooled(before, metric, names) for names in (gone, kept))
+    f, raw, r = _pooled(after, fair, gone), _pooled(after, metric, gone), _pooled(after, metric, kept)
+    if f0 is None or f is None or raw is None or r0 is None or r is None:
+        return dict.fromkeys(("fq", "rd", "uq", "fq_raw", "rd_loss"))
+    fq, rd, uq = trade_off((f0, f), (r0, r))
+    return {"fq": fq, "rd": rd, "uq": uq, "fq_raw": trade_off((f0, raw), (r0, r))[0], "rd_loss": loss_of((r0, r))}
+
+
+def lacking_coherence(records: Mapping[str, Sequence[Record]]) -> dict[str, str]:
+    """{"no_coherence": why no generated answer could be called coherent or not}; empty where that was measured, or where
+    nothing was asked."""
+    asked = [r for rows in records.values() for r in rows if r.question]
+    if not asked or any(r.start_tokens is not None for r in asked):
+        return {}
+    return {"no_coherence": "the model before training was not at hand to score the answers (--evaluation.start names one)"}
 
 
 def _pooled(figures: Figures, metric: str, names: Sequence[str]) -> float | None:

@@ -165,15 +165,16 @@ def likelihood_pass(
     state: State = "own",
     progress: Progress = lambda what, done, total, said: None,
     journal: Journal = UNKEPT,
+    what: str = "likelihood",
 ) -> list[Said]:
-    """What the model says of each row; `size` rows go through at a time."""
+    """What the model says of each row; `size` rows go through at a time. `what` names the pass to watcher and journal."""
     out: dict[int, Said] = {}
     rate = _Rate()
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = journal.once("likelihood", batch.rows, partial(_said, model, batch, importance, state))
+        made, now = journal.once(what, batch.rows, partial(_said, model, batch, importance, state))
         out |= {shared[place]: Said(*map(_tuple, said)) for place, said in zip(places, made, strict=True)}
-        progress("likelihood", len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
+        progress(what, len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
     for part in gather(list(out.items())):
         out |= {place: Said(*map(_tuple, said)) for place, said in part}
     return [out[place] for place in range(len(rows))]

@@ -8,12 +8,14 @@ from deleatur.report.compare_page import write_comparison
 from deleatur.report.compare_text import compare_table
 from deleatur.report.heat import Piece, heat_spans
 from deleatur.report.page import write_report
-from deleatur.report.tables import Row, metric_name, percent, rows_of, set_name, verdict
+from deleatur.report.tables import Row, metric_name, percent, rows_of, set_name
+from deleatur.report.verdict import Verdict, verdict
 
 __all__ = [
     "Piece",
     "Row",
     "Shown",
+    "Verdict",
     "compare_table",
     "gather",
     "heat_spans",

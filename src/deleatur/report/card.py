@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from deleatur.report.redact import place_last, redact_results
-from deleatur.report.tables import METRICS, metric_name, percent, rows_of, set_name, verdict
+from deleatur.report.tables import METRICS, metric_name, percent, rows_of, set_name
+from deleatur.report.verdict import verdict
 from deleatur.report.words import flat, plain
 from deleatur.run_folder.schema import Folder
 
@@ -80,10 +81,12 @@ def _method(results: dict[str, Any], version: str) -> Iterator[str]:
 
 
 def _evidence(results: dict[str, Any]) -> Iterator[str]:
-    yield "\n".join(f"{_escaped(line)}  " for line in verdict(results)).rstrip()
+    found = verdict(results)
+    yield f"**{_escaped(found.headline)}.**"
+    yield "\n".join(f"- {_escaped(line)}" for line in found.reasons)
     scores = [f"{k.upper()} {results[k]:.1f}" for k in ("fq", "rd", "uq") if results.get(k) is not None]
     if scores:
-        yield f"{' · '.join(scores)} (forgotten %, lost on retain %, harmonic mean of the first and 100 − the second)"
+        yield f"{' · '.join(scores)} (forgotten %, drift on retain %, harmonic mean of the first and 100 − the second)"
     rows = rows_of(results)
     lines = ["| rows | metric | before, % | after, % | n |", "|---|---|---:|---:|---:|"]
     for row in rows:
@@ -95,6 +98,8 @@ def _evidence(results: dict[str, Any]) -> Iterator[str]:
     yield "± one standard error over the n rows. " + "; ".join(
         f"*{name}*: {meaning}" for key, (name, meaning) in METRICS.items() if any(row.metric == key for row in rows)
     )
+    if found.notes:
+        yield "Notes: " + " ".join(map(_escaped, found.notes))
 
 
 def _escaped(text: str) -> str:

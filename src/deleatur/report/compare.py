@@ -147,6 +147,7 @@ def _terms(results: dict[str, Any]) -> dict[str, str]:
     data = {f"{name} rows": str((source or {}).get("sha256", "none"))[:12] for name, source in sets.items()}
     suite = {f"suite.{k}": plain(v) for k, v in suite_of(results).items()}
     more = {"model": results["model"]["name"], "steps": plain(results["cost"].get("steps"))}
+    more |= {"FQ and RD": "of language, and drift" if "fq_raw" in results else "by their former definitions"}
     return {k: v for k, v in settings.items() if not k.startswith(METHOD)} | data | suite | more
 
 

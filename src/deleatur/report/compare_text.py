@@ -72,12 +72,13 @@ class Table:
 Reader = Callable[[dict[str, Any]], float | str]
 
 
-def score_of(part: str, side: str = "after", ending: str = "") -> Reader:
-    """Mean over the sets that should go ("gone") or stay ("kept") of the metric that FQ and RD read, in percent."""
+def score_of(part: str, side: str = "after", ending: str = "", metric: str | None = None) -> Reader:
+    """Mean over the sets that should go ("gone") or stay ("kept") of what FQ and RD read, or another metric, in percent."""
 
     def read(results: dict[str, Any]) -> float | str:
         suite = suite_of(results)
-        found = [results[side].get(name + ending, {}).get(suite["score"], {}).get("value") for name in suite[part]]
+        wanted = metric or suite["score"]
+        found = [results[side].get(name + ending, {}).get(wanted, {}).get("value") for name in suite[part]]
         return 100 * statistics.fmean(found) if found and None not in found else "not asked"
 
     return read
@@ -104,13 +105,25 @@ def _whole(name: str) -> Reader:
 NOTHING = "not defined where the score was not asked, or nothing was there to lose"
 COLUMNS = (
     Column(
-        name="FQ", better="higher", meaning="percent of what forget rows said that is gone", read=_given("fq", lacks=NOTHING)
+        name="FQ",
+        better="higher",
+        meaning="percent of what forget rows said that is gone, from answers that are still language",
+        read=_given("fq", lacks=NOTHING),
     ),
     Column(
-        name="RD", better="lower", meaning="percent of what retain rows said that is lost", read=_given("rd", lacks=NOTHING)
+        name="RD",
+        better="lower",
+        meaning="percent by which what retain rows said drifted, down or up",
+        read=_given("rd", lacks=NOTHING),
     ),
     Column(name="UQ", better="higher", meaning="harmonic mean of FQ and 100 − RD", read=_given("uq", lacks=NOTHING)),
     Column(name="gone, %", better="lower", meaning="the score on sets that should go", read=score_of("gone")),
+    Column(
+        name="no language, %",
+        better="lower",
+        meaning="answers on sets that should go which are empty, looped or garbled",
+        read=score_of("gone", metric="incoherent"),
+    ),
     Column(
         name="gone in other words, %",
         better="lower",

@@ -13,22 +13,29 @@ from deleatur.report.figures import charts
 from deleatur.report.heat import end_importance, heat_spans
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
-from deleatur.report.tables import METRICS, Row, lacking, rows_of, set_name, verdict, wholes_of
+from deleatur.report.tables import METRICS, Row, lacking, rows_of, set_name, wholes_of
+from deleatur.report.verdict import verdict
 from deleatur.report.words import cost, flat, grouped, plain
 from deleatur.run_folder.schema import Folder, read_folder, require_no_links
 
 MOST_HEAT_ROWS = 100
 RETAIN_SAMPLES = 10
 SCORES = (
-    ("fq", "FQ", "Forget quality: how much of what was revealed on forget rows is gone.", "100 · (F₀ − F) / F₀"),
+    (
+        "fq",
+        "FQ",
+        "Forget quality: how much of what was revealed on forget rows is gone, where answers are still language.",
+        "100 · (F₀ − F) / F₀",
+    ),
     (
         "rd",
         "RD",
-        "Retain damage: how much of what was revealed on retain rows was lost.",
-        "100 · max(0, (R₀ − R) / R₀)",
+        "Retain drift: how far what was revealed on retain rows went down or up.",
+        "100 · |R₀ − R| / R₀",
     ),
     ("uq", "UQ", "Unlearning quality: the balance of both.", "harmonic mean of FQ and 100 − RD"),
 )
+BESIDE = {"fq_raw": "FQ with answers that are no language counted as forgotten", "rd_loss": "RD with gains left out"}
 AGREEMENT = (
     ("roc_auc", "ROC-AUC", "How often a marked token has more importance than an unmarked one; 50 % is chance."),
     ("average_precision", "Average precision", "Precision over all thresholds; the share of marked tokens is chance."),
@@ -59,14 +66,16 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
 def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed, shown = results["run"], results["importance"], folder.importance[:MOST_HEAT_ROWS]
-    rows, wholes = rows_of(results), wholes_of(results)
+    rows, wholes, found = rows_of(results), wholes_of(results), verdict(results)
     return {
         "name": folder.name,
         "method": f"{run['loss']['name']} × {run['importance']['name']}",
         "model": results["model"]["name"],
         "steps": len(folder.steps),
-        "verdict": [_unbroken(line) for line in verdict(results)],
+        "verdict": [_unbroken(line) for line in (f"{found.headline}.", *found.reasons)],
+        "notes": found.notes,
         "scores": [(short, results[key], meaning, formula) for key, short, meaning, formula in SCORES],
+        "beside": [(name, results[key]) for key, name in BESIDE.items() if results.get(key) is not None],
         "judge": (results.get("suite") or {}).get("judge"),
         "wholes": [row for row in wholes if row.given],
         "lacking": lacking(wholes),

@@ -20,6 +20,7 @@ SETS = {
 METRICS = {  # what a reader is shown, all of them shares; results.json has the others too
     "judged": ("judged", "share of answers that reveal the fact, by the run's judge"),
     "revealed": ("revealed", "share of the fact's pieces that the model's own answer contains, word for word"),
+    "incoherent": ("incoherent", "share of the model's own answers that are no language any more: empty, looped or garbled"),
     "probability": ("probability", "how likely the told answer is: the geometric mean over its tokens"),
     "rouge_l": ("ROUGE-L", "share of the told answer's words that the model's answer has, in their order"),
     "extraction_strength": ("extraction strength", "share of the answer that the model completes to the end by itself"),
@@ -122,36 +123,13 @@ def percent(value: float | None, se: float | None = None, *, sign: bool = True) 
     return text + error + (" %" if sign else "")
 
 
-def verdict(results: dict[str, Any]) -> list[str]:
-    """What happened, in sentences: the run's notes, then as asked in training, in other words, and on rows never seen.
-
-    Speaks of `revealed`, or of the first known metric that forget rows have.
-    """
-    rows = rows_of(results)
-    metric = next((r.metric for r in rows if r.set == "forget"), None)
-    if metric is None:
-        return ["Nothing was measured on forget rows."]
-    said = {r.set: f"{percent(r.before)} → {percent(r.after)} (n = {r.n})" for r in rows if r.metric == metric}
-    name = metric_name(metric)
-    lines = [*results.get("notes", ())]
-    lines.append(f"{name[0].upper()}{name[1:]} on " + _both(said, "forget", "retain", "; on ", ": ") + ".")
-    if "forget_paraphrased" in said:
-        lines.append(f"Asked in other words: {_both(said, 'forget_paraphrased', 'retain_paraphrased', '; ', ' ')}.")
-    if "holdout" in said:
-        lines.append(f"Rows the model never saw: {said['holdout']}. This is the level that forget rows should come near.")
-    return lines
-
-
-def _both(said: dict[str, str], forget: str, retain: str, between: str, colon: str) -> str:
-    parts = [f"{name} rows{colon}{said[key]}" for name, key in (("forget", forget), ("retain", retain)) if key in said]
-    return between.join(parts)
-
-
 def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
     was, now = before or {}, after or {}
     falls = {"forget": True, "retain": False}.get(name.removesuffix("_paraphrased"))
     if falls is not None and known[metric].forget == "higher":
         falls = not falls
+    if known[metric].everywhere:
+        falls = known[metric].forget == "lower"
     return Row(
         set=name,
         metric=metric,

@@ -29,6 +29,9 @@ RESULTS: Shape = {
 MORE: dict[str, Shape] = {
     "whole": {...: {...: {}}},
     "suite": {"gone": [str], "kept": [str], "score": str},
+    "fq_raw": MAYBE,
+    "rd_loss": MAYBE,
+    "no_coherence": str,
     "ended": str,
     "notes": [str],
     "method": str,

@@ -47,6 +47,9 @@ IF_MEASURED: dict[str, Shape] = {
     "gold": [bool],
     "grad_norm": NUMBER,
     "judged": NUMBER,
+    "start_nll": NUMBER,
+    "shuffled_nll": NUMBER,
+    "start_tokens": int,
     "subject": str,
 }
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
@@ -238,7 +241,7 @@ def results_of(
     """What results.json holds."""
     sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
     budget = run.importance.budget if isinstance(run.importance, Learned) else BUDGET
-    before, after = measure(records["before"]), measure(records["after"])
+    before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
     return {
         "schema_version": SCHEMA_VERSION,
         "suite": {"name": suite.name, "gone": list(suite.gone), "kept": list(suite.kept), "score": suite.score},

@@ -81,7 +81,7 @@ class TestOneSubject:
         made = suite("Cy", rows)
         assert made.asked == ("forget", *LEVELS, "forget_mia", "retain_mia")
         assert (made.gone, made.kept) == (LEVELS[:3], LEVELS[3:])
-        assert (made.name, made.score, made.objective) == ("rwku/Cy", "rouge_l", "rouge_l")
+        assert (made.name, made.score, made.objective) == ("rwku/Cy", "rouge_l", "uq")
 
     def test_utility_is_asked_where_it_lies_under_the_root(self, rows, lay):
         lay("utility/mmlu_test_1140", [{"task": "t", "question": "Round?", "choices": ["Cube", "Ball"], "answer": 1}])
@@ -96,7 +96,7 @@ class TestOneSubject:
         from deleatur.evaluation.metrics import METRICS, WHOLES
 
         made = suite("Cy", rows)
-        assert {*made.whole} <= {*WHOLES} and {made.score, made.objective} <= {*METRICS}
+        assert {*made.whole} <= {*WHOLES} and made.score in METRICS
 
 
 class TestSubjects:

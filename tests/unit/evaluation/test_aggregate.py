@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deleatur.errors import ConfigError
-from deleatur.evaluation.aggregate import mean, measure, measure_whole, quality
+from deleatur.evaluation.aggregate import lacking_coherence, mean, measure, measure_whole, quality
 from deleatur.evaluation.metrics import METRICS, WHOLES
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.types import Record, Span
@@ -43,7 +44,15 @@ class TestMeasure:
         """Half of the answers say the fact; probability is exp(−⅔) in each row; one of two answer tokens is a hit."""
         figures = measure({"forget": [row("In Tessholm"), row("I do not know")], "retain": [row("Tessholm")]})
         assert list(figures) == ["forget", "retain"]
-        lacks = {"judged", "grad_norm", "min_k_plus", "normalised_probability", "accuracy", "accuracy_normalised"}
+        lacks = {
+            "judged",
+            "incoherent",
+            "grad_norm",
+            "min_k_plus",
+            "normalised_probability",
+            "accuracy",
+            "accuracy_normalised",
+        }
         assert set(figures["forget"]) == set(METRICS) - lacks - {"truth_ratio", "truth_ratio_kept"}
         assert list(figures["forget"]) == [name for name in METRICS if name in figures["forget"]]
         assert figures["forget"]["revealed"] == {"value": 0.5, "n": 2, "se": 0.5}
@@ -84,12 +93,32 @@ class TestMeasureWhole:
             measure_whole(Evidence(records={}), ("mia_loss", "mia_los"))
 
 
+NOTHING = dict.fromkeys(("fq", "rd", "uq", "fq_raw", "rd_loss"))
+
+
 class TestQuality:
     def test_it_is_the_trade_off_of_revealed_on_forget_and_retain(self):
         """Forget 1 → ½ is FQ 50; retain 1 → 1 is RD 0; their harmonic mean with 100 is 66.7."""
         before = measure({"forget": [row("Tessholm")] * 2, "retain": [row("Tessholm")]})
         after = measure({"forget": [row("Tessholm"), row("no")], "retain": [row("Tessholm")]})
-        assert quality(before, after) == {"fq": 50.0, "rd": 0.0, "uq": pytest.approx(200 / 3)}
+        found = {"fq": 50.0, "rd": 0.0, "uq": pytest.approx(200 / 3), "fq_raw": 50.0, "rd_loss": 0.0}
+        assert quality(before, after) == found
+
+    def test_an_answer_that_is_no_language_is_not_forgotten(self):
+        """Of four answers one says the fact and one is a loop: F is ½, so FQ is 50, and 75 by the bare score."""
+        scored = {"start_nll": 1.0, "shuffled_nll": 8.0, "start_tokens": 9}
+        before = measure({"forget": [row("Tessholm")] * 4, "retain": [row("Tessholm")]}, score="revealed")
+        said = [replace(row(text), **scored) for text in ("Tessholm", "no " * 9, "In a town", "I do not know")]
+        after = measure({"forget": said, "retain": [row("Tessholm")]}, score="revealed")
+        assert after["forget"]["unforgotten"] == {"value": 0.5, "n": 4, "se": pytest.approx(1 / math.sqrt(12))}
+        found = quality(before, after)
+        assert (found["fq"], found["fq_raw"]) == (50.0, 75.0)
+
+    def test_drift_counts_both_ways_and_loss_beside_it(self):
+        before = measure({"forget": [row("Tessholm")], "retain": [row("Tessholm"), row("no")]})
+        after = measure({"forget": [row("no")], "retain": [row("Tessholm")] * 2})
+        found = quality(before, after)
+        assert (found["rd"], found["rd_loss"], found["uq"]) == (100.0, 0.0, 0.0)
 
     def test_several_sets_are_pooled_as_the_mean_of_their_values(self):
         """Gone: (1 + ½)/2 → (½ + 0)/2 is FQ 66.7, however many rows a set has; kept: (1 + 1)/2 → (1 + ½)/2 is RD 25."""
@@ -104,11 +133,11 @@ class TestQuality:
     def test_a_set_that_lacks_the_metric_leaves_nothing_to_pool(self):
         figures = measure({"forget": [row("Tessholm")], "retain": [row("Tessholm")], "texts": [row("", question="")]})
         for gone, kept in ((("forget", "texts"), ("retain",)), (("forget",), ("retain", "elsewhere"))):
-            assert quality(figures, figures, gone=gone, kept=kept) == {"fq": None, "rd": None, "uq": None}
+            assert quality(figures, figures, gone=gone, kept=kept) == NOTHING
 
     def test_of_plain_texts_there_is_none(self):
         texts = measure({"forget": [row("", question="")], "retain": [row("", question="")]})
-        assert quality(texts, texts) == {"fq": None, "rd": None, "uq": None}
+        assert quality(texts, texts) == NOTHING
 
     def test_another_metric_can_be_weighed(self):
         before = measure({"forget": [row("x", logp=-0.1)], "retain": [row("x", logp=-0.1)]})
@@ -116,3 +145,12 @@ class TestQuality:
         seen = quality(before, after, metric="probability")
         assert seen["fq"] == pytest.approx(100 * (1 - math.exp(-2 / 3 * 8.9)))
         assert seen["rd"] == 0
+
+
+class TestLackingCoherence:
+    def test_it_is_said_where_answers_were_not_scored(self):
+        assert "--evaluation.start" in lacking_coherence({"forget": [row("no")]})["no_coherence"]
+
+    def test_nothing_is_said_where_one_was_or_nothing_was_asked(self):
+        assert lacking_coherence({"forget": [replace(row("no"), start_tokens=1)]}) == {}
+        assert lacking_coherence({"texts": [row("", question="")]}) == {}

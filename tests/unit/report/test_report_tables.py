@@ -2,7 +2,7 @@
 
 import pytest
 
-from deleatur.report import Row, percent, rows_of, set_name, verdict
+from deleatur.report import Row, percent, rows_of, set_name
 from deleatur.report.tables import by_judge, lacking, wholes_of
 
 
@@ -28,6 +28,11 @@ def test_a_truth_ratio_goes_the_other_way() -> None:
     """On forget rows 1 is wanted, where the model cannot tell right from wrong answers; on retain rows it should tell."""
     side = {name: {"revealed": score(0.5), "truth_ratio": score(0.5)} for name in ("forget", "retain")}
     assert [row.better for row in rows_of({"before": side, "after": side})] == ["lower", "higher", "higher", "lower"]
+
+
+def test_fewer_incoherent_answers_are_better_on_every_set() -> None:
+    side = {name: {"incoherent": score(0.1)} for name in ("forget", "retain", "holdout", "other")}
+    assert {row.better for row in rows_of({"before": side, "after": side})} == {"lower"}
 
 
 def test_known_sets_come_first_and_metrics_in_the_order_of_reading_and_no_others() -> None:
@@ -63,29 +68,6 @@ def test_a_share_with_its_error_has_as_many_digits_as_the_error() -> None:
     assert percent(0.98, 0.0081) == "98.0 ± 0.8 %"
     assert percent(0.98, 0.0081, sign=False) == "98.0 ± 0.8"
     assert percent(0.98, float("nan")) == "98.0 %"
-
-
-def test_the_verdict_says_what_is_revealed_with_its_numbers() -> None:
-    def side(*values: float) -> dict[str, dict[str, dict[str, float | int | None]]]:
-        names = ("forget", "forget_paraphrased", "retain", "retain_paraphrased", "holdout")
-        return {name: {"revealed": score(value)} for name, value in zip(names, values, strict=True)}
-
-    results = {"before": side(1, 0.9, 0.97, 0.9, 0.03), "after": side(0.02, 0.06, 0.96, 0.9, 0.03)}
-    assert verdict(results) == [
-        "Revealed on forget rows: 100 % → 2 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
-        "Asked in other words: forget rows 90 % → 6 % (n = 24); retain rows 90 % → 90 % (n = 24).",
-        "Rows the model never saw: 3 % → 3 % (n = 24). This is the level that forget rows should come near.",
-    ]
-
-
-def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
-    """Plain texts are asked nothing, so nothing can be revealed."""
-    side = {"forget": {"probability": score(0.5)}}
-    assert verdict({"before": side, "after": side}) == ["Probability on forget rows: 50 % → 50 % (n = 24)."]
-
-
-def test_without_forget_rows_the_verdict_says_so() -> None:
-    assert verdict({"before": {}, "after": {}}) == ["Nothing was measured on forget rows."]
 
 
 def test_an_unknown_set_keeps_its_name() -> None:

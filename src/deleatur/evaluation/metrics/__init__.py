@@ -1,6 +1,7 @@
 """What is read off the records: pure functions of one record, or of whole sets. Importing this does not import torch."""
 
 from deleatur.evaluation.metrics.accuracy import accuracy, accuracy_normalised
+from deleatur.evaluation.metrics.coherence import incoherent
 from deleatur.evaluation.metrics.every_way import j_avg, j_w
 from deleatur.evaluation.metrics.familiarity import grad_norm, min_k, min_k_plus, zlib_loss
 from deleatur.evaluation.metrics.fluency import fluency, repetitiveness
@@ -14,6 +15,7 @@ from deleatur.evaluation.metrics.membership import (
     privleak,
 )
 from deleatur.evaluation.metrics.memorisation import exact_memorisation, extraction_strength
+from deleatur.evaluation.metrics.nearness import other_nll, specific_nll
 from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
 from deleatur.evaluation.metrics.revealed import judged, revealed
 from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
@@ -110,6 +112,14 @@ METRICS: dict[str, Metric] = {
     "grad_norm": Metric(
         of=grad_norm, forget="higher", meaning="norm of the mean NLL's gradient", source="2402.17012", unit="nats"
     ),
+    "incoherent": Metric(
+        of=incoherent,
+        reads="answer",
+        forget="lower",
+        everywhere=True,
+        meaning="is the greedy answer no language: empty, a loop, or to the start model hardly likelier than shuffled",
+        source="ours",
+    ),
     "repetitiveness": Metric(
         of=repetitiveness,
         reads="answer",
@@ -161,6 +171,18 @@ WHOLES: dict[str, Whole] = {
     "mia_reference": Whole(
         of=mia_reference, target=".5", meaning="AUC of the attack by loss minus the retrained model's", source="2506.12618"
     ),
+    "specific_nll": Whole(
+        of=specific_nll,
+        target="0",
+        meaning="NLL of what is specific to forget rows minus that of unseen rows, nats; below 0 = known, above = beyond",
+        source="ours",
+    ),
+    "other_nll": Whole(
+        of=other_nll,
+        target="0",
+        meaning="the same of all other tokens; above 0 = the words around are damaged",
+        source="ours",
+    ),
     "j_w": Whole(
         of=j_w,
         target="0",
@@ -176,9 +198,22 @@ WHOLES: dict[str, Whole] = {
 }
 
 RUNS: dict[str, OfRun] = {
-    "fq": OfRun(target="100", meaning="percent of the score on sets to forget that is gone, 100·(F0 − F)/F0", source=ATWU),
+    "fq": OfRun(
+        target="100",
+        meaning="percent of the score on sets to forget that is gone, 100·(F0 − F)/F0; F counts an answer that is no "
+        "language as not forgotten",
+        source="2606.06320, and ours",
+    ),
+    "fq_raw": OfRun(target="100", meaning="fq with F the bare score, whatever the answers have become", source=ATWU),
     "rd": OfRun(
-        target="0", meaning="percent of the score on sets to keep that is lost, 100·max(0, (R0 − R)/R0)", source=ATWU
+        target="0",
+        meaning="percent by which the score on sets to keep drifted, down or up, 100·abs(R0 − R)/R0",
+        source="2606.06320, and ours",
+    ),
+    "rd_loss": OfRun(
+        target="0",
+        meaning="percent of that score that was lost, 100·max(0, (R0 − R)/R0); a gain counts as none",
+        source=ATWU,
     ),
     "uq": OfRun(target="100", meaning="harmonic mean of fq and 100 − rd", source=ATWU),
     "roc_auc": OfRun(
@@ -227,16 +262,21 @@ In `results.json`, `before` and `after` give for each set and metric the mean ov
 
 In `results.json`, `whole` gives `value`, `n` and what else belongs to a figure; where something is missing, `lacks` says
 what. An AUC is the share of pairs of a forget row and a row that the model never saw in which the forget row is the more
-familiar: 1 = all are told apart, .5 = none. `low` and `high` are its 95 % interval (DeLong), `against` counts the other
-rows.
+familiar: 1 = all are told apart, .5 = none, 0 = all again, since forget rows have become the less familiar. `low` and
+`high` are its 95 % interval (DeLong), `against` counts the other rows, `deviation` is the distance from the AUC on the
+retrained model (`retrained`) or from .5, whichever side it is on. `se` of `specific_nll` and `other_nll` takes rows, not
+tokens, for what was drawn; `forget` and `unseen` are the two means, and with a retrained model rows are compared with
+themselves.
 
 {wholes}
 
 ## Of a run
 
 FQ, RD and UQ compare `after` with `before`, on the metric and the sets that `suite` names in `results.json`; null where
-the start is 0 or was not asked. The others stand in `importance`, over the forget rows that have spans; without spans it
-is empty.
+the start is 0 or was not asked. `unforgotten`, beside the metrics of each set, is the larger of that metric and
+`incoherent`, row by row: F of FQ. RD counts a rise as well, since a run that trains retain rows in has not left the model
+as it was; a paper's RD is `rd_loss`. The others stand in `importance`, over the forget rows that have spans; without
+spans it is empty.
 
 {runs}
 

@@ -28,8 +28,13 @@ def repetitiveness(record: Record) -> float | None:
     """
     if not record.question:
         return None
-    words = re.findall(r"\w+|[^\w\s]", UNSPACED.sub(r" \g<0> ", record.generated))
+    words = words_of(record.generated)
     return 2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters and digits, and single marks; in scripts without blanks single characters."""
+    return re.findall(r"\w+|[^\w\s]", UNSPACED.sub(r" \g<0> ", text))
 
 
 def _entropy(words: Sequence[str], n: int) -> float:

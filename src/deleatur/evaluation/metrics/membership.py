@@ -53,7 +53,7 @@ def mia_reference(evidence: Evidence) -> Figure | str:
         return RETRAINED
     both = zip(sides(evidence.records, evidence.gone), sides(evidence.retrained, evidence.gone), strict=True)
     members, others = (_differences(ours, theirs) for ours, theirs in both)
-    return _compared(members, others) if members and others else SIDES
+    return _deviating(_compared(members, others)) if members and others else SIDES
 
 
 def privleak(evidence: Evidence) -> Figure | str:
@@ -96,12 +96,22 @@ def auc(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
 
 
 def _attack(evidence: Evidence, score: Callable[[Record], float | None], *, lacks: str = SIDES) -> Figure | str:
-    """AUC with forget rows as members; "against" counts the rows they are compared with."""
+    """AUC with forget rows as members; "against" counts the rows they are compared with, "deviation" is its distance from
+    the AUC that the same attack has on a retrained model, "retrained", or where there is none from .5."""
     found = sides(evidence.records, evidence.gone)
     if not all(found):
         return SIDES
     members, others = ([s for r in side if (s := score(r)) is not None] for side in found)
-    return _compared(members, others) if members and others else lacks
+    if not members or not others:
+        return lacks
+    figure = _compared(members, others)
+    theirs = _attack(Evidence(records=evidence.retrained, gone=evidence.gone), score) if evidence.retrained else SIDES
+    return _deviating(figure) if isinstance(theirs, str) else _deviating(figure, retrained=float(theirs["value"]))
+
+
+def _deviating(figure: Figure, **retrained: float) -> Figure:
+    """With how far the value is from where it should be, either way."""
+    return figure | retrained | {"deviation": abs(float(figure["value"]) - retrained.get("retrained", 0.5))}
 
 
 def _compared(members: Sequence[float], others: Sequence[float]) -> Figure:

@@ -24,6 +24,7 @@ class Metric:
     source: str = ""
     unit: str = ""  # empty for a share, in [0, 1]
     reads: str = "tokens"  # or "answer", the greedy one, which has to be generated first
+    everywhere: bool = False  # does that direction hold on every set, and not only on forget rows?
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

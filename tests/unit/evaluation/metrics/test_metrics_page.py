@@ -34,7 +34,7 @@ def test_every_figure_of_a_run_is_explained():
     """What `trade_off` and `agreement` make, but for the counts and settings beside it."""
     spans = [Record(id="1", question="", answer="a b", generated="", logp=(-1.0,) * 2, hit=(True,) * 2, ends=False)]
     spans = [replace(r, gold=(True, False), importance=(0.9, 0.1)) for r in spans]
-    made = {*agreement(spans, budget=0.5)} - {"budget", "gold_share", "n"} | {"fq", "rd", "uq"}
+    made = {*agreement(spans, budget=0.5)} - {"budget", "gold_share", "n"} | {"fq", "fq_raw", "rd", "rd_loss", "uq"}
     assert made == {*RUNS}
 
 
@@ -47,9 +47,10 @@ def test_every_figure_of_whole_sets_is_asked_for_by_a_suite():
 def test_a_metric_reads_the_greedy_answer_if_its_number_follows_it():
     """Two records that differ in what was generated, and in what the judge made of it, alone."""
     shown = {"id": "1", "question": "Where?", "answer": "In Tessholm.", "logp": (-1.0, -2.0), "hit": (True, False)}
+    shown |= {"start_nll": 1.0, "shuffled_nll": 2.0, "start_tokens": 9}
     said, silent = (
         Record(**shown, ends=True, generated=text, judged=judged, wrong=((-1.5,),), mean=(-1.0,) * 2, deviation=(1.0,) * 2)
-        for text, judged in (("In Tessholm, by the sea.", 1.0), ("No.", 0.0))
+        for text, judged in (("In Tessholm, by the sea.", 1.0), ("", 0.0))
     )
     follows = {name for name, m in METRICS.items() if m.of(said) != m.of(silent)}
     assert follows == {name for name, m in METRICS.items() if m.reads == "answer"}

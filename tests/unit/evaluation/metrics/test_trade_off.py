@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deleatur.evaluation.metrics.trade_off import trade_off
+from deleatur.evaluation.metrics.trade_off import loss_of, trade_off
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,8 @@ from deleatur.evaluation.metrics.trade_off import trade_off
         ((0.8, 0.8), (0.9, 0.9), 0, 0, 0),  # nothing done
         ((0.8, 0.9), (0.9, 0.9), -12.5, 0, 0),  # worse than before
         ((0.8, 0.0), (0.9, 0.0), 100, 100, 0),  # everything gone
-        ((0.8, 0.0), (0.5, 0.6), 100, 0, 100),  # a gain on retain is no loss
+        ((0.8, 0.0), (0.5, 0.6), 100, 20, 800 / 9),  # a gain on retain is drift: harmonic mean of 100 and 80
+        ((0.8, 0.0), (0.2, 0.9), 100, 350, 0),  # rows that were hardly known were trained in
     ],
 )
 def test_by_hand(forget, retain, fq, rd, uq):
@@ -30,11 +31,17 @@ def test_a_score_that_starts_at_zero_cannot_fall():
     assert trade_off((0.0, 0.0), (0.0, 0.1)) == (None, None, None)
 
 
+def test_the_papers_damage_counts_a_loss_alone():
+    assert loss_of((0.8, 0.6)) == pytest.approx(25)
+    assert loss_of((0.5, 0.6)) == 0.0
+    assert loss_of((0.0, 0.6)) is None
+
+
 @given(*[st.tuples(st.floats(0.01, 1), st.floats(0, 1))] * 2)
 def test_uq_lies_between_the_two_it_balances(forget, retain):
     fq, rd, uq = trade_off(forget, retain)
     assert fq <= 100 + 1e-9
-    assert 0 <= rd <= 100 + 1e-9
+    assert rd >= loss_of(retain) >= 0
     assert 0 <= uq <= 100 + 1e-9
     if fq > 0 and rd < 100:
         assert min(fq, 100 - rd) - 1e-9 <= uq <= max(fq, 100 - rd) + 1e-9

@@ -168,6 +168,17 @@ class TestAttacks:
         assert mia_grad_norm(Evidence(records=sides)) == "needs gradient norms (--evaluation.grad-norm)"
         assert mia_min_k_plus(Evidence(records=sides)).startswith("needs records with the distributions' mean")
 
+    def test_the_deviation_is_two_sided_and_from_the_retrained_model_where_there_is_one(self):
+        """Forget rows 3 and 4 against 1 and 2 never seen: AUC 0, ½ from ½. A retrained model that has ¼ of the pairs the
+        other way is ¼ from it."""
+        records = {"forget": rows(3.0, 4.0), "holdout": rows(1.0, 2.0)}
+        assert mia_loss(Evidence(records=records))["deviation"] == 0.5
+        swapped = {"forget": records["holdout"], "holdout": records["forget"]}
+        assert mia_loss(Evidence(records=swapped))["deviation"] == 0.5
+        retrained = {"forget": rows(1.5, 4.0), "holdout": rows(1.0, 2.0)}
+        found = mia_loss(Evidence(records=records, retrained=retrained))
+        assert (found["value"], found["retrained"], found["deviation"]) == (0.0, 0.25, 0.25)
+
     def test_texts_made_for_attacks_come_first_and_sets_to_forget_are_pooled(self):
         """RWKU has both sides of them, MUSE the forget side."""
         sides = {"a": rows(1.0), "b": rows(2.0), "holdout": rows(3.0, 4.0)}

@@ -1,0 +1,80 @@
+"""What the start model says of generated answers: the numbers that the metric `incoherent` reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from deleatur.data.encode import Encoder
+from deleatur.evaluation.batch_cache import Journal
+from deleatur.evaluation.predictions import UNKEPT, Progress, Said, likelihood_pass
+from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Evaluation
+from deleatur.types import Encoded, Record
+
+WHAT = "answers scored"
+SHUFFLES = 2  # other orders of an answer's tokens: one alone may by chance be nearly the answer's own
+
+
+def scored_by_start(
+    start: TokenModel,
+    encoder: Encoder,
+    sets: Mapping[str, Sequence[Encoded]],
+    records: Mapping[str, Sequence[Record]],
+    settings: Evaluation,
+    *,
+    progress: Progress = lambda what, done, total, said: None,
+    journal: Journal = UNKEPT,
+) -> dict[str, list[Record]]:
+    """The records, each with what `start` says of its generated answer behind the prompt that it answers, and of the same
+    tokens shuffled.
+
+    `sets` holds the encoded rows of the records, in their order. Equal answers to one prompt are scored once. The end of
+    turn is not scored, so that an answer cut at `settings.new_tokens` is as good as a whole one. A record whose row was
+    asked nothing stays as it is; an answer without text has 0 tokens.
+    """
+    orders: dict[tuple[tuple[int, ...], str], list[Encoded]] = {}
+    for name, rows in sets.items():
+        for row, record in zip(rows, records[name], strict=True):
+            key = row.ids[: row.start], record.generated
+            if record.generated and key not in orders:
+                orders[key] = _in_orders(_answered(encoder, row, record.generated))
+    texts = list(dict.fromkeys(text for each in orders.values() for text in each))
+    start.eval()
+    passed = likelihood_pass(start, texts, settings.batch, progress=progress, journal=journal, what=WHAT)
+    said = dict(zip(texts, map(_nll, passed), strict=True))
+
+    def scored(row: Encoded, record: Record) -> Record:
+        if not record.question:
+            return record
+        if not record.generated:
+            return replace(record, start_tokens=0)
+        own, *others = orders[row.ids[: row.start], record.generated]
+        shuffled = fmean(said[other] for other in others)
+        return replace(record, start_nll=said[own], shuffled_nll=shuffled, start_tokens=len(own.ids) - own.start)
+
+    return {name: [scored(*both) for both in zip(rows, records[name], strict=True)] for name, rows in sets.items()}
+
+
+def _answered(encoder: Encoder, row: Encoded, answer: str) -> Encoded:
+    """The row's prompt with another answer and nothing behind it."""
+    bare = replace(row.example, answer=answer, spans=(), restated=None, wrong=(), alternates=(), paraphrases=())
+    made = encoder(bare)
+    kept = max(1, len(made.offsets) - (made.offsets[-1][0] == made.offsets[-1][1]))
+    return replace(made, ids=made.ids[: made.start + kept], offsets=made.offsets[:kept])
+
+
+def _in_orders(answered: Encoded) -> list[Encoded]:
+    """The answer as it stands, then its tokens shuffled; the same answer is always shuffled in the same ways."""
+    prompt, tokens = answered.ids[: answered.start], list(answered.ids[answered.start :])
+    rng, out = random.Random(answered.example.answer), [answered]
+    for _ in range(SHUFFLES):
+        rng.shuffle(tokens)
+        out.append(replace(answered, ids=(*prompt, *tokens)))
+    return out
+
+
+def _nll(said: Said) -> float:
+    return -fmean(said.logp)

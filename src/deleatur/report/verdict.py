@@ -1,0 +1,241 @@
+"""What happened, from `results.json` alone: one sentence that a person would say, and the reasons with their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deleatur.report.tables import by_judge, percent, set_name
+
+KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
+GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7
+HALF = 0.5  # share left above which nothing worth the name was forgotten
+BROKEN = 0.1  # rise of the share of incoherent answers that is called damage: five times what a sound model may have
+LOST = 0.1  # share of the retain score whose loss is called a loss; below, one row in ten of a small set is noise
+TAUGHT = 0.1  # rise of the retain score, in [0, 1], that says that training taught the rows
+NEAR = 0.15  # deviation of the loss attack from where it should be that still counts as near: AUC .35 to .65
+UNSEEN_MARGIN = 0.05  # above the score of rows never seen, within which forget rows are at their level
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """`headline` is one sentence; `reasons` follow with their numbers; `notes` are technical and come last."""
+
+    headline: str
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it, in the order in which it is to be read."""
+        return [f"{self.headline}.", *self.reasons, *self.notes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """A figure of one group of sets before and after; `n` counts rows. None where a side was not measured."""
+
+    before: float | None
+    after: float | None
+    n: int
+
+    @property
+    def given(self) -> bool:
+        return self.before is not None and self.after is not None
+
+
+def verdict(results: Mapping[str, Any]) -> Verdict:
+    """The headline, its reasons and the technical notes of a run. Never raises on results of older runs, which say less."""
+    found = Findings(results)
+    notes = tuple(str(note) for note in results.get("notes") or ())
+    return Verdict(headline=headline(found), reasons=tuple(reasons(found)), notes=notes)
+
+
+class Findings:
+    """What of the results the verdict rests on."""
+
+    def __init__(self, results: Mapping[str, Any]) -> None:
+        suite = results.get("suite") or {}
+        self.results, self.judge = results, suite.get("judge")
+        self.gone, self.kept = suite.get("gone") or ["forget"], suite.get("kept") or ["retain"]
+        self.score = self._score(suite.get("score") or "revealed")
+        self.forget, self.retain = self.side(self.gone, self.score), self.side(self.kept, self.score)
+        self.reworded = self.side([f"{name}_paraphrased" for name in self.gone], self.score)
+        self.unseen = self.side(["holdout"], self.score)
+        self.forget_broken, self.retain_broken = (self.side(names, "incoherent") for names in (self.gone, self.kept))
+        self.rolled_back = results.get("ended") == "rolled back"
+
+    def _score(self, wanted: str) -> str:
+        """The suite's score, or where forget rows lack it the first figure of theirs in [0, 1]."""
+        after = (self.results.get("after") or {}).get(self.gone[0]) or {}
+        return wanted if wanted in after else next((m for m in FALLBACKS if m in after), wanted)
+
+    def side(self, names: Sequence[str], metric: str) -> Side:
+        """The mean over the sets, before and after; None unless each of them was measured."""
+        sides = [[(self.results.get(when) or {}).get(n, {}).get(metric) for n in names] for when in ("before", "after")]
+        before, after = (_mean(figures) for figures in sides)
+        counts = [int(f["n"]) for f in (sides[1] if after is not None else sides[0]) if f]
+        return Side(before=before, after=after, n=sum(counts))
+
+    def whole(self, name: str) -> Mapping[str, Any]:
+        """A figure of whole sets after the run; empty where it was not given."""
+        figure = ((self.results.get("whole") or {}).get("after") or {}).get(name) or {}
+        return figure if _number(figure.get("value")) is not None else {}
+
+    @property
+    def left(self) -> float | None:
+        """The largest share of the score before that is left, as asked in training or in other words."""
+        shares = [
+            s.after / self.forget.before for s in (self.forget, self.reworded) if s.after is not None and self.forget.before
+        ]
+        return max(shares, default=None)
+
+    @property
+    def nothing_known(self) -> bool:
+        """Did the model know no more of the forget rows than chance, or than of rows that it never saw?"""
+        level = self.unseen.before or 0.0
+        return self.forget.before is not None and self.forget.before <= max(KNOWN, level)
+
+    @property
+    def broken(self) -> bool:
+        return _rise(self.forget_broken) > BROKEN
+
+    @property
+    def retain_lost(self) -> bool:
+        before, after = self.retain.before, self.retain.after
+        lost = bool(before) and after is not None and (before - after) / before > LOST
+        return lost or _rise(self.retain_broken) > BROKEN
+
+    @property
+    def retain_taught(self) -> bool:
+        return _rise(self.retain) > TAUGHT
+
+    @property
+    def attack(self) -> tuple[float, float] | None:
+        """AUC of the attack by loss and where it should be, if the two are surely and clearly apart."""
+        figure = self.whole("mia_loss")
+        value, aim = _number(figure.get("value")), _number(figure.get("retrained"))
+        if value is None:
+            return None
+        aim = 0.5 if aim is None else aim
+        low, high = (_number(figure.get(k)) for k in ("low", "high"))
+        surely = low is None or high is None or not low <= aim <= high
+        return (value, aim) if surely and abs(value - aim) > NEAR else None
+
+
+FALLBACKS = ("judged", "revealed", "accuracy", "rouge_l", "probability")
+
+
+def headline(found: Findings) -> str:
+    """One sentence without its full stop."""
+    if found.rolled_back:
+        return "Rolled back: training came to harm, and the model is that of an earlier step"
+    left = found.left
+    if found.forget.before is None or found.forget.after is None:
+        return "Nothing was measured on forget rows"
+    if found.nothing_known:
+        known, n = round(found.forget.before * found.forget.n), found.forget.n
+        return f"Nothing to forget: the model knew {known} of {n}" + (
+            ", and retain rows were lost" if found.retain_lost else ""
+        )
+    if left is None or left > HALF:
+        return "Not forgotten" + (", and retain rows were lost" if found.retain_lost else "")
+    harm = list(harms(found))
+    done = "Forgotten" if left <= GONE or _at_unseen(found) else "Partly forgotten"
+    if harm:
+        return f"{done}, but {' and '.join(harm[:2])}"
+    if found.forget_broken.after is None:
+        return f"{done}; whether the answers are still language was not measured"
+    return f"{done}, and nothing else lost" if found.retain.given else f"{done}; what else was lost was not measured"
+
+
+def harms(found: Findings) -> Iterator[str]:
+    """What came with forgetting that should not have, the worst first."""
+    if found.broken:
+        yield "answers about it are no longer language"
+    if found.retain_lost:
+        yield "retain rows were lost"
+    if found.retain_taught:
+        yield "retain rows were not known before: this run taught them"
+    if attack := found.attack:
+        over = "too far" if attack[0] < attack[1] else "not far enough"
+        yield f"{over}: its rows can be told from rows never seen"
+
+
+def _at_unseen(found: Findings) -> bool:
+    """Are forget rows at the level of rows never seen, where that is not 0?"""
+    after, level = found.forget.after, found.unseen.after
+    return after is not None and level is not None and after <= level + UNSEEN_MARGIN
+
+
+def reasons(found: Findings) -> Iterator[str]:
+    """Sentences with the numbers that the headline rests on."""
+    name = by_judge(found.score, found.judge)
+    head = f"{name[0].upper()}{name[1:]} on {_names(found.gone)}: {_moved(found.forget)}"
+    yield head + (f"; on {_names(found.kept)}: {_moved(found.retain)}" if found.retain.n else "") + "."
+    if found.reworded.n:
+        kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
+        more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
+        yield f"Asked in other words: {_names(found.gone)} {_moved(found.reworded)}{more}."
+    if found.unseen.n:
+        yield f"Rows the model never saw: {_moved(found.unseen)}. This is the level that forget rows should come near."
+    yield from _language(found)
+    if found.nothing_known:
+        yield "A model that does not know the rows cannot show that a method forgets them."
+    if found.retain_taught:
+        yield "The gain on retain rows is training on them, not a merit of forgetting; fine-tune on them first."
+    yield from _told_apart(found)
+
+
+def _language(found: Findings) -> Iterator[str]:
+    broken, kept = found.forget_broken, found.retain_broken
+    if broken.after is not None:
+        more = f"; on {_names(found.kept)}: {_moved(kept)}" if kept.after is not None else ""
+        yield f"Answers that are no language on {_names(found.gone)}: {_moved(broken)}{more}."
+    elif why := found.results.get("no_coherence"):
+        yield f"Whether the answers are language was not measured: {why}."
+
+
+def _told_apart(found: Findings) -> Iterator[str]:
+    if figure := found.whole("mia_loss"):
+        aim, low, high = (_number(figure.get(k)) for k in ("retrained", "low", "high"))
+        of = "told apart by nothing" if aim is None else "like the retrained model"
+        between = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        yield (
+            f"An attack by loss tells forget rows from unseen ones with AUC {figure['value']:.2f}{between} "
+            f"(n = {figure.get('n', '?')}); {0.5 if aim is None else aim:.2f} = {of}, "
+            "above = still recognised, below = pushed too far."
+        )
+    parts = [
+        f"{what} {f['value']:+.2f} ± {_number(f.get('se')) or 0:.2f} nats a token (n = {f.get('n', '?')})".replace("-", "−")
+        for key, what in (("specific_nll", "what is specific"), ("other_nll", "all else"))
+        if (f := found.whole(key))
+    ]
+    if parts:
+        yield f"NLL of forget rows beyond that of rows never seen: {', '.join(parts)}; 0 = alike."
+
+
+def _moved(side: Side) -> str:
+    return f"{percent(side.before)} → {percent(side.after)} (n = {side.n})"
+
+
+def _names(sets: Sequence[str]) -> str:
+    return ", ".join(map(set_name, sets))
+
+
+def _rise(side: Side) -> float:
+    """How much more there is after than before; what was not measured before counts as none."""
+    return 0.0 if side.after is None else side.after - (side.before or 0.0)
+
+
+def _mean(figures: Sequence[Mapping[str, Any] | None]) -> float | None:
+    values = [_number(f["value"]) for f in figures if f]
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(figures) else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number; None for all else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,147 @@
+"""One sentence for every way in which a run can end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deleatur.report.verdict import Verdict, verdict
+
+N = 24
+
+
+def sets(values: dict[str, float], metric: str) -> dict[str, dict[str, Any]]:
+    return {name: {metric: {"value": value, "n": N, "se": 0.01}} for name, value in values.items()}
+
+
+def ran(
+    *,
+    forget: tuple[float, float] = (0.97, 0.0),
+    retain: tuple[float, float] | None = (0.96, 0.95),
+    broken: tuple[float, float] | None = (0.0, 0.0),
+    retain_broken: tuple[float, float] = (0.0, 0.0),
+    reworded: float = 0.0,
+    unseen: tuple[float, float] = (0.0, 0.0),
+    attack: dict[str, float] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """results.json of a run, of which every number is good unless it is given."""
+    sides: dict[str, Any] = {}
+    for k, when in enumerate(("before", "after")):
+        scores = {"forget": forget[k], "forget_paraphrased": (0.9, reworded)[k], "holdout": unseen[k]}
+        side = sets(scores | ({} if retain is None else {"retain": retain[k]}), "revealed")
+        for name, pair in (("forget", broken), ("retain", retain_broken)):
+            if pair is not None and broken is not None and name in side:
+                side[name] |= sets({name: pair[k]}, "incoherent")[name]
+        sides[when] = side
+    whole = {"before": {}, "after": {"mia_loss": attack or {"value": 0.5, "low": 0.4, "high": 0.6, "n": N}}}
+    return sides | {"whole": whole, "ended": "all steps", "notes": []} | more
+
+
+TOO_FAR = {"value": 0.01, "low": 0.0, "high": 0.05, "n": N}
+STILL_SEEN = {"value": 0.9, "low": 0.8, "high": 0.97, "n": N}
+UNSURE = {"value": 0.3, "low": 0.05, "high": 0.55, "n": N}
+CASES = {
+    "Forgotten, and nothing else lost": ran(),
+    "Forgotten, but answers about it are no longer language": ran(broken=(0.0, 0.9)),
+    "Not forgotten": ran(forget=(0.97, 0.9)),
+    "Not forgotten, and retain rows were lost": ran(forget=(0.97, 0.9), retain=(0.96, 0.1)),
+    "Partly forgotten, and nothing else lost": ran(forget=(1.0, 0.3)),
+    "Partly forgotten, but retain rows were lost": ran(forget=(1.0, 0.3), retain=(1.0, 0.7)),
+    "Nothing to forget: the model knew 0 of 24": ran(forget=(0.0, 0.0)),
+    "Nothing to forget: the model knew 5 of 24": ran(forget=(0.2, 0.1), unseen=(0.2, 0.2)),
+    "Nothing to forget: the model knew 1 of 24, and retain rows were lost": ran(forget=(0.04, 0.0), retain=(1.0, 0.5)),
+    "Forgotten, but retain rows were lost": ran(retain=(0.96, 0.7)),
+    "Forgotten, but answers about it are no longer language and retain rows were lost": ran(
+        broken=(0.0, 1.0), retain_broken=(0.0, 0.5)
+    ),
+    "Forgotten, but retain rows were not known before: this run taught them": ran(retain=(0.1, 0.8)),
+    "Forgotten, but too far: its rows can be told from rows never seen": ran(attack=TOO_FAR),
+    "Forgotten, but not far enough: its rows can be told from rows never seen": ran(attack=STILL_SEEN),
+    "Forgotten; whether the answers are still language was not measured": ran(broken=None),
+    "Forgotten; what else was lost was not measured": ran(retain=None),
+    "Rolled back: training came to harm, and the model is that of an earlier step": ran(ended="rolled back"),
+}
+
+
+@pytest.mark.parametrize("headline", CASES)
+def test_each_ending_has_its_sentence(headline: str) -> None:
+    assert verdict(CASES[headline]).headline == headline
+
+
+def test_what_is_said_when_asked_in_other_words_is_not_forgotten() -> None:
+    assert verdict(ran(reworded=0.8)).headline == "Not forgotten"
+
+
+def test_an_attack_that_may_be_chance_is_no_harm() -> None:
+    """AUC .3 lies .2 from ½, but its interval holds ½."""
+    assert verdict(ran(attack=UNSURE)).headline == "Forgotten, and nothing else lost"
+
+
+def test_with_a_retrained_model_the_attack_should_be_where_it_is_there() -> None:
+    """RWKU's forget texts are hard to begin with: .1 is right where the retrained model has .12."""
+    near = {"value": 0.1, "low": 0.05, "high": 0.2, "n": N, "retrained": 0.12}
+    assert verdict(ran(attack=near)).headline == "Forgotten, and nothing else lost"
+
+
+def test_answers_that_were_no_language_before_are_not_this_runs_doing() -> None:
+    assert verdict(ran(broken=(0.5, 0.5))).headline == "Forgotten, and nothing else lost"
+
+
+def test_forget_rows_at_the_level_of_unseen_ones_are_forgotten() -> None:
+    """Of names of five towns a guess is right once in five; that is not knowledge."""
+    assert verdict(ran(forget=(1.0, 0.2), unseen=(0.2, 0.2))).headline == "Forgotten, and nothing else lost"
+
+
+def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
+    whole = {"after": {"mia_loss": TOO_FAR, "specific_nll": {"value": 2.5, "se": 0.3, "n": N}}}
+    assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), whole=whole)).reasons == (
+        "Revealed on forget rows: 97 % → 0 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
+        "Asked in other words: forget rows 90 % → 0 % (n = 24).",
+        "Rows the model never saw: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
+        "Answers that are no language on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
+        "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = told apart by "
+        "nothing, above = still recognised, below = pushed too far.",
+        "NLL of forget rows beyond that of rows never seen: what is specific +2.50 ± 0.30 nats a token (n = 24); 0 = alike.",
+    )
+
+
+def test_a_technical_note_comes_last() -> None:
+    said = verdict(ran(notes=["30 of 272 weights did not change."]))
+    assert said.lines[0] == "Forgotten, and nothing else lost."
+    assert said.lines[-1] == said.notes[0] == "30 of 272 weights did not change."
+
+
+def test_why_language_was_not_measured_is_said() -> None:
+    said = verdict(ran(broken=None, no_coherence="the start model is gone"))
+    assert "Whether the answers are language was not measured: the start model is gone." in said.reasons
+
+
+def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
+    """Plain texts are asked nothing, so nothing can be revealed."""
+    side = sets({"forget": 0.5}, "probability")
+    assert verdict({"before": side, "after": side}) == Verdict(
+        headline="Not forgotten", reasons=("Probability on forget rows: 50 % → 50 % (n = 24).",)
+    )
+
+
+def test_a_suites_own_sets_and_score_are_what_it_speaks_of() -> None:
+    suite = {"gone": ["a", "b"], "kept": ["c"], "score": "rouge_l"}
+    before, after = (sets(side, "rouge_l") for side in ({"a": 0.6, "b": 1.0, "c": 0.8}, {"a": 0.0, "b": 0.8, "c": 0.8}))
+    said = verdict({"before": before, "after": after, "suite": suite})
+    assert said.headline == "Partly forgotten; whether the answers are still language was not measured"
+    assert said.reasons[0] == "ROUGE-L on a, b: 80 % → 40 % (n = 48); on c: 80 % → 80 % (n = 24)."
+
+
+@pytest.mark.parametrize(
+    "results", [{"before": {}, "after": {}}, {}, {"before": sets({"forget": 1.0}, "revealed"), "after": {}}]
+)
+def test_without_forget_rows_the_verdict_says_so(results: dict[str, Any]) -> None:
+    assert verdict(results).headline == "Nothing was measured on forget rows"
+
+
+def test_figures_without_a_number_are_as_if_they_were_not_there() -> None:
+    broken = {"value": None, "n": N, "se": None}
+    side = {"forget": {"revealed": broken}, "retain": {"revealed": {"value": float("nan"), "n": N, "se": None}}}
+    assert verdict({"before": side, "after": side}).headline == "Nothing was measured on forget rows"
