@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deleatur.errors import ConfigError
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import Evidence, Figure, mean
 from deleatur.evaluation.metrics.trade_off import trade_off
 
@@ -25,11 +25,11 @@ def measure(records: Mapping[str, Sequence[Record]]) -> Figures:
     return out
 
 
-def measure_whole(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
+def measure_sets(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
     """Figures of whole sets by name; {"lacks": a sentence} where something is missing. Raises ConfigError on other names."""
-    if unknown := [name for name in names if name not in WHOLES]:
-        raise ConfigError(f"{unknown[0]} is no figure of whole sets; there are {', '.join(WHOLES)}")
-    found = {name: WHOLES[name].of(evidence) for name in names}
+    if unknown := [name for name in names if name not in SET_METRICS]:
+        raise ConfigError(f"{unknown[0]} is no figure of whole sets; there are {', '.join(SET_METRICS)}")
+    found = {name: SET_METRICS[name].of(evidence) for name in names}
     return {name: {"lacks": figure} if isinstance(figure, str) else figure for name, figure in found.items()}
 
 
@@ -38,14 +38,14 @@ def quality(
     after: Figures,
     *,
     metric: str = "revealed",
-    gone: Sequence[str] = ("forget",),
-    kept: Sequence[str] = ("retain",),
+    forget_sets: Sequence[str] = ("forget",),
+    retain_sets: Sequence[str] = ("retain",),
 ) -> dict[str, float | None]:
     """FQ, RD and UQ of one metric, a side's sets pooled as the mean of their values; None where one of the sets lacks it.
 
-    Plain texts are asked nothing, so they have no `revealed`.
+    Plain texts have no question, so they have no `revealed`.
     """
-    sides = [_pooled(figures, metric, names) for names in (gone, kept) for figures in (before, after)]
+    sides = [_pooled(figures, metric, names) for names in (forget_sets, retain_sets) for figures in (before, after)]
     if None in sides:
         return {"fq": None, "rd": None, "uq": None}
     f0, f, r0, r = (side or 0.0 for side in sides)

@@ -3,7 +3,7 @@
 It reads files, measures nothing, and never imports torch.
 """
 
-from deleatur.report.compare import Shown, gather
+from deleatur.report.compare import ComparedMethod, gather
 from deleatur.report.compare_page import write_comparison
 from deleatur.report.compare_text import compare_table
 from deleatur.report.heat import Piece, heat_spans
@@ -11,9 +11,9 @@ from deleatur.report.page import write_report
 from deleatur.report.tables import Row, metric_name, percent, rows_of, set_name, verdict
 
 __all__ = [
+    "ComparedMethod",
     "Piece",
     "Row",
-    "Shown",
     "compare_table",
     "gather",
     "heat_spans",

@@ -5,26 +5,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deleatur.evaluation.metrics import METRICS as known
-from deleatur.evaluation.metrics import WHOLES
-from deleatur.evaluation.metrics.table import Whole
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
+from deleatur.evaluation.metrics.table import SetMetric
 
 SETS = {
     "forget": "forget rows",
-    "forget_paraphrased": "forget rows, asked in other words",
+    "forget_paraphrased": "forget rows, paraphrased",
     "retain": "retain rows",
-    "retain_paraphrased": "retain rows, asked in other words",
-    "holdout": "rows never seen",
-    "holdout_paraphrased": "rows never seen, asked in other words",
+    "retain_paraphrased": "retain rows, paraphrased",
+    "holdout": "unseen rows",
+    "holdout_paraphrased": "unseen rows, paraphrased",
 }
-METRICS = {  # what a reader is shown, all of them shares; results.json has the others too
+METRIC_LABELS = {  # what a reader is shown, all of them shares; results.json has the others too
     "judged": ("judged", "share of answers that reveal the fact, by the run's judge"),
     "revealed": ("revealed", "share of the fact's pieces that the model's own answer contains, word for word"),
-    "probability": ("probability", "how likely the told answer is: the geometric mean over its tokens"),
-    "rouge_l": ("ROUGE-L", "share of the told answer's words that the model's answer has, in their order"),
+    "probability": ("probability", "how likely the reference answer is: the geometric mean over its tokens"),
+    "rouge_l": ("ROUGE-L", "share of the reference answer's words that the model's answer has, in their order"),
     "extraction_strength": ("extraction strength", "share of the answer that the model completes to the end by itself"),
     "exact_memorisation": ("exact memorisation", "share of tokens that are the model's first choice"),
-    "truth_ratio": ("truth ratio", "how alike the right and the wrong answers are to the model: 1 = it cannot tell"),
+    "truth_ratio": ("truth ratio", "how alike the right and the wrong answers are to the model: 1 = equally likely"),
     "accuracy": ("accuracy", "share of questions whose right answer is likelier than every wrong one"),
 }
 
@@ -46,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WholeRow:
+class SetMetricRow:
     """A figure of whole sets as a reader sees it: each side's number, a dash where there is none, and why there is none."""
 
     name: str
@@ -69,22 +68,22 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
     return [
         _row(name, metric, before.get(name, {}).get(metric), after.get(name, {}).get(metric))
         for name in _ordered({*before, *after}, SETS)
-        for metric in METRICS
+        for metric in METRIC_LABELS
         if metric in before.get(name, {}) or metric in after.get(name, {})
     ]
 
 
-def wholes_of(results: dict[str, Any]) -> list[WholeRow]:
+def set_metric_rows(results: dict[str, Any]) -> list[SetMetricRow]:
     """The figures of whole sets of both sides, in the suite's order; none where the results have none."""
     whole, judge = results.get("whole") or {}, (results.get("suite") or {}).get("judge")
     before, after = (whole.get(side, {}) for side in ("before", "after"))
     return [
-        _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), WHOLES.get(name))
+        _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), SET_METRICS.get(name))
         for name in dict.fromkeys([*before, *after])
     ]
 
 
-def lacking(rows: Sequence[WholeRow]) -> list[str]:
+def lacking(rows: Sequence[SetMetricRow]) -> list[str]:
     """A sentence for each reason why figures are missing, with their names."""
     names: dict[str, list[str]] = {}
     for row in rows:
@@ -105,7 +104,7 @@ def set_name(name: str) -> str:
 
 def metric_name(name: str) -> str:
     """A metric in words."""
-    return METRICS[name][0] if name in METRICS else JUDGED.get(name, name.replace("_", " "))
+    return METRIC_LABELS[name][0] if name in METRIC_LABELS else JUDGED.get(name, name.replace("_", " "))
 
 
 def percent(value: float | None, se: float | None = None, *, sign: bool = True) -> str:
@@ -123,7 +122,7 @@ def percent(value: float | None, se: float | None = None, *, sign: bool = True) 
 
 
 def verdict(results: dict[str, Any]) -> list[str]:
-    """What happened, in sentences: the run's notes, then as asked in training, in other words, and on rows never seen.
+    """What happened, in sentences: the run's notes, then with the questions of training, paraphrased, and on unseen rows.
 
     Speaks of `revealed`, or of the first known metric that forget rows have.
     """
@@ -131,26 +130,26 @@ def verdict(results: dict[str, Any]) -> list[str]:
     metric = next((r.metric for r in rows if r.set == "forget"), None)
     if metric is None:
         return ["Nothing was measured on forget rows."]
-    said = {r.set: f"{percent(r.before)} → {percent(r.after)} (n = {r.n})" for r in rows if r.metric == metric}
+    by_set = {r.set: f"{percent(r.before)} → {percent(r.after)} (n = {r.n})" for r in rows if r.metric == metric}
     name = metric_name(metric)
     lines = [*results.get("notes", ())]
-    lines.append(f"{name[0].upper()}{name[1:]} on " + _both(said, "forget", "retain", "; on ", ": ") + ".")
-    if "forget_paraphrased" in said:
-        lines.append(f"Asked in other words: {_both(said, 'forget_paraphrased', 'retain_paraphrased', '; ', ' ')}.")
-    if "holdout" in said:
-        lines.append(f"Rows the model never saw: {said['holdout']}. This is the level that forget rows should come near.")
+    lines.append(f"{name[0].upper()}{name[1:]} on " + _both(by_set, "forget", "retain", "; on ", ": ") + ".")
+    if "forget_paraphrased" in by_set:
+        lines.append(f"Paraphrased: {_both(by_set, 'forget_paraphrased', 'retain_paraphrased', '; ', ' ')}.")
+    if "holdout" in by_set:
+        lines.append(f"Rows the model never saw: {by_set['holdout']}. This is the level that forget rows should come near.")
     return lines
 
 
-def _both(said: dict[str, str], forget: str, retain: str, between: str, colon: str) -> str:
-    parts = [f"{name} rows{colon}{said[key]}" for name, key in (("forget", forget), ("retain", retain)) if key in said]
+def _both(by_set: dict[str, str], forget: str, retain: str, between: str, colon: str) -> str:
+    parts = [f"{name} rows{colon}{by_set[key]}" for name, key in (("forget", forget), ("retain", retain)) if key in by_set]
     return between.join(parts)
 
 
 def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
     was, now = before or {}, after or {}
     falls = {"forget": True, "retain": False}.get(name.removesuffix("_paraphrased"))
-    if falls is not None and known[metric].forget == "higher":
+    if falls is not None and METRICS[metric].forget == "higher":
         falls = not falls
     return Row(
         set=name,
@@ -164,8 +163,8 @@ def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str,
     )
 
 
-def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: Whole | None) -> WholeRow:
-    return WholeRow(
+def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: SetMetric | None) -> SetMetricRow:
+    return SetMetricRow(
         name=name,
         before=_number(before),
         after=_number(after),

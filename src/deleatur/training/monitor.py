@@ -1,4 +1,4 @@
-"""Training that ends by itself, before harm or when it is done, and what is said where it did nothing."""
+"""Training that ends by itself, before harm or when it is done, and a note where it did nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from deleatur.training.checkpoint import Checkpoints
 from deleatur.types import Encoded, Example, Importance, Record
 
 WINDOW = 5  # steps over which the retain NLL is averaged
-LEAST = 1.0  # nats; a start below counts as this much: three times a told model's 0.05 is no harm
+LEAST = 1.0  # nats; a start below counts as this much: three times a fine-tuned model's 0.05 is no harm
 HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
-ROWS = 32  # most rows of a kind that are asked while training
+ROWS = 32  # most rows of a kind that are evaluated while training
 POINTS = 6  # of a curve that is put into a sentence
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 EVERYDAY = (
@@ -43,10 +43,10 @@ EVERYDAY = (
 
 
 class Done(Exception):
-    """Forgetting has come as far as was asked for."""
+    """Forgetting has come as far as was requested."""
 
 
-class Warden:
+class TrainingMonitor:
     """Watches one training of `model`, whose weights are those of the start when it is made.
 
     `ended` is "all steps", "done" or "rolled back"; `notes` says in sentences what a reader of the results has to know.
@@ -58,12 +58,12 @@ class Warden:
         self.guard, self.train, self.model, self.batch = guard, train, model, batch
         self.ended, self.notes = "all steps", list[str]()
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
-        told = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
-        self.asked = {
+        sets = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
+        self.rows = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
-            "holdout": evenly(told.get("holdout", ()), ROWS if guard.stop is not None else 0),
-            "forget": evenly(told.get("forget_paraphrased", told["forget"]), ROWS if guard.stop is not None else 0),
+            "holdout": evenly(sets.get("holdout", ()), ROWS if guard.stop is not None else 0),
+            "forget": evenly(sets.get("forget_paraphrased", sets["forget"]), ROWS if guard.stop is not None else 0),
         }
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
         self.probed: list[tuple[int, float]] = []
@@ -72,10 +72,10 @@ class Warden:
 
     @torch.no_grad()
     def nll(self, name: str) -> float:
-        """Mean NLL of the rows of a kind as the model is now, nats a token; 0 where none are asked."""
+        """Mean NLL of the rows of a kind as the model is now, nats a token; 0 where there are none."""
         was = self.model.training
         self.model.eval()
-        parts = [self.model(b.to(self.model.device)).nll for _, b in in_batches(self.asked[name], self.batch)]
+        parts = [self.model(b.to(self.model.device)).nll for _, b in in_batches(self.rows[name], self.batch)]
         self.model.train(was)
         return float(torch.cat(parts).float().mean()) if parts else 0.0
 
@@ -91,8 +91,8 @@ class Warden:
         if guard.stop is not None and number % guard.stop == 0:
             level, forget, retain = self.start["holdout"], self.nll("forget"), self.nll("retain")
             if forget >= level and retain <= self.start["retain"] + guard.budget:
-                said = f"the forget rows' NLL is {forget:.3g} nats, that of rows never seen was {level:.3g}"
-                raise Done(f"Stopped after step {number}: {said}; the retain rows' is {retain:.3g}.")
+                summary = f"the forget rows' NLL is {forget:.3g} nats, that of unseen rows was {level:.3g}"
+                raise Done(f"Stopped after step {number}: {summary}; the retain rows' is {retain:.3g}.")
 
     def allows(self, factor: float | None, name: str, now: float) -> bool:
         """Is an NLL still within so many times its start? What is no number is not."""
@@ -109,7 +109,7 @@ class Warden:
 
     @contextlib.contextmanager
     def holding(self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None) -> Iterator[None]:
-        """Ends a training that is done; rolls back one that came to harm, to its newest checkpoint, with what `steps` tell.
+        """Ends a training that is done; rolls back one that came to harm, to its newest checkpoint, and cuts `steps` there.
 
         Raises Diverged where there is no checkpoint: the model is then as the harm left it.
         """
@@ -156,9 +156,9 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
     was, now = (-fmean(x for r in records for x in r.logp) for records in (before, after))
     if now - was >= HARDLY:
         return []
-    said = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
+    summary = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
     return [
-        f"Nothing was forgotten: {said}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
+        f"Nothing was forgotten: {summary}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
     ]
 
 
