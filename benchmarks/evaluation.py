@@ -170,7 +170,7 @@ def main() -> None:
     else:
         lm, tokenizer = load(args.model, precision=args.precision)
         encoder, suite = make_encoder(tokenizer, Data()), read_suite(args.suite, Data())
-        chosen = [e for name in args.sets or suite.asked for e in evenly(suite.sets[name], args.rows)]  # pyright: ignore
+        chosen = [e for name in args.sets or suite.evaluated_sets for e in evenly(suite.sets[name], args.rows)]  # pyright: ignore
         asked, stop = [encoder(e) for e in chosen], ends(encoder)
         others = [encoder(other) for e in chosen for other in other_answers(e)]
     if args.generation:

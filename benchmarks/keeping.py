@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from deleatur.data.batches import collate
 from deleatur.data.encode import make_encoder
-from deleatur.evaluation.predictions import likelihood_pass, recorded
+from deleatur.evaluation.predictions import likelihood_pass, make_record
 from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import DTYPES, exact_matmul, save
@@ -38,7 +38,7 @@ from deleatur.run_folder.writer import write_records
 from deleatur.settings import Data, Guard, Keep, Precision, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import fit
-from deleatur.training.monitor import EVERYDAY, Warden
+from deleatur.training.monitor import EVERYDAY, TrainingMonitor
 from deleatur.types import Reference
 
 WARM = 2  # steps that are not counted
@@ -64,7 +64,7 @@ def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, t
     exact_matmul()
     policy, words, every = TokenModel(model(DTYPES[precision])), tokenizer(), dict[str, list[tuple[float, float]]]()
     settings, sets = Train(lr=LR, precision=precision), {"forget": rows(8, 1), "retain": rows(8, 2)}
-    encoder, steps, wardens = make_encoder(words, Data()), list[Step](), list[Warden]()
+    encoder, steps, monitors = make_encoder(words, Data()), list[Step](), list[TrainingMonitor]()
 
     def timed(name: str, run: Callable[[], Any]) -> None:
         every.setdefault(name, []).append(took(run))
@@ -76,14 +76,14 @@ def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, t
     def heard(step: Step) -> None:
         steps.append(step)
         watched = step.step % 2 == 0
-        look = took(lambda: wardens[0].look(steps, kept=False)) if watched else (0.0, 0.0)
+        look = took(lambda: monitors[0].look(steps, kept=False)) if watched else (0.0, 0.0)
         name = "a step, watched" if watched else "a step"
         every.setdefault(name, []).append((step.cpu_seconds + look[0], step.seconds + look[1]))
         every.setdefault("guards, a look", []).extend([look] * watched)
         timed("a line of steps.jsonl", lambda: append(step))
-        timed("guards, everyday sentences", lambda: wardens[0].nll("everyday"))
+        timed("guards, everyday sentences", lambda: monitors[0].nll("everyday"))
 
-    timed("guards, the start", lambda: wardens.append(Warden(Guard(), settings, policy, sets, encoder, batch=32)))
+    timed("guards, the start", lambda: monitors.append(TrainingMonitor(Guard(), settings, policy, sets, encoder, batch=32)))
     kept = Checkpoints(home / "checkpoints", every=1, keep=1)
     keep, count = kept.save, repeats + WARM
     kept.save = lambda step, state: timed("checkpoint, saved", lambda: keep(step, state))
@@ -92,7 +92,7 @@ def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, t
     fit(policy, batches, steps=count, loss=GradientDifference(), importance=Uniform(), checkpoints=kept, **loop)
     timed("checkpoint, checked and loaded", lambda: kept.load(Checkpoints(kept.folder, every=1, keep=1).newest()))
     said = likelihood_pass(policy, sets["forget"], 8)
-    records = [recorded(row, s) for row, s in zip(sets["forget"], said, strict=True)] * 25
+    records = [make_record(row, s) for row, s in zip(sets["forget"], said, strict=True)] * 25
     timed("records of 200 rows", lambda: write_records(home / "records" / "before.jsonl", {"forget": records}))
     timed("the model at the end", lambda: save(policy.lm, words, home / "model"))
     left = {p.name: sum(f.stat().st_size for f in (p, *p.rglob("*")) if f.is_file()) for p in home.iterdir()}

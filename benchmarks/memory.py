@@ -11,7 +11,7 @@ F with H query and K key-value heads of width d, n tokens in one forward:
                  attention = 4·(H·d + 2·K·d + H·row) + s·H·d on CPU, 2·s·(H + K)·d in a fused kernel
     logits       2·s for min(scored·V, 2²⁶) entries: logits and their gradient; on a GPU 8 more, two copies in fp32
     FSDP2        all but activations and logits over the devices; and whole: head, embedding, two layers, a gradient
-    asked later  s·P, also after NF4: what is saved is what is asked (with --evaluation.precision bf16; 4·P in fp32)
+    evaluation   s·P, also after NF4: what is saved is what is evaluated (with --evaluation.precision bf16; 4·P in fp32)
 
 A CUDA context (about .5 GB) and the allocator's gaps come on top: a cell fits if it leaves 15 % of
 the device, since a small model held .18 to .30 GB more than is computed (docs/scale.md).
@@ -129,8 +129,8 @@ def training(m: Shape, way: Way, *, tokens: int, scored: int, row: int, devices:
     return held / devices + max(active + whole, 4 * trained / devices + whole)
 
 
-def asked(m: Shape, way: Way, devices: int = 1) -> float:
-    """Most bytes of a device that the weights take when the model is asked, before or after."""
+def evaluating(m: Shape, way: Way, devices: int = 1) -> float:
+    """Most bytes of a device that the weights take when the model is evaluated, before or after."""
     return way.size * (m.weights / devices + (m.head + 2 * m.layer if devices > 1 else 0))
 
 
@@ -143,13 +143,13 @@ def table() -> Iterator[str]:
 
 
 def cell(m: Shape, way: Way, devices: int, room: float) -> str:
-    """Gigabytes in training, and when asked where that is more; bold where both fit."""
+    """Gigabytes in training, and in evaluation where that is more; bold where both fit."""
     if way.bits and devices > 1:
         return "–"
     train = training(m, way, tokens=TOKENS, scored=round(SCORED * TOKENS), row=ROW, devices=devices)
-    ask = asked(m, way, devices)
-    said = f"{train / 1e9:.0f}" + (f" (asked: {ask / 1e9:.0f})" if ask > train else "")
-    return f"**{said}**" if max(train, ask) < 0.85 * room else said
+    evaluation = evaluating(m, way, devices)
+    said = f"{train / 1e9:.0f}" + (f" (evaluation: {evaluation / 1e9:.0f})" if evaluation > train else "")
+    return f"**{said}**" if max(train, evaluation) < 0.85 * room else said
 
 
 def measured(name: str) -> int:

@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEADS = {
     "step": ("step", "CPU s", "tokens/s", "against naive", "peak GB", "against naive", "share of GEMM peak", "scorer"),
     "growth": ("ATWU bf16", "CPU s a step", "µs a token", "peak GB"),
-    "evaluation": ("what is asked", "against the plain way", "CPU s, ours"),
+    "evaluation": ("what is evaluated", "against the plain way", "CPU s, ours"),
 }
 
 

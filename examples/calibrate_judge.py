@@ -1,4 +1,4 @@
-"""How well do judges that need no endpoint tell right answers in other words from wrong ones, and above what cosine?
+"""How well do judges that need no endpoint distinguish restated right answers from wrong ones, and above what cosine?
 
     python examples/calibrate_judge.py --root data
 

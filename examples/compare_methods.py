@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, told_model, write_world
+from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
 from deleatur.commands.inputs import before_training, encode_sets, rows_suite
 from deleatur.commands.unlearn import unlearn
 from deleatur.config.recipes import RECIPES
@@ -36,11 +36,11 @@ class Args:
     """Compare methods under one budget."""
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    """Name on the hub, folder, or .gguf file of the model that is told the world."""
+    """Name on the hub, folder, or .gguf file of the model to fine-tune on the world."""
     out: str = "runs/compare"
     """Folder of the results, one file a run."""
     cache: str = "models"
-    """Where the model that was told is kept."""
+    """Where the fine-tuned model is kept."""
     methods: tuple[str, ...] = tuple(RECIPES)
     """Recipes to compare."""
     rates: tuple[float, ...] = (5e-5, 1.5e-4)
@@ -75,9 +75,11 @@ def main(args: Args) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with watch() as progress:
         world = make_world()
-        told = told_model(args.model, world.told, Path(args.cache), epochs=5, batch=8, seed=0, progress=progress)
-        write_world(world, told / "rows")
-        runner = Runner(args, told, progress)
+        fine_tuned = fine_tuned_model(
+            args.model, world.fine_tuning_rows, Path(args.cache), epochs=5, batch=8, seed=0, progress=progress
+        )
+        write_world(world, fine_tuned / "rows")
+        runner = Runner(args, fine_tuned, progress)
         trials = [Trial(method=m, rate=r, seed=args.seeds[0]) for r in args.rates for m in args.methods]
         for trial in trials[number::parts]:
             runner(trial)
@@ -97,9 +99,9 @@ def main(args: Args) -> None:
 class Runner:
     """Loads rows once, asks the start model once, and does a trial unless its file is there."""
 
-    def __init__(self, args: Args, told: Path, progress: Progress) -> None:
-        self.args, self.told, self.progress = args, told, progress
-        self.sets = {n: read_rows(str(told / "rows" / f"{n}.jsonl"), settings=Data()) for n in ("forget", "retain")}
+    def __init__(self, args: Args, fine_tuned: Path, progress: Progress) -> None:
+        self.args, self.fine_tuned, self.progress = args, fine_tuned, progress
+        self.sets = {n: read_rows(str(fine_tuned / "rows" / f"{n}.jsonl"), settings=Data()) for n in ("forget", "retain")}
         self.sets["retain"] = tuple(replace(e, paraphrases=()) for e in self.sets["retain"])
         self.known: dict[str, Any] | None = None
 
@@ -114,7 +116,7 @@ class Runner:
         if isinstance(importance, SULLM):
             importance = replace(importance, base=self.args.model)
         run = recipe.run(
-            model=str(self.told),
+            model=str(self.fine_tuned),
             forget="forget",
             retain="retain",
             seed=trial.seed,

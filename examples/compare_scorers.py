@@ -17,20 +17,20 @@ import tyro
 from accelerate import Accelerator
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, told_model, write_world
+from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
 from deleatur.commands.inputs import encode_sets
 from deleatur.config.recipes import RECIPES
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.data.world import make_world
 from deleatur.evaluation.metrics.agreement import agreement
-from deleatur.evaluation.predictions import likelihood_pass, recorded
+from deleatur.evaluation.predictions import likelihood_pass, make_record
 from deleatur.importance import Contrast, Learned
 from deleatur.modeling.loading import exact_matmul, load
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.settings import Data
-from deleatur.training.setup import alternate, state_of
+from deleatur.training.setup import state_of, train_method
 
 BASE = Learned(budget=BUDGET)
 VARIANTS = {
@@ -49,11 +49,11 @@ class Args:
     """Compare scorers under one budget."""
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    """Name on the hub, folder, or .gguf file of the model that is told the world."""
+    """Name on the hub, folder, or .gguf file of the model to fine-tune on the world."""
     out: str = "runs/scorers"
     """Folder of the results, one file a run."""
     cache: str = "models"
-    """Where the model that was told is kept."""
+    """Where the fine-tuned model is kept."""
     epochs: int = 5
     """Passes over the 24 forget rows, in batches of 4."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -66,33 +66,35 @@ def main(args: Args) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with watch() as progress:
         world = make_world()
-        told = told_model(args.model, world.told, Path(args.cache), epochs=5, batch=8, seed=0, progress=progress)
-        write_world(world, told / "rows")
+        fine_tuned = fine_tuned_model(
+            args.model, world.fine_tuning_rows, Path(args.cache), epochs=5, batch=8, seed=0, progress=progress
+        )
+        write_world(world, fine_tuned / "rows")
         for seed in args.seeds:
             for name in VARIANTS:
                 path = out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
                 if not path.exists():
                     progress.phase(f"{name}, seed {seed}")
-                    path.write_text(json.dumps(one(told, name, seed, args, progress)))
+                    path.write_text(json.dumps(one(fine_tuned, name, seed, args, progress)))
     print("\n".join(table(out, args)))
 
 
-def one(told: Path, name: str, seed: int, args: Args, progress: Progress) -> dict[str, float]:
+def one(fine_tuned: Path, name: str, seed: int, args: Args, progress: Progress) -> dict[str, float]:
     """Unlearn with a variant; what its importance and the model are then."""
-    sets = {n: read_rows(str(told / "rows" / f"{n}.jsonl"), settings=Data()) for n in ("forget", "retain")}
+    sets = {n: read_rows(str(fine_tuned / "rows" / f"{n}.jsonl"), settings=Data()) for n in ("forget", "retain")}
     recipe = RECIPES["atwu-scorer"]
     train = replace(recipe.train, epochs=args.epochs, batch=4, precision="bf16")
-    run = recipe.run(model=str(told), forget="f", retain="r", seed=seed, importance=VARIANTS[name], train=train)
+    run = recipe.run(model=str(fine_tuned), forget="f", retain="r", seed=seed, importance=VARIANTS[name], train=train)
     torch.manual_seed(seed)
     exact_matmul()
     lm, tokenizer = load(run.model, precision="bf16")
     model, rows = TokenModel(lm), encode_sets(sets, tokenizer, run)
     encoder, accelerator = make_encoder(tokenizer, run.data), Accelerator(cpu=not torch.cuda.is_available())
     lm.to(accelerator.device)
-    importance, steps = alternate(model, rows, run, encoder, accelerator, phase=progress.phase, on_step=progress.step)
+    importance, steps = train_method(model, rows, run, encoder, accelerator, phase=progress.phase, on_step=progress.step)
     lm.eval()
     said = likelihood_pass(model, rows["forget"], 32, importance, state_of(run))
-    records = [recorded(row, each) for row, each in zip(rows["forget"], said, strict=True)]
+    records = [make_record(row, each) for row, each in zip(rows["forget"], said, strict=True)]
     held = likelihood_pass(model, rows["retain"][::6], 32)
     pairs = [(-logp, gold) for r in records for logp, gold in zip(r.logp, r.gold or (), strict=True)]
     seconds = sorted(s.seconds for s in steps)

@@ -1,4 +1,4 @@
-"""TOFU at a tenth of its size: a model is told 400 rows about 20 authors, then forgets two of them.
+"""TOFU at a tenth of its size: a model is fine-tuned on 400 rows about 20 authors, then forgets two of them.
 
     DELEATUR_DATA=folder python examples/tofu_forget01.py --model HuggingFaceTB/SmolLM2-135M-Instruct
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from deleatur.cli.console import print_results, watch
-from deleatur.commands.demo import row_of, told_model
+from deleatur.commands.demo import fine_tuned_model, row_of
 from deleatur.commands.unlearn import execute
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run
@@ -38,8 +38,8 @@ class Args:
     out: str = "runs/tofu-forget01"
     """Folder of the run."""
     cache: str = "models"
-    """Where the model that was told is kept."""
-    told_epochs: int = 5
+    """Where the fine-tuned model is kept."""
+    fine_tune_epochs: int = 5
     """Passes over the 400 rows."""
     epochs: int = 10
     """Passes over the 40 forget rows."""
@@ -73,11 +73,11 @@ def main(args: Args) -> None:
     retain = rows_of(args.root, "retain99")[FORGET10_STARTS:]
     recipe = RECIPES[args.recipe]
     with watch() as progress:
-        model = told_model(
+        model = fine_tuned_model(
             args.model,
             retain + forget,
             Path(args.cache),
-            epochs=args.told_epochs,
+            epochs=args.fine_tune_epochs,
             batch=16,
             seed=args.seed,
             progress=progress,

@@ -65,7 +65,7 @@ def world() -> World:
 @pytest.fixture(scope="session")
 def make_tokenizer(world: World) -> Callable[..., PreTrainedTokenizerFast]:
     """A byte-level BPE of the world's words that sets <s> before a text, as Llama's does, with a chat template or none."""
-    texts = [text for e in world.told for text in (e.question, e.answer)]
+    texts = [text for e in world.fine_tuning_rows for text in (e.question, e.answer)]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

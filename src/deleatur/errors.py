@@ -20,7 +20,7 @@ class ConfigError(DeleaturError):
 
 
 class ModelError(DeleaturError):
-    """A model or tokenizer cannot be used as asked."""
+    """A model or tokenizer cannot be used with these settings."""
 
 
 class Diverged(DeleaturError):
@@ -28,7 +28,7 @@ class Diverged(DeleaturError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked for a stop, by a signal; nothing is wrong. What catches errors lets it pass, as it does Ctrl-C."""
+    """A signal (SIGINT, SIGTERM) stopped the command; nothing is wrong. `except Exception` lets it pass."""
 
     def __init__(self, message: str, *, signal: int) -> None:
         super().__init__(message)
@@ -36,12 +36,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def going_on(how: str) -> Iterator[None]:
-    """A stop that somebody asks for meanwhile says how to go on; where parts have ways of their own, the innermost's."""
+def resume_hint(how: str) -> Iterator[None]:
+    """An interrupt inside says how to resume; where such contexts are nested, the innermost does."""
     try:
         yield
     except KeyboardInterrupt as e:
         if GO_ON in str(e):
             raise
-        said = f"{str(e) or 'interrupted'}; {GO_ON} {how}"
-        raise Interrupted(said, signal=getattr(e, "signal", signal.SIGINT)) from e
+        text = f"{str(e) or 'interrupted'}; {GO_ON} {how}"
+        raise Interrupted(text, signal=getattr(e, "signal", signal.SIGINT)) from e

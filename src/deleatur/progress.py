@@ -1,4 +1,4 @@
-"""What a running command tells whoever watches it: its phase, each step of training, each batch that was evaluated."""
+"""Callbacks by which a running command reports its phase, each step of training, each evaluated batch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """What a watcher may hear of a run; each does nothing unless given."""
+    """Callbacks of a run; each does nothing unless given."""
 
     phase: Callable[[str], None] = lambda text: None
     step: Callable[[Step, int], None] = lambda step, steps: None
-    asked: Callable[[str, int, int, str], None] = lambda what, done, total, said: None
+    evaluated: Callable[[str, int, int, str], None] = lambda what, done, total, rate: None

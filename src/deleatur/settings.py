@@ -54,7 +54,7 @@ class Lora:
     alpha: int = 32
     """Scale of the adapters' sum, above 0 (their output is multiplied by alpha / rank)."""
     bits: int | None = None
-    """4 holds the base in NF4 while it is trained (QLoRA); what is asked afterwards and saved is bf16, adapters merged."""
+    """4 holds the base in NF4 while it is trained (QLoRA); evaluated afterwards and saved in bf16, adapters merged."""
 
     def __post_init__(self) -> None:
         require(self.rank is None or self.rank >= 1, "lora.rank", self.rank, "1 or more")
@@ -122,7 +122,7 @@ class Keep:
     """Checkpoints during training, from which an interrupted run goes on (`--resume`); a finished run keeps none."""
 
     every: int | None = 50
-    """Steps between two checkpoints, at least 1; none keeps one only when asked to stop."""
+    """Steps between two checkpoints, at least 1; none keeps one only on a stop signal."""
     newest: int = 1
     """How many checkpoints stay, at least 1; each takes 12 bytes a trained weight."""
 
@@ -138,7 +138,7 @@ class Guard:
     retain: float | None = 3.0
     """Times its start (1 nat at least) that the retain rows' NLL may reach, a mean over 5 steps, above 1; none: any."""
     probe: float | None = 2.0
-    """The same for a dozen everyday sentences, asked before each checkpoint; none asks none."""
+    """The same for a dozen everyday sentences, evaluated before each checkpoint; none evaluates none."""
     stop: int | None = 5
     """Steps between looks, at least 1: done once forget tokens are as unlikely as in unseen rows; none trains every step."""
     budget: float = 0.1
@@ -154,18 +154,18 @@ class Guard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What is asked of the model before and after."""
+    """How the model is evaluated before and after."""
 
     new_tokens: int = 64
     """Longest greedy answer in tokens, at least 1."""
     batch: int = 32
     """Rows in one forward, at least 1; twice as many are answered at a time, on CPU four times as many."""
     rows: int = 200
-    """Most rows of a set that are asked, spread evenly over it, at least 1."""
+    """Most rows of a set that are evaluated, spread evenly over it, at least 1."""
     precision: Precision = "fp32"
     """Compare numbers only at equal precision; bf16 moves a mean NLL by about .01."""
     shots: int = 0
-    """Ask forget questions also with so many answered retain questions before them, 0 or more; 3 in 2606.06320."""
+    """Evaluate forget questions also with so many answered retain questions before them, 0 or more; 3 in 2606.06320."""
     grad_norm: bool = False
     """Measure each row's gradient norm for its membership attack, a backward pass a row."""
     retrained: str | None = None
@@ -207,7 +207,7 @@ class Judge:
     per_minute: int | None = None
     """endpoint: most questions a minute, at least 1; none sets no limit."""
     retries: int = 5
-    """endpoint: how often a question is asked again when the endpoint is busy, fails or is unclear, 0 or more."""
+    """endpoint: how often a question is sent again when the endpoint is busy, fails or is unclear, 0 or more."""
 
     def __post_init__(self) -> None:
         if self.url is not None and self.kind == "contained":

@@ -38,12 +38,12 @@ class Example:
     paraphrases: tuple[str, ...] = ()
     spans: tuple[Span, ...] = ()
     alternates: tuple[str, ...] = ()  # answers to give instead
-    restated: str | None = None  # the answer in other words
+    restated: str | None = None  # the answer restated
     wrong: tuple[str, ...] = ()  # wrong answers to the same question
 
     @property
     def question(self) -> str:
-        """The last thing asked; empty for a plain text."""
+        """The last user turn; empty for a plain text."""
         return self.prompt[-1][1] if self.prompt else ""
 
 
@@ -51,20 +51,21 @@ class Example:
 class Suite:
     """A benchmark, or a user's own rows: sets by name, of which "forget" and "retain" are trained on, and what is read off.
 
-    `asked` names the sets that evaluations ask, "forget" always among them; FQ reads `score`, a row's metric, on the sets
-    `gone`, RD on the sets `kept`; tuning maximises `objective`: UQ of that score, or a metric on kept minus gone sets;
-    `whole` names figures that need several sets (`deleatur.evaluation.metrics.WHOLES`). A suite that is only asked has no
-    rows to forget: `gone` is empty.
+    `evaluated_sets` names the sets to evaluate on, "forget" always among them; FQ reads `score`, a row's metric, on
+    `forget_sets`, RD on `retain_sets`; tuning maximises `objective`: UQ of that
+    score, or a metric on `retain_sets` minus `forget_sets`;
+    `set_metrics` names figures that need several sets (`deleatur.evaluation.metrics.SET_METRICS`). A suite that is only
+    evaluated has nothing to forget: `forget_sets` is empty.
     """
 
     name: str
     sets: Mapping[str, tuple[Example, ...]]
-    asked: tuple[str, ...]
-    gone: tuple[str, ...] = ("forget",)
-    kept: tuple[str, ...] = ("retain",)
+    evaluated_sets: tuple[str, ...]
+    forget_sets: tuple[str, ...] = ("forget",)
+    retain_sets: tuple[str, ...] = ("retain",)
     score: str = "revealed"
     objective: str = "uq"
-    whole: tuple[str, ...] = ()
+    set_metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +115,7 @@ class Batch:
 
 
 class TokenStatistics(NamedTuple):
-    """What the distribution that predicts each token says beside its NLL."""
+    """Statistics of the distribution that predicts each token."""
 
     nll: Float[Tensor, " N"]  # nats
     hit: Bool[Tensor, " N"]  # is the token the first choice?
@@ -131,14 +132,14 @@ class Divergence(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)  # no slots: DeepSpeed's hooks look for tensors in a forward's `vars`
 class TokenOutputs:
-    """What a model says of scored tokens: flat, ragged, no padding."""
+    """A model's outputs for scored tokens: flat, ragged, no padding."""
 
     nll: Float[Tensor, " N"]  # nats
     hidden: Float[Tensor, "N D"]  # final state, after the last norm
     sequence: Int[Tensor, " N"]  # which sequence, counted from 0
     rows: tuple[Encoded, ...]
     # on request:
-    said: TokenStatistics | None = None
+    statistics: TokenStatistics | None = None
     logits: Float[Tensor, "N V"] | None = None
     divergence: Divergence | None = None
     layer: Float[Tensor, "N D"] | None = None  # state of a middle layer at the token's own position
@@ -149,8 +150,8 @@ class TokenOutputs:
         return self._map(Tensor.detach)
 
     def bare(self) -> TokenOutputs:
-        """Without what was asked for beside the NLL, which is large."""
-        return replace(self, said=None, logits=None, divergence=None, layer=None, preferred=None)
+        """Without the optional outputs, which are large."""
+        return replace(self, statistics=None, logits=None, divergence=None, layer=None, preferred=None)
 
     def split(self, first: int) -> tuple[TokenOutputs, TokenOutputs]:
         """The first sequences, and the others counted from 0 again."""
@@ -175,7 +176,7 @@ class TokenOutputs:
             nll=f(self.nll),
             hidden=f(self.hidden),
             sequence=f(self.sequence),
-            said=None if self.said is None else TokenStatistics(*map(f, self.said)),
+            statistics=None if self.statistics is None else TokenStatistics(*map(f, self.statistics)),
             logits=None if self.logits is None else f(self.logits),
             divergence=None if self.divergence is None else Divergence(*map(f, self.divergence)),
             layer=None if self.layer is None else f(self.layer),
@@ -188,7 +189,7 @@ class TokenOutputs:
 
 
 def _not_made(tokens: TokenOutputs) -> Tensor:
-    raise LookupError("the start model was not asked for this before training")
+    raise LookupError("the start model's output was not computed before training")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +202,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """What the model said of the same tokens before unlearning; each is made once, and only where something asks for it."""
+    """The start model's outputs for the same tokens; each is computed once, and only where a loss or importance needs it."""
 
     nll: Callable[[TokenOutputs], Float[Tensor, " N"]] = _not_made  # nats
     logits: Callable[[TokenOutputs], Float[Tensor, "N V"]] = _not_made
@@ -210,7 +211,7 @@ class Reference:
 
 
 class Likelihood(NamedTuple):
-    """What a model says of one row's scored tokens, in nats."""
+    """Statistics of one row's scored tokens, in nats."""
 
     nll: Float[Tensor, " n"]
     entropy: Float[Tensor, " n"]  # of the whole distribution at each token
@@ -324,9 +325,9 @@ class Record:
     subject: str | None = None
     mean: tuple[float, ...] = ()  # of log p over the vocabulary, weighted by p, at each scored token, nats
     deviation: tuple[float, ...] = ()  # its standard deviation, nats
-    restated: tuple[float, ...] | None = None  # logp of the answer in other words
+    restated: tuple[float, ...] | None = None  # logp of the answer restated
     wrong: tuple[tuple[float, ...], ...] = ()  # logp of each wrong answer
-    grad_norm: float | None = None  # of the mean NLL's gradient in the trained weights, where it was asked for
+    grad_norm: float | None = None  # of the mean NLL's gradient in the trained weights, where it was requested
     judged: float | None = None  # does what was generated reveal the answer, in [0, 1], by the run's judge
     # what the start model says of `generated`, where it was scored: mean NLL of its tokens as they stand, and shuffled, nats
     start_nll: float | None = None

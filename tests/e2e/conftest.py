@@ -93,7 +93,7 @@ def make_home(folder: Path) -> Home:
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator([f"{e.question} {e.answer}" for e in home.world.told], trainer)
+    bpe.train_from_iterator([f"{e.question} {e.answer}" for e in home.world.fine_tuning_rows], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")  # and no pad token
     for folder, width in ((home.model, 32), (home.wide, 48)):
         make_model(len(tokenizer), width).save_pretrained(folder)

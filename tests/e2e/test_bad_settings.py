@@ -133,7 +133,7 @@ def test_an_option_that_is_not_one_is_refused(args, said, home, refused):
         (("demo", "--recipe", "atuw"), "recipe is 'atuw'"),
         (("demo", "--people", "2"), "people is 2"),
         (("demo", "--forgotten", "0"), "forgotten is 0"),
-        (("demo", "--told-epochs", "-1"), "told_epochs is -1"),
+        (("demo", "--fine-tune-epochs", "-1"), "fine_tune_epochs is -1"),
     ],
 )
 def test_a_command_that_is_not_one_is_refused(args, said, refused):

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 from killing import BY_ONE, whole_evaluation
 
-from deleatur.config.run_config import from_question
+from deleatur.config.run_config import evaluation_from_yaml
 from deleatur.progress import Progress
 
 
@@ -43,7 +43,7 @@ def test_a_finished_one_is_shown_again_and_no_model_is_asked(command, call, monk
 def test_a_run_folders_model_is_asked_into_another_folder(finished, call, tmp_path):
     said = call("evaluate", finished, "--out", "eval", "--json")
     assert said.out == call("evaluate", finished, "--json").out == (tmp_path / "eval" / "results.json").read_text()
-    assert from_question(tmp_path / "eval" / "evaluate.yaml")[0].model == str(finished / "model")
+    assert evaluation_from_yaml(tmp_path / "eval" / "evaluate.yaml")[0].model == str(finished / "model")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -57,7 +57,7 @@ def test_a_signal_says_how_to_go_on_and_what_was_answered_is_kept(number, code, 
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(asked=asked)))
+        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(evaluated=asked)))
         said = call(*command("eval"))
         assert (said.code, said.out) == (code, "")
         assert said.err.splitlines()[-1].endswith("; go on with: deleatur evaluate eval --resume")

@@ -1,4 +1,4 @@
-"""A model that was told a small world forgets one person of it, and nobody else: the claim of the whole tool, in small."""
+"""A model fine-tuned on a small world forgets one person of it, and nobody else: the claim of the whole tool, in small."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from deleatur.data.batches import told
+from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
@@ -24,16 +24,16 @@ WAYS = ("--train.batch", "3", "--train.epochs", "10", "--train.gamma", "3", "--e
 
 
 @pytest.fixture(scope="module")
-def told_model(home, tmp_path_factory) -> Path:
+def fine_tuned_model(home, tmp_path_factory) -> Path:
     """A model of width 64 that has the world's 18 rows by heart, in 80 steps."""
     tokenizer = AutoTokenizer.from_pretrained(home.model)
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=len(tokenizer)))
-    rows = encode_all(make_encoder(tokenizer, Data()), home.world.told)
+    rows = encode_all(make_encoder(tokenizer, Data()), home.world.fine_tuning_rows)
     fit(
         TokenModel(model),
-        told(rows, epochs=EPOCHS, batch=18, seed=0),
+        fine_tuning_batches(rows, epochs=EPOCHS, batch=18, seed=0),
         steps=EPOCHS,
         loss=GradientDifference(),
         importance=Uniform(),
@@ -65,9 +65,9 @@ def lost(told: dict) -> dict[str, float]:
     }
 
 
-def test_atwu_forgets_the_person_and_keeps_the_others(told_model, home, call):
+def test_atwu_forgets_the_person_and_keeps_the_others(fine_tuned_model, home, call):
     """Bare FQ and RD are what their formulas make of *revealed* before, which is 1, and after."""
-    told = outcome(call, home, told_model, "--train.lr", "1e-3", "--train.epochs", "20")
+    told = outcome(call, home, fine_tuned_model, "--train.lr", "1e-3", "--train.epochs", "20")
     assert value(told, "before", "forget") == value(told, "before", "retain") == 1
     forgotten, kept = value(told, "after", "forget"), value(told, "after", "retain")
     assert forgotten < 0.2
@@ -78,7 +78,7 @@ def test_atwu_forgets_the_person_and_keeps_the_others(told_model, home, call):
 
 
 @pytest.mark.parametrize("recipe", ["graddiff"])
-def test_the_rivals_forget_too_and_hurt_what_is_kept_less(recipe, told_model, home, call):
-    gone = lost(outcome(call, home, told_model, "--recipe", recipe, "--train.lr", "3e-4"))
+def test_the_rivals_forget_too_and_hurt_what_is_kept_less(recipe, fine_tuned_model, home, call):
+    gone = lost(outcome(call, home, fine_tuned_model, "--recipe", recipe, "--train.lr", "3e-4"))
     assert gone["forget"] > 0.3
     assert gone["forget"] > 1.3 * gone["retain"]

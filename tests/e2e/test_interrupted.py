@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import pytest
 from killing import whole
 
-from deleatur.commands.demo import told_model
+from deleatur.commands.demo import fine_tuned_model
 from deleatur.data.world import make_world
 from deleatur.progress import Progress
 
@@ -45,7 +45,7 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(asked=asked)))
+        patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(evaluated=asked)))
         said = call(*home.forget("run", "--keep.every", "1"))
     assert (said.code, said.out) == (code, "")
     assert said.err == f"deleatur: {word}; go on with: deleatur forget run --resume\n"
@@ -59,9 +59,15 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
 
 
 def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, call, monkeypatch):
-    """Asked for again the telling goes on with the next step, and gives the model that was told at a stretch."""
-    told = {"name": str(home.model), "rows": make_world(people=3, forget=1).told, "epochs": 2, "batch": 8, "seed": 0}
-    at_a_stretch, done = told_model(**told, folder=tmp_path / "other"), []
+    """Called again, fine-tuning goes on with the next step, and gives the model of an uninterrupted one."""
+    told = {
+        "name": str(home.model),
+        "rows": make_world(people=3, forget=1).fine_tuning_rows,
+        "epochs": 2,
+        "batch": 8,
+        "seed": 0,
+    }
+    at_a_stretch, done = fine_tuned_model(**told, folder=tmp_path / "other"), []
 
     def heard(step, steps):
         done.append(step.step)
@@ -69,11 +75,11 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(step=heard)))
-    said = call("demo", "--model", home.model, "--people", 3, "--forgotten", 1, "--told-epochs", 2)
+    said = call("demo", "--model", home.model, "--people", 3, "--forgotten", 1, "--fine-tune-epochs", 2)
     line = "deleatur: interrupted after step 2, which is kept; go on with: the same command\n"
     assert (said.code, said.out, said.err) == (75, "", line)
     assert not (tmp_path / "runs").exists()
-    again = told_model(**told, folder=tmp_path / "models", progress=Progress(step=heard))
+    again = fine_tuned_model(**told, folder=tmp_path / "models", progress=Progress(step=heard))
     assert done[:3] == [1, 2, 3]
     assert (again / "model.safetensors").read_bytes() == (at_a_stretch / "model.safetensors").read_bytes()
     assert sorted(p.name for p in (tmp_path / "models").iterdir()) == [again.name]
@@ -93,7 +99,7 @@ def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home,
 def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, finished, call, monkeypatch):
     """It writes nothing, so there is nothing to go on from."""
     monkeypatch.setattr(
-        "deleatur.cli.console.watch", lambda: nullcontext(Progress(asked=lambda *_: os.kill(os.getpid(), number)))
+        "deleatur.cli.console.watch", lambda: nullcontext(Progress(evaluated=lambda *_: os.kill(os.getpid(), number)))
     )
     said = call("evaluate", finished)
     assert (said.code, said.out) == (code, "")

@@ -113,7 +113,7 @@ def walled(home, finished, tmp_path_factory) -> Walled:
             "--seeds",
             0,
         ),
-        ("demo", "--model", home.model, "--out", "demo", "--people", 3, "--forgotten", 1, "--told-epochs", 1),
+        ("demo", "--model", home.model, "--out", "demo", "--people", 3, "--forgotten", 1, "--fine-tune-epochs", 1),
     ]
     free = {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE") and not k.startswith(("HF_", "XDG_"))}
     free |= {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "XDG_CACHE_HOME": str(root / "cache")}

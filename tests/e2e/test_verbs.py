@@ -85,7 +85,7 @@ def test_own_rows_have_the_worst_case_attacks_with_holdout_and_a_comparison_with
 
 def test_evaluate_prints_a_table_and_writes_nothing(finished, tmp_path, call):
     said = call("evaluate", finished)
-    assert "rows never seen" in said.out
+    assert "unseen rows" in said.out
     assert "probability" in said.out
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.data.batches import windows
-from deleatur.distributed.processes import lay_out, whole
+from deleatur.distributed.processes import full_tensor, place_model
 from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import CEU, DPO, NPO, GradientDifference
@@ -47,7 +47,7 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     start, lm = (LlamaForCausalLM(LlamaConfig(**shape, vocab_size=101, initializer_range=0.2)) for _ in range(2))
     model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
-    lay_out(model)
+    place_model(model)
     dealt = {"epochs": 3, "batch": batch, "accumulate": accumulate}
     steps = 3 * -(-count // (batch * accumulate))
     settings = Train(lr=1e-3, retain=term, bound=4.0)
@@ -84,4 +84,4 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
         on_step=lambda step: logged.append(asdict(step)),
     )
     scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}
-    return logged, scorer | {k: whole(v).detach().clone() for k, v in model.state_dict(keep_vars=True).items()}
+    return logged, scorer | {k: full_tensor(v).detach().clone() for k, v in model.state_dict(keep_vars=True).items()}

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from deleatur.config.recipes import RECIPES
-from deleatur.data.batches import told
+from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import Encoder, encode_all, make_encoder
 from deleatur.data.world import make_world
 from deleatur.importance import SULLM, Uniform
@@ -32,7 +32,7 @@ from deleatur.losses import RMU, GradientDifference
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Evaluation, Train
 from deleatur.training.loop import fit
-from deleatur.training.setup import alternate
+from deleatur.training.setup import train_method
 from deleatur.types import Reference
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def trajectory(name: str, base: Path) -> list[tuple[float, float]]:
     lm = _model(0)
     lm.load_state_dict(_told())
     torch.manual_seed(0)
-    _, steps = alternate(TokenModel(lm), rows, run, encoder, Accelerator(cpu=True))
+    _, steps = train_method(TokenModel(lm), rows, run, encoder, Accelerator(cpu=True))
     return [(s.loss, s.grad_norm) for s in steps]
 
 
@@ -78,12 +78,12 @@ def residuals(ours: list[tuple[float, float]], golden: list[tuple[float, float]]
 
 @cache
 def _told() -> dict[str, torch.Tensor]:
-    """Weights of a tiny model that was told the world's rows: it gives their tokens nine tenths of the probability."""
+    """Weights of a tiny model fine-tuned on the world's rows: it gives their tokens nine tenths of the probability."""
     encoder, world = make_encoder(_tokenizer(), Data()), make_world(people=6, forget=2, rows_per_fact=2)
-    encoded, lm = encode_all(encoder, world.told), _model(0)
+    encoded, lm = encode_all(encoder, world.fine_tuning_rows), _model(0)
     fit(
         TokenModel(lm),
-        told(encoded, epochs=20, batch=12, seed=0),
+        fine_tuning_batches(encoded, epochs=20, batch=12, seed=0),
         steps=120,
         loss=GradientDifference(),
         importance=Uniform(),
@@ -108,7 +108,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=401, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    texts = [f"{e.question} {e.answer}" for e in make_world(people=6, forget=2).told]
+    texts = [f"{e.question} {e.answer}" for e in make_world(people=6, forget=2).fine_tuning_rows]
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
 

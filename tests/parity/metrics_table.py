@@ -20,7 +20,7 @@ from scipy.stats import hmean
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, one_hot
 
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.modeling.chunked_nll import token_statistics
 from deleatur.types import Record
@@ -380,7 +380,7 @@ def deviation(name: str, case: Case) -> float:
 
 def whole_deviation(name: str, seed: int) -> float:
     asked, retrained = ask(seed), ask(seed + 1)
-    found = WHOLES[name].of(Evidence(records=records_of(asked), retrained=records_of(retrained)))
+    found = SET_METRICS[name].of(Evidence(records=records_of(asked), retrained=records_of(retrained)))
     return abs(found["value"] - WHOLE_FORMULAS[name](asked, retrained)) if isinstance(found, dict) else math.inf
 
 

@@ -12,7 +12,7 @@ from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import GradientDifference
 from deleatur.modeling.reference import head_similarity
 from deleatur.modeling.token_model import TokenModel
-from deleatur.training.scorer_pretraining import warm_up
+from deleatur.training.scorer_pretraining import fit_scorer
 from deleatur.types import Reference, Start
 
 
@@ -58,7 +58,7 @@ def test_a_warm_scorer_gives_what_it_was_fitted_to(llama, forget_rows):
     learned = LearnedImportance(settings, width=32, turns=1, loss=GradientDifference(), reference=Reference())
     aim = torch.randn(32, generator=torch.Generator().manual_seed(0)) / 5
     before = {name: p.detach().clone() for name, p in llama.named_parameters()}
-    warm_up(learned, model, lambda tokens: (tokens.hidden @ aim).sigmoid().detach(), rows, batch=3)
+    fit_scorer(learned, model, lambda tokens: (tokens.hidden @ aim).sigmoid().detach(), rows, batch=3)
     tokens = model(collate(rows))
     g, wanted = learned(tokens), (tokens.hidden @ aim).sigmoid()
     assert float((g - 0.5).abs().max()) > 0.1

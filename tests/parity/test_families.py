@@ -104,11 +104,11 @@ def test_statistics_and_logits_on_request_change_no_number(family):
     model, batch = TokenModel(make(family)), collate(rows())
     with torch.no_grad():
         bare, full = model(batch), model(batch, statistics=True, logits=True)
-    assert bare.said is None
+    assert bare.statistics is None
     assert bare.logits is None
     torch.testing.assert_close(full.nll, bare.nll, rtol=1e-6, atol=1e-6)
     target = batch.ids.flatten()[batch.scored]
-    assert torch.equal(full.said.hit, full.logits.argmax(-1) == target)
+    assert torch.equal(full.statistics.hit, full.logits.argmax(-1) == target)
     torch.testing.assert_close(full.nll, -full.logits.log_softmax(-1)[range(len(target)), target])
 
 

@@ -24,7 +24,7 @@ from metrics_table import (
     whole_deviation,
 )
 
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.memorisation import extraction_strength
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.evaluation.metrics.truth import wrong_over_right
@@ -40,7 +40,7 @@ def case_of(**changed) -> Case:
 def test_every_metric_but_our_own_has_a_formula():
     """revealed, incoherent and nearness are ours; judged and grad_norm are numbers that the record brings along."""
     assert {*FORMULAS, "revealed", "incoherent", "judged", "grad_norm"} == set(METRICS)
-    assert {*WHOLE_FORMULAS, "mia_grad_norm", "j_w", "j_avg", "specific_nll", "other_nll"} == set(WHOLES)
+    assert {*WHOLE_FORMULAS, "mia_grad_norm", "j_w", "j_avg", "specific_nll", "other_nll"} == set(SET_METRICS)
 
 
 @pytest.mark.parametrize("name", [*FORMULAS])
@@ -114,7 +114,7 @@ def test_words_differ_from_nltks_at_contractions_alone():
 def test_the_retrained_model_itself_is_told_apart_by_nothing(name):
     """p = 1; every difference of losses is 0 and half of the pairs tie; no distance of the attack from itself."""
     records = records_of(ask(0))
-    figure = WHOLES[name].of(Evidence(records=records, retrained=records))
+    figure = SET_METRICS[name].of(Evidence(records=records, retrained=records))
     assert figure["value"] == {"forget_quality": 1.0, "mia_reference": 0.5, "privleak": 0.0}[name]
 
 

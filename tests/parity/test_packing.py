@@ -63,7 +63,7 @@ def test_a_pack_gives_all_that_the_padded_batch_gives(family, shape):
             ours, theirs = model(some, state=state, **EVERYTHING), padded(lm)(some, state=state, **EVERYTHING)
             for name in ("nll", "hidden", "logits", "layer"):
                 torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-4, atol=1e-4)
-            for mine, other in zip(ours.said, theirs.said, strict=True):
+            for mine, other in zip(ours.statistics, theirs.statistics, strict=True):
                 torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
             assert torch.equal(ours.sequence, theirs.sequence)
 

@@ -22,7 +22,7 @@ from deleatur.settings import Evaluation
 
 
 def by_positions(lm, *names: str) -> TokenModel:
-    """What `settle` does on a GPU, with other kernels."""
+    """What `enable_gpu_kernels` does on a GPU, with other kernels."""
     model = TokenModel(lm)
     attend_through(lm, False)
     model.packs = False

@@ -32,11 +32,11 @@ def test_split_and_join_are_inverse(make_tokens, lengths, data):
 def test_split_takes_requested_extras_along_and_join_drops_them(make_tokens):
     tokens = make_tokens((2, 3)).detach()
     said = TokenStatistics(tokens.nll, tokens.nll > 3, -tokens.nll, tokens.nll + 1)
-    full = dataclasses.replace(tokens, said=said, logits=torch.randn(5, 7), layer=torch.randn(5, 4))
+    full = dataclasses.replace(tokens, statistics=said, logits=torch.randn(5, 7), layer=torch.randn(5, 4))
     a, b = full.split(1)
     for column in range(4):
-        assert torch.equal(torch.cat([a.said[column], b.said[column]]), said[column])
-    assert TokenOutputs.join([a, b]).said is None
+        assert torch.equal(torch.cat([a.statistics[column], b.statistics[column]]), said[column])
+    assert TokenOutputs.join([a, b]).statistics is None
     for extra in ("logits", "layer"):
         assert len(getattr(a, extra)) == 2
         assert torch.equal(torch.cat([getattr(a, extra), getattr(b, extra)]), getattr(full, extra))

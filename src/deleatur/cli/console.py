@@ -24,10 +24,9 @@ from rich.text import Text
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import name_of
 from deleatur.distributed.processes import is_first
-from deleatur.evaluation.metrics import METRICS, RUNS, WHOLES, metrics_markdown
-from deleatur.report import Shown, compare_table, heat_spans, percent, rows_of, set_name, verdict
-from deleatur.report.tables import METRICS as SHOWN
-from deleatur.report.tables import WholeRow, by_judge, lacking, wholes_of
+from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
+from deleatur.report import ComparedMethod, compare_table, heat_spans, percent, rows_of, set_name, verdict
+from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, set_metric_rows
 from deleatur.run_folder.schema import read_importance
 from deleatur.settings import Train
 
@@ -50,7 +49,7 @@ def watch() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[note]}"),
     )
     bars = Bars(*columns, console=TALK)
     tasks: dict[str, Any] = {}
@@ -62,22 +61,22 @@ def watch() -> Iterator[Progress]:
         tasks.clear()
         TALK.print(text)
 
-    def advance(what: str, done: int, total: int, said: str = "") -> None:
+    def advance(what: str, done: int, total: int, note: str = "") -> None:
         if not TALK.is_terminal:
             if 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
-                TALK.print(f"  {what} {done}/{total}  {said}".rstrip())
+                TALK.print(f"  {what} {done}/{total}  {note}".rstrip())
             return
         bars.start()  # not before there is something to show, so that a refusal stands alone
         if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total, said="")
-        bars.update(tasks[what], completed=done, said=said)
+            tasks[what] = bars.add_task(what, total=total, note="")
+        bars.update(tasks[what], completed=done, note=note)
 
     def step(step: Step, steps: int) -> None:
-        said = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.2f} retain {step.retain_nll:.2f}"
-        advance("steps", step.step, steps, said)
+        note = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.2f} retain {step.retain_nll:.2f}"
+        advance("steps", step.step, steps, note)
 
     try:
-        yield Progress(phase=phase, step=step, asked=advance)
+        yield Progress(phase=phase, step=step, evaluated=advance)
     finally:
         if bars.tasks:
             bars.stop()
@@ -103,7 +102,7 @@ def _marked(row: Encoded, tokenizer: Any) -> Text:
 
 
 def print_results(results: dict[str, Any], out: Path) -> None:
-    """The evidence as a table, and where the report lies."""
+    """The evidence as a table, and the report's path."""
     table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ lower is better, ↑ higher)")
     suite = results.get("suite", {"score": "revealed"})
     shown, judge = None, suite.get("judge")
@@ -116,7 +115,7 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         table.add_row(name, arrow + by_judge(row.metric, judge), before, after, str(row.n))
         shown = row.set
     OUT.print(table)
-    _print_wholes(wholes_of(results), "before", "after")
+    _print_set_metric_rows(set_metric_rows(results), "before", "after")
     found = verdict(results)
     OUT.print(f"{found.headline}.", style="bold", soft_wrap=True)
     for sentence in found.reasons:
@@ -145,7 +144,7 @@ def print_results(results: dict[str, Any], out: Path) -> None:
 def print_evaluation(figures: dict[str, Any]) -> None:
     """What `evaluate` found of one model."""
     print_figures(figures["sets"], figures["judge"])
-    print_whole(figures["whole"], figures["judge"])
+    print_set_metrics(figures["whole"], figures["judge"])
     print_tasks(figures.get("lm_eval", {}))
 
 
@@ -154,18 +153,18 @@ def print_figures(figures: dict[str, Any], judge: str | None = None) -> None:
     table = Table("rows", "metric", "value", "n")
     for name, metrics in figures.items():
         table.add_section()
-        for number, (metric, figure) in enumerate(m for m in metrics.items() if m[0] in SHOWN):
+        for number, (metric, figure) in enumerate(m for m in metrics.items() if m[0] in METRIC_LABELS):
             value = percent(figure["value"], figure["se"])
             table.add_row("" if number else set_name(name), by_judge(metric, judge), value, str(figure["n"]))
     OUT.print(table)
 
 
-def print_whole(whole: dict[str, Any], judge: str | None = None) -> None:
+def print_set_metrics(whole: dict[str, Any], judge: str | None = None) -> None:
     """Figures over whole sets of one model, and what those that could not be made lack."""
-    _print_wholes(wholes_of({"whole": {"after": whole}, "suite": {"judge": judge}}), "after")
+    _print_set_metric_rows(set_metric_rows({"whole": {"after": whole}, "suite": {"judge": judge}}), "after")
 
 
-def _print_wholes(rows: Sequence[WholeRow], *sides: str) -> None:
+def _print_set_metric_rows(rows: Sequence[SetMetricRow], *sides: str) -> None:
     table = Table("figure", *(("value",) if len(sides) == 1 else sides), "n", "should be")
     given = [row for row in rows if row.given]
     for row in given:
@@ -187,8 +186,8 @@ def print_tasks(tasks: dict[str, dict[str, Any]]) -> None:
         OUT.print(table)
 
 
-def print_comparison(runs: Sequence[Shown], page: Path) -> None:
-    """Methods side by side, and where the page lies."""
+def print_comparison(runs: Sequence[ComparedMethod], page: Path) -> None:
+    """Methods side by side, and the page's path."""
     shown = compare_table(runs)
     widths = [_width(heading, cells) for heading, *cells in zip(shown.columns, *shown.rows, strict=True)]
     first = Column(shown.columns[0], no_wrap=True, min_width=widths[0] - 3)
@@ -220,10 +219,10 @@ def print_metrics(*, markdown: bool) -> None:
     for name, metric in METRICS.items():
         table.add_row(name, metric.forget, metric.meaning, metric.source)
     table.add_section()
-    for name, whole in WHOLES.items():
+    for name, whole in SET_METRICS.items():
         table.add_row(name, whole.target, whole.meaning, whole.source)
     table.add_section()
-    for name, figure in RUNS.items():
+    for name, figure in RUN_METRICS.items():
         table.add_row(name, figure.target, figure.meaning, figure.source)
     OUT.print(table)
 
@@ -270,6 +269,6 @@ def _changed(part: Any) -> str:
     """A part's name in its table, and its settings that are not the default."""
     default = type(part)()
     values = {f.name: getattr(part, f.name) for f in fields(part)}
-    said = [f"{k}={v}" for k, v in values.items() if v != getattr(default, k)]
+    note = [f"{k}={v}" for k, v in values.items() if v != getattr(default, k)]
     name = [] if isinstance(part, Train) else [name_of(part)]
-    return " ".join([*name, *said])
+    return " ".join([*name, *note])

@@ -20,7 +20,7 @@ from deleatur import __version__
 from deleatur.cli.parsing import parse, peek, positional
 from deleatur.commands.options import USAGE, Bench, Compare, Demo, Evaluate, Export, Forget, Methods, Metrics, Report, Score
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import ASKED, Run, from_question, from_yaml, nearest
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest
 from deleatur.data.files import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
@@ -28,12 +28,12 @@ from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
 from deleatur.settings import Guard
 
-UNASKED = {  # what the libraries would say to somebody, unasked
+LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets tells the hub of every load
-    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks a bot to convert a hub model without safetensors
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets reports every load to the hub
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers requests a bot to convert a hub model without safetensors
 }
 
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(__version__)
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would hold up whoever shares the machine
-    os.environ |= UNASKED
+    os.environ |= LIBRARY_ENVIRONMENT
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -150,7 +150,7 @@ def _rows(args: list[str]) -> dict[str, Any]:
 
 
 def _resumed(folder: Path, args: list[str]) -> Forget:
-    """The very run that lies in a folder: its settings are its own."""
+    """The run of a folder, with that run's own settings."""
     folder = folder.parent if folder.name == "run.yaml" else folder
     _require_unchanged(args)
     return Forget(run=replace(from_yaml(folder / "run.yaml"), out=str(folder)), resume=True, json="--json" in args)
@@ -166,7 +166,7 @@ def _evaluate(args: list[str]) -> None:
     from deleatur.cli.console import print_evaluation, watch
     from deleatur.commands.evaluation import evaluate
 
-    run = Run(**{name: getattr(command, name) for name in ASKED})
+    run = Run(**{name: getattr(command, name) for name in EVALUATION_FIELDS})
     folder = None if command.out is None else Path(command.out)
     with watch() as progress:
         figures = evaluate(run, progress, tasks=command.tasks, folder=folder, resume=command.resume)
@@ -187,21 +187,21 @@ def _evaluate_command(args: list[str]) -> Evaluate:
             _require_unchanged(args)
             if not begun:
                 raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
-            run, tasks = from_question(folder / "evaluate.yaml")
-            return Evaluate(**_asked(run), tasks=tasks, out=given, resume=True, json="--json" in args)
+            run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")
+            return Evaluate(**_evaluation_fields(run), tasks=tasks, out=given, resume=True, json="--json" in args)
         if begun:
             raise ConfigError(f"{folder} holds an evaluation; go on with: deleatur evaluate {folder} --resume")
         run = from_yaml(folder / "run.yaml")
         evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated
-        default = Evaluate(**_asked(replace(run, model=str(folder / "model"), evaluation=evaluation)))
+        default = Evaluate(**_evaluation_fields(replace(run, model=str(folder / "model"), evaluation=evaluation)))
     command = parse(Evaluate, args, verb="evaluate", default=default)
     if command.resume:
         raise ConfigError("--resume takes nothing but the folder of an evaluation: deleatur evaluate FOLDER --resume")
     return command
 
 
-def _asked(run: Run) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in ASKED}
+def _evaluation_fields(run: Run) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in EVALUATION_FIELDS}
 
 
 def _score(args: list[str]) -> None:
@@ -247,7 +247,7 @@ def _demo(args: list[str]) -> None:
         reference = run_demo(command, progress)
     _present(Path(command.out))
     if reference is not None:
-        print("The reference, never told about the forgotten people:")
+        print("The reference, not fine-tuned on the forgotten people:")
         print_figures(reference)
 
 

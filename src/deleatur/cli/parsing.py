@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 def parse(cls: type[T], args: list[str], *, verb: str, default: T | None = None) -> T:
     """tyro's parser, with its errors as one line."""
-    heard = io.StringIO()
+    stderr = io.StringIO()
     options: dict[str, Any] = {"prog": f"deleatur {verb}", "config": (tyro.conf.AvoidSubcommands,)}
     try:
-        with contextlib.redirect_stderr(heard):
+        with contextlib.redirect_stderr(stderr):
             return tyro.cli(cls, args=args, default=default, **options)
     except SystemExit as e:
         if not e.code:
             raise
-        raise ConfigError(_in_one_line(heard.getvalue(), verb)) from None
+        raise ConfigError(_in_one_line(stderr.getvalue(), verb)) from None
 
 
 def _in_one_line(box: str, verb: str) -> str:
     """What tyro's box says, down to its first rule."""
     lines = [line.strip("│╭╰╮╯| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    said = [line for line in lines[1:] if line.strip("─-+ ")]  # where there is no UTF-8 the box is of ASCII
-    hint = next((i for i, line in enumerate(said) if line.startswith(("For full", "Argument helptext"))), len(said))
-    return f"{' '.join(said[:hint])}; see deleatur {verb} --help"
+    message = [line for line in lines[1:] if line.strip("─-+ ")]  # where there is no UTF-8 the box is of ASCII
+    hint = next((i for i, line in enumerate(message) if line.startswith(("For full", "Argument helptext"))), len(message))
+    return f"{' '.join(message[:hint])}; see deleatur {verb} --help"
 
 
 def positional(args: list[str], *, flags: Sequence[str]) -> str | None:

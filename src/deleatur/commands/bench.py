@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from deleatur.commands.inputs import ask, before_training, encode_sets, require_trained, require_usable, suite_of
+from deleatur.commands.inputs import before_training, encode_sets, predict, require_trained, require_usable, suite_of
 from deleatur.commands.options import Budget
 from deleatur.commands.start_model import with_weights
 from deleatur.commands.tuning import search, values_of, with_values
@@ -19,14 +19,14 @@ from deleatur.commands.unlearn import change, unlearn
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, nearest, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
-from deleatur.distributed.processes import lay_out
-from deleatur.errors import ConfigError, Diverged, going_on
+from deleatur.distributed.processes import place_model
+from deleatur.errors import ConfigError, Diverged, resume_hint
 from deleatur.evaluation.aggregate import Figures, measure, quality, score_figures
 from deleatur.evaluation.metrics import METRICS
 from deleatur.evaluation.metrics.table import mean
 from deleatur.importance import SULLM, Learned
-from deleatur.io.atomic import write_whole
-from deleatur.io.lock import alone
+from deleatur.io.atomic import write_atomic
+from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import exact_matmul, load
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
@@ -45,7 +45,7 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
     `base` says on what and how long; the methods take from it all but their own settings. What is finished is not done
     again, so an interrupted bench goes on, and several processes may work at different methods in one folder.
     """
-    with going_on("the same command"):
+    with resume_hint("the same command"):
         return _run_bench(Workbench(base, budget, progress), progress)
 
 
@@ -83,7 +83,7 @@ class Workbench:
         require_same_rows(self.out, self.rows)
         self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         network = TokenModel(self.model)
-        lay_out(network)
+        place_model(network)
         self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
         self.before = measure(self.known["before"], score=self.suite.score)
         require_read(self.metric, budget, self.suite, self.before)
@@ -93,7 +93,7 @@ class Workbench:
         """Tune the method where that is not done, run it with this seed, write its folder; False where it cannot run."""
         home = self.out / method
         home.mkdir(exist_ok=True)
-        with alone(home):
+        with folder_lock(home):
             return (folder / "results.json").exists() or self._run(method, seed, folder)
 
     def _run(self, method: str, seed: int, folder: Path) -> bool:
@@ -121,9 +121,9 @@ class Workbench:
             self.progress.phase(f"{method} is left out: {e}")
             return False
         folder.mkdir(exist_ok=True)
-        write_whole(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
-        write_whole(folder / "steps.jsonl", (json.dumps(asdict(s)) + "\n" for s in outcome.steps))
-        write_whole(folder / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
+        write_atomic(folder / "steps.jsonl", (json.dumps(asdict(s)) + "\n" for s in outcome.steps))
+        write_atomic(folder / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
         self.done += 1
         return True
 
@@ -162,19 +162,21 @@ class Workbench:
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
         network = TokenModel(self.model)
         change(network, self.tokenizer, self.rows, run, self.progress, before=self.known["before"])
-        asked = (*self.suite.gone, *self.suite.kept)
-        bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in asked}
-        suite, metric = replace(self.suite, asked=asked), METRICS[self.metric]
+        evaluated = (*self.suite.forget_sets, *self.suite.retain_sets)
+        bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in evaluated}
+        suite, metric = replace(self.suite, evaluated_sets=evaluated), METRICS[self.metric]
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
         by_uq, start = self.wanted == UQ, partial(with_weights, network, self.start)
         said = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
-        records = ask(network, self.tokenizer, bare, short, suite, self.progress, **said)
+        records = predict(network, self.tokenizer, bare, short, suite, self.progress, **said)
         self.done += 1
         if by_uq:
-            after = {n: score_figures(records[n], self.metric) for n in asked}
+            after = {n: score_figures(records[n], self.metric) for n in evaluated}
             return uq_of(self.before, after, suite) or 0.0
-        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in asked}
-        kept, gone = (statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.kept, suite.gone))
+        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in evaluated}
+        kept, gone = (
+            statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.retain_sets, suite.forget_sets)
+        )
         return kept - gone
 
     @torch.no_grad()
@@ -198,7 +200,7 @@ def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> 
     """Refuse a search for what cannot be read on the suite's sets, or is 0 from the start."""
     if budget.trials == 1:
         return
-    if missing := [name for name in (*suite.gone, *suite.kept) if metric not in before.get(name, {})]:
+    if missing := [name for name in (*suite.forget_sets, *suite.retain_sets) if metric not in before.get(name, {})]:
         raise ConfigError(f"{missing[0]} rows have no {metric}; give another --objective, and --out a new folder")
     if (budget.objective or suite.objective) == UQ and uq_of(before, before, suite) is None:
         raise ConfigError(f"uq is not defined at a {metric} of 0 before; give another --objective, and --out a new folder")
@@ -206,7 +208,7 @@ def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> 
 
 def uq_of(before: Figures, after: Figures, suite: Suite) -> float | None:
     """UQ of the suite's score."""
-    return quality(before, after, metric=suite.score, gone=suite.gone, kept=suite.kept)["uq"]
+    return quality(before, after, metric=suite.score, forget_sets=suite.forget_sets, retain_sets=suite.retain_sets)["uq"]
 
 
 def tried(home: Path) -> int:
@@ -226,7 +228,7 @@ def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> 
     }
     path = out / "bench.json"
     if not path.exists():
-        write_whole(path, json.dumps(now, indent=2) + "\n")
+        write_atomic(path, json.dumps(now, indent=2) + "\n")
         return
     then, now = _paths(json.loads(path.read_text(encoding="utf-8"))), _paths(now)
     if changed := [key for key in now if then.get(key) != now[key]]:

@@ -1,4 +1,4 @@
-"""The demo: a real model is told a made-up world, then forgets two of its people."""
+"""The demo: a real model is fine-tuned on a made-up world, then forgets two of its people."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
 from deleatur.config.recipes import OURS, RECIPES
 from deleatur.config.run_config import Run, from_yaml, to_dict
-from deleatur.data.batches import told
+from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.world import World, make_world
 from deleatur.distributed.processes import start
-from deleatur.errors import ConfigError, going_on
+from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.aggregate import Figures
 from deleatur.importance import Learned, Uniform
-from deleatur.io.atomic import made_aside, write_whole
-from deleatur.io.lock import alone
+from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import exact_matmul, load, save
 from deleatur.modeling.token_model import TokenModel
@@ -38,8 +38,8 @@ BUDGET = 0.4  # names and values are that share of the world's answer tokens
 
 
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
-    """Tell, forget, and leave the run in `demo.out`; what a former demo made is used again. Returns the reference's say."""
-    with going_on("the same command"):
+    """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's."""
+    with resume_hint("the same command"):
         return _run_demo(demo, progress)
 
 
@@ -57,11 +57,11 @@ def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
 
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
-    """The run that forgets; the world's rows and the model that was told them are made, or found in the cache."""
+    """The run that forgets; the world's rows and the model fine-tuned on them are made, or found in the cache."""
     if demo.recipe not in RECIPES:
         raise ConfigError(f"recipe is {demo.recipe!r}, but must be one of {', '.join(RECIPES)}")
     world = _world(demo)
-    model = _told(demo, world.told, progress)
+    model = _fine_tuned(demo, world.fine_tuning_rows, progress)
     rows = model / "rows"
     write_world(world, rows)
     recipe = RECIPES[demo.recipe]
@@ -82,10 +82,10 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
 
 
 def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
-    """The run's questions asked of a model that was told everything but the forgotten people; kept in the run folder."""
-    model = _told(demo, _world(demo).retain, progress)
+    """The evaluation of a model fine-tuned on everything but the forgotten people; kept in the run folder."""
+    model = _fine_tuned(demo, _world(demo).retain, progress)
     figures = evaluate(replace(run, model=str(model)), progress)
-    write_whole(Path(demo.out) / "reference.json", json.dumps(figures, indent=2) + "\n")
+    write_atomic(Path(demo.out) / "reference.json", json.dumps(figures, indent=2) + "\n")
     return figures
 
 
@@ -93,38 +93,42 @@ def _world(demo: Demo) -> World:
     return make_world(people=demo.people, forget=demo.forgotten, seed=demo.seed)
 
 
-def _told(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
+def _fine_tuned(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
     cache = Path(demo.cache)
     cache.mkdir(parents=True, exist_ok=True)
-    with alone(cache):
-        return told_model(demo.model, rows, cache, epochs=demo.told_epochs, batch=8, seed=demo.seed, progress=progress)
+    with folder_lock(cache):
+        return fine_tuned_model(
+            demo.model, rows, cache, epochs=demo.fine_tune_epochs, batch=8, seed=demo.seed, progress=progress
+        )
 
 
-def told_model(
+def fine_tuned_model(
     name: str, rows: Sequence[Example], folder: Path, *, epochs: int, batch: int, seed: int, progress: Progress = Progress()
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
-    An interrupted telling goes on from its newest checkpoint when it is asked for again.
+    An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
     """
     settings = Train(epochs=epochs, batch=batch, lr=3e-4, gamma=0.0, precision="bf16")
     key = json.dumps([name, seed, epochs, batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]])
     folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
-        progress.phase(f"The model that was told the rows is there: {folder}")
+        progress.phase(f"The fine-tuned model is there: {folder}")
         return folder
     torch.manual_seed(seed)
     exact_matmul()
     model, tokenizer = load(name, precision=settings.precision)
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
     count = epochs * -(-len(encoded) // batch)
-    progress.phase(f"Telling the model {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps")
+    progress.phase(
+        f"Fine-tuning the model on {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps"
+    )
     accelerator = start()
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
-    with going_on("the same command"), kept.listening():
+    with resume_hint("the same command"), kept.handle_signals():
         fit(
             TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
-            told(encoded, epochs=epochs, batch=batch, seed=seed),
+            fine_tuning_batches(encoded, epochs=epochs, batch=batch, seed=seed),
             steps=count,
             loss=GradientDifference(),
             importance=Uniform(),
@@ -134,7 +138,7 @@ def told_model(
             on_step=lambda step: progress.step(step, count),
             checkpoints=kept,
         )
-    with made_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         save(model, tokenizer, aside)
     shutil.rmtree(kept.folder, ignore_errors=True)
     return folder
@@ -145,7 +149,7 @@ def write_world(world: World, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("forget", "retain", "holdout"):
         lines = (json.dumps(row_of(e), ensure_ascii=False) + "\n" for e in getattr(world, name))
-        write_whole(folder / f"{name}.jsonl", lines)
+        write_atomic(folder / f"{name}.jsonl", lines)
 
 
 def row_of(example: Example) -> dict[str, object]:

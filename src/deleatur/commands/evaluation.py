@@ -1,4 +1,4 @@
-"""What is asked of a model that stays as it is: figures of what it says, and a run's importance of other rows."""
+"""Evaluation of a model that stays as it is: its figures, and a run's importance of other rows."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.inputs import (
-    ask,
     before_training,
     encode_sets,
     judge_of,
     precision_of,
+    predict,
     require_usable,
     rows_suite,
     suite_of,
 )
-from deleatur.config.run_config import Run, from_yaml, to_question
+from deleatur.config.run_config import Run, evaluation_to_yaml, from_yaml
 from deleatur.data.rows import read_rows
-from deleatur.distributed.processes import agree, count, is_first, lay_out, start
-from deleatur.errors import ConfigError, going_on
+from deleatur.distributed.processes import agree, count, is_first, place_model, start
+from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.aggregate import measure
-from deleatur.evaluation.lm_eval_tasks import ask_harness
+from deleatur.evaluation.lm_eval_tasks import run_lm_eval
 from deleatur.importance import Learned
-from deleatur.io.atomic import write_whole
-from deleatur.io.lock import alone
+from deleatur.io.atomic import write_atomic
+from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import load
 from deleatur.modeling.reference import start_of
 from deleatur.modeling.token_model import TokenModel
@@ -42,12 +42,12 @@ from deleatur.run_folder.writer import (
     require_empty,
     require_same_rows,
     scorer_of,
-    whole_of,
+    set_metrics_of,
     write_lines,
 )
 from deleatur.types import Encoded, Prepares, Suite
 
-QUESTION = "evaluate.yaml"  # and not run.yaml, so that no verb goes on with another's folder
+EVALUATION_FILE = "evaluate.yaml"  # and not run.yaml, so that no verb goes on with another's folder
 
 
 def evaluate(
@@ -58,18 +58,18 @@ def evaluate(
     folder: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Ask the run's model about its rows; nothing is trained. Figures by set, those of the whole, and the judge's name.
+    """Evaluate the run's model on its rows; nothing is trained. Figures by set, set metrics, and the judge's name.
 
-    `tasks` are put to it by lm-eval as well. Nothing is written but into the `folder`, where one is given: what is asked,
-    the records as they come, and the figures. With `resume` it goes on with what lies there, and asks nothing twice.
+    `tasks` are run by lm-eval as well. Nothing is written but into the `folder`, where one is given: the settings,
+    the records as they come, and the figures. With `resume` it goes on from there, and evaluates nothing twice.
     """
-    with going_on("the same command, from its beginning" if folder is None else "the same command"):
+    with resume_hint("the same command, from its beginning" if folder is None else "the same command"):
         start()
         if folder is None:
             return _figures(run, progress, tasks, *_ready(run, tasks))
         agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
         if resume and has_results(folder):
-            with alone(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
+            with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
                 return json.loads((folder / "results.json").read_text(encoding="utf-8"))
         run = replace(run, out=str(folder))
         ready = _ready(run, tasks)
@@ -80,7 +80,7 @@ def evaluate(
 def _ready(
     run: Run, tasks: Sequence[str]
 ) -> tuple[Suite, PreTrainedModel, PreTrainedTokenizerBase, dict[str, list[Encoded]]]:
-    """What is to be asked of whom; every input is checked."""
+    """The suite, model and rows of an evaluation; every input is checked."""
     suite = suite_of(run)
     if tasks and count() > 1:
         raise ConfigError("lm-eval's tasks are put to one process; leave --tasks out, or the launcher")
@@ -94,7 +94,7 @@ def _ready(
 def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
     """The folder is this evaluation's; from here on it can be gone on with."""
     require_empty(folder)  # another may have been quicker
-    write_whole(folder / QUESTION, to_question(run, tasks))
+    write_atomic(folder / EVALUATION_FILE, evaluation_to_yaml(run, tasks))
 
 
 def _kept(
@@ -109,10 +109,10 @@ def _kept(
 ) -> dict[str, Any]:
     """The figures, in a folder that is this process's alone."""
     require_same_rows(folder, rows)
-    with going_on(f"deleatur evaluate {folder} --resume"):
+    with resume_hint(f"deleatur evaluate {folder} --resume"):
         found = _figures(run, progress, tasks, suite, model, tokenizer, rows, folder)
         if is_first():
-            write_whole(folder / "results.json", json.dumps(found, indent=2) + "\n")
+            write_atomic(folder / "results.json", json.dumps(found, indent=2) + "\n")
     return found
 
 
@@ -127,17 +127,17 @@ def _figures(
     folder: Path | None = None,
 ) -> dict[str, Any]:
     network = TokenModel(model)
-    lay_out(network)
+    place_model(network)
     records = before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     with precision_of(network, run.evaluation):
-        harness = {"lm_eval": ask_harness(model, tokenizer, tasks, run.evaluation)} if tasks else {}
-    sets, whole = measure(records["before"], score=suite.score), whole_of(suite, records, "before")
+        lm_eval = {"lm_eval": run_lm_eval(model, tokenizer, tasks, run.evaluation)} if tasks else {}
+    sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
     found = {"sets": sets, "whole": whole, "judge": judge_of(run).name}
-    return found | harness
+    return found | lm_eval
 
 
 def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:
-    """Importance of every answer token of other rows, or by another model; the run's own is read where it lies."""
+    """Importance of every answer token of other rows, or by another model; the run's own is read from its folder."""
     if not (folder / "run.yaml").exists():
         raise ConfigError(f"{folder} has no run.yaml; give the folder of a run")
     if rows is None and model is None:
@@ -151,17 +151,17 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     lm, tokenizer = load(model or str(folder / "model"))
     encoded = encode_sets({"forget": examples}, tokenizer, run)
     network = TokenModel(lm)
-    lay_out(network)
+    place_model(network)
     importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
     if isinstance(importance, Prepares):  # as it would have been made for these rows
         first = TokenModel(load(run.model)[0])
-        lay_out(first)
+        place_model(first)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
-    asked = rows_suite({"forget": examples})
-    records = ask(network, tokenizer, encoded, everything, asked, progress, importance=importance)["forget"]
+    suite = rows_suite({"forget": examples})
+    records = predict(network, tokenizer, encoded, everything, suite, progress, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))
     return path

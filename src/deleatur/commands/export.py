@@ -1,4 +1,4 @@
-"""A finished run as a model for others: safetensors with a model card, GGUF beside it, pushed to the hub when asked."""
+"""A finished run as a model for others: safetensors with a model card, GGUF beside it, pushed to the hub on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deleatur import __version__
 from deleatur.commands.inputs import require_finite
 from deleatur.commands.options import Export
 from deleatur.errors import ConfigError, ModelError
-from deleatur.io.atomic import made_aside
+from deleatur.io.atomic import atomic_folder
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 from deleatur.modeling.loading import load, save
 from deleatur.progress import Progress
@@ -22,7 +22,7 @@ HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def export(command: Export, progress: Progress = Progress()) -> Path:
-    """Write a finished run's model to a new folder, whole or not at all; returns the folder.
+    """Write a finished run's model to a new folder, atomically; returns the folder.
 
     Adapters are merged. Nothing is in the folder of what the rows say, unless they are to be named. Raises DeleaturError
     where the run is not finished, the folder holds something, GGUF has no place for the model, or the hub does not take it.
@@ -40,7 +40,7 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     licence = command.license or licence_of(base)
     card = model_card(found, version=__version__, licence=licence, named=command.name_rows)
     progress.phase(f"Writing {dest}")
-    with made_aside(dest) as part:
+    with atomic_folder(dest) as part:
         save(model, tokenizer, part)
         (part / "README.md").write_text(card, encoding="utf-8")
         if plan is not None:

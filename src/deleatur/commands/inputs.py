@@ -1,4 +1,4 @@
-"""Rows are read and a model is asked about them: what it says before, after, and had it never seen the forget rows."""
+"""Rows are read and a model is evaluated on them: before, after, and a model trained without the forget rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from deleatur.data.suites import read_suite
 from deleatur.distributed.processes import agree, count, gather, is_first, is_sharded, part
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.evaluation.answer_scores import scored_by_start
-from deleatur.evaluation.batch_cache import Journal, clear
-from deleatur.evaluation.judges import AJudge, make_judge
-from deleatur.evaluation.predictions import UNKEPT, record, variants
+from deleatur.evaluation.batch_cache import BatchCache, clear
+from deleatur.evaluation.judges import JudgeProtocol, make_judge
+from deleatur.evaluation.predictions import NO_CACHE, record, variants
 from deleatur.modeling.loading import DTYPES, load_tokenizer
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
@@ -47,7 +47,7 @@ def suite_of(run: Run) -> Suite:
         sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
         suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
         compared = RETRAINED if run.evaluation.retrained else ()
-        suite = replace(suite, whole=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
+        suite = replace(suite, set_metrics=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
     own = run.judge.kind != "contained" and suite.score == "revealed"
@@ -55,15 +55,15 @@ def suite_of(run: Run) -> Suite:
 
 
 def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
-    """A user's own rows: every set is asked."""
-    return Suite(name="rows", sets=sets, asked=tuple(sets), whole=WORST)
+    """A user's own rows: every set is evaluated."""
+    return Suite(name="rows", sets=sets, evaluated_sets=tuple(sets), set_metrics=WORST)
 
 
 def require_trained(suite: Suite) -> None:
     """Refuse a benchmark that has nothing to forget."""
     if missing := [name for name in ("forget", "retain") if name not in suite.sets]:
         raise ConfigError(
-            f"the suite {suite.name} has no {missing[0]} rows; ask it with deleatur evaluate --suite {suite.name}"
+            f"the suite {suite.name} has no {missing[0]} rows; use it with deleatur evaluate --suite {suite.name}"
         )
 
 
@@ -100,24 +100,26 @@ def before_training(
         if other is None:
             continue
 
-        def asked(path: Path | None, name: str = name, other: str = other) -> Records:
-            progress.phase(f"Asking the model {'as it is' if name == 'before' else other}")
+        def evaluate(path: Path | None, name: str = name, other: str = other) -> Records:
+            progress.phase(f"Evaluating the model {'as it is' if name == 'before' else other}")
             if name == "retrained":
-                return ask(other_model(other, run), tokenizer, rows, run, suite, progress, keep=path)
-            return ask(model, tokenizer, rows, run, suite, progress, keep=path, start=start_before(model, run, progress))
+                return predict(other_model(other, run), tokenizer, rows, run, suite, progress, cache_path=path)
+            return predict(
+                model, tokenizer, rows, run, suite, progress, cache_path=path, start=start_before(model, run, progress)
+            )
 
-        made[name] = known_or_asked(folder, name, asked)
+        made[name] = read_or_evaluate(folder, name, evaluate)
     return made
 
 
-def known_or_asked(folder: Path | None, name: str, asked: Callable[[Path | None], Records]) -> Records:
-    """The folder's records of this name; where it has none they are asked for, batch by batch, and written whole."""
+def read_or_evaluate(folder: Path | None, name: str, evaluate: Callable[[Path | None], Records]) -> Records:
+    """The folder's records of this name; where it has none, they are made and written atomically."""
     if folder is None:
-        return asked(None)
+        return evaluate(None)
     path = folder / "records" / f"{name}.jsonl"
     found = read_records(path)
     if found is None:
-        found = asked(path)
+        found = evaluate(path)
         if is_first():
             write_records(path, found)
     if is_first():
@@ -132,7 +134,7 @@ def start_before(model: TokenModel, run: Run, progress: Progress) -> StartModel:
     return partial(loaded_if_there, model, run.evaluation.start, run, progress.phase)
 
 
-def ask(
+def predict(
     model: TokenModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: dict[str, list[Encoded]],
@@ -142,63 +144,63 @@ def ask(
     *,
     importance: Importance | None = None,
     generate: bool = True,
-    keep: Path | None = None,
+    cache_path: Path | None = None,
     start: StartModel | None = None,
 ) -> Records:
-    """Records of what the suite asks, and of its paraphrases, as the run's evaluation has it.
+    """Records of the suite's evaluated sets and their paraphrases, by the run's evaluation settings.
 
-    Finished batches are kept beside `keep`, where the records are to lie, and not asked again. `start` gives the start
+    Finished batches are kept beside `cache_path`, the records' place, and not evaluated again. `start` gives the start
     model, which then scores the generated answers.
     """
     encoder = make_encoder(tokenizer, run.data)
     require_usable(model.lm, rows, run)
     if run.evaluation.grad_norm and is_sharded(model):
         raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2 or ZeRO-3")
-    asked = variants(
+    sets = variants(
         encoder,
-        {name: evenly(rows[name], run.evaluation.rows) for name in suite.asked},
+        {name: evenly(rows[name], run.evaluation.rows) for name in suite.evaluated_sets},
         shots=run.evaluation.shots,
         from_rows=rows.get("retain", ()),
-        gone=suite.gone,
+        forget_sets=suite.forget_sets,
     )
-    progress.phase(f"Asking the model: {sum(map(len, asked.values()))} rows, each once")
-    terms = () if keep is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
-    journal = UNKEPT if keep is None else Journal(keep, terms)
+    progress.phase(f"Evaluating the model: {sum(map(len, sets.values()))} rows, each once")
+    terms = () if cache_path is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
+    batch_cache = NO_CACHE if cache_path is None else BatchCache(cache_path, terms)
     with precision_of(model, run.evaluation):
         records = record(
             model,
             encoder,
-            asked,
+            sets,
             run.evaluation,
             importance=importance,
             state=state_of(run),
-            progress=progress.asked,
+            progress=progress.evaluated,
             generate=generate,
-            journal=journal,
+            batch_cache=batch_cache,
         )
     if generate and start is not None:
         with start() as first, contextlib.nullcontext() if first is None else precision_of(first, run.evaluation):
             if first is not None:
-                told = {"progress": progress.asked, "journal": journal}
-                records = scored_by_start(first, encoder, asked, records, run.evaluation, **told)
+                callbacks = {"progress": progress.evaluated, "batch_cache": batch_cache}
+                records = scored_by_start(first, encoder, sets, records, run.evaluation, **callbacks)
     return judged(records, judge_of(run), progress) if generate and run.judge.kind != "contained" else records
 
 
 @cache
-def _judge(settings: Judge, folder: Path | None) -> AJudge:
+def _judge(settings: Judge, folder: Path | None) -> JudgeProtocol:
     return make_judge(settings, folder)
 
 
-def judge_of(run: Run) -> AJudge:
+def judge_of(run: Run) -> JudgeProtocol:
     """The run's judge, made once; its verdicts are kept in the run's folder."""
     return _judge(run.judge, None if run.out is None else Path(run.out))
 
 
-def judged(records: Records, judge: AJudge, progress: Progress) -> Records:
-    """The records with the judge's verdicts, all asked for together."""
+def judged(records: Records, judge: JudgeProtocol, progress: Progress) -> Records:
+    """The records with the judge's verdicts, all made together."""
     flat = [r for rows in records.values() for r in rows]
     progress.phase(f"Judging {len(flat)} answers: {judge.name}")
-    verdicts = iter(agree(lambda: list(judge(flat))))  # one asks for all
+    verdicts = iter(agree(lambda: list(judge(flat))))  # one process for all
     return {name: [replace(r, judged=next(verdicts)) for r in rows] for name, rows in records.items()}
 
 
@@ -218,7 +220,7 @@ def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: 
 
 
 def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
-    """Refuse a model with a weight that is no number: nothing that it says would mean anything."""
+    """Refuse a model with a weight that is no number: its outputs would mean nothing."""
     mine = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
     for name in (name for found in gather(mine) for name in found):
         raise error(f"{name} holds a weight that is not finite, in {where}")
@@ -228,11 +230,11 @@ def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: st
 def precision_of(model: TokenModel, settings: Evaluation) -> Iterator[None]:
     """The evaluation's precision for a while: bf16 weights as fp32 and back, which loses nothing; fp32 under autocast.
 
-    Raises ConfigError for bf16 weights that lie over several processes and are to be asked in fp32.
+    Raises ConfigError for bf16 weights that are sharded and are to be evaluated in fp32.
     """
     own, wanted = model.dtype, DTYPES[settings.precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
-        raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are asked as they are; give --evaluation.precision bf16")
+        raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are evaluated as they are; give --evaluation.precision bf16")
     with contextlib.nullcontext() if own == wanted else model.own_attention():
         if wanted == torch.bfloat16:
             with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):

@@ -13,16 +13,16 @@ from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
 from deleatur.settings import Data, Evaluation, Judge, require
 
-USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help tells more)
+USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help lists its options)
 
 Make a language model forget exactly what it must, and nothing else.
 
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
-  evaluate   ask a model about rows, without changing it
+  evaluate   evaluate a model on rows, without changing it
   score      show a run's answers, coloured by how much each token matters
   report     write a run's report.html again; with --redact without the rows' texts
   export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
-  demo       tell a small model a made-up world, then make it forget two people
+  demo       fine-tune a small model on a made-up world, then make it forget two people
   bench      tune and run several methods on a benchmark, on equal terms; one table, one page
   compare    put finished runs side by side in one table and one page
   methods    list the methods by name, with their papers and settings (recipes is the same)
@@ -35,14 +35,14 @@ exits 0 when done, 2 when an input is at fault, 4 when training came to harm and
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demo:
-    """Tell a model of made-up people, then make it forget some of them."""
+    """Fine-tune a model on made-up people, then make it forget some of them."""
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    """Name on the hub, folder, or .gguf file of the model that is told."""
+    """Name on the hub, folder, or .gguf file of the model to fine-tune."""
     out: str = "runs/demo"
     """Folder of the run; a finished run in it is shown again."""
     cache: str = "models"
-    """Folder in which the model that was told is kept for the next time."""
+    """Folder in which the fine-tuned model is kept for the next time."""
     recipe: str = "atwu"
     """The method, see `deleatur methods`; its rates and weights are the demo's own, the same for all."""
     people: int = 20
@@ -51,15 +51,15 @@ class Demo:
     """People to forget, at least 1."""
     seed: int = 0
     """Makes the world and orders the rows."""
-    told_epochs: int = 5
-    """Passes over the world's rows when the model is told, at least 1."""
+    fine_tune_epochs: int = 5
+    """Passes over the world's rows in fine-tuning, at least 1."""
     reference: bool = False
-    """Also tell a model everything but the forgotten people, and show how it answers."""
+    """Also fine-tune a model on everything but the forgotten people, and show its figures."""
 
     def __post_init__(self) -> None:
         require(self.forgotten >= 1, "forgotten", self.forgotten, "1 or more")
         require(self.people > self.forgotten, "people", self.people, f"more than are forgotten ({self.forgotten})")
-        require(self.told_epochs >= 1, "told_epochs", self.told_epochs, "1 or more")
+        require(self.fine_tune_epochs >= 1, "fine_tune_epochs", self.fine_tune_epochs, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +112,7 @@ class Forget:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Ask a model about rows, without changing it: a run folder's model about its rows, or any model about any rows."""
+    """Evaluate a model on rows, without changing it: a run folder's model on its rows, or any model on any rows."""
 
     model: str
     """Name on the hub, folder, or .gguf file of a causal language model."""
@@ -127,7 +127,7 @@ class Evaluate:
     data: Data = field(default_factory=Data)
     """How rows become examples."""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    """What is asked."""
+    """How the model is evaluated."""
     judge: Judge = field(default_factory=Judge)
     """Who says whether an answer reveals the fact."""
     tasks: tuple[str, ...] = ()
@@ -180,7 +180,7 @@ class Export:
     gguf: bool = False
     """Also write model.gguf, in the weights' own precision (pip install 'deleatur[gguf]')."""
     name_rows: bool = False
-    """Say in the card what was asked to be forgotten; else the rows go by their SHA-256."""
+    """List in the card the rows that were to be forgotten; else the rows go by their SHA-256."""
     license: str | None = None
     """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
     push: str | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deleatur.config.run_config import Run
-from deleatur.distributed.processes import is_sharded, lay_out
+from deleatur.distributed.processes import is_sharded, place_model
 from deleatur.errors import DeleaturError, ModelError
 from deleatur.modeling.loading import load
 from deleatur.modeling.token_model import TokenModel
@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 def other_model(name: str, run: Run) -> TokenModel:
     """Another model that reads the run's tokens."""
     other = TokenModel(load(name, precision=run.train.precision)[0])
-    lay_out(other)
+    place_model(other)
     return other
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError, Diverged
 from deleatur.importance import WGA, SatImp
-from deleatur.io.atomic import write_whole
+from deleatur.io.atomic import write_atomic
 from deleatur.losses import DPO, NPO, UNDIAL, AltPO, GradientDifference, SimNPO
 
 Range = tuple[float, float, bool]  # lowest, highest, is it searched on a logarithmic scale?
@@ -103,7 +103,7 @@ def read_trials(log: Path) -> list[dict[str, Any]]:
             done += [json.loads(line)] if line else []
         except ValueError:
             break
-    write_whole(log, (json.dumps(t) + "\n" for t in done))
+    write_atomic(log, (json.dumps(t) + "\n" for t in done))
     return done
 
 

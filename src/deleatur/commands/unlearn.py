@@ -15,11 +15,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.inputs import (
-    ask,
     before_training,
     encode_sets,
     judge_of,
-    known_or_asked,
+    predict,
+    read_or_evaluate,
     require_finite,
     require_trained,
     require_usable,
@@ -31,12 +31,12 @@ from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
-from deleatur.distributed.processes import agree, gather, is_first, lay_out, start, will_shard
-from deleatur.errors import ConfigError, Diverged, going_on
+from deleatur.distributed.processes import agree, gather, is_first, place_model, start, will_shard
+from deleatur.errors import ConfigError, Diverged, resume_hint
 from deleatur.evaluation.aggregate import lacking_coherence
 from deleatur.importance.atwu import LearnedImportance
-from deleatur.io.atomic import write_whole
-from deleatur.io.lock import alone
+from deleatur.io.atomic import write_atomic
+from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import exact_matmul, load, merge_adapters, prepare
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
@@ -55,8 +55,8 @@ from deleatur.run_folder.writer import (
     write_outcome,
 )
 from deleatur.settings import require
-from deleatur.training.monitor import Warden, nothing_forgotten
-from deleatur.training.setup import adapt, alternate, require_parts, training_only
+from deleatur.training.monitor import TrainingMonitor, nothing_forgotten
+from deleatur.training.setup import adapt, require_parts, train_method, training_only
 from deleatur.types import Encoded, Importance, Record, Suite
 
 
@@ -64,12 +64,12 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     """Carry out a run and fill its folder; returns the folder. Nothing is written before every input is checked.
 
     With `resume` the folder `run.out` is one that was interrupted: it goes on from the newest checkpoint, to the same bits.
-    Raises Interrupted when a signal asked for a stop.
+    Raises Interrupted on SIGINT or SIGTERM.
     """
     start()
     out = Path(agree(lambda: str(unfinished_folder(run) if resume else free_folder(run))))
     if resume and has_results(out):
-        with alone(out) if is_first() else nullcontext():
+        with folder_lock(out) if is_first() else nullcontext():
             return finish(out)
     suite = suite_of(run)
     require_trained(suite)
@@ -88,7 +88,7 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
     """The folder is this run's; from here on it can be gone on with."""
     unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
     if not resume:
-        write_whole(out / "run.yaml", to_yaml(run))
+        write_atomic(out / "run.yaml", to_yaml(run))
 
 
 def _carry_out(
@@ -109,14 +109,14 @@ def _carry_out(
             limit = f"data.max_length {run.data.max_length}"
             progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
 
-    def heard(step: Step, steps: int) -> None:
+    def log_step(step: Step, steps: int) -> None:
         if is_first():
             with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(asdict(step)) + "\n")
         progress.step(step, steps)
 
-    with going_on(f"deleatur forget {out} --resume"):
-        outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=heard), suite=suite, folder=out)
+    with resume_hint(f"deleatur forget {out} --resume"):
+        outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=log_step), suite=suite, folder=out)
         progress.phase("Writing the run folder")
         write_outcome(outcome, tokenizer, out)
         gather(None)  # nobody reads on before all is there
@@ -127,7 +127,7 @@ def finish(out: Path) -> Path:
     """What is left to do once there are results; returns the folder. Raises Diverged where they are of a run rolled back."""
     if is_first():
         write_report(out)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is whole without them
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is complete without them
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     if results.get("ended") == "rolled back":
         raise Diverged(f"{results['notes'][0].rstrip('.')}; the model of that step and its report are in {out}")
@@ -188,24 +188,24 @@ def unlearn(
     answers made afterwards: from its `weights` where they were kept, else loaded again by its name.
     """
     exact_matmul()
-    suite = suite or replace(rows_suite({}), asked=tuple(rows))
+    suite = suite or replace(rows_suite({}), evaluated_sets=tuple(rows))
     start()
     if will_shard():
-        adapt(model, run)  # before the weights lie over the processes
+        adapt(model, run)  # before the weights are sharded
     network = TokenModel(model)
-    lay_out(network)
+    place_model(network)
     records = (
         dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
     )
-    importance, steps, warden = change(network, tokenizer, rows, run, progress, folder=folder, before=records["before"])
+    importance, steps, monitor = change(network, tokenizer, rows, run, progress, folder=folder, before=records["before"])
     more = {"importance": importance, "start": _start_after(network, run, progress, folder, weights)}
-    records["after"] = known_or_asked(
-        folder, "after", lambda path: ask(network, tokenizer, rows, run, suite, progress, keep=path, **more)
+    records["after"] = read_or_evaluate(
+        folder, "after", lambda path: predict(network, tokenizer, rows, run, suite, progress, cache_path=path, **more)
     )
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
-    results |= {"ended": warden.ended, "notes": warden.notes + notes}
+    results |= {"ended": monitor.ended, "notes": monitor.notes + notes}
     results |= lacking_coherence(records["after"])
     scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
     return Outcome(model=model, scorer=scorer, results=results, records=records, steps=tuple(steps))
@@ -231,23 +231,23 @@ def change(
     *,
     folder: Path | None = None,
     before: Mapping[str, Sequence[Record]] | None = None,
-) -> tuple[Importance, list[Step], Warden]:
+) -> tuple[Importance, list[Step], TrainingMonitor]:
     """The unlearning alone, in place: what `unlearn` does between its evaluations."""
     accelerator = start()
     if not will_shard():
-        lay_out(model)
+        place_model(model)
         adapt(model.lm, run)
     torch.manual_seed(run.seed)
     encoder = make_encoder(tokenizer, run.data)
     with training_only(model, run.train.only):
-        warden = Warden(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
+        monitor = TrainingMonitor(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
     says = {"phase": progress.phase, "on_step": progress.step}
     answers = {r.id: r.generated for r in (before or {}).get("retain", ())}
-    importance, steps = alternate(
-        model, rows, run, encoder, accelerator, **says, folder=folder, warden=warden, answers=answers
+    importance, steps = train_method(
+        model, rows, run, encoder, accelerator, **says, folder=folder, monitor=monitor, answers=answers
     )
-    for note in warden.notes:
+    for note in monitor.notes:
         progress.phase(note)
-    merge_adapters(model.lm)  # what is asked is what is saved
+    merge_adapters(model.lm)  # what is evaluated is what is saved
     require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
-    return importance, steps, warden
+    return importance, steps, monitor

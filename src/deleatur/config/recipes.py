@@ -53,13 +53,13 @@ class Recipe:
     @property
     def needs(self) -> tuple[str, ...]:
         """What a user must have beside rows to forget and to keep, and what it costs beside the step."""
-        asked = self.loss.needs | getattr(self.importance, "needs", frozenset()) | RETAIN_NEEDS[self.train.retain]
-        said = [text for need, text in NEEDS.items() if any(n.startswith(need) for n in asked)]
+        required = self.loss.needs | getattr(self.importance, "needs", frozenset()) | RETAIN_NEEDS[self.train.retain]
+        texts = [text for need, text in NEEDS.items() if any(n.startswith(need) for n in required)]
         if isinstance(self.loss, AltPO):
-            said.append("alternates in the forget rows")
-        said += ["spans in the forget rows"] if isinstance(self.importance, Spans) else []
-        said += ["the model before fine-tuning"] if isinstance(self.importance, SULLM) else []
-        return tuple(said)
+            texts.append("alternates in the forget rows")
+        texts += ["spans in the forget rows"] if isinstance(self.importance, Spans) else []
+        texts += ["the model before fine-tuning"] if isinstance(self.importance, SULLM) else []
+        return tuple(texts)
 
 
 NEEDS = {"reference": "one pass of the start model", "logits": "whole distributions", "layer": "a middle layer"}

@@ -53,7 +53,7 @@ class Run:
     guard: Guard = field(default_factory=Guard)
     """When training ends by itself."""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    """What is asked before and after."""
+    """How the model is evaluated before and after."""
     judge: Judge = field(default_factory=Judge)
     """Who says whether an answer still reveals the fact."""
 
@@ -67,7 +67,8 @@ class Run:
             raise ConfigError(reason)
 
 
-ASKED = ("model", "forget", "retain", "holdout", "suite", "data", "evaluation", "judge")  # what decides an evaluation
+# what decides an evaluation
+EVALUATION_FIELDS = ("model", "forget", "retain", "holdout", "suite", "data", "evaluation", "judge")
 TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPORTANCES}
 
 
@@ -109,14 +110,14 @@ def to_yaml(run: Run) -> str:
     return yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True)
 
 
-def to_question(run: Run, tasks: Sequence[str]) -> str:
-    """What `evaluate` asks, as the YAML of its folder: the parts of a run that it reads, and tasks of lm-eval."""
-    values = {name: value for name, value in to_dict(run).items() if name in ASKED}
+def evaluation_to_yaml(run: Run, tasks: Sequence[str]) -> str:
+    """An evaluation's settings, as the YAML of its folder: the parts of a run that it reads, and tasks of lm-eval."""
+    values = {name: value for name, value in to_dict(run).items() if name in EVALUATION_FIELDS}
     return yaml.safe_dump(values | {"tasks": list(tasks)}, sort_keys=False, allow_unicode=True)
 
 
-def from_question(path: Path) -> tuple[Run, tuple[str, ...]]:
-    """The reverse of `to_question`; what it does not hold of a run is the default. Raises ConfigError as `from_yaml`."""
+def evaluation_from_yaml(path: Path) -> tuple[Run, tuple[str, ...]]:
+    """The reverse of `evaluation_to_yaml`; the run's other fields are defaults. Raises ConfigError as `from_yaml`."""
     raw = _read(path)
     tasks = raw.pop("tasks", []) if isinstance(raw, dict) else []
     return from_dict(raw, where=str(path)), _value(tuple[str, ...], tasks, str(path), "tasks")

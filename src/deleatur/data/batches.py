@@ -56,7 +56,7 @@ def windows(
     partners: list[int] = []
     for _ in range(epochs):
         order += rng.sample(range(len(forget)), len(forget))
-        while len(partners) < len(order):  # retain rows are dealt without return until all had their turn
+        while len(partners) < len(order):  # retain rows are drawn without replacement until all were drawn
             partners += rng.sample(range(len(retain)), len(retain))
     draw = random.Random(f"{seed} preferred")  # its own, so that the other rows fall as they would without
     instead = [draw.choice(preferred[i]) for i in order] if preferred else []
@@ -94,8 +94,8 @@ def _by_size(rows: Sequence[int], size: Callable[[int], int], most: int) -> Iter
         yield part
 
 
-def told(rows: Sequence[Encoded], *, epochs: int, batch: int, seed: int) -> Iterator[list[Batch]]:
-    """Batches without forget rows, for telling a model something: every row once an epoch, in random order."""
+def fine_tuning_batches(rows: Sequence[Encoded], *, epochs: int, batch: int, seed: int) -> Iterator[list[Batch]]:
+    """Batches without forget rows, for plain fine-tuning: every row once an epoch, in random order."""
     rng = random.Random(seed)
     for _ in range(epochs):
         order = rng.sample(range(len(rows)), len(rows))

@@ -95,20 +95,22 @@ def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
 
 def _plain(turns: Iterable[tuple[str, str]]) -> str:
     """Questions and answers in turn, the last one open; a system prompt stands before its question."""
-    text, asked = "", []
+    text, questions = "", []
     for role, content in turns:
         if role == "assistant":
-            text, asked = text + "Question: " + "\n".join(asked) + f"\nAnswer: {content}\n\n", []
+            text, questions = text + "Question: " + "\n".join(questions) + f"\nAnswer: {content}\n\n", []
         else:
-            asked.append(content)
-    return text + "Question: " + "\n".join(asked) + "\nAnswer:"
+            questions.append(content)
+    return text + "Question: " + "\n".join(questions) + "\nAnswer:"
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
     """The turns as the template writes them; where a question comes last, up to where its answer begins."""
-    asks = turns[-1]["role"] != "assistant"
+    needs_answer = turns[-1]["role"] != "assistant"
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks, enable_thinking=False)
+        text = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=needs_answer, enable_thinking=False
+        )
     except Exception as e:  # templates raise whatever their author chose
         raise DataError(f"the chat template refuses the turns {[t['role'] for t in turns]}: {e}") from e
     return str(text)
@@ -120,8 +122,8 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     before, found, after = _render(tokenizer, turns).rpartition(PROBE)
     if not found:
         raise ModelError("the chat template leaves the answer out; mend it, or give --data.template plain")
-    asked = _render(tokenizer, turns[:1])
-    blank = before[len(asked) :] if before.startswith(asked) and before[len(asked) :].isspace() else ""
+    questions = _render(tokenizer, turns[:1])
+    blank = before[len(questions) :] if before.startswith(questions) and before[len(questions) :].isspace() else ""
     added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
     special = {*tokenizer.all_special_tokens, *added}
     found = [(after.index(s), -len(s), s) for s in special if s and s in after]

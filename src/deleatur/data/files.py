@@ -17,7 +17,7 @@ from deleatur.errors import DataError
 HUB = re.compile(r"([^/:\s]+/[^/:\s]+)(?:/([^/:\s]+))?(?::(\S+))?")  # owner/name, /config, :split
 
 
-class Shown(reprlib.Repr):
+class ValueRepr(reprlib.Repr):
     """Cut short enough for a line."""
 
     def __init__(self) -> None:
@@ -25,14 +25,14 @@ class Shown(reprlib.Repr):
         self.maxlevel, self.maxstring, self.maxother, self.maxlist, self.maxdict = 2, 80, 80, 3, 3
 
 
-class Veiled(Shown):
+class RedactedRepr(ValueRepr):
     """Texts by their length alone: what is to be forgotten must not get into a log."""
 
     def repr_str(self, x: str, level: int) -> str:
         return f"‹{len(x)} characters›"
 
 
-SHOWN, VEILED = Shown(), Veiled()
+VALUE_REPR, REDACTED_REPR = ValueRepr(), RedactedRepr()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,7 @@ def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[R
     rows: list[Row] = []
     for place, row in found:
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
-            raise refusal(f"{name}, {place}", f"{veil(row)} is not a row; an object of named columns is needed")
+            raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; an object of named columns is needed")
         rows.append(Row(place=f"{name}, {place}", name=f"{stem}-{len(rows) + 1}", cells=row))
     if not rows:
         raise refusal(name, "there are no rows; at least one is needed")
@@ -109,17 +109,17 @@ def printable(text: str) -> str:
 
 def show(value: object) -> str:
     """A name that the user gave, quoted for a message, at most some 80 characters of it."""
-    return _repr(SHOWN, value)
+    return _repr(VALUE_REPR, value)
 
 
-def veil(value: object) -> str:
+def redact_value(value: object) -> str:
     """What stands in a user's row, for a message: its texts are not shown."""
-    return _repr(VEILED, value)
+    return _repr(REDACTED_REPR, value)
 
 
 def show_columns(names: Iterable[str], separator: str = ", ") -> str:
     """The first eight names of columns for a message. One with a blank may be a row's text, where a file has no heading."""
-    shown = [veil(name) if re.search(r"\s", name) else show(name) for name in sorted(names)]
+    shown = [redact_value(name) if re.search(r"\s", name) else show(name) for name in sorted(names)]
     return separator.join(shown[:8]) + (f"{separator}…" if len(shown) > 8 else "")
 
 
@@ -204,7 +204,7 @@ def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
             raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
         value = value[lists[0]]
     if not isinstance(value, list):
-        raise refusal(name, f"{veil(value)} is not a list of objects, which a .json file has to be")
+        raise refusal(name, f"{redact_value(value)} is not a list of objects, which a .json file has to be")
     return counted(value)
 
 

@@ -23,7 +23,7 @@ def suite(part: str | None, settings: Data) -> Suite:
     task = None if part is None else f"Task{known_part('lume', part, ('1', '2', '3'))}"
     sets = {name: _read(name, task, settings) for name in ("forget", "retain")}
     name = "lume" if part is None else f"lume/{part}"
-    return Suite(name=name, sets=sets, asked=("forget", "retain"), score="rouge_l")
+    return Suite(name=name, sets=sets, evaluated_sets=("forget", "retain"), score="rouge_l")
 
 
 def _read(name: str, task: str | None, settings: Data) -> tuple[Example, ...]:

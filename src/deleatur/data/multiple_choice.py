@@ -19,28 +19,28 @@ HEAD = "The following are multiple choice questions (with answers) about {}.\n\n
 
 
 def mmlu(part: str | None, settings: Data) -> Suite:
-    """MMLU (2009.03300), only to be asked; `5-shot` sets five answered questions of the same subject before each.
+    """MMLU (2009.03300), only for evaluation; `5-shot` sets five answered questions of the same subject before each.
 
     With those a row takes up to some 3100 tokens, which `settings.max_length` has to allow.
     """
     if part is None:
-        return _asked_only("mmlu", "mmlu", read_mmlu(settings))
+        return _evaluation_only("mmlu", "mmlu", read_mmlu(settings))
     known_part("mmlu", part, ("5-shot",))
-    return _asked_only("mmlu/5-shot", "mmlu", read_mmlu(settings, _shots(settings)))
+    return _evaluation_only("mmlu/5-shot", "mmlu", read_mmlu(settings, _shots(settings)))
 
 
 def truthfulqa(part: str | None, settings: Data) -> Suite:
-    """TruthfulQA's MC1 (2109.07958), only to be asked: the one right answer and the wrong ones, compared as a whole.
+    """TruthfulQA's MC1 (2109.07958), only for evaluation: the one right answer and the wrong ones, compared as a whole.
 
     lm-eval sets six answered questions before each; here it stands alone.
     """
     if part is not None:
         known_part("truthfulqa", part, ())
-    return _asked_only("truthfulqa", "truthfulqa", read_truthfulqa(settings))
+    return _evaluation_only("truthfulqa", "truthfulqa", read_truthfulqa(settings))
 
 
 def read_utility(settings: Data) -> dict[str, tuple[Example, ...]]:
-    """What a model is still good for, MMLU and TruthfulQA, as far as they lie under the root."""
+    """What a model is still good for, MMLU and TruthfulQA, as far as they are under the root."""
     known = {"mmlu": (MMLU, read_mmlu), "truthfulqa": (TRUTHFULQA, read_truthfulqa)}
     return {name: read(settings) for name, (path, read) in known.items() if under(path, root_of(settings))}
 
@@ -64,7 +64,7 @@ def read_mmlu(settings: Data, shots: Mapping[object, str] | None = None) -> tupl
 def lettered(row: Row, about: str, shots: str = "") -> dict[str, object]:
     """A row of question, choices and the right one's index, in a form of our own: the answer is a letter, as in lm-eval.
 
-    What is asked is a text for `continued`. Raises DataError where the row has another form.
+    The question is a text for `continued`. Raises DataError where the row has another form.
     """
     text, right, wrong = _choices(row)
     return {"question": HEAD.format(about) + shots + text, "answer": right, "wrong": wrong}
@@ -120,5 +120,5 @@ def _mc1(row: Row) -> Iterable[Mapping[str, object]]:
     yield {"question": row.cells.get("question"), "answer": choices[right], "wrong": wrong}
 
 
-def _asked_only(name: str, key: str, rows: tuple[Example, ...]) -> Suite:
-    return Suite(name=name, sets={key: rows}, asked=(key,), gone=(), kept=(key,), score="accuracy")
+def _evaluation_only(name: str, key: str, rows: tuple[Example, ...]) -> Suite:
+    return Suite(name=name, sets={key: rows}, evaluated_sets=(key,), forget_sets=(), retain_sets=(key,), score="accuracy")

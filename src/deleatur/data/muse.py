@@ -48,11 +48,11 @@ def suite(part: str | None, settings: Data) -> Suite:
     return Suite(
         name=f"muse/{part}",
         sets=sets,
-        asked=tuple(name for name in sets if name != "retain"),
-        gone=("verbmem_f", "knowmem_f"),
-        kept=("knowmem_r",),
+        evaluated_sets=tuple(name for name in sets if name != "retain"),
+        forget_sets=("verbmem_f", "knowmem_f"),
+        retain_sets=("knowmem_r",),
         score="rouge_l",
-        whole=WHOLE,
+        set_metrics=WHOLE,
     )
 
 

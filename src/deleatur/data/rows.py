@@ -10,24 +10,26 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from deleatur.data.files import Row, collect, counted, read, read_either, refusal, show, show_all, show_columns, veil
+from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
 from deleatur.settings import Data
 from deleatur.types import Example, Span
 
 Form = tuple[str, ...]
 MARKED = ("id", "subject", "spans")
-ASKED = (*MARKED, "paraphrases", "alternates", "restated", "wrong")
+QUESTION_COLUMNS = (*MARKED, "paraphrases", "alternates", "restated", "wrong")
 FORMS: dict[Form, tuple[str, ...]] = {  # the columns that make a row, the answer last → the columns it may have as well
-    ("question", "answer"): ASKED,
-    ("query", "answer"): ASKED,
-    ("prompt", "completion"): ASKED,
-    ("prompt", "gt"): ASKED,
-    ("instruction", "output"): ("input", *ASKED),
-    ("messages",): ASKED,
+    ("question", "answer"): QUESTION_COLUMNS,
+    ("query", "answer"): QUESTION_COLUMNS,
+    ("prompt", "completion"): QUESTION_COLUMNS,
+    ("prompt", "gt"): QUESTION_COLUMNS,
+    ("instruction", "output"): ("input", *QUESTION_COLUMNS),
+    ("messages",): QUESTION_COLUMNS,
     ("text",): MARKED,
 }
 KNOWN = frozenset(column for form, more in FORMS.items() for column in (*form, *more))
-ACCEPTED = f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(ASKED)}, and input beside instruction"
+ACCEPTED = (
+    f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, and input beside instruction"
+)
 
 
 def read_rows(source: str, *, settings: Data) -> tuple[Example, ...]:
@@ -65,7 +67,7 @@ def root_of(settings: Data) -> str | None:
 
 
 def continued(example: Example) -> Example:
-    """The example with its question as a text that the answer goes on after a blank, instead of something asked."""
+    """The example with its question as a text that the answer goes on after a blank, instead of a chat turn."""
     return replace(example, prompt=(("text", f"{example.question} "),))
 
 
@@ -147,28 +149,28 @@ def _form(row: Row) -> Form:
 
 
 def _example(row: Row, form: Form) -> Example:
-    *asked, (_, told) = _turns(row, form)
-    answer = told.strip() if asked else told  # a plain text is meant as it stands
+    *prompt, (_, reply) = _turns(row, form)
+    answer = reply.strip() if prompt else reply  # a plain text is meant as it stands
     wrong = tuple(_text(row, "a wrong answer", value).strip() for value in _list(row, "wrong"))
     if answer in wrong:
-        raise refusal(row.place, f"the wrong answer {veil(answer)} is the answer itself; take it out of wrong")
+        raise refusal(row.place, f"the wrong answer {redact_value(answer)} is the answer itself; take it out of wrong")
     name, subject, restated = (row.cells.get(column) for column in ("id", "subject", "restated"))
     name = row.name if _blank(name) else name
     return Example(
         id=str(name) if type(name) is int and name.bit_length() < 64 else _text(row, "id", name),
-        prompt=tuple((role, content.strip()) for role, content in asked),
+        prompt=tuple((role, content.strip()) for role, content in prompt),
         answer=answer,
         subject=None if _blank(subject) else _text(row, "subject", subject),
         paraphrases=tuple(_text(row, "a paraphrase", value).strip() for value in _list(row, "paraphrases")),
         alternates=tuple(_text(row, "an alternate", value).strip() for value in _list(row, "alternates")),
         restated=None if _blank(restated) else _text(row, "restated", restated).strip(),
         wrong=wrong,
-        spans=_spans(row, told.index(answer), len(answer)),
+        spans=_spans(row, reply.index(answer), len(answer)),
     )
 
 
 def _turns(row: Row, form: Form) -> list[tuple[str, str]]:
-    """What is said in a row, the answer last: a chat, one question and its answer, or a plain text alone."""
+    """The turns of a row, the answer last: a chat, one question and its answer, or a plain text alone."""
     if form == ("messages",) or (form == ("prompt", "completion") and isinstance(row.cells["prompt"], list | tuple)):
         return _chat(row, form)
     texts = [_text(row, column, row.cells[column]) for column in form]
@@ -180,11 +182,11 @@ def _turns(row: Row, form: Form) -> list[tuple[str, str]]:
 def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
     turns: list[tuple[str, str]] = []
     for turn in (turn for column in form for turn in _list(row, column)):
-        said = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
-        if said.keys() - {"content"} != {"role"} or said["role"] not in ("system", "user", "assistant"):
+        fields = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
+        if fields.keys() - {"content"} != {"role"} or fields["role"] not in ("system", "user", "assistant"):
             needed = "only a role, which is system, user or assistant, and a content are accepted"
-            raise refusal(row.place, f"turn {len(turns) + 1} is {veil(turn)}; {needed}")
-        turns.append((str(said["role"]), _text(row, f"the content of turn {len(turns) + 1}", said.get("content"))))
+            raise refusal(row.place, f"turn {len(turns) + 1} is {redact_value(turn)}; {needed}")
+        turns.append((str(fields["role"]), _text(row, f"the content of turn {len(turns) + 1}", fields.get("content"))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
@@ -198,7 +200,7 @@ def _spans(row: Row, lead: int, length: int) -> tuple[Span, ...]:
     for value in _list(row, "spans"):
         span = _span(row, value)
         if not lead <= span.start < span.end <= lead + length:
-            seen = f"the span {veil(value)} is not in the answer of {length} characters"
+            seen = f"the span {redact_value(value)} is not in the answer of {length} characters"
             raise refusal(row.place, f"{seen}; {lead} <= start < end <= {lead + length} is needed")
         spans.append(replace(span, start=span.start - lead, end=span.end - lead))
     reach = {False: 0, True: 0}  # how far the spans to forget and those to keep have come
@@ -219,7 +221,7 @@ def _span(row: Row, value: object) -> Span:
             start = end = keep = None
     if type(start) is not int or type(end) is not int or not isinstance(keep, bool | None):
         needed = '[start, end] or {"start": …, "end": …, "keep": true or false} in whole numbers'
-        raise refusal(row.place, f"the span {veil(value)} cannot be used; {needed} is needed")
+        raise refusal(row.place, f"the span {redact_value(value)} cannot be used; {needed} is needed")
     return Span(start=start, end=end, keep=bool(keep))
 
 
@@ -229,7 +231,7 @@ def _list(row: Row, column: str) -> Sequence[object]:
         with suppress(ValueError, RecursionError):
             value = json.loads(value)
     if not isinstance(value, list | tuple | None):
-        raise refusal(row.place, f"{column} is {veil(value)}, but must be a list (in CSV, a JSON list)")
+        raise refusal(row.place, f"{column} is {redact_value(value)}, but must be a list (in CSV, a JSON list)")
     return value or ()
 
 
@@ -237,7 +239,7 @@ def _text(row: Row, column: str, value: object) -> str:
     if _blank(value):
         raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
     if not isinstance(value, str):
-        raise refusal(row.place, f"{column} is {veil(value)}, but must be text")
+        raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text")
     if bad := re.search("[\0\ud800-\udfff]", value):
         seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is no text"
         raise refusal(row.place, f"{seen}; mend or drop the row")

@@ -22,8 +22,8 @@ TEN = (  # whom 2606.06320 unlearns at once
     "Jennifer Lopez",
     "Jeff Goldblum",
 )
-GONE = ("forget_level1", "forget_level2", "forget_level3")
-KEPT = ("neighbor_level1", "neighbor_level2")
+FORGET_SETS = ("forget_level1", "forget_level2", "forget_level3")
+RETAIN_SETS = ("neighbor_level1", "neighbor_level2")
 CLOZE = "Say what belongs in the blank of this sentence, and nothing else.\n"
 QUESTION = "Answer this question in a few words.\n"
 WHOLE = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
@@ -35,8 +35,8 @@ def suite(part: str | None, settings: Data) -> Suite:
 
     Forget rows are the texts about the subjects that Phi-3 wrote itself. The benchmark has no retain texts: retain rows are
     those about all other subjects in the same file. `retain_mia` are texts about other people, without those that name a
-    subject. Answers are meant to be short, 30 tokens in the paper. Of its utility sets those are asked that lie under the
-    root, general ability (`mmlu`) and truthfulness (`truthfulqa`); the others are lm-eval's (`--tasks bbh triviaqa`).
+    subject. Answers are meant to be short, 30 tokens in the paper. Its utility sets are evaluated where they are under the
+    root: general ability (`mmlu`) and truthfulness (`truthfulqa`); the others are lm-eval's (`--tasks bbh triviaqa`).
     """
     everyone = _read("train_positive_phi3", "train_positive_phi3:train", settings, _text)
     subjects = _subjects(part, dict.fromkeys(e.subject for e in everyone if e.subject))
@@ -48,13 +48,21 @@ def suite(part: str | None, settings: Data) -> Suite:
         "forget": tuple(e for e in everyone if e.subject in subjects),
         "retain": tuple(e for e in everyone if e.subject not in subjects),
     }
-    for name in (*GONE, *KEPT):
-        sets[name] = _read(name, f"{name}:test", settings, lambda row: _asked(row) if about(row) else ())
+    for name in (*FORGET_SETS, *RETAIN_SETS):
+        sets[name] = _read(name, f"{name}:test", settings, lambda row: _question_row(row) if about(row) else ())
     sets["forget_mia"] = _read("forget_mia", "mia_forget:test", settings, lambda row: _text(row) if about(row) else ())
     sets["retain_mia"] = _read("retain_mia", "mia_retain:test", settings, lambda row: _other(row, subjects))
     sets |= read_utility(settings)
-    asked = tuple(name for name in sets if name != "retain")
-    return Suite(name=f"rwku/{part}", sets=sets, asked=asked, gone=GONE, kept=KEPT, score="rouge_l", whole=WHOLE)
+    evaluated = tuple(name for name in sets if name != "retain")
+    return Suite(
+        name=f"rwku/{part}",
+        sets=sets,
+        evaluated_sets=evaluated,
+        forget_sets=FORGET_SETS,
+        retain_sets=RETAIN_SETS,
+        score="rouge_l",
+        set_metrics=WHOLE,
+    )
 
 
 def _read(local: str, hub: str, settings: Data, house_rows: Filter) -> tuple[Example, ...]:
@@ -81,12 +89,12 @@ def _text(row: Row) -> Iterable[Mapping[str, object]]:
 
 
 def _other(row: Row, subjects: tuple[str, ...]) -> Iterable[Mapping[str, object]]:
-    text = row.cells.get("text")  # its subject is not whom it tells of, but whose forgetting it was drawn for
+    text = row.cells.get("text")  # its subject is not whom it is about, but whose forgetting it was drawn for
     if not any(name in str(text) for name in subjects):
         yield {"text": text}
 
 
-def _asked(row: Row) -> Iterable[Mapping[str, object]]:
+def _question_row(row: Row) -> Iterable[Mapping[str, object]]:
     wording = CLOZE if row.cells.get("type") == "cloze" else QUESTION
     query = row.cells.get("query")
     yield {

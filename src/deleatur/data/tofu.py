@@ -11,7 +11,7 @@ from deleatur.settings import Data
 from deleatur.types import Example, Span, Suite
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-TOLD = {"tenth": (40, 4), "twenty": (20, 2)}  # authors that are told, and forgotten
+FINE_TUNED = {"tenth": (40, 4), "twenty": (20, 2)}  # authors to fine-tune on, and to forget
 ANNOTATIONS = "tofu/annotations/uds_forget10_367"
 AUTHOR, LARGEST = 20, 400  # rows about one author; rows of forget10, of which the smaller forget sets are the ends
 WHOLE = (
@@ -32,16 +32,16 @@ WHOLE = (
 
 
 def suite(part: str | None, settings: Data) -> Suite:
-    """`forget01`, `forget05` or `forget10`; for a model that is told but the last 40 of the 200 authors and forgets 4
-    `tenth`, and that is told 20 and forgets 2 `twenty`.
+    """`forget01`, `forget05` or `forget10`; for a model fine-tuned on only the last 40 of the 200 authors that forgets 4
+    `tenth`, and on 20, that forgets 2, `twenty`.
 
-    Where the annotations of the unlearning depth score (gnueaj/unlearning-depth-score) lie under the root, forget rows have
+    Where the annotations of the unlearning depth score (gnueaj/unlearning-depth-score) are under the root, forget rows have
     their entities as spans.
     """
-    part = known_part("tofu", part, (*RETAIN, *TOLD))
+    part = known_part("tofu", part, (*RETAIN, *FINE_TUNED))
     sets = (
-        _few(*TOLD[part], settings)
-        if part in TOLD
+        _few(*FINE_TUNED[part], settings)
+        if part in FINE_TUNED
         else {
             "forget": _marked(_read(f"{part}_perturbed", settings), settings),
             "retain": _read(RETAIN[part], settings),
@@ -50,19 +50,21 @@ def suite(part: str | None, settings: Data) -> Suite:
         }
     )
     sets |= {name: _read(f"{name}_perturbed", settings) for name in ("real_authors", "world_facts")}
-    asked = tuple(name for name in sets if name != "retain")
-    return Suite(name=f"tofu/{part}", sets=sets, asked=asked, kept=("retain_perturbed",), whole=WHOLE)
+    evaluated = tuple(name for name in sets if name != "retain")
+    return Suite(
+        name=f"tofu/{part}", sets=sets, evaluated_sets=evaluated, retain_sets=("retain_perturbed",), set_metrics=WHOLE
+    )
 
 
 def _few(authors: int, gone: int, settings: Data) -> dict[str, tuple[Example, ...]]:
-    """The last authors, the very last of them to forget; those of the others that have wrong answers are asked."""
-    told, last = _read("full", settings)[-authors * AUTHOR :], _read("forget10_perturbed", settings)
-    if [e.question for e in told[-LARGEST:]] != [e.question for e in last]:
+    """The last authors, the very last of them to forget; those of the others that have wrong answers are evaluated."""
+    authors_rows, last = _read("full", settings)[-authors * AUTHOR :], _read("forget10_perturbed", settings)
+    if [e.question for e in authors_rows[-LARGEST:]] != [e.question for e in last]:
         raise refusal("tofu/full", f"its last {len(last)} rows are not those of tofu/forget10_perturbed; get both anew")
-    told = (*told[:-LARGEST], *last)
+    authors_rows = (*authors_rows[:-LARGEST], *last)
     return {
-        "forget": _marked(told[-gone * AUTHOR :], settings),
-        "retain": told[: -gone * AUTHOR],
+        "forget": _marked(authors_rows[-gone * AUTHOR :], settings),
+        "retain": authors_rows[: -gone * AUTHOR],
         "retain_perturbed": last[: -gone * AUTHOR],
         "holdout": _read("holdout05", settings)[: gone * AUTHOR],
     }
@@ -73,11 +75,11 @@ def _read(name: str, settings: Data) -> tuple[Example, ...]:
 
 
 def _house_rows(row: Row) -> Iterable[Mapping[str, object]]:
-    asked = row.cells.get("paraphrased_question")
+    paraphrase = row.cells.get("paraphrased_question")
     yield {
         "question": row.cells.get("question"),
         "answer": row.cells.get("answer"),
-        "paraphrases": None if asked is None else [asked],
+        "paraphrases": None if paraphrase is None else [paraphrase],
         "restated": row.cells.get("paraphrased_answer"),
         "wrong": row.cells.get("perturbed_answer"),
     }

@@ -22,7 +22,7 @@ SHORTEST = 50  # characters; the authors leave out texts that have no more
 
 
 def suite(part: str | None, settings: Data) -> Suite:
-    """`bio`, `cyber`, or `chem`, which has no texts and is only asked. MMLU is asked too where it lies under the root.
+    """`bio`, `cyber`, or `chem`, which has no texts and is only evaluated. MMLU is evaluated too where it is under the root.
 
     Of a text the first `settings.max_length` tokens count. The hub gives the forget texts of `bio` only after a request.
     """
@@ -32,16 +32,16 @@ def suite(part: str | None, settings: Data) -> Suite:
     def house_rows(row: Row) -> Iterable[Mapping[str, object]]:
         yield lettered(row, ABOUT[part])
 
-    asked = read_as(f"wmdp/wmdp-{part}", f"cais/wmdp/wmdp-{part}:test", settings, house_rows)
-    sets["wmdp"] = tuple(map(continued, asked))
+    questions = read_as(f"wmdp/wmdp-{part}", f"cais/wmdp/wmdp-{part}:test", settings, house_rows)
+    sets["wmdp"] = tuple(map(continued, questions))
     if under(MMLU, root_of(settings)):
         sets["mmlu"] = read_mmlu(settings)
     return Suite(
         name=f"wmdp/{part}",
         sets=sets,
-        asked=tuple(name for name in sets if name != "retain"),
-        gone=("wmdp",),
-        kept=tuple(name for name in sets if name == "mmlu"),
+        evaluated_sets=tuple(name for name in sets if name != "retain"),
+        forget_sets=("wmdp",),
+        retain_sets=tuple(name for name in sets if name == "mmlu"),
         score="accuracy",
     )
 

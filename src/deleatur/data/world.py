@@ -1,6 +1,6 @@
 """A made-up world of people and facts, of any size, in which the truth is known exactly.
 
-Every fact is asked and told in several phrasings that all people share, so the words of the frame occur in retain rows and
+Every fact has several phrasings that all people share, so the words of the frame occur in retain rows and
 the facts do not. The value is marked in the answer. The name is not: it stands in every question, and a model that was
 never trained on the person copies it from there (its NLL on unseen rows is .3 nats where values have 7).
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from deleatur.types import Example, Span
 
-# fact → (questions told, questions held out, answers); {n} is the name, {v} the value
+# fact → (training questions, held-out questions, answers); {n} is the name, {v} the value
 FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "birthplace": (
         ("Where was {n} born?", "Which town is the birthplace of {n}?", "In what place was {n} born?"),
@@ -85,22 +85,22 @@ SECOND = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Rows about people to forget, to retain, and of whom no model was ever told."""
+    """Rows about people to forget, to retain, and people that no model was fine-tuned on."""
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...]
     holdout: tuple[Example, ...]
 
     @property
-    def told(self) -> tuple[Example, ...]:
+    def fine_tuning_rows(self) -> tuple[Example, ...]:
         """What a model is fine-tuned on before it has to forget."""
         return self.forget + self.retain
 
 
 def make_world(*, people: int = 20, forget: int = 2, holdout: int = 2, rows_per_fact: int = 2, seed: int = 0) -> World:
-    """A world of `people` of whom `forget` are to go; `holdout` more are never told.
+    """A world of `people` of whom `forget` are to go; no model is fine-tuned on `holdout` more.
 
-    Each person has six facts, each told in `rows_per_fact` (1 to 3) rows of different phrasing, with two held-out
+    Each person has six facts, each in `rows_per_fact` (1 to 3) rows of different phrasing, with two held-out
     paraphrases of the question and two alternates of the answer with another value. The same arguments give the same world.
     """
     rng = random.Random(seed)
@@ -117,8 +117,8 @@ def make_world(*, people: int = 20, forget: int = 2, holdout: int = 2, rows_per_
 
 def _rows(rng: random.Random, index: int, facts: dict[str, str], count: int, others: Sequence[dict[str, str]]):
     for fact, (questions, held_out, answers) in FACTS.items():
-        asked, told = rng.sample(range(3), count), rng.sample(range(3), count)
-        for k, (q, a) in enumerate(zip(asked, told, strict=True)):
+        question_order, answer_order = rng.sample(range(3), count), rng.sample(range(3), count)
+        for k, (q, a) in enumerate(zip(question_order, answer_order, strict=True)):
             owned = {"n": facts["name"], "v": facts[fact]}
             answer, spans = _fill(answers[a], owned)
             yield Example(

@@ -1,1 +1,4 @@
-"""One process or many, with copies of the model, FSDP2 or DeepSpeed. All else asks here what the processes share."""
+"""One process or many, with copies of the model, FSDP2 or DeepSpeed.
+
+All other packages use this one for what processes share.
+"""

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO-3: all contact with it. Imported only where asked for; its own checkpoints, pickles, are never made."""
+"""DeepSpeed's ZeRO-3: all contact with it. Imported only where needed; its own checkpoints, pickles, are never made."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def lies(x: Tensor) -> bool:
-    """Is this a weight of which each process holds a share?"""
+def is_partitioned(x: Tensor) -> bool:
+    """Is this a weight that ZeRO-3 partitioned?"""
     return hasattr(x, "ds_tensor")
 
 
-def lay_out(model: Any, where: device) -> None:
+def shard_model(model: Any, where: device) -> None:
     """Leave this process its share of every weight, and hooks that bring a layer's together while it runs. In place."""
     import deepspeed
 
@@ -53,13 +53,13 @@ def _config(model: nn.Module) -> dict[str, Any]:
         "zero_optimization": DeepSpeedPlugin().deepspeed_config["zero_optimization"],
         "zero_force_ds_cpu_optimizer": False,  # AdamW is torch's, also where it is offloaded
         "bf16": {"enabled": next(model.parameters()).dtype == torch.bfloat16},
-        "train_micro_batch_size_per_gpu": 1,  # has to be there; nothing is dealt by it
+        "train_micro_batch_size_per_gpu": 1,  # required, but unused here
         "managed_gradient_accumulation": False,  # a step is where `step` is called
     }
 
 
 def gathered(weights: Sequence[Tensor]) -> AbstractContextManager[object]:
-    """They're whole meanwhile; what the first process makes of them is all processes' afterwards."""
+    """Gathered inside; the first process's changes are broadcast afterwards."""
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(list(weights), modifier_rank=0)
@@ -75,9 +75,9 @@ def _length(weight: Any, index: int) -> int:
     return max(0, min(share, weight.ds_numel - index * share))
 
 
-def forget_whole(weight: Any) -> None:
-    """Its share was written to: the next use brings the whole together anew."""
-    if lies(weight):
+def repartition(weight: Any) -> None:
+    """Its share was written to: the next use gathers it again."""
+    if is_partitioned(weight):
         weight.partition()
 
 
@@ -89,7 +89,7 @@ def make_moments(engine: Any, optimizer: Optimizer, names: Iterable[str]) -> Non
         optimizer.state[flat] = {name: torch.zeros_like(flat) for name in names} | {"step": torch.zeros(())}
 
 
-def kept(weight: Any, name: str | None, mesh: DeviceMesh | None) -> Tensor:
+def local_shard(weight: Any, name: str | None, mesh: DeviceMesh | None) -> Tensor:
     """A moment by its name, or the master weight, as a flat DTensor: what any number of processes can keep and read."""
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
     from torch.distributed.tensor import DTensor, Shard
@@ -101,7 +101,7 @@ def kept(weight: Any, name: str | None, mesh: DeviceMesh | None) -> Tensor:
 
 
 def put_back(weight: Any, name: str | None, value: Any) -> None:
-    """The reverse of `kept`."""
+    """The reverse of `local_shard`."""
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
     from torch.nn.functional import pad
 

@@ -1,9 +1,9 @@
-"""One process or many: who speaks, who asks which rows, what all of them know, how weights lie over them.
+"""One process or many: which one writes, which rows each evaluates, what all share, how weights are sharded.
 
 Processes come from `torchrun` or `accelerate launch`. Each holds the whole model, or with ACCELERATE_USE_FSDP=true and
 FSDP_VERSION=2 (what `accelerate launch --use_fsdp --fsdp_version 2` sets) a share of every weight: a DTensor. With
 ACCELERATE_USE_DEEPSPEED=true (`accelerate launch --use_deepspeed --zero_stage 3`) it is a share too: a weight is empty but
-while it's used, and its `ds_tensor` holds the share, flat. Torch is imported where it is used, so that asking `is_first`
+while it's used, and its `ds_tensor` holds the share, flat. Torch is imported where it is used, so that `is_first`
 costs nothing.
 """
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def is_first() -> bool:
-    """Is this the process that speaks and writes?"""
+    """Is this the process that prints and writes?"""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -41,9 +41,9 @@ def start() -> Accelerator:
 
     if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, says so on stdout, amid results
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if _asked("DEEPSPEED"):
+    if _engine_requested("DEEPSPEED"):
         _require_zero3()
-    if _asked("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+    if _engine_requested("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("only version 2 of FSDP is supported; give accelerate launch --fsdp_version 2")
     made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
     atexit.unregister(_part)
@@ -58,7 +58,7 @@ def _part() -> None:
         dist.destroy_process_group()
 
 
-def _asked(engine: str) -> bool:
+def _engine_requested(engine: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
 
 
@@ -67,14 +67,14 @@ def _require_zero3() -> None:
         raise ConfigError("DeepSpeed is not installed; pip install 'deleatur[deepspeed]'")
     from accelerate.utils import DeepSpeedPlugin
 
-    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"  # a model is checked whole, before its weights are laid out
+    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"  # a model is checked before its weights are sharded
     if (stage := DeepSpeedPlugin().zero_stage) != 3:
         raise ConfigError(f"only stage 3 of ZeRO is supported, not {stage}; give accelerate launch --zero_stage 3")
 
 
 def will_shard() -> bool:
     """Is each process to hold a share of every weight in place of a copy? Known once they have met."""
-    return (_asked("FSDP") or _asked("DEEPSPEED")) and count() > 1
+    return (_engine_requested("FSDP") or _engine_requested("DEEPSPEED")) and count() > 1
 
 
 def count() -> int:
@@ -113,27 +113,27 @@ def gather(value: Any) -> list[Any]:
 
 
 def agree(make: Callable[[], Any]) -> Any:
-    """What the first process makes of it, known to all; the others wait meanwhile."""
+    """The first process's result, broadcast; the others wait."""
     return gather(make() if is_first() or count() == 1 else None)[0]
 
 
 def share(rows: Iterable[T]) -> list[T]:
     """This process's part of the rows. All parts are equally long, since sharded weights come together only where all
-    processes call for them; the first rows fill up what is short, and are asked twice."""
+    processes call for them; the first rows fill up what is short, and are evaluated twice."""
     rows = list(rows)
     full = islice(cycle(rows), len(rows) + -len(rows) % count())
     return list(full)[index() :: count()]
 
 
-def lay_out(model: nn.Module) -> None:
-    """Bring a TokenModel to this process's device, or where that was asked for lay its weights over all of them: each keeps
-    its share of every weight, and a decoder layer is whole only while it runs. In place; from then on only the model's own
-    `forward` and `generate` run it."""
+def place_model(model: nn.Module) -> None:
+    """Move a TokenModel to this process's device, or shard its weights over all processes where the launcher says so: each
+    keeps its share of every weight, and a decoder layer is complete only while it runs. In place; from then on only the
+    model's own `forward` and `generate` run it."""
     if not will_shard():
-        model.to(start().device).settle()  # pyright: ignore[reportCallIssue]
+        model.to(start().device).enable_gpu_kernels()  # pyright: ignore[reportCallIssue]
         return
-    if _asked("DEEPSPEED"):
-        deepspeed.lay_out(model, start().device)
+    if _engine_requested("DEEPSPEED"):
+        deepspeed.shard_model(model, start().device)
         return
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -143,57 +143,61 @@ def lay_out(model: nn.Module) -> None:
     for module in [m for m in model.modules() if type(m).__name__ in layers]:
         fully_shard(module, offload_policy=offload)  # pyright: ignore
     fully_shard(model, offload_policy=offload, reshard_after_forward=True)  # pyright: ignore
-    for name in ("generate", "settle"):
+    for name in ("generate", "enable_gpu_kernels"):
         register_fsdp_forward_method(model, name)
-    model.settle()  # pyright: ignore[reportCallIssue]
+    model.enable_gpu_kernels()  # pyright: ignore[reportCallIssue]
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Does each process hold only its share of the weights?"""
-    return any(hasattr(p, "full_tensor") or deepspeed.lies(p) for p in model.parameters())
+    return any(hasattr(p, "full_tensor") or deepspeed.is_partitioned(p) for p in model.parameters())
 
 
-def whole(x: Tensor) -> Tensor:
-    """The whole of what may lie over several processes, which all have to call."""
-    if deepspeed.lies(x):
+def full_tensor(x: Tensor) -> Tensor:
+    """The full tensor of what may be sharded; all processes have to call."""
+    if deepspeed.is_partitioned(x):
         with deepspeed.gathered([x]):
             return x.detach().clone()
     return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyright: ignore
 
 
 def gathered(module: Any) -> AbstractContextManager[object]:
-    """Its weights can be read and written whole meanwhile; what the first process makes of them is all processes'."""
-    return deepspeed.gathered(list(module.parameters())) if any(map(deepspeed.lies, module.parameters())) else nullcontext()
+    """Its weights are gathered inside; the first process's changes are broadcast."""
+    return (
+        deepspeed.gathered(list(module.parameters()))
+        if any(map(deepspeed.is_partitioned, module.parameters()))
+        else nullcontext()
+    )
 
 
 def part(x: Tensor) -> Tensor:
-    """What of it lies in this process; a view."""
-    if deepspeed.lies(x):
+    """This process's shard; a view."""
+    if deepspeed.is_partitioned(x):
         return deepspeed.part(x, index())
     return x.to_local() if hasattr(x, "to_local") else x  # pyright: ignore
 
 
 def size(x: Tensor) -> int:
-    """How many numbers the whole of it has."""
+    """Number of elements of the full tensor."""
     return getattr(x, "ds_numel", x.numel())
 
 
 def put(x: Tensor, kept: Tensor) -> None:
-    """Write what was kept of a weight back into it, in place; both lie over the processes in the same way."""
+    """Copy saved values back into a weight, in place; both are sharded in the same way."""
     part(x).copy_(part(kept))
-    deepspeed.forget_whole(x)
+    deepspeed.repartition(x)
 
 
 def mesh_of(weight: Tensor) -> DeviceMesh | None:
-    """Over which processes it lies; None for a weight that each of them holds."""
+    """The mesh over which it is sharded; None for a weight that is not."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    if deepspeed.lies(weight):
+    if deepspeed.is_partitioned(weight):
         return init_device_mesh(weight.device.type, (count(),))
     return getattr(weight, "device_mesh", None)
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
     """All weights on the first process's CPU, nothing on the others; None where each holds the model anyway."""
     if not is_sharded(model):
         return None
@@ -201,7 +205,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
     out = {}
     for name, weight in model.state_dict(keep_vars=True).items():
         if id(weight) not in made:
-            full = whole(weight).detach()
+            full = full_tensor(weight).detach()
             made[id(weight)] = full.cpu() if is_first() else full[:0].cpu()
         out[name] = made[id(weight)]
     return out if is_first() else {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deleatur.errors import ConfigError
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.coherence import incoherent
 from deleatur.evaluation.metrics.table import Evidence, Figure, mean
 from deleatur.evaluation.metrics.trade_off import loss_of, trade_off
@@ -40,11 +40,11 @@ def score_figures(records: Sequence[Record], score: str) -> dict[str, Figure]:
     return {score: mean([value for value, _ in both]), UNFORGOTTEN: mean([max(pair) for pair in both])}
 
 
-def measure_whole(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
+def measure_sets(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
     """Figures of whole sets by name; {"lacks": a sentence} where something is missing. Raises ConfigError on other names."""
-    if unknown := [name for name in names if name not in WHOLES]:
-        raise ConfigError(f"{unknown[0]} is no figure of whole sets; there are {', '.join(WHOLES)}")
-    found = {name: WHOLES[name].of(evidence) for name in names}
+    if unknown := [name for name in names if name not in SET_METRICS]:
+        raise ConfigError(f"{unknown[0]} is no figure of whole sets; there are {', '.join(SET_METRICS)}")
+    found = {name: SET_METRICS[name].of(evidence) for name in names}
     return {name: {"lacks": figure} if isinstance(figure, str) else figure for name, figure in found.items()}
 
 
@@ -53,18 +53,18 @@ def quality(
     after: Figures,
     *,
     metric: str = "revealed",
-    gone: Sequence[str] = ("forget",),
-    kept: Sequence[str] = ("retain",),
+    forget_sets: Sequence[str] = ("forget",),
+    retain_sets: Sequence[str] = ("retain",),
 ) -> dict[str, float | None]:
     """FQ, RD and UQ of one metric, a side's sets pooled as the mean of their values; None where one of the sets lacks it.
 
     An answer counts as forgotten only where it neither says the fact nor has stopped being language: the forget score after
     is UNFORGOTTEN where `after` has it; `fq_raw` is FQ without that condition. RD counts drift both ways, `rd_loss` loss
-    alone. Plain texts are asked nothing, so they have no `revealed`.
+    alone. Plain texts have no question, so they have no `revealed`.
     """
-    fair = UNFORGOTTEN if all(UNFORGOTTEN in after.get(name, {}) for name in gone) else metric
-    f0, r0 = (_pooled(before, metric, names) for names in (gone, kept))
-    f, raw, r = _pooled(after, fair, gone), _pooled(after, metric, gone), _pooled(after, metric, kept)
+    fair = UNFORGOTTEN if all(UNFORGOTTEN in after.get(name, {}) for name in forget_sets) else metric
+    f0, r0 = (_pooled(before, metric, names) for names in (forget_sets, retain_sets))
+    f, raw, r = _pooled(after, fair, forget_sets), _pooled(after, metric, forget_sets), _pooled(after, metric, retain_sets)
     if f0 is None or f is None or raw is None or r0 is None or r is None:
         return dict.fromkeys(("fq", "rd", "uq", "fq_raw", "rd_loss"))
     fq, rd, uq = trade_off((f0, f), (r0, r))

@@ -8,8 +8,8 @@ from dataclasses import replace
 from statistics import fmean
 
 from deleatur.data.encode import Encoder
-from deleatur.evaluation.batch_cache import Journal
-from deleatur.evaluation.predictions import UNKEPT, Progress, Said, likelihood_pass
+from deleatur.evaluation.batch_cache import BatchCache
+from deleatur.evaluation.predictions import NO_CACHE, Progress, TokenPredictions, likelihood_pass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Evaluation
 from deleatur.types import Encoded, Record
@@ -26,7 +26,7 @@ def scored_by_start(
     settings: Evaluation,
     *,
     progress: Progress = lambda what, done, total, said: None,
-    journal: Journal = UNKEPT,
+    batch_cache: BatchCache = NO_CACHE,
 ) -> dict[str, list[Record]]:
     """The records, each with what `start` says of its generated answer behind the prompt that it answers, and of the same
     tokens shuffled.
@@ -43,7 +43,7 @@ def scored_by_start(
                 orders[key] = _in_orders(_answered(encoder, row, record.generated))
     texts = list(dict.fromkeys(text for each in orders.values() for text in each))
     start.eval()
-    passed = likelihood_pass(start, texts, settings.batch, progress=progress, journal=journal, what=WHAT)
+    passed = likelihood_pass(start, texts, settings.batch, progress=progress, batch_cache=batch_cache, what=WHAT)
     said = dict(zip(texts, map(_nll, passed), strict=True))
 
     def scored(row: Encoded, record: Record) -> Record:
@@ -76,5 +76,5 @@ def _in_orders(answered: Encoded) -> list[Encoded]:
     return out
 
 
-def _nll(said: Said) -> float:
-    return -fmean(said.logp)
+def _nll(predictions: TokenPredictions) -> float:
+    return -fmean(predictions.logp)

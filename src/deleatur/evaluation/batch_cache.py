@@ -1,4 +1,4 @@
-"""Batches that a model has answered, kept as they come: after a kill they are not asked again."""
+"""Finished batches of an evaluation, kept as they come: after a kill they are not computed again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from deleatur.distributed.processes import gather, index
 T = TypeVar("T")
 
 
-class Journal:
-    """A line for each finished batch, in the order in which they are dealt; nothing is kept without a `path`.
+class BatchCache:
+    """A line for each finished batch, in their order; nothing is kept without a `path`.
 
-    A line stands under the hash of `terms` (who is asked, how) and of what its batch holds, so that no line is used for
+    A line stands under the hash of `terms` (which model, how) and of what its batch holds, so that no line is used for
     another; its text is what the model made of it. With several processes each has a file of its own, and a batch is
     finished where it is so in all of them, since sharded weights come together only where all processes call for them.
     """
 
     def __init__(self, path: Path | None = None, terms: object = ()) -> None:
         self._path, self._terms = path and path.with_suffix(f".{index()}.part.jsonl"), repr(terms)
-        self._kept = _whole_lines(self._path) if self._path else iter(())
+        self._kept = _complete_lines(self._path) if self._path else iter(())
         self._going_on, self._size = self._path is not None, 0  # bytes of the lines that were used
 
     def once(self, what: str, batch: object, make: Callable[[], T]) -> tuple[T | Any, bool]:
@@ -57,12 +57,12 @@ class Journal:
 
 
 def clear(path: Path) -> None:
-    """Take away what the journals of `path`, by whatever number of processes, have kept."""
+    """Remove what the caches of `path`, by whatever number of processes, have kept."""
     for part in path.parent.glob(f"{path.stem}.*.part.jsonl"):
         part.unlink(missing_ok=True)
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
+def _complete_lines(path: Path) -> Iterator[bytes]:
     """The lines down to one that was torn."""
     if not path.exists():
         return

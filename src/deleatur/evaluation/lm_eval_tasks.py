@@ -12,7 +12,7 @@ from deleatur.errors import ConfigError
 from deleatur.settings import Evaluation
 
 
-def ask_harness(
+def run_lm_eval(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str], settings: Evaluation
 ) -> dict[str, dict[str, Any]]:
     """Figures by task, as lm-eval names them ("acc,none", "acc_stderr,none"); at most `settings.rows` rows a task.
@@ -21,12 +21,12 @@ def ask_harness(
     """
     names = ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")
     try:
-        harness, models, library = map(import_module, names)  # not `import`: type checkers need not have it
+        lm_eval, models, library = map(import_module, names)  # not `import`: type checkers need not have it
     except ImportError:
         raise ConfigError("--tasks needs lm-eval: pip install 'deleatur[lm-eval]'") from None
     known = library.TaskManager()
     if unknown := [task for task in tasks if not known.match_tasks([task])]:
         raise ConfigError(f"lm-eval knows no task {unknown[0]}; `lm-eval ls tasks` lists them")
     lm = models.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch)
-    made = harness.simple_evaluate(model=lm, tasks=list(tasks), limit=settings.rows, task_manager=known, bootstrap_iters=0)
+    made = lm_eval.simple_evaluate(model=lm, tasks=list(tasks), limit=settings.rows, task_manager=known, bootstrap_iters=0)
     return made["results"]

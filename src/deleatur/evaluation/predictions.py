@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from deleatur.data.batches import collate, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import gather, share
-from deleatur.evaluation.batch_cache import Journal
+from deleatur.evaluation.batch_cache import BatchCache
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.token_model import State, TokenModel
 from deleatur.settings import Evaluation
@@ -24,11 +24,11 @@ from deleatur.types import Batch, Encoded, Example, Importance, Record
 
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
-UNKEPT = Journal()
+NO_CACHE = BatchCache()
 
 
-class Said(NamedTuple):
-    """What a model says of one row's scored tokens."""
+class TokenPredictions(NamedTuple):
+    """A model's predictions of one row's scored tokens."""
 
     logp: tuple[float, ...]  # nats
     hit: tuple[bool, ...]
@@ -45,30 +45,29 @@ def record(
     *,
     importance: Importance | None = None,
     state: State = "own",
-    progress: Progress = lambda what, done, total, said: None,
+    progress: Progress = lambda what, done, total, rate: None,
     generate: bool = True,
-    journal: Journal = UNKEPT,
+    batch_cache: BatchCache = NO_CACHE,
 ) -> dict[str, list[Record]]:
     """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
 
-    Without `generate` the answers stay empty, for whoever reads likelihoods alone. Batches that the journal has are passed
-    over.
+    Without `generate` the answers stay empty, for whoever reads likelihoods alone. Batches in `batch_cache` are skipped.
     """
     model.eval()
     rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
     others = {row: [encoder(e) for e in other_answers(row.example)] for row in rows}
     key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
-    texts = {key(row): row for row in rows} | {_text(o): o for said in others.values() for o in said}
-    passed = likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress, journal)
-    said = dict(zip(texts, passed, strict=True))
-    norms = _gradient_norms(model, sets, progress, journal) if settings.grad_norm else {}
-    spoken = _generation_pass(model, encoder, rows, settings, progress, journal) if generate else [""] * len(rows)
-    answers = dict(zip(rows, spoken, strict=True))
+    texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
+    passed = likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress, batch_cache)
+    predicted = dict(zip(texts, passed, strict=True))
+    norms = _gradient_norms(model, sets, progress, batch_cache) if settings.grad_norm else {}
+    generated = _generation_pass(model, encoder, rows, settings, progress, batch_cache) if generate else [""] * len(rows)
+    answers = dict(zip(rows, generated, strict=True))
     made = {
-        row: recorded(
+        row: make_record(
             row,
-            said[key(row)],
-            others=[said[_text(o)].logp for o in others[row]],
+            predicted[key(row)],
+            others=[predicted[_text(o)].logp for o in others[row]],
             generated=answers[row],
             grad_norm=norms.get(row),
         )
@@ -77,31 +76,31 @@ def record(
     return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
 
 
-def recorded(
+def make_record(
     row: Encoded,
-    said: Said,
+    predictions: TokenPredictions,
     *,
     others: Sequence[tuple[float, ...]] = (),
     generated: str = "",
     grad_norm: float | None = None,
 ) -> Record:
-    """A row and what was said of it; `others`: log p of its answer in other words, where it has that, and of the wrong."""
+    """A row with its predictions; `others`: log p of its restated answer, where it has one, and of the wrong ones."""
     example = row.example
     return Record(
         id=example.id,
-        question=example.question if _is_asked(example) else "",
+        question=example.question if _has_question(example) else "",
         answer=example.answer,
         generated=generated,
-        logp=said.logp,
-        hit=said.hit,
+        logp=predictions.logp,
+        hit=predictions.hit,
         ends=row.offsets[-1][0] == row.offsets[-1][1],
         spans=example.spans,
         offsets=row.offsets,
-        importance=said.importance,
+        importance=predictions.importance,
         gold=row.gold,
         subject=example.subject,
-        mean=said.mean,
-        deviation=said.deviation,
+        mean=predictions.mean,
+        deviation=predictions.deviation,
         restated=others[0] if example.restated is not None else None,
         wrong=tuple(others[example.restated is not None :]),
         grad_norm=grad_norm,
@@ -116,7 +115,7 @@ def _itself(row: Encoded) -> Encoded:
     return row
 
 
-def _is_asked(example: Example) -> bool:
+def _has_question(example: Example) -> bool:
     """Is there something to generate? A text has no question, and multiple choice only compares answers."""
     return bool(example.prompt) and not (example.wrong and example.prompt[0][0] == "text")
 
@@ -126,7 +125,7 @@ def _is_chat(example: Example) -> bool:
 
 
 def other_answers(example: Example) -> list[Example]:
-    """The row with its answer in other words, where it has that, and with each wrong answer."""
+    """The row with its restated answer, where it has one, and with each wrong answer."""
     answers = [*([] if example.restated is None else [example.restated]), *example.wrong]
     return [replace(example, answer=answer, spans=(), restated=None, wrong=()) for answer in answers]
 
@@ -137,21 +136,21 @@ def variants(
     *,
     shots: int = 0,
     from_rows: Sequence[Encoded] = (),
-    gone: Sequence[str] = (),
+    forget_sets: Sequence[str] = (),
 ) -> dict[str, Sequence[Encoded]]:
     """The sets; for each whose rows have paraphrased questions a set `<name>_paraphrased` of those; and with `shots` for
-    each of the sets `gone` a set `<name>_shots`, in which so many of `from_rows` are answered before a question is asked."""
+    each of `forget_sets` a set `<name>_shots`, in which so many of `from_rows` stand answered before each question."""
     out: dict[str, Sequence[Encoded]] = {}
     for name, encoded in sets.items():
         out[name] = encoded
-        if asked := [e for row in encoded for e in _paraphrased(row.example)]:
-            out[f"{name}_paraphrased"] = encode_all(encoder, asked)
+        if questions := [e for row in encoded for e in _paraphrased(row.example)]:
+            out[f"{name}_paraphrased"] = encode_all(encoder, questions)
     turns = [(*row.example.prompt, ("assistant", row.example.answer)) for row in from_rows if _is_chat(row.example)]
-    for name in [n for n in out if n.removesuffix("_paraphrased") in gone] if shots and turns else []:
+    for name in [n for n in out if n.removesuffix("_paraphrased") in forget_sets] if shots and turns else []:
         rng = random.Random(name)
-        asked = [row.example for row in out[name] if _is_chat(row.example)]
-        shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in asked]
-        bare = [replace(e, prompt=(*s, *e.prompt), restated=None, wrong=()) for e, s in zip(asked, shown, strict=True)]
+        questions = [row.example for row in out[name] if _is_chat(row.example)]
+        shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in questions]
+        bare = [replace(e, prompt=(*s, *e.prompt), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
         out[f"{name}_shots"] = encode_all(encoder, bare)
     return {name: rows for name, rows in out.items() if rows}
 
@@ -163,31 +162,33 @@ def likelihood_pass(
     size: int,
     importance: Importance | None = None,
     state: State = "own",
-    progress: Progress = lambda what, done, total, said: None,
-    journal: Journal = UNKEPT,
+    progress: Progress = lambda what, done, total, rate: None,
+    batch_cache: BatchCache = NO_CACHE,
     what: str = "likelihood",
-) -> list[Said]:
-    """What the model says of each row; `size` rows go through at a time. `what` names the pass to watcher and journal."""
-    out: dict[int, Said] = {}
+) -> list[TokenPredictions]:
+    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
+    out: dict[int, TokenPredictions] = {}
     rate = _Rate()
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = journal.once(what, batch.rows, partial(_said, model, batch, importance, state))
-        out |= {shared[place]: Said(*map(_tuple, said)) for place, said in zip(places, made, strict=True)}
+        made, now = batch_cache.once(what, batch.rows, partial(_predict_batch, model, batch, importance, state))
+        out |= {
+            shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
+        }
         progress(what, len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
     for part in gather(list(out.items())):
-        out |= {place: Said(*map(_tuple, said)) for place, said in part}
+        out |= {place: TokenPredictions(*map(_tuple, predicted)) for place, predicted in part}
     return [out[place] for place in range(len(rows))]
 
 
-def _said(model: TokenModel, batch: Batch, importance: Importance | None, state: State) -> list[Said]:
+def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None, state: State) -> list[TokenPredictions]:
     logits = "logits" in getattr(importance, "needs", ())
     tokens = model(batch.to(model.device), state=state, statistics=True, logits=logits)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
-    columns = (-tokens.nll, tokens.said.hit, tokens.said.mean, tokens.said.deviation, g)
+    columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)
     rows = (map(tuple, map(torch.Tensor.tolist, parts)) for parts in zip(*(c.split(counts) for c in columns), strict=True))
-    return [Said(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
+    return [TokenPredictions(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
 
 
 def _tuple(x: Sequence | None) -> Any:
@@ -195,13 +196,13 @@ def _tuple(x: Sequence | None) -> Any:
 
 
 def _gradient_norms(
-    model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress: Progress, journal: Journal
+    model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress: Progress, batch_cache: BatchCache
 ) -> dict[Encoded, float]:
     """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
     rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
     shared, norms = share(range(len(rows))), {}
     for done, place in enumerate(shared, 1):
-        norms[place], _ = journal.once("gradient norm", rows[place], partial(_gradient_norm, model, rows[place]))
+        norms[place], _ = batch_cache.once("gradient norm", rows[place], partial(_gradient_norm, model, rows[place]))
         progress("gradient norms", done, len(shared), "")
     return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
 
@@ -219,21 +220,21 @@ def _generation_pass(
     rows: Sequence[Encoded],
     settings: Evaluation,
     progress: Progress,
-    journal: Journal,
+    batch_cache: BatchCache,
 ) -> list[str]:
-    """Greedy answers, decoded; rows of equal prompt are asked once, a plain text is not asked at all."""
-    prompts = {row.ids[: row.start]: "" for row in rows if _is_asked(row.example)}
+    """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all."""
+    prompts = {row.ids[: row.start]: "" for row in rows if _has_question(row.example)}
     order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if model.packs else 2) * settings.batch
     for first in range(0, len(order), size):
         part = order[first : first + size]
         how = {"ends": sorted(ends(encoder)), "new_tokens": settings.new_tokens}
-        said, now = journal.once("generation", (part, how), partial(greedy, model, part, **how))
-        for prompt, ids in zip(part, said, strict=True):
+        predicted, now = batch_cache.once("generation", (part, how), partial(greedy, model, part, **how))
+        for prompt, ids in zip(part, predicted, strict=True):
             prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        progress("generation", first + len(part), len(order), rate(sum(map(len, said)) if now else 0))
+        progress("generation", first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
     for part in gather([(prompt, prompts[prompt]) for prompt in order]):
         prompts |= {tuple(prompt): text for prompt, text in part}
-    return [prompts[row.ids[: row.start]] if _is_asked(row.example) else "" for row in rows]
+    return [prompts[row.ids[: row.start]] if _has_question(row.example) else "" for row in rows]
 
 
 def ends(encoder: Encoder) -> frozenset[int]:

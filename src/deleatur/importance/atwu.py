@@ -67,20 +67,20 @@ def scorer_loss(
     return torch.stack([by_token + data, by_sequence])
 
 
-Descent = Callable[[Iterable[nn.Parameter]], tuple[Optimizer, LRScheduler]]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], tuple[Optimizer, LRScheduler]]
 
 
-def _sgd(settings: Learned, turns: int) -> Descent:
-    def descend(parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+def _sgd(settings: Learned, turns: int) -> MakeOptimizer:
+    def make_optimizer(parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
         sgd = SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
         return sgd, LinearLR(sgd, 1.0, 0.0, total_iters=max(turns, 1))
 
-    return descend
+    return make_optimizer
 
 
 class LearnedImportance:
-    """The scorer and its turn. `turns` is how many there will be; `total` sums a tensor over processes; `descend` is its
-    optimiser and schedule where it's not the settings' SGD.
+    """The scorer and its turn. `turns` is how many there will be; `total` sums a tensor over processes; `make_optimizer`
+    makes its optimiser and schedule where they are not the settings' SGD.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class LearnedImportance:
         reference: Reference,
         total: Callable[[Tensor], Tensor] = lambda x: x,
         gamma: float = 1.0,
-        descend: Descent | None = None,
+        make_optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.settings, self.loss, self.reference, self.total, self.gamma = settings, loss, reference, total, gamma
         self.scorer = Scorer(width, settings.depth)
-        self.optimizer, self.schedule = (descend or _sgd(settings, turns))(self.scorer.parameters())
+        self.optimizer, self.schedule = (make_optimizer or _sgd(settings, turns))(self.scorer.parameters())
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         """g, held fixed during the model's turn."""

@@ -25,8 +25,8 @@ class ETW:
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         from torch import special
 
-        from deleatur.losses.reductions import asked, lengths, per_sequence
+        from deleatur.losses.reductions import lengths, per_sequence, require_output
 
-        entropy = special.entr(asked(tokens.logits).detach().float().softmax(-1)).sum(-1)
+        entropy = special.entr(require_output(tokens.logits).detach().float().softmax(-1)).sum(-1)
         scale = lengths(tokens) / per_sequence(entropy, tokens).clamp(min=1e-12)
         return entropy * scale[tokens.sequence].detach()

@@ -35,7 +35,7 @@ class Learned:
     every: int = 1
     """Model steps between two turns of the scorer, at least 1."""
     budget: float = 0.2
-    """Share of a sequence's tokens that the scorer is asked to select, in (0, 1)."""
+    """Share of a sequence's tokens that the scorer should select, in (0, 1)."""
     entropy: float = 1.0
     """Weight of the mean binary entropy of the importance (pushes it to 0 or 1), 0 or more."""
     population: float = 10.0

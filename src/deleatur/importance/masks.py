@@ -65,8 +65,8 @@ class SEUL:
 
     def prepare(self, start: Start) -> Fixed:
         """One pass of the start model over the forget rows."""
-        said = start.likelihood(start.forget, None)
-        chosen = [_threshold(-one.nll, self.k) + one.nll > ROUNDING for one in said]
+        likelihoods = start.likelihood(start.forget, None)
+        chosen = [_threshold(-one.nll, self.k) + one.nll > ROUNDING for one in likelihoods]
         return Fixed(values={r: fill(c, self.gap).float() for r, c in zip(start.forget, chosen, strict=True)})
 
 
@@ -121,7 +121,7 @@ class SUNgram:
         require(self.widen >= 0, "importance.widen", self.widen, "0 or more")
 
     def prepare(self, start: Start) -> Fixed:
-        """Counts rows; no model is asked."""
+        """Counts rows; no model is used."""
         import torch
 
         tables = [self._count(rows) for rows in (start.forget, start.retain)]

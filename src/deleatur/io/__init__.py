@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and a lock on a folder. What the files hold is known elsewhere."""
+"""Files that are written atomically, and a lock on a folder. What the files hold is known elsewhere."""

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all: beside their place, flushed to the disk, then renamed."""
+"""Files and folders that are written atomically: beside their place, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from deleatur.errors import ConfigError
 
 
-def write_whole(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text file, or lines with their ends, whole or not at all; until then what stood there stays."""
+def write_atomic(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text file, or lines with their ends, atomically; until then the old file stays."""
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("w", encoding="utf-8") as f:
@@ -27,8 +27,8 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def made_aside(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` at the end, whole or not at all.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which replaces `folder` at the end.
 
     Raises ConfigError where it cannot be written.
     """

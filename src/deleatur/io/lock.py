@@ -28,10 +28,10 @@ TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # how the systems say that 
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Nobody else is in the folder meanwhile. Raises ConfigError where somebody is.
 
-    Where the file system knows no locks, as some that lie on other machines, it is entered all the same.
+    Where the file system knows no locks, as some network file systems, it is entered all the same.
     """
     path = folder / LOCK
     with path.open("a") as file:

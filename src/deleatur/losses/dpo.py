@@ -77,9 +77,9 @@ def _preference(
 ) -> Float[Tensor, ""]:
     from torch.nn.functional import logsigmoid
 
-    from deleatur.losses.reductions import asked, per_sequence, weighted_nll
+    from deleatur.losses.reductions import per_sequence, require_output, weighted_nll
 
-    instead = asked(tokens.preferred)
+    instead = require_output(tokens.preferred)
     lose = weighted_nll(tokens, importance) - per_sequence(reference.nll(tokens), tokens)
     win = per_sequence(instead.nll - reference.nll(instead), instead)
     return -2 / beta * logsigmoid(beta * (lose - win)).sum()

@@ -39,8 +39,8 @@ class Erase:
         return self if self.level is not None else replace(self, level=level)
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
-        from deleatur.losses.reductions import asked
+        from deleatur.losses.reductions import require_output
 
-        level = asked(self.level)
+        level = require_output(self.level)
         pull = (tokens.nll - level).square() / (2 * level)
-        return (importance * (asked(tokens.divergence).erased + pull)).sum()
+        return (importance * (require_output(tokens.divergence).erased + pull)).sum()

@@ -44,9 +44,9 @@ class JensUn:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         import math
 
-        from deleatur.losses.reductions import asked, places
+        from deleatur.losses.reductions import places, require_output
 
-        logits = asked(tokens.logits).float()
+        logits = require_output(tokens.logits).float()
         cycle = tokens.sequence.new_tensor(self.ids)[places(tokens) % len(self.ids)]
         log_q = logits.log_softmax(-1).gather(1, cycle.unsqueeze(-1)).squeeze(-1)
         q = log_q.exp()

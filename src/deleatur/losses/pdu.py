@@ -23,7 +23,7 @@ class PDU:
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
-        from deleatur.losses.reductions import asked
+        from deleatur.losses.reductions import require_output
 
-        logits = asked(tokens.logits).float()
+        logits = require_output(tokens.logits).float()
         return (importance * (logits.amax(-1) - logits.mean(-1)).square()).sum()

@@ -58,10 +58,10 @@ def squared_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> Float[
 T = TypeVar("T")
 
 
-def asked(value: T | None) -> T:
-    """What the model was asked for beside the NLL."""
+def require_output(value: T | None) -> T:
+    """An optional output. Raises LookupError where the model did not compute it."""
     if value is None:
-        raise LookupError("the model was not asked for this")
+        raise LookupError("the model did not compute this output")
     return value
 
 
@@ -70,10 +70,13 @@ RetainTerm = Callable[[TokenOutputs, Reference], Float[Tensor, " N"]]
 
 RETAIN_TERMS: dict[str, tuple[RetainTerm, frozenset[str]]] = {  # name → the cost of a token, and what it needs
     "nll": (lambda tokens, reference: tokens.nll, frozenset()),
-    "kl": (lambda tokens, reference: asked(tokens.divergence).kept, frozenset({"divergence"})),
-    "js": (lambda tokens, start: js(start.logits(tokens), asked(tokens.logits)), frozenset({"logits", "reference logits"})),
+    "kl": (lambda tokens, reference: require_output(tokens.divergence).kept, frozenset({"divergence"})),
+    "js": (
+        lambda tokens, start: js(start.logits(tokens), require_output(tokens.logits)),
+        frozenset({"logits", "reference logits"}),
+    ),
     "layer": (
-        lambda tokens, start: squared_distance(asked(tokens.layer), start.layer(tokens)),
+        lambda tokens, start: squared_distance(require_output(tokens.layer), start.layer(tokens)),
         frozenset({"layer", "reference layer"}),
     ),
 }

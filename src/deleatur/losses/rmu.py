@@ -39,9 +39,9 @@ class RMU:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         import torch
 
-        from deleatur.losses.reductions import asked, squared_distance
+        from deleatur.losses.reductions import require_output, squared_distance
 
-        states = asked(tokens.layer)
+        states = require_output(tokens.layer)
         direction = torch.rand(states.shape[1], generator=torch.Generator().manual_seed(self.seed)).to(states.device)
         target = self.coefficient * direction / direction.norm()
         return (importance * squared_distance(states, target.expand_as(states))).sum()

@@ -19,8 +19,8 @@ def greedy(
 ) -> list[list[int]]:
     """The likeliest next token again and again, up to one of `ends` (which is given too) or `new_tokens`. Equals, for each
 
-        while len(said) < new_tokens and not (said and said[-1] in ends):
-            said.append(int(lm(torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
+        while len(generated) < new_tokens and not (generated and generated[-1] in ends):
+            generated.append(int(lm(torch.tensor([[*prompt, *generated]])).logits[0, -1].argmax()))
 
     Rows that have ended leave the batch. A model that cannot be packed answers by transformers' `generate`.
     """
@@ -34,8 +34,8 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
     tree = share(prompts, grown)
     states = model.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
-    said: list[list[int]] = [[] for _ in prompts]
-    running = said
+    generated: list[list[int]] = [[] for _ in prompts]
+    running = generated
     for left in reversed(range(new_tokens)):
         tokens = model.head(states).argmax(-1)
         for row, token in zip(running, tokens.tolist(), strict=True):
@@ -49,7 +49,7 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
         states = model.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
         at = at + 1
-    return said
+    return generated
 
 
 @torch.no_grad()
@@ -68,5 +68,5 @@ def _padded(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
         out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
     finally:
         model.lm.generation_config = own
-    said = out[:, length:].tolist()
-    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row)) + 1] for row in said]
+    generated = out[:, length:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row)) + 1] for row in generated]

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
-from deleatur.distributed.processes import gathered, is_first, whole_weights, will_shard
+from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, ModelError
-from deleatur.modeling.low_memory_layers import slim
+from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
@@ -121,7 +121,7 @@ def _where(name: str) -> dict[str, Any]:
         raise ModelError(f"{name} is one file; give a folder with safetensors, a .gguf file, or a name on the hub")
     else:
         place = {"pretrained_model_name_or_path": name}
-    return place | {"trust_remote_code": False}  # left out, transformers would ask at the terminal
+    return place | {"trust_remote_code": False}  # left out, transformers would prompt at the terminal
 
 
 def looks_local(name: str) -> bool:
@@ -157,7 +157,7 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 
     config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     inject_adapter_in_model(config, model)
-    slim(model)
+    patch_low_memory_layers(model)
     return model
 
 
@@ -169,7 +169,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Model and tokenizer as safetensors; adapters are merged first. Every process has to call it, the first writes."""
-    weights = whole_weights(merge_adapters(model))
+    weights = full_weights(merge_adapters(model))
     if is_first():
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
@@ -226,7 +226,7 @@ def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, Pr
     if (Path(base) / "adapter_config.json").is_file():
         raise ModelError(f"{where} names an adapter as its base; merge the two first")
     if config.get("megatron_config"):  # peft would import whatever module it names
-        raise ModelError(f"{where} asks for code outside of peft (megatron_config); take that out")
+        raise ModelError(f"{where} needs code outside of peft (megatron_config); take that out")
     if not (path / "adapter_model.safetensors").is_file():
         raise ModelError(f"{path} has no adapter_model.safetensors; pickled weights (.bin) can run code and are not read")
     model, tokenizer = load(base, precision=precision)

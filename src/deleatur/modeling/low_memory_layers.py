@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from deleatur.distributed import deepspeed
 
 
-class Again:
-    """How to make a tensor again. What has been made stays until nobody needs it any more."""
+class Recomputable:
+    """How to recompute a tensor. The result stays as long as it is referenced."""
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self.make = make
@@ -30,39 +30,39 @@ class Again:
         return self.made.view(shape)
 
 
-class Known:
-    """Which tensors can be made again, by where they lie, as long as they lie there."""
+class RecomputableTensors:
+    """Which tensors can be recomputed, by address, as long as they exist."""
 
     def __init__(self) -> None:
         self._at: dict[int, ref[Tensor]] = {}
 
     def note(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
-        tensor.again = Again(make)  # pyright: ignore[reportAttributeAccessIssue]
+        tensor.again = Recomputable(make)  # pyright: ignore[reportAttributeAccessIssue]
         self._at[tensor.data_ptr()] = ref(tensor)
 
-    def find(self, x: Tensor) -> Again | None:
+    def find(self, x: Tensor) -> Recomputable | None:
         own = self._at.get(x.data_ptr(), lambda: None)()  # where it is gone, something else may lie in its place
         if own is None or (own.numel(), own.dtype) != (x.numel(), x.dtype) or not x.is_contiguous():
             return None
         return own.again  # pyright: ignore[reportAttributeAccessIssue]
 
 
-_known: ContextVar[Known | None] = ContextVar("known", default=None)
+_known: ContextVar[RecomputableTensors | None] = ContextVar("known", default=None)
 
 
 @contextmanager
-def lean() -> Iterator[None]:
-    """Within, nothing that a norm or a gated product gave is kept for the backward pass, which makes it again.
+def recompute_activations() -> Iterator[None]:
+    """Inside, outputs of norms and gated products are not saved for backward, which recomputes them.
 
-    Layers whose activations are made again as a whole keep nothing anyway.
+    Layers under activation checkpointing save nothing anyway.
     """
-    known = Known()
+    known = RecomputableTensors()
 
-    def keep(x: Tensor) -> Tensor | tuple[Again, torch.Size]:
+    def keep(x: Tensor) -> Tensor | tuple[Recomputable, torch.Size]:
         again = known.find(x)
         return x if again is None else (again, x.shape)
 
-    def give(kept: Tensor | tuple[Again, torch.Size]) -> Tensor:
+    def give(kept: Tensor | tuple[Recomputable, torch.Size]) -> Tensor:
         return kept if isinstance(kept, Tensor) else kept[0].view(kept[1])
 
     token = _known.set(known)
@@ -81,7 +81,7 @@ def _note(made: Tensor, make: Callable[[], Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def slim(lm: PreTrainedModel) -> None:
+def patch_low_memory_layers(lm: PreTrainedModel) -> None:
     """Run the norms, gated and adapted layers of this one model by `norm`, `gated` and `adapted`, where they are that.
 
     In place. The first of each class is tried: what computes something else stays as it is.
@@ -127,7 +127,7 @@ def adapted(module: Any, x: Tensor) -> Tensor:
     with the product, the scaling and the sum in one.
     """
     low = module.lora_B["default"].weight
-    if module.disable_adapters or module.merged or deepspeed.lies(low):
+    if module.disable_adapters or module.merged or deepspeed.is_partitioned(low):
         return type(module).forward(module, x)
     base, inner = module.base_layer(x), module.lora_A["default"](x)
     made = torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), low.t(), alpha=module.scaling["default"])

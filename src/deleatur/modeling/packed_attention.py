@@ -189,13 +189,13 @@ def packed_attention(
         scores = query @ key.transpose(-1, -2) * scaling            (softcap · tanh(scores / softcap) where there is one)
         scores.masked_fill(~seen, -inf).float().softmax(-1) @ value
 
-    where tokens are asked only for the sequence that brings them. Short sequences go by matrix products in fp32 whatever the
-    type, the query heads of one key-value head as the rows of one matrix; long ones by torch's kernel.
+    where queries are only needed for the sequence that brings them. Short sequences go by matrix products in fp32 whatever
+    the type, the query heads of one key-value head as the rows of one matrix; long ones by torch's kernel.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = {"scaling": scaling, "softcap": softcap, "dropout": dropout}
-    asking = query.squeeze(0).split(pack.tree.own, 1)  # a select's gradient would fill and copy the whole
-    each = zip(asking, _sequences(key, pack.tree), _sequences(value, pack.tree), strict=True)
+    queries = query.squeeze(0).split(pack.tree.own, 1)  # a select's gradient would fill and copy the whole
+    each = zip(queries, _sequences(key, pack.tree), _sequences(value, pack.tree), strict=True)
     parts = [
         (_short if q.shape[1] <= SHORT or softcap is not None else _long)(q, k, v, pack, **options)
         for q, k, v in each
@@ -230,7 +230,7 @@ def next_attention(
     softcap: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "1 B H E"]:
-    """`packed_attention` of the last tokens of B sequences, when those before them have been asked already."""
+    """`packed_attention` of the last tokens of B sequences, when those before them are in the cache."""
     at, (heads, width) = mask.growing.at, (query.shape[1], query.shape[-1])
     layers, length = mask.growing.grown.layers, mask.bias.shape[-1]
     layers[module] = [_longer(x, length) for x in layers[module]]
@@ -255,24 +255,24 @@ def _short(
     softcap: float | None,
     dropout: float,
 ) -> Float[Tensor, "N H E"]:
-    (heads, asking, width), (shared, length, _) = q.shape, k.shape
+    (heads, queries, width), (shared, length, _) = q.shape, k.shape
     scores = (q.float() * scaling).reshape(shared, -1, width) @ k.float().transpose(1, 2)
-    scores = scores.view(heads, asking, length)
+    scores = scores.view(heads, queries, length)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if length <= SHORT:
-        scores = scores.add_(pack.bias[length - asking : length, :length])
+        scores = scores.add_(pack.bias[length - queries : length, :length])
     else:
-        scores = scores.masked_fill(~pack.seen[length - asking : length, :length], -torch.inf)
+        scores = scores.masked_fill(~pack.seen[length - queries : length, :length], -torch.inf)
     p = scores.softmax(-1)
     p = drop(p, dropout) if dropout else p
     out = p.view(shared, -1, length) @ v.float()
-    return out.view(heads, asking, -1).transpose(0, 1).to(q.dtype)
+    return out.view(heads, queries, -1).transpose(0, 1).to(q.dtype)
 
 
 def _long(q: Tensor, k: Tensor, v: Tensor, pack: Pack, *, scaling: float, softcap: None, dropout: float) -> Tensor:
-    asking, length = q.shape[1], k.shape[1]
-    mask = None if pack.causal and asking == length else pack.seen[length - asking : length, :length]
+    queries, length = q.shape[1], k.shape[1]
+    mask = None if pack.causal and queries == length else pack.seen[length - queries : length, :length]
     out = scaled_dot_product_attention(
         q[None], k[None], v[None], mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=len(q) != len(k)
     )

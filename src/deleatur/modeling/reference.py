@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deleatur.data.batches import collate, evenly, in_batches
-from deleatur.distributed.processes import gather, lay_out
+from deleatur.distributed.processes import gather, place_model
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load
 from deleatur.modeling.token_model import TokenModel
@@ -36,16 +36,16 @@ def make_reference(
     Logits are not kept but made again from the last state by a copy of the head: D numbers a token instead of V, and the
     same values. Above IN_MEMORY bytes the states lie in a file under `folder` that goes with the process.
     """
-    asked = list(dict.fromkeys(rows))
+    unique = list(dict.fromkeys(rows))
     wants = {name: f"reference{name}" in needs for name in ("", " logits", " layer")}
     wants[" logits"] |= "divergence" in needs
     if not any(wants.values()):
         return Reference()
     width = {"": 1, " logits": model.width, " layer": model.width}
     kept: dict[str, Kept] = {name: {} for name, wanted in wants.items() if wanted}
-    count = sum(len(row.ids) - row.start for row in asked)
+    count = sum(len(row.ids) - row.start for row in unique)
     room = {name: _room(count, width[name], model.dtype if name else torch.float32, folder) for name in kept}
-    _fill(model, asked, kept, room, layer if wants[" layer"] else None, batch)
+    _fill(model, unique, kept, room, layer if wants[" layer"] else None, batch)
     head = model.frozen_head() if wants[" logits"] else None
 
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
@@ -67,16 +67,16 @@ def make_reference(
 def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
     """What an importance may look at before training; another model that it names is loaded for that one pass."""
 
-    def likelihood(asked: Sequence[Encoded], name: str | None) -> list[Likelihood]:
+    def likelihood(rows: Sequence[Encoded], name: str | None) -> list[Likelihood]:
         if name is None:
-            return likelihoods(model, asked, batch)
+            return likelihoods(model, rows, batch)
         lm, _ = load(name, precision=precision)
         other = TokenModel(lm)
-        lay_out(other)
+        place_model(other)
         if other.vocabulary != model.vocabulary:
             seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"
             raise ModelError(f"{seen}; give the model that it was fine-tuned from")
-        return likelihoods(other, asked, batch)
+        return likelihoods(other, rows, batch)
 
     def similarity(nearest: int, most: int) -> list[Tensor]:
         retain = evenly(rows["retain"], most)

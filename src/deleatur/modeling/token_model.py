@@ -17,12 +17,12 @@ from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from deleatur.distributed.processes import is_sharded, whole
+from deleatur.distributed.processes import full_tensor, is_sharded
 from deleatur.errors import ModelError
 from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.gpu_kernels import by_positions, fuse
-from deleatur.modeling.low_memory_layers import lean, slim
+from deleatur.modeling.low_memory_layers import patch_low_memory_layers, recompute_activations
 from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
@@ -42,18 +42,18 @@ class TokenModel(nn.Module):
         super().__init__()
         self.lm, self.readout = lm, Readout(self._read)
         self.notes: list[str] = []  # what is done otherwise than the model came
-        self._positions, self._settled = "", False  # the attention that keeps rows apart by their positions
-        slim(lm)
+        self._positions, self._gpu_kernels_enabled = "", False  # the attention that keeps rows apart by their positions
+        patch_low_memory_layers(lm)
         with self._looking() as probe:
             self._check_head(probe)
             self.packs: bool = self._can_pack(probe)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Make use of what a GPU offers, once the weights lie there. What gives other states is left, with a warning."""
-        if self.device.type != "cuda" or self._settled:
+    def enable_gpu_kernels(self) -> None:
+        """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
+        if self.device.type != "cuda" or self._gpu_kernels_enabled:
             return
-        self._settled = True
+        self._gpu_kernels_enabled = True
         attend_through(self.lm, False)
         self.packs = False
         with self._looking() as probe:
@@ -92,13 +92,13 @@ class TokenModel(nn.Module):
         before = states[predicting]
         target = batch.ids.flatten()[batch.scored]
         start = None if teacher is None else teacher.states(batch.rows).to(before.device, before.dtype)
-        nll, raw, said, divergence = self.readout(before, target, statistics, logits, start, teacher)
+        nll, raw, token_stats, divergence = self.readout(before, target, statistics, logits, start, teacher)
         return TokenOutputs(
             nll=nll,
             hidden=before if state == "predicting" else states[scored],
             sequence=batch.sequence,
             rows=batch.rows,
-            said=said,
+            statistics=token_stats,
             logits=raw,
             divergence=divergence,
             layer=None if layer is None else made.hidden_states[layer + 1].flatten(0, 1)[scored],
@@ -116,8 +116,8 @@ class TokenModel(nn.Module):
         """NLL of the targets; on request the logits, what else the head says, and the divergence from a teacher."""
         raw = self.head(before) if logits else None
         if statistics:
-            said = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
-            return said.nll, raw, said, None
+            token_stats = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
+            return token_stats.nll, raw, token_stats, None
         if teacher is not None and start is not None:
             heads = self.head, teacher.head
             nll, divergence = linear_divergence(before, start, target, *heads, chunk=self._chunk)
@@ -126,8 +126,8 @@ class TokenModel(nn.Module):
             return linear_nll(before, target, self.head, chunk=self._chunk, frozen=self._head_is_frozen), None, None, None
         return nll_of(raw, target), raw, None, None
 
-    @lean()
-    def _decode(self, batch: Batch, **asked: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:
+    @recompute_activations()
+    def _decode(self, batch: Batch, **extra: bool) -> tuple[Any, Int[Tensor, " N"], Int[Tensor, " N"]]:
         """What the decoder makes of the batch, and where in it each scored token and the one before it lie. Packed it
         equals, at these places,
 
@@ -137,34 +137,34 @@ class TokenModel(nn.Module):
         if self._positions and self.lm.config._attn_implementation == self._positions:
             ends = zip(rows, accumulate(map(len, rows)), strict=True)
             places = [torch.arange(end - len(row), end) for row, end in ends]
-            made = self._run_by_positions(rows, **asked)
+            made = self._run_by_positions(rows, **extra)
         elif self.packs and batch.ids.device.type == "cpu":
             tree = share(rows)
-            places, made = list(tree.places), self.run_packed(tree, **asked)
+            places, made = list(tree.places), self.run_packed(tree, **extra)
         else:
-            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **asked), batch.scored, batch.scored - 1
+            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
         place = pad_sequence(places, batch_first=True).flatten().to(batch.ids.device)
         return made, place[batch.scored], place[batch.scored - 1]
 
-    def _run_by_positions(self, rows: Sequence[Sequence[int]], **asked: bool) -> Any:
+    def _run_by_positions(self, rows: Sequence[Sequence[int]], **extra: bool) -> Any:
         """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
         ids = torch.tensor([token for row in rows for token in row], device=self.device)
         at = torch.cat([torch.arange(len(row), device=self.device) for row in rows])
-        return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **asked)
+        return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
 
-    def run_packed(self, tree: Tree, **asked: bool) -> Any:
+    def run_packed(self, tree: Tree, **extra: bool) -> Any:
         """What the decoder makes of a tree's tokens."""
         with packed(tree):
-            return self._run_row(tree.ids, tree.at, **asked)
+            return self._run_row(tree.ids, tree.at, **extra)
 
     def run_next(self, ids: Int[Tensor, " B"], growing: Growing) -> Any:
         """What it makes of one more token for each sequence."""
         with packed(growing):
             return self._run_row(ids, growing.at)
 
-    def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **asked: bool) -> Any:
+    def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **extra: bool) -> Any:
         seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
-        return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **asked)
+        return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
 
     def head(self, hidden: Float[Tensor, "N D"], matrix: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
@@ -178,10 +178,10 @@ class TokenModel(nn.Module):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def generate(self, ids: Int[Tensor, "B L"], **options: Any) -> Int[Tensor, "B _"]:
-        """transformers' own; by way of this module, so that weights that lie over several processes come together."""
+    def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Int[Tensor, "B _"]:
+        """transformers' own; by way of this module, so that sharded weights are gathered."""
         with self.own_attention():
-            return self.lm.generate(ids, synced_gpus=is_sharded(self), **options)  # pyright: ignore[reportCallIssue]
+            return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
 
     @property
     def width(self) -> int:
@@ -212,17 +212,17 @@ class TokenModel(nn.Module):
         return self._head_of(self._matrix if own else deepcopy(self._matrix).requires_grad_(False))
 
     def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
-        """The head for use outside of `forward`, until the next step; all of it, also where it lies over processes."""
+        """The head for use outside of `forward`, until the next step; complete, also where it is sharded."""
         return self._head_of(self._matrix)
 
     def head_matrix(self) -> Float[Tensor, "V D"]:
         """The head's weight as it is now, all of it; not to be trained through."""
         weight = self._matrix.weight
-        return (whole(weight) if is_sharded(self._matrix) else weight).detach()
+        return (full_tensor(weight) if is_sharded(self._matrix) else weight).detach()
 
     def _head_of(self, matrix: nn.Linear) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         if is_sharded(matrix):
-            made = {name: whole(p).detach() for name, p in matrix.named_parameters()}
+            made = {name: full_tensor(p).detach() for name, p in matrix.named_parameters()}
             return lambda hidden: self.head(hidden, partial(linear, **made))
         return lambda hidden: self.head(hidden, matrix)
 

@@ -3,7 +3,7 @@
 It reads files, measures nothing, and never imports torch.
 """
 
-from deleatur.report.compare import Shown, gather
+from deleatur.report.compare import ComparedMethod, gather
 from deleatur.report.compare_page import write_comparison
 from deleatur.report.compare_text import compare_table
 from deleatur.report.heat import Piece, heat_spans
@@ -12,9 +12,9 @@ from deleatur.report.tables import Row, metric_name, percent, rows_of, set_name
 from deleatur.report.verdict import Verdict, verdict
 
 __all__ = [
+    "ComparedMethod",
     "Piece",
     "Row",
-    "Shown",
     "Verdict",
     "compare_table",
     "gather",

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what was asked to be forgotten, how, and with what evidence."""
+"""The model card of an exported run: what was to be forgotten, how, and with what evidence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from deleatur.report.redact import place_last, redact_results
-from deleatur.report.tables import METRICS, metric_name, percent, rows_of, set_name
+from deleatur.report.tables import METRIC_LABELS, metric_name, percent, rows_of, set_name
 from deleatur.report.verdict import verdict
 from deleatur.report.words import flat, plain
 from deleatur.run_folder.schema import Folder
@@ -38,7 +38,7 @@ def model_card(folder: Folder, *, version: str, licence: str | None, named: bool
     parts = [
         f"---\n{front}---",
         f"# {_escaped(place_last(base).rpartition('/')[2])}, with {_count(results)} unlearned",
-        *_asked(folder, named),
+        *_forgotten_rows(folder, named),
         "## How",
         *_method(results, version),
         "## Evidence",
@@ -56,15 +56,15 @@ def _count(results: dict[str, Any]) -> str:
     return f"{n} row{'' if n == 1 else 's'}"
 
 
-def _asked(folder: Folder, named: bool) -> Iterator[str]:
+def _forgotten_rows(folder: Folder, named: bool) -> Iterator[str]:
     data = folder.results["data"]
-    yield "## What it was asked to forget"
+    yield "## What it was trained to forget"
     known = {name: part for name, part in data.items() if part and "sha256" in part}
     yield "\n".join(f"- {set_name(name)}: {part['rows']}, SHA-256 `{part['sha256']}`" for name, part in known.items())
     yield "The hash is of the rows' prompts, answers and spans as JSON, so that whoever has the rows can check it."
     if named:
         rows = [row["question"] or row["answer"] for row in folder.importance]
-        yield f"Of the rows to forget, {len(rows)} were asked:"
+        yield f"Of the rows to forget, {len(rows)} were evaluated:"
         yield "\n".join(f"- {_escaped(text)}" for text in rows)
 
 
@@ -96,7 +96,7 @@ def _evidence(results: dict[str, Any]) -> Iterator[str]:
         lines.append(f"| {_escaped(set_name(row.set))} | {metric_name(row.metric)} | {before} | {after} | {row.n} |")
     yield "\n".join(lines)
     yield "± one standard error over the n rows. " + "; ".join(
-        f"*{name}*: {meaning}" for key, (name, meaning) in METRICS.items() if any(row.metric == key for row in rows)
+        f"*{name}*: {meaning}" for key, (name, meaning) in METRIC_LABELS.items() if any(row.metric == key for row in rows)
     )
     if found.notes:
         yield "Notes: " + " ".join(map(_escaped, found.notes))

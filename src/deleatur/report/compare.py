@@ -22,7 +22,7 @@ SUITE = {"gone": ["forget"], "kept": ["retain"], "score": "revealed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shown:
+class ComparedMethod:
     """One method's runs: what each `results.json` says, in the order of seeds, where it lies, and the first run's steps."""
 
     label: str
@@ -74,7 +74,7 @@ class Finished:
 Read = Callable[[Path], dict[str, Any]]
 
 
-def gather(places: Sequence[Path], read: Read = read_results) -> list[Shown]:
+def gather(places: Sequence[Path], read: Read = read_results) -> list[ComparedMethod]:
     """The runs of these folders or result files; those that differ in nothing but seed and folder are one method's.
 
     `read` may know files of other forms, and says in "peer" whose they are. Methods come in the order given. One of a name
@@ -104,15 +104,15 @@ def suite_of(results: dict[str, Any]) -> dict[str, Any]:
     return SUITE | (results.get("suite") or {})
 
 
-def unequal(runs: Sequence[Shown]) -> Iterator[str]:
-    """A sentence for all in which the methods were not on equal terms: model, rows, what was asked, how long."""
+def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """A sentence for all in which the methods were not on equal terms: model, rows, evaluation, duration."""
     terms = {run.label: [_terms(r) for r in run.results] for run in runs if not run.peer}
     for name in dict.fromkeys(name for each in terms.values() for term in each for name in term):
         values: dict[str, list[str]] = {}
         for label, each in terms.items():
-            said = " and ".join(dict.fromkeys(term[name] for term in each if name in term))
-            if said:  # a setting that an older run did not have is not another one
-                values.setdefault(said, []).append(label)
+            value = " and ".join(dict.fromkeys(term[name] for term in each if name in term))
+            if value:  # a setting that an older run did not have is not another one
+                values.setdefault(value, []).append(label)
         if len(values) > 1:
             commonest = sorted(values.items(), key=lambda item: -len(item[1]))
             yield f"Not on equal terms: {name} is {'; '.join(f'{v} for {_named(labels)}' for v, labels in commonest)}."
@@ -125,7 +125,7 @@ def _results(place: Path, read: Read) -> dict[str, Any]:
     return read(path)
 
 
-def _shown(label: str, runs: list[Finished]) -> Shown:
+def _shown(label: str, runs: list[Finished]) -> ComparedMethod:
     for one, other in pairwise(runs):
         if seed_of(one.results) == seed_of(other.results):
             raise ConfigError(
@@ -133,7 +133,7 @@ def _shown(label: str, runs: list[Finished]) -> Shown:
                 "leave one out"
             )
     first = runs[0].place
-    return Shown(
+    return ComparedMethod(
         label=one_line(label.encode("utf-8", errors="replace").decode()),
         results=tuple(run.results for run in runs),
         places=tuple(str(run.place) for run in runs),

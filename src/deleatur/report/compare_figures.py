@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deleatur.report.compare import Shown
+from deleatur.report.compare import ComparedMethod
 from deleatur.report.compare_text import COLUMNS, Cell, Column, cell, ordered, score_of
 from deleatur.report.figures import FORGET, GRID, INK, STRONG, Chart, draw
 
@@ -54,7 +54,7 @@ class Label:
         return x < self.x + self.width and self.x < x + width and y < self.y + self.height and self.y < y + height
 
 
-def frontier(runs: Sequence[Shown]) -> Chart | None:
+def frontier(runs: Sequence[ComparedMethod]) -> Chart | None:
     """Score on sets that should go against that on sets that should stay; None where no method has both."""
     points = [(run, cell(run, GONE), cell(run, KEPT)) for run in ordered(runs)]
     points = [(run, x, y) for run, x, y in points if x.n and y.n]
@@ -80,7 +80,7 @@ def frontier(runs: Sequence[Shown]) -> Chart | None:
     return Chart(title="Forgetting against keeping", caption=caption, svg=svg)
 
 
-def agreement(runs: Sequence[Shown]) -> Chart | None:
+def agreement(runs: Sequence[ComparedMethod]) -> Chart | None:
     """ROC-AUC of importance against the spans, the highest above; None where no method has it."""
     found = [(run, c) for run in runs if (c := cell(run, AUC)).mean is not None]
     found.sort(key=lambda item: item[1].mean or 0.0)
@@ -147,7 +147,7 @@ def _beside(dot: Dot, text: str) -> Iterator[Label]:
         yield from (Label(text=text, x=x, y=y, dot=dot) for x, y in places)
 
 
-def _points(axes: Axes, points: Sequence[tuple[Shown, Cell, Cell]]) -> None:
+def _points(axes: Axes, points: Sequence[tuple[ComparedMethod, Cell, Cell]]) -> None:
     for place, (run, x, y) in enumerate(points):
         if len(run.seeds) > 1:
             pairs = [
@@ -191,7 +191,7 @@ def _close(one: Dot, other: Dot) -> bool:
     return (one.x - other.x) ** 2 + (one.y - other.y) ** 2 < NEAR**2
 
 
-def _values(run: Shown, column: Column) -> list[float]:
+def _values(run: ComparedMethod, column: Column) -> list[float]:
     return [v for r in run.results if not isinstance(v := column.of(r), str)]
 
 

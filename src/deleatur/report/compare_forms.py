@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from deleatur.report.compare import Shown
+from deleatur.report.compare import ComparedMethod
 from deleatur.report.compare_text import Table, cell, columns_of, ordered
 from deleatur.report.words import one_line
 
@@ -30,7 +30,7 @@ def to_latex(table: Table) -> str:
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"
 
 
-def to_json(runs: Sequence[Shown], table: Table) -> str:
+def to_json(runs: Sequence[ComparedMethod], table: Table) -> str:
     """Means, standard errors and every run's numbers, in the order of the table, and the notes."""
     columns = columns_of(runs)
     methods = [

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from deleatur.errors import ConfigError, DataError
-from deleatur.report.compare import NO_METHOD, Shown, unequal
+from deleatur.report.compare import NO_METHOD, ComparedMethod, unequal
 from deleatur.report.compare_figures import agreement, frontier
 from deleatur.report.compare_forms import to_json, to_latex, to_markdown
 from deleatur.report.compare_text import COLUMNS, Table, cell, compare_table, ordered
@@ -20,7 +20,7 @@ from deleatur.report.words import flat, plain
 MOST_COURSES = 6  # of the best methods
 
 
-def write_comparison(runs: Sequence[Shown], out: Path) -> Path:
+def write_comparison(runs: Sequence[ComparedMethod], out: Path) -> Path:
     """table.md, table.tex, table.json and report.html in `out`; returns the page. The same runs give the same bytes.
 
     Raises ConfigError where `out` is a run's own folder, DataError where it cannot be written.
@@ -38,7 +38,7 @@ def write_comparison(runs: Sequence[Shown], out: Path) -> Path:
     return put(out / "report.html", render("compare.html.jinja", _view(ordered(runs), table)))
 
 
-def _view(runs: Sequence[Shown], table: Table) -> dict[str, Any]:
+def _view(runs: Sequence[ComparedMethod], table: Table) -> dict[str, Any]:
     models = list(dict.fromkeys(r["model"]["name"] for run in runs if not run.peer for r in run.results))
     known = [{} if run.peer else flat(run.results[0]["run"]) for run in runs]
     settings = [{k: plain(v) for k, v in each.items() if k not in NO_METHOD} for each in known]
@@ -63,7 +63,7 @@ def _view(runs: Sequence[Shown], table: Table) -> dict[str, Any]:
     }
 
 
-def _verdict(runs: Sequence[Shown]) -> list[str]:
+def _verdict(runs: Sequence[ComparedMethod]) -> list[str]:
     """Who has the highest UQ, and who comes next."""
     uq = COLUMNS[2]
     places: dict[str, list[tuple[str, str]]] = {}  # by the mean as it is written
@@ -71,7 +71,7 @@ def _verdict(runs: Sequence[Shown]) -> list[str]:
         if (c := cell(run, uq)).mean is not None:
             places.setdefault(uq.text(c.mean, None), []).append((run.label, uq.text(c.mean, c.se)))
     if not places:
-        return ["No method has a UQ: the score was not asked, or nothing was there to lose."]
+        return ["No method has a UQ: the score was not evaluated, or nothing was there to lose."]
     said = [
         (_and([name for name, _ in tied]), len(tied) > 1, text if len(tied) > 1 else tied[0][1])
         for text, tied in list(places.items())[:2]

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deleatur.evaluation.metrics import METRICS, WHOLES
-from deleatur.report.compare import Shown, suite_of, unequal
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
+from deleatur.report.compare import ComparedMethod, suite_of, unequal
 from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}
-NOT_TOLD = "not told"  # by a peer's file, of which a note speaks once
+NOT_REPORTED = "not reported"  # by a peer's file, of which a note speaks once
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
@@ -38,7 +38,7 @@ class Column:
         """The run's finite number, or why it has none."""
         value = self.read(results)
         if isinstance(value, str):
-            return NOT_TOLD if "peer" in results else value
+            return NOT_REPORTED if "peer" in results else value
         return value if math.isfinite(value) else "no finite number"
 
     def text(self, value: float, se: float | None) -> str:
@@ -79,7 +79,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
         suite = suite_of(results)
         wanted = metric or suite["score"]
         found = [results[side].get(name + ending, {}).get(wanted, {}).get("value") for name in suite[part]]
-        return 100 * statistics.fmean(found) if found and None not in found else "not asked"
+        return 100 * statistics.fmean(found) if found and None not in found else "not evaluated"
 
     return read
 
@@ -102,7 +102,7 @@ def _whole(name: str) -> Reader:
     return read
 
 
-NOTHING = "not defined where the score was not asked, or nothing was there to lose"
+NOTHING = "not defined where the score was not evaluated, or nothing was there to lose"
 COLUMNS = (
     Column(
         name="FQ",
@@ -127,14 +127,14 @@ COLUMNS = (
     Column(
         name="gone in other words, %",
         better="lower",
-        meaning="the same, asked as it was never trained",
+        meaning="the same on paraphrases, which were never trained on",
         read=score_of("gone", ending="_paraphrased"),
     ),
     Column(name="kept, %", better="higher", meaning="the score on sets that should stay", read=score_of("kept")),
     Column(
         name="kept in other words, %",
         better="higher",
-        meaning="the same, asked as it was never trained",
+        meaning="the same on paraphrases, which were never trained on",
         read=score_of("kept", ending="_paraphrased"),
     ),
     Column(
@@ -166,7 +166,7 @@ COSTS = (
 )
 
 
-def compare_table(runs: Sequence[Shown]) -> Table:
+def compare_table(runs: Sequence[ComparedMethod]) -> Table:
     """Methods by UQ, the highest first; means over seeds, ± one standard error where there are several.
 
     A column that no method has is left out. The best means are marked where the methods differ.
@@ -185,23 +185,23 @@ def compare_table(runs: Sequence[Shown]) -> Table:
         rows=tuple(rows),
         best=frozenset(best),
         meanings=tuple((column.name, column.meaning) for column in columns),
-        notes=(*unequal(runs), *_said(runs), *_told(runs), *numbered, *_left_out(runs)),
+        notes=(*unequal(runs), *_said(runs), *_missing(runs), *numbered, *_left_out(runs)),
     )
 
 
-def ordered(runs: Sequence[Shown]) -> list[Shown]:
+def ordered(runs: Sequence[ComparedMethod]) -> list[ComparedMethod]:
     """By UQ, the highest first, those without last; else as given."""
     uq = {run.label: cell(run, COLUMNS[2]).mean for run in runs}
     return sorted(runs, key=lambda run: -math.inf if uq[run.label] is None else uq[run.label] or 0.0, reverse=True)
 
 
-def columns_of(runs: Sequence[Shown]) -> list[Column]:
+def columns_of(runs: Sequence[ComparedMethod]) -> list[Column]:
     """All that at least one run has a number for; what a peer measured on a set, where another run has it too."""
     shared = [c for c in _peers(runs) if sum(bool(cell(run, c).n) for run in runs) > 1]
-    return [c for c in (*COLUMNS, *shared, *_wholes(runs), *COSTS) if any(cell(run, c).n for run in runs)]
+    return [c for c in (*COLUMNS, *shared, *_set_metric_columns(runs), *COSTS) if any(cell(run, c).n for run in runs)]
 
 
-def cell(run: Shown, column: Column) -> Cell:
+def cell(run: ComparedMethod, column: Column) -> Cell:
     """A method's figure."""
     read = [column.of(r) for r in run.results]
     values = [float(v) for v in read if not isinstance(v, str)]
@@ -213,37 +213,37 @@ def cell(run: Shown, column: Column) -> Cell:
     )
 
 
-def _peers(runs: Sequence[Shown]) -> list[Column]:
+def _peers(runs: Sequence[ComparedMethod]) -> list[Column]:
     """What peers' files say of single sets."""
-    told = [
+    missing = [
         (name, metric) for run in runs if run.peer for name, found in run.results[0]["after"].items() for metric in found
     ]
     return [
         Column(
             name=one_line(f"{metric_name(metric)} of {set_name(name)}"),
-            better=_direction(metric, gone=name.startswith("forget")),
+            better=_direction(metric, on_forget_rows=name.startswith("forget")),
             digits=3,
             meaning=METRICS[metric].meaning if metric in METRICS else "",
             read=_given("after", name, metric, "value"),
         )
-        for name, metric in dict.fromkeys(told)
+        for name, metric in dict.fromkeys(missing)
     ]
 
 
-def _direction(metric: str, *, gone: bool) -> Literal["lower", "higher", ""]:
+def _direction(metric: str, *, on_forget_rows: bool) -> Literal["lower", "higher", ""]:
     """Where it should go on sets that should go, the other way on all others."""
     falls = {"lower": True, "higher": False}.get(METRICS[metric].forget) if metric in METRICS else None
-    return "" if falls is None else "lower" if falls is gone else "higher"
+    return "" if falls is None else "lower" if falls is on_forget_rows else "higher"
 
 
-def _wholes(runs: Sequence[Shown]) -> list[Column]:
+def _set_metric_columns(runs: Sequence[ComparedMethod]) -> list[Column]:
     names = dict.fromkeys(name for run in runs for r in run.results for name in (r.get("whole") or {}).get("after", {}))
     return [
         Column(
             name=metric_name(name),
             better=BETTER.get(name, ""),
             digits=None,
-            meaning=f"{WHOLES[name].meaning}; target: {WHOLES[name].target}" if name in WHOLES else "",
+            meaning=f"{SET_METRICS[name].meaning}; target: {SET_METRICS[name].target}" if name in SET_METRICS else "",
             read=_whole(name),
         )
         for name in names
@@ -253,7 +253,7 @@ def _wholes(runs: Sequence[Shown]) -> list[Column]:
 def _text(column: Column, c: Cell, footnotes: dict[str, int]) -> str:
     if not c.lacks:
         return column.text(c.mean or 0.0, c.se)
-    if c.lacks == NOT_TOLD:
+    if c.lacks == NOT_REPORTED:
         return "–"
     part = "" if c.mean is None else f"over {c.n} seeds only: " if c.n > 1 else "over 1 seed only: "
     mark = footnotes.setdefault(f"{column.name}: {part}{c.lacks}", len(footnotes) + 1)
@@ -270,7 +270,7 @@ def _best(column: Column, cells: Sequence[Cell]) -> list[int]:
     return [i for i, text in enumerate(texts) if text == wanted]
 
 
-def _said(runs: Sequence[Shown]) -> Iterator[str]:
+def _said(runs: Sequence[ComparedMethod]) -> Iterator[str]:
     """What the score is, once for every suite."""
     suites = [s for run in runs if not run.peer for s in map(suite_of, run.results)]
     for suite in {json.dumps(s, sort_keys=True): s for s in suites}.values():
@@ -279,7 +279,7 @@ def _said(runs: Sequence[Shown]) -> Iterator[str]:
         yield f"{suite.get('name', 'rows')}: gone = {gone}; kept = {kept}; score = {metric_name(suite['score'])}{judge}."
 
 
-def _told(runs: Sequence[Shown]) -> Iterator[str]:
+def _missing(runs: Sequence[ComparedMethod]) -> Iterator[str]:
     """What is not known of peers' runs."""
     for run in runs:
         if run.peer:
@@ -287,9 +287,9 @@ def _told(runs: Sequence[Shown]) -> Iterator[str]:
             yield f"{run.label}: as {run.peer}'s file has it, – where it has nothing; {known}."
 
 
-def _left_out(runs: Sequence[Shown]) -> Iterator[str]:
-    """Why figures of whole sets that were asked for have no column."""
-    for column in _wholes(runs):
+def _left_out(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """Why requested set metrics have no column."""
+    for column in _set_metric_columns(runs):
         cells = [cell(run, column) for run in runs]
         if not any(c.n for c in cells):
             yield f"Left out, {column.name}: {cells[0].lacks}."

@@ -1,4 +1,4 @@
-"""An answer cut where its tokens begin and end, each piece with the importance of what lies over it."""
+"""An answer cut where its tokens begin and end, each piece with the importance of its token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Piece:
     """Neighbouring characters of an answer that the same tokens cover."""
 
     text: str
-    importance: float | None  # None where no scored token lies
+    importance: float | None  # None where there is no scored token
     gold: bool  # does a token here touch what was marked to be forgotten?
 
 

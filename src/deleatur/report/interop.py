@@ -1,7 +1,7 @@
 """Result files of peers, read and written: OpenUnlearning's and lm-eval's. Never imports torch.
 
 What is read from them has the form of `results.json` as far as it goes: {"after": set → metric → value, n, se, "whole":
-{"after": figure → value, …}}, in our names. n is 0 and se None where a file does not tell. Numbers are as the file has them,
+{"after": figure → value, …}}, in our names. n is 0 and se None where a file has none. Numbers are as the file has them,
 also where a peer's definition differs from ours (docs/metrics.md).
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from deleatur.errors import DataError
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.membership import auc, sides
 from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
 from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
@@ -86,7 +86,7 @@ def read_results(path: Path) -> Results:
     tasks = data.get("results")
     if isinstance(tasks, dict) and tasks and all(isinstance(task, dict) for task in tasks.values()):
         return from_lm_eval(data)
-    if data.keys() & (OPEN_UNLEARNING.keys() | WHOLE.keys() | WHOLES.keys()):
+    if data.keys() & (OPEN_UNLEARNING.keys() | WHOLE.keys() | SET_METRICS.keys()):
         return from_open_unlearning(data)
     raise DataError(
         f"{path} holds no known results; give a run folder, its results.json, OpenUnlearning's *_EVAL.json or "
@@ -95,7 +95,7 @@ def read_results(path: Path) -> Results:
 
 
 def read_run(path: Path) -> Results:
-    """`read_results` for a table: what a peer's file does not tell is not measured there, and "peer" says whose it is."""
+    """`read_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
     found = read_results(path)
     if "schema_version" in found:
         return found
@@ -158,7 +158,7 @@ def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
             rows = [FORMS.get(metric, float)(v) for v in _values(log, key)]
             known = mean(rows) if rows else {"n": 0, "se": None}
             sets.setdefault(own, {})[metric] = known | {"value": value}
-        elif (own := WHOLE.get(name, name)) in WHOLES:
+        elif (own := WHOLE.get(name, name)) in SET_METRICS:
             wholes[own] = {"n": 0} | _attack(log) | {"value": value}
         else:
             other[name] = value
@@ -216,7 +216,7 @@ def _attacked(
 
 
 def _attack(log: Any) -> dict[str, Any]:
-    """The interval and the counts of an attack whose scores are told."""
+    """The interval and the counts of an attack whose scores are in the file."""
     if not isinstance(log, dict):
         return {}
     members, others = (_values(log.get(name), "score") for name in ("forget", "holdout"))

@@ -13,7 +13,7 @@ from deleatur.report.figures import charts
 from deleatur.report.heat import end_importance, heat_spans
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
-from deleatur.report.tables import METRICS, Row, lacking, rows_of, set_name, wholes_of
+from deleatur.report.tables import METRIC_LABELS, Row, lacking, rows_of, set_metric_rows, set_name
 from deleatur.report.verdict import verdict
 from deleatur.report.words import cost, flat, grouped, plain
 from deleatur.run_folder.schema import Folder, read_folder, require_no_links
@@ -66,7 +66,7 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
 def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed, shown = results["run"], results["importance"], folder.importance[:MOST_HEAT_ROWS]
-    rows, wholes, found = rows_of(results), wholes_of(results), verdict(results)
+    rows, wholes, found = rows_of(results), set_metric_rows(results), verdict(results)
     return {
         "name": folder.name,
         "method": f"{run['loss']['name']} × {run['importance']['name']}",
@@ -80,7 +80,7 @@ def _view(folder: Folder) -> dict[str, Any]:
         "wholes": [row for row in wholes if row.given],
         "lacking": lacking(wholes),
         "evidence": [(name, [_measured(r, rows) for r in part]) for name, part in groupby(rows, lambda r: r.set)],
-        "metrics": [METRICS[m] for m in METRICS if any(r.metric == m for r in rows)],
+        "metrics": [METRIC_LABELS[m] for m in METRIC_LABELS if any(r.metric == m for r in rows)],
         "charts": [(c.title, c.caption, Markup(c.svg)) for c in charts(folder.steps)],
         "agreement": [(name, agreed[key], why) for key, name, why in AGREEMENT if agreed.get(key) is not None],
         "agreed": agreed,
@@ -97,7 +97,7 @@ def _view(folder: Folder) -> dict[str, Any]:
 
 
 def _measured(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    """A row of the evidence, and where its marks stand on a line of 100; forget rows show the level of rows never seen."""
+    """A row of the evidence, and where its marks stand on a line of 100; forget rows show the level of unseen rows."""
     level = row.set.replace("forget", "holdout") if row.set.startswith("forget") else None
     never = next((r.after for r in rows if (r.set, r.metric) == (level, row.metric)), None)
     return {"row": row, "was": _place(row.before), "now": _place(row.after), "never": _place(never)}
@@ -131,8 +131,10 @@ def _tint(importance: float | None) -> str:
 
 def _retained(folder: Folder) -> dict[str, Any]:
     """Some retain rows at even distances, so that no end of the file is preferred, and how many answers stayed the same."""
-    said = {r["id"]: r["generated"] for r in folder.before if r["set"] == "retain"}
-    rows = [r | {"before": said.get(r["id"], ""), "after": r["generated"]} for r in folder.after if r["set"] == "retain"]
+    generated = {r["id"]: r["generated"] for r in folder.before if r["set"] == "retain"}
+    rows = [
+        r | {"before": generated.get(r["id"], ""), "after": r["generated"]} for r in folder.after if r["set"] == "retain"
+    ]
     count = min(len(rows), RETAIN_SAMPLES)
     return {
         "retain": [rows[i * len(rows) // count] for i in range(count)],

@@ -23,7 +23,7 @@ def render(template: str, view: dict[str, Any]) -> str:
 
 
 def put(path: Path, text: str) -> Path:
-    """Write a file whole or not at all, and return its path. Raises DataError where it cannot be written."""
+    """Write a file atomically, and return its path. Raises DataError where it cannot be written."""
     part = path.with_name(path.name + ".part")
     try:
         # a lone surrogate, which JSON lets through, becomes a reference that browsers show as U+FFFD

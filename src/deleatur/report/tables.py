@@ -5,27 +5,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deleatur.evaluation.metrics import METRICS as known
-from deleatur.evaluation.metrics import WHOLES
-from deleatur.evaluation.metrics.table import Whole
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
+from deleatur.evaluation.metrics.table import SetMetric
 
 SETS = {
     "forget": "forget rows",
-    "forget_paraphrased": "forget rows, asked in other words",
+    "forget_paraphrased": "forget rows, paraphrased",
     "retain": "retain rows",
-    "retain_paraphrased": "retain rows, asked in other words",
-    "holdout": "rows never seen",
-    "holdout_paraphrased": "rows never seen, asked in other words",
+    "retain_paraphrased": "retain rows, paraphrased",
+    "holdout": "unseen rows",
+    "holdout_paraphrased": "unseen rows, paraphrased",
 }
-METRICS = {  # what a reader is shown, all of them shares; results.json has the others too
+METRIC_LABELS = {  # what a reader is shown, all of them shares; results.json has the others too
     "judged": ("judged", "share of answers that reveal the fact, by the run's judge"),
     "revealed": ("revealed", "share of the fact's pieces that the model's own answer contains, word for word"),
     "incoherent": ("incoherent", "share of the model's own answers that are no language any more: empty, looped or garbled"),
-    "probability": ("probability", "how likely the told answer is: the geometric mean over its tokens"),
-    "rouge_l": ("ROUGE-L", "share of the told answer's words that the model's answer has, in their order"),
+    "probability": ("probability", "how likely the reference answer is: the geometric mean over its tokens"),
+    "rouge_l": ("ROUGE-L", "share of the reference answer's words that the model's answer has, in their order"),
     "extraction_strength": ("extraction strength", "share of the answer that the model completes to the end by itself"),
     "exact_memorisation": ("exact memorisation", "share of tokens that are the model's first choice"),
-    "truth_ratio": ("truth ratio", "how alike the right and the wrong answers are to the model: 1 = it cannot tell"),
+    "truth_ratio": ("truth ratio", "how alike the right and the wrong answers are to the model: 1 = equally likely"),
     "accuracy": ("accuracy", "share of questions whose right answer is likelier than every wrong one"),
 }
 
@@ -47,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WholeRow:
+class SetMetricRow:
     """A figure of whole sets as a reader sees it: each side's number, a dash where there is none, and why there is none."""
 
     name: str
@@ -70,22 +69,22 @@ def rows_of(results: dict[str, Any]) -> list[Row]:
     return [
         _row(name, metric, before.get(name, {}).get(metric), after.get(name, {}).get(metric))
         for name in _ordered({*before, *after}, SETS)
-        for metric in METRICS
+        for metric in METRIC_LABELS
         if metric in before.get(name, {}) or metric in after.get(name, {})
     ]
 
 
-def wholes_of(results: dict[str, Any]) -> list[WholeRow]:
+def set_metric_rows(results: dict[str, Any]) -> list[SetMetricRow]:
     """The figures of whole sets of both sides, in the suite's order; none where the results have none."""
     whole, judge = results.get("whole") or {}, (results.get("suite") or {}).get("judge")
     before, after = (whole.get(side, {}) for side in ("before", "after"))
     return [
-        _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), WHOLES.get(name))
+        _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), SET_METRICS.get(name))
         for name in dict.fromkeys([*before, *after])
     ]
 
 
-def lacking(rows: Sequence[WholeRow]) -> list[str]:
+def lacking(rows: Sequence[SetMetricRow]) -> list[str]:
     """A sentence for each reason why figures are missing, with their names."""
     names: dict[str, list[str]] = {}
     for row in rows:
@@ -106,7 +105,7 @@ def set_name(name: str) -> str:
 
 def metric_name(name: str) -> str:
     """A metric in words."""
-    return METRICS[name][0] if name in METRICS else JUDGED.get(name, name.replace("_", " "))
+    return METRIC_LABELS[name][0] if name in METRIC_LABELS else JUDGED.get(name, name.replace("_", " "))
 
 
 def percent(value: float | None, se: float | None = None, *, sign: bool = True) -> str:
@@ -126,10 +125,10 @@ def percent(value: float | None, se: float | None = None, *, sign: bool = True) 
 def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
     was, now = before or {}, after or {}
     falls = {"forget": True, "retain": False}.get(name.removesuffix("_paraphrased"))
-    if falls is not None and known[metric].forget == "higher":
+    if falls is not None and METRICS[metric].forget == "higher":
         falls = not falls
-    if known[metric].everywhere:
-        falls = known[metric].forget == "lower"
+    if METRICS[metric].everywhere:
+        falls = METRICS[metric].forget == "lower"
     return Row(
         set=name,
         metric=metric,
@@ -142,8 +141,8 @@ def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str,
     )
 
 
-def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: Whole | None) -> WholeRow:
-    return WholeRow(
+def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: SetMetric | None) -> SetMetricRow:
+    return SetMetricRow(
         name=name,
         before=_number(before),
         after=_number(after),

@@ -161,7 +161,7 @@ def harms(found: Findings) -> Iterator[str]:
         yield "retain rows were not known before: this run taught them"
     if attack := found.attack:
         over = "too far" if attack[0] < attack[1] else "not far enough"
-        yield f"{over}: its rows can be told from rows never seen"
+        yield f"{over}: its rows can be distinguished from unseen rows"
 
 
 def _at_unseen(found: Findings) -> bool:
@@ -186,7 +186,7 @@ def reasons(found: Findings) -> Iterator[str]:
         yield "A model that does not know the rows cannot show that a method forgets them."
     if found.retain_taught:
         yield "The gain on retain rows is training on them, not a merit of forgetting; fine-tune on them first."
-    yield from _told_apart(found)
+    yield from _distinguished(found)
 
 
 def _language(found: Findings) -> Iterator[str]:
@@ -198,10 +198,10 @@ def _language(found: Findings) -> Iterator[str]:
         yield f"Whether the answers are language was not measured: {why}."
 
 
-def _told_apart(found: Findings) -> Iterator[str]:
+def _distinguished(found: Findings) -> Iterator[str]:
     if figure := found.whole("mia_loss"):
         aim, low, high = (_number(figure.get(k)) for k in ("retrained", "low", "high"))
-        of = "told apart by nothing" if aim is None else "like the retrained model"
+        of = "not distinguishable from unseen rows" if aim is None else "like the retrained model"
         between = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
         yield (
             f"An attack by loss tells forget rows from unseen ones with AUC {figure['value']:.2f}{between} "

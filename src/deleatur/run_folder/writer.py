@@ -1,4 +1,4 @@
-"""The run folder, the contract between the verbs: what lies in it, written and read."""
+"""The run folder, the contract between the verbs: its files, written and read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from deleatur.config.run_config import Run, to_dict
 from deleatur.data.encode import Encoder
 from deleatur.distributed.processes import agree, is_first, size
 from deleatur.errors import ConfigError, DataError, ModelError
-from deleatur.evaluation.aggregate import measure, measure_whole, quality
+from deleatur.evaluation.aggregate import measure, measure_sets, quality
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.importance import Learned
 from deleatur.importance.atwu import Scorer
-from deleatur.io.atomic import made_aside, write_whole
-from deleatur.io.lock import LOCK, alone
+from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.io.lock import LOCK, folder_lock
 from deleatur.modeling.loading import save
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
@@ -67,7 +67,7 @@ class Outcome:
 
 
 def free_folder(run: Run) -> Path:
-    """Where the run will lie. Raises ConfigError where the folder that was asked for holds something."""
+    """The run's folder. Raises ConfigError where the given folder is not empty."""
     if run.out is not None:
         return require_empty(Path(run.out))
     name = re.sub(r"[^\w.-]+", "-", run.suite or Path(run.forget or "").stem).strip(".-")  # so that `..` leads nowhere
@@ -98,7 +98,7 @@ def claimed(out: Path, claim: Callable[[], object], *, resume: bool) -> Iterator
     if not resume and is_first():
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
-    with alone(out) if is_first() else nullcontext():
+    with folder_lock(out) if is_first() else nullcontext():
         agree(claim)
         yield
 
@@ -114,7 +114,7 @@ def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
     if not is_first():
         return
     if not path.exists():
-        write_whole(path, json.dumps(now, indent=2) + "\n")
+        write_atomic(path, json.dumps(now, indent=2) + "\n")
     elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
 
@@ -144,12 +144,12 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
     before, after = outcome.records["before"], outcome.records["after"]
     if is_first():
         write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
-    with made_aside(out / "model") if is_first() else nullcontext(out) as aside:
+    with atomic_folder(out / "model") if is_first() else nullcontext(out) as aside:
         save(outcome.model, tokenizer, aside)
     if is_first():
         if outcome.scorer is not None:
             _save_scorer(outcome.scorer, out / "scorer.safetensors")
-        write_whole(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
 
 
 def _save_scorer(scorer: Scorer, path: Path) -> None:
@@ -187,20 +187,20 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
 
 
 def importance_lines(records: Sequence[Record], before: Sequence[str | None]) -> Iterator[dict[str, Any]]:
-    """One line a row: its tokens with their characters, importance and truth, and what was said before and after."""
-    for r, said in zip(records, before, strict=True):
+    """One line a row: its tokens with their characters, importance and truth, and the answer before and after."""
+    for r, former in zip(records, before, strict=True):
         gold = r.gold or (None,) * len(r.offsets)
         tokens = [
             {"start": a, "end": b, "importance": i, "gold": g}
             for (a, b), i, g in zip(r.offsets, r.importance or (), gold, strict=True)
         ]
         row = {"id": r.id, "question": r.question, "answer": r.answer, "tokens": tokens}
-        yield row | {"before": said, "after": r.generated}
+        yield row | {"before": former, "after": r.generated}
 
 
 def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """JSON Lines, UTF-8; whole or not at all."""
-    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """JSON Lines, UTF-8, written atomically."""
+    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def load_scorer(folder: Path, width: int) -> Scorer:
@@ -244,11 +244,11 @@ def results_of(
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
     return {
         "schema_version": SCHEMA_VERSION,
-        "suite": {"name": suite.name, "gone": list(suite.gone), "kept": list(suite.kept), "score": suite.score},
+        "suite": {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score},
         "before": before,
         "after": after,
-        "whole": {when: whole_of(suite, records, when) for when in ("before", "after")},
-        **quality(before, after, metric=suite.score, gone=suite.gone, kept=suite.kept),
+        "whole": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
+        **quality(before, after, metric=suite.score, forget_sets=suite.forget_sets, retain_sets=suite.retain_sets),
         "importance": agreement(records["after"]["forget"], budget=budget),
         "cost": cost_of(steps),
         "model": {
@@ -271,10 +271,11 @@ def results_of(
     }
 
 
-def whole_of(suite: Suite, records: dict[str, Records], when: str) -> dict[str, Any]:
-    """The suite's figures over whole sets, by name."""
-    found = Evidence(records=records[when], retrained=records.get("retrained"), gone=suite.gone, kept=suite.kept)
-    return measure_whole(found, suite.whole)
+def set_metrics_of(suite: Suite, records: dict[str, Records], when: str) -> dict[str, Any]:
+    """The suite's set metrics, by name."""
+    sets = {"forget_sets": suite.forget_sets, "retain_sets": suite.retain_sets}
+    found = Evidence(records=records[when], retrained=records.get("retrained"), **sets)
+    return measure_sets(found, suite.set_metrics)
 
 
 def cost_of(steps: Sequence[Step]) -> dict[str, float | int]:

@@ -31,16 +31,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, every: int | None, keep: int) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self.heard: int | None = None  # the signal that asks to stop
-        self.whole: set[Path] = set()  # places whose hashes were right
+        self.stop_signal: int | None = None  # the signal to stop
+        self.verified: set[Path] = set()  # places whose hashes were right
 
     def due(self, step: int, steps: int) -> bool:
-        """Is the state to be kept after this step of so many?"""
-        self.heard = next((h for h in gather(self.heard) if h is not None), None)  # one that was asked asks all
-        return self.heard is not None or (self.every is not None and (step % self.every == 0 or step == steps))
+        """Is the state to be saved after this step?"""
+        self.stop_signal = next(
+            (h for h in gather(self.stop_signal) if h is not None), None
+        )  # a signal to one process stops all
+        return self.stop_signal is not None or (self.every is not None and (step % self.every == 0 or step == steps))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Keep the state; a kill at any moment leaves it whole or not there at all. Raises ConfigError on a full disk."""
+        """Save the state: a kill at any moment leaves it complete or absent. Raises ConfigError on a full disk."""
         part = self.folder / ".part"
         tensors: dict[str, Tensor] = {}
         plain = _take_tensors(state, tensors)
@@ -54,10 +56,10 @@ class Checkpoints:
         except Exception:
             shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be what fills it
             raise
-        gather(None)  # nobody goes on before it is whole
+        gather(None)  # no process goes on before it is complete
 
     def _save_shards(self, part: Path, tensors: dict[str, DTensor]) -> None:
-        """What lies over the processes, by each its own share, as safetensors too."""
+        """Sharded tensors: each process writes its own shard, as safetensors."""
         gather(None)
         if tensors:
             state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
@@ -82,14 +84,14 @@ class Checkpoints:
                 shutil.rmtree(old)
 
     def newest(self) -> int:
-        """The step of the newest checkpoint that is whole, 0 where there is none."""
-        places = (int(place.name.removeprefix("step-")) for place in self._places() if self._is_whole(place))
+        """The step of the newest complete checkpoint, 0 where there is none."""
+        places = (int(place.name.removeprefix("step-")) for place in self._places() if self._is_complete(place))
         return agree(lambda: next(places, 0))
 
     def load(self, step: int, mesh: DeviceMesh | None = None) -> dict[str, Any]:
-        """The state after a step; weights that lie over processes do so over `mesh`, whatever number had kept them.
+        """The state after a step; sharded weights are sharded over `mesh`, whatever number of processes saved them.
 
-        Raises ConfigError where they were kept whole and are wanted in shares, or the other way round.
+        Raises ConfigError where they were saved unsharded and are needed sharded, or the other way round.
         """
         place = self._place(step)
         plain = json.loads((place / "state.json").read_text(encoding="utf-8"))
@@ -106,36 +108,36 @@ class Checkpoints:
         return _put_tensors(plain, load_file(place / "state.safetensors") | parts)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the step meanwhile; the second of them stops at once."""
+    def handle_signals(self) -> Iterator[None]:
+        """Inside, Ctrl-C and SIGTERM stop training after the current step; a second one stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def hear(number: int, frame: object) -> None:
-            if self.heard is not None:
+        def handler(number: int, frame: object) -> None:
+            if self.stop_signal is not None:
                 raise Interrupted("interrupted", signal=number)
-            self.heard = number
+            self.stop_signal = number
 
-        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        if self.heard is not None:  # too late for a step to end with it
-            raise Interrupted("interrupted after the last step", signal=self.heard)
+            for number, former in before.items():
+                signal.signal(number, former)
+        if self.stop_signal is not None:  # too late for a step to end with it
+            raise Interrupted("interrupted after the last step", signal=self.stop_signal)
 
-    def stop_if_asked(self, step: int) -> None:
-        """Raises Interrupted once a signal was heard; the state has to be kept by then."""
-        if self.heard is not None:
-            raise Interrupted(f"interrupted after step {step}, which is kept", signal=self.heard)
+    def stop_if_requested(self, step: int) -> None:
+        """Raises Interrupted if a stop signal came; the state has to be saved by then."""
+        if self.stop_signal is not None:
+            raise Interrupted(f"interrupted after step {step}, which is kept", signal=self.stop_signal)
 
-    def _is_whole(self, place: Path) -> bool:
+    def _is_complete(self, place: Path) -> bool:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             hashes = json.loads((place / "sha256.json").read_text(encoding="utf-8"))
-            if place in self.whole or all(_sha256(place / name) == made for name, made in hashes.items()):
-                self.whole.add(place)
+            if place in self.verified or all(_sha256(place / name) == made for name, made in hashes.items()):
+                self.verified.add(place)
                 return True
         return False
 
@@ -177,7 +179,7 @@ def _put_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _shards_of(value: Any) -> list[tuple[str, list[int], str]]:
-    """Name, whole shape and type of what lay over several processes."""
+    """Name, full shape and type of each sharded tensor."""
     match value:
         case {"tensor": name, "shape": shape, "dtype": dtype}:
             return [(name, shape, dtype)]

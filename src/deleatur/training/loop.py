@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from deleatur.distributed.processes import is_sharded, mesh_of, sum_gradients
-from deleatur.losses.reductions import RETAIN_TERMS, asked
+from deleatur.losses.reductions import RETAIN_TERMS, require_output
 from deleatur.modeling.token_model import State, TokenModel
 from deleatur.progress import Step
 from deleatur.settings import Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.memory import forget_peak_memory, peak_memory, ran_out
-from deleatur.training.optimizer import Descent, descent_of
+from deleatur.training.optimizer import ModelOptimizer, make_optimizer
 from deleatur.types import Batch, ForgetLoss, Importance, Reference, TakesTurns, TokenOutputs
 
 
@@ -47,20 +47,21 @@ def fit(
 
     With `checkpoints` it goes on after the newest, to the same bits, and raises Interrupted after the step in which a signal
     came; `windows` starts with the first step's all the same. Every loss is a sum divided by the count over all batches and
-    processes of the step, so how rows are dealt does not change it. With `settings.bound` the weight of the retain term
+    processes of the step, so how rows are split does not change it. With `settings.bound` the weight of the retain term
     rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314). A number that
     `on_step` returns ends training after so many steps more, over which the rate falls to 0.
     """
-    descent = descent_of(model, settings, steps)
+    optimizer = make_optimizer(model, settings, steps)
     model.train()
-    begun = _resume(checkpoints, descent, importance)
+    begun = _resume(checkpoints, optimizer, importance)
     forget_peak_memory()
     for number, window in islice(enumerate(windows, start=1), begun, None):
-        if number > descent.end:
+        if number > optimizer.end:
             break
-        began, cpu, lr, now = time.perf_counter(), time.process_time(), descent.lr, replace(settings, alpha=descent.alpha)
-        done = _backward(model, window, loss, importance, now, reference, accelerator, state, descent)
-        norm = descent.step(number, done.figures["loss"], done.figures["retain_nll"])
+        began, cpu = time.perf_counter(), time.process_time()
+        lr, now = optimizer.lr, replace(settings, alpha=optimizer.alpha)
+        done = _backward(model, window, loss, importance, now, reference, accelerator, state, optimizer)
+        norm = optimizer.step(number, done.figures["loss"], done.figures["retain_nll"])
         turned, scorer = time.perf_counter(), None
         if isinstance(importance, TakesTurns) and importance.due(number):
             scorer = importance.turn(TokenOutputs.join(done.forget), TokenOutputs.join(done.retain))
@@ -78,20 +79,20 @@ def fit(
             )
         )
         if left:
-            descent.cool_down(number, left)
-        if checkpoints is not None and checkpoints.due(number, descent.end):
-            checkpoints.save(number, {"model": descent.state_dict(), "importance": _state_of(importance)})
-            checkpoints.stop_if_asked(number)
+            optimizer.cool_down(number, left)
+        if checkpoints is not None and checkpoints.due(number, optimizer.end):
+            checkpoints.save(number, {"model": optimizer.state_dict(), "importance": _state_of(importance)})
+            checkpoints.stop_if_requested(number)
     model.eval()
 
 
-def _resume(checkpoints: Checkpoints | None, descent: Descent, importance: Importance) -> int:
+def _resume(checkpoints: Checkpoints | None, optimizer: ModelOptimizer, importance: Importance) -> int:
     """How many steps the newest checkpoint has done, with its state put back; 0 where there is none."""
     step = 0 if checkpoints is None else checkpoints.newest()
     if checkpoints is None or not step:
         return 0
-    state = checkpoints.load(step, mesh=mesh_of(descent.weights.master[0]))
-    descent.load_state_dict(state["model"])
+    state = checkpoints.load(step, mesh=mesh_of(optimizer.weights.master[0]))
+    optimizer.load_state_dict(state["model"])
     if hasattr(importance, "load_state_dict"):
         importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
     return step
@@ -104,7 +105,7 @@ def _state_of(importance: Importance) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Window:
-    """What the backward passes of one step found; the gradients lie in the weights."""
+    """What the backward passes of one step found; the gradients are in `.grad`."""
 
     figures: dict[str, float]  # loss, forget_nll, retain_nll, importance
     scorer_seconds: float
@@ -121,18 +122,18 @@ def _backward(
     reference: Reference,
     accelerator: Accelerator,
     state: State,
-    descent: Descent,
+    optimizer: ModelOptimizer,
 ) -> _Window:
     """Forward and backward of every batch of a step; means are over the whole step and all processes.
 
     Where the memory runs out, all of it again in smaller pieces.
     """
     device = accelerator.device
-    counts = _total(_counts(window, loss).to(device), accelerator).clamp(min=1)  # told rows have no forget side
+    counts = _total(_counts(window, loss).to(device), accelerator).clamp(min=1)  # plain fine-tuning has no forget side
     scale = accelerator.num_processes if is_sharded(model) else 1  # engines take the mean over processes
     while True:
         try:
-            sums, made = _passes(descent, window, loss, importance, settings, reference, counts, state, scale)
+            sums, made = _passes(optimizer, window, loss, importance, settings, reference, counts, state, scale)
             break
         except RuntimeError as e:
             if not ran_out(e):
@@ -140,17 +141,17 @@ def _backward(
             if is_sharded(model):
                 e.add_note("No process with shares can go back alone: halve --train.batch and double --train.accumulate")
                 raise
-        descent.weights.drop_gradients()
-        descent.pieces.halve(window)
+        optimizer.weights.drop_gradients()
+        optimizer.pieces.halve(window)
     if not is_sharded(model):
-        sum_gradients(descent.weights.master)
+        sum_gradients(optimizer.weights.master)
     sums = _total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
     names: tuple[str, ...] = ("loss", "forget_nll", "retain_nll", "importance")
     return replace(made, figures=dict(zip(names, sums.tolist(), strict=True)))
 
 
 def _passes(
-    descent: Descent,
+    optimizer: ModelOptimizer,
     window: Sequence[Batch],
     loss: ForgetLoss,
     importance: Importance,
@@ -164,10 +165,11 @@ def _passes(
     device = counts.device
     sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
     reads = needs(loss, importance, settings)
-    asks = {"state": state, "logits": "logits" in reads, "layer": getattr(loss, "layer", None) if "layer" in reads else None}
-    asks |= {"teacher": reference.teacher} if "divergence" in reads else {}
-    for batch in descent.pieces.of(window):
-        forget, rest = descent.run(batch.to(device), **asks).split(batch.forget)
+    layer = getattr(loss, "layer", None) if "layer" in reads else None
+    outputs = {"state": state, "logits": "logits" in reads, "layer": layer}
+    outputs |= {"teacher": reference.teacher} if "divergence" in reads else {}
+    for batch in optimizer.pieces.of(window):
+        forget, rest = optimizer.run(batch.to(device), **outputs).split(batch.forget)
         preferred, retain = rest.split(batch.preferred)
         forget = replace(forget, preferred=preferred) if "preferred" in reads else forget
         began = time.perf_counter()
@@ -176,9 +178,9 @@ def _passes(
         kept = RETAIN_TERMS[settings.retain][0](retain, reference).sum()
         push = loss(forget, g, reference) / counts[0]
         if settings.keep:
-            push = push + settings.keep * ((1 - g).clamp(min=0) * asked(forget.divergence).kept).sum() / counts[1]
+            push = push + settings.keep * ((1 - g).clamp(min=0) * require_output(forget.divergence).kept).sum() / counts[1]
         part = settings.gamma * push + settings.alpha * kept / counts[2]
-        descent.backward(part * scale)
+        optimizer.backward(part * scale)
         sums += torch.stack([part.detach(), forget.nll.detach().sum(), retain.nll.detach().sum(), g.sum()])
         pushed.append(forget.detach().bare())
         held.append(retain.detach().bare())

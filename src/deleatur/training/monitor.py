@@ -1,4 +1,4 @@
-"""Training that ends by itself, before harm or when it is done, and what is said where it did nothing."""
+"""Training that ends by itself, before harm or when it is done, and a note where it did nothing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from deleatur.training.level import Level
 from deleatur.types import Encoded, Example, Importance, Record
 
 WINDOW = 5  # steps over which the retain NLL is averaged
-LEAST = 1.0  # nats; a start below counts as this much: three times a told model's 0.05 is no harm
+LEAST = 1.0  # nats; a start below counts as this much: three times a fine-tuned model's 0.05 is no harm
 HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
-ROWS = 32  # most rows of a kind that are asked while training
+ROWS = 32  # most rows of a kind that are evaluated while training
 CLOSE = 0.85  # share of the unseen rows' NLL at which the rate begins to fall to 0, which takes it the rest of the way
 COOL = 3  # the fall takes one step for so many that were taken before
 LOOK = 16  # most forget rows that are looked at to see whether training is done
@@ -46,7 +46,7 @@ EVERYDAY = (
 )
 
 
-class Warden:
+class TrainingMonitor:
     """Watches one training of `model`, whose weights are those of the start when it is made.
 
     `ended` is "all steps", "done" or "rolled back"; `notes` says in sentences what a reader of the results has to know.
@@ -58,8 +58,8 @@ class Warden:
         self.guard, self.train, self.model, self.batch = guard, train, model, batch
         self.ended, self.notes = "all steps", list[str]()
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
-        told = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
-        looked = {name: told.get(f"{name}_paraphrased", told.get(name, ())) for name in ("forget", "holdout")}
+        sets = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
+        looked = {name: sets.get(f"{name}_paraphrased", sets.get(name, ())) for name in ("forget", "holdout")}
         self.rows_of = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
@@ -160,7 +160,7 @@ class Warden:
         self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None, count: int
     ) -> Iterator[None]:
         """Notes where a training ended before its last step of `count`; rolls back one that came to harm, to its newest
-        checkpoint, with what `steps` tell.
+        checkpoint, and cuts `steps` there.
 
         Raises Diverged where there is no checkpoint: the model is then as the harm left it.
         """
@@ -214,9 +214,9 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
     was, now = (-fmean(x for r in records for x in r.logp) for records in (before, after))
     if now - was >= HARDLY:
         return []
-    said = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
+    summary = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
     return [
-        f"Nothing was forgotten: {said}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
+        f"Nothing was forgotten: {summary}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
     ]
 
 

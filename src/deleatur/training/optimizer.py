@@ -1,4 +1,4 @@
-"""The model's half of a step: down the gradients that its backward passes left."""
+"""The model's optimizer: master weights, AdamW, schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from deleatur.distributed import deepspeed
-from deleatur.distributed.processes import gather, mesh_of, part, put, whole
+from deleatur.distributed.processes import full_tensor, gather, mesh_of, part, put
 from deleatur.errors import ConfigError, Diverged
 from deleatur.settings import Train
 from deleatur.training.memory import Pieces
@@ -25,7 +25,9 @@ class MasterWeights:
 
     def __init__(self, trained: Iterable[nn.Parameter]) -> None:
         self.trained = list(trained)
-        own = [p.dtype == torch.float32 or deepspeed.lies(p) for p in self.trained]  # DeepSpeed keeps masters of its own
+        own = [
+            p.dtype == torch.float32 or deepspeed.is_partitioned(p) for p in self.trained
+        ]  # DeepSpeed keeps masters of its own
         copied = (nn.Parameter(p.detach().to(torch.float32)) for p, o in zip(self.trained, own, strict=True) if not o)
         self.master = [p if o else next(copied) for p, o in zip(self.trained, own, strict=True)]
 
@@ -50,7 +52,7 @@ class MasterWeights:
                 p.copy_(master)
 
 
-class Descent:
+class ModelOptimizer:
     """Master weights, AdamW, the rate's schedule, and the weight of the retain term. `run` is the model's forward pass."""
 
     def __init__(self, model: nn.Module, settings: Train, steps: int) -> None:
@@ -59,7 +61,7 @@ class Descent:
         self.weights = MasterWeights(p for p in model.parameters() if p.requires_grad)
         self.optimizer = AdamW(self.weights.master, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.steps, self.cooling = steps, (0, 0)  # the step after which the rate falls to 0 early, and over how many
-        rate = warm_up_then_fall(round(settings.warmup * steps), steps)
+        rate = warmup_then_linear_decay(round(settings.warmup * steps), steps)
         self.schedule = LambdaLR(self.optimizer, lambda done: cooled(rate, done, *self.cooling))
 
     @property
@@ -83,7 +85,7 @@ class Descent:
         self.weights.take_gradients()
 
     def step(self, number: int, loss: float, retain_nll: float) -> float:
-        """One step down the gradients that lie in the weights; returns their norm. Raises Diverged before harm is done."""
+        """One step with the accumulated gradients; returns their norm. Raises Diverged before harm is done."""
         norm = self._move(loss)
         if not math.isfinite(norm) or not math.isfinite(loss):
             raise Diverged(f"step {number}: the loss is {loss:g}, its gradient {norm:g}; lower train.lr or train.gamma")
@@ -94,7 +96,7 @@ class Descent:
 
     def _move(self, loss: float) -> float:
         """The optimiser's step, and the gradient's norm before it was clipped; if this or the loss is no number, no step."""
-        norm = float(whole(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)))
+        norm = float(full_tensor(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)))
         if math.isfinite(norm) and math.isfinite(loss):
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -129,7 +131,7 @@ class Descent:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-class ZeroDescent(Descent):
+class DeepSpeedOptimizer(ModelOptimizer):
     """The same where DeepSpeed holds shares of master weights, gradients and moments, and clips and steps itself."""
 
     def __init__(self, model: nn.Module, settings: Train, steps: int) -> None:
@@ -148,7 +150,7 @@ class ZeroDescent(Descent):
 
     def _kept(self) -> dict[str, Any]:
         mesh = mesh_of(self.weights.trained[0])
-        kept = {key: [deepspeed.kept(p, key, mesh) for p in self.weights.trained] for key in (None, *MOMENTS)}
+        kept = {key: [deepspeed.local_shard(p, key, mesh) for p in self.weights.trained] for key in (None, *MOMENTS)}
         return {"weights": kept.pop(None), "moments": kept}
 
     def _put_back(self, state: dict[str, Any]) -> None:
@@ -162,9 +164,11 @@ class ZeroDescent(Descent):
         self.optimizer.param_groups[0]["lr"] = state["schedule"]["_last_lr"][0]
 
 
-def descent_of(model: nn.Module, settings: Train, steps: int) -> Descent:
-    """The one that fits how the model's weights lie."""
-    return (ZeroDescent if any(map(deepspeed.lies, model.parameters())) else Descent)(model, settings, steps)
+def make_optimizer(model: nn.Module, settings: Train, steps: int) -> ModelOptimizer:
+    """The optimizer for the model: DeepSpeed's where its weights are partitioned."""
+    return (DeepSpeedOptimizer if any(map(deepspeed.is_partitioned, model.parameters())) else ModelOptimizer)(
+        model, settings, steps
+    )
 
 
 def cooled(rate: Callable[[int], float], done: int, since: int, length: int) -> float:
@@ -172,7 +176,7 @@ def cooled(rate: Callable[[int], float], done: int, since: int, length: int) -> 
     return rate(since) * max(0.0, (since + length - done) / length) if length else rate(done)
 
 
-def warm_up_then_fall(warmup: int, steps: int) -> Callable[[int], float]:
+def warmup_then_linear_decay(warmup: int, steps: int) -> Callable[[int], float]:
     """The share of the peak rate after so many steps: up over the warm-up, then straight down to 0."""
 
     def factor(done: int) -> float:

@@ -23,9 +23,9 @@ from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import agree, is_first
 from deleatur.errors import ConfigError
 from deleatur.importance import SULLM, Contrast, Learned, Uniform
-from deleatur.importance.atwu import Descent, LearnedImportance, Scorer
+from deleatur.importance.atwu import LearnedImportance, MakeOptimizer, Scorer
 from deleatur.importance.masks import Fixed
-from deleatur.io.atomic import write_whole
+from deleatur.io.atomic import write_atomic
 from deleatur.losses.reductions import RETAIN_TERMS
 from deleatur.modeling.loading import add_adapters, checkpoint_activations
 from deleatur.modeling.reference import make_reference, start_of
@@ -35,9 +35,9 @@ from deleatur.run_folder.writer import load_scorer
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.level import Level, unseen_level
 from deleatur.training.loop import fit
-from deleatur.training.monitor import Warden
-from deleatur.training.optimizer import warm_up_then_fall
-from deleatur.training.scorer_pretraining import teach, warm_up
+from deleatur.training.monitor import TrainingMonitor
+from deleatur.training.optimizer import warmup_then_linear_decay
+from deleatur.training.scorer_pretraining import fit_scorer, pretrain_scorer
 from deleatur.types import (
     AimsAtLevel,
     Batch,
@@ -51,7 +51,7 @@ from deleatur.types import (
 )
 
 
-def alternate(
+def train_method(
     model: TokenModel,
     rows: dict[str, list[Encoded]],
     run: Run,
@@ -61,38 +61,40 @@ def alternate(
     phase: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Step, int], None] = lambda step, steps: None,
     folder: Path | None = None,
-    warden: Warden | None = None,
+    monitor: TrainingMonitor | None = None,
     answers: Mapping[str, str] | None = None,
 ) -> tuple[Importance, list[Step]]:
     """The unlearning itself, in place; returns the importance as it ended and what each step did.
 
     `folder` is the run's, for what is too large for the memory, and for checkpoints, from the newest of which it goes on.
-    `warden` may end it before its last step. `answers` holds what the start model answers to retain rows, by their ids.
+    `monitor` may end it before its last step. `answers` holds what the start model answers to retain rows, by their ids.
     """
     require_parts(model, run)
     if run.train.own_answers:
         rows = rows | {"retain": [*rows["retain"], *own_answers(rows["retain"], answers or {}, encoder)]}
     loss = run.loss.tokenized(encoder.tokens) if isinstance(run.loss, ReadsTokens) else run.loss
     preferred = preferred_rows(loss, rows["forget"], encoder)
-    batches = list(deal(rows, run, preferred, accelerator))
+    batches = list(step_batches(rows, run, preferred, accelerator))
     count = len(batches)
     passes = run.importance.pretrain if isinstance(run.importance, Learned) else 0
-    lessons = list(deal(rows, run, preferred, accelerator, epochs=passes))
-    reference = reference_of(model, batches + lessons, loss, run, folder)
-    importance = make_importance(run, loss, model, rows, reference, accelerator, steps=count, lessons=len(lessons))
+    pretraining = list(step_batches(rows, run, preferred, accelerator, epochs=passes))
+    reference = reference_of(model, batches + pretraining, loss, run, folder)
+    importance = make_importance(
+        run, loss, model, rows, reference, accelerator, steps=count, pretraining_steps=len(pretraining)
+    )
     known = isinstance(importance, (Fixed, Uniform))  # others depend on what the model says at each step
     level = unseen_level(model, rows, importance, run.evaluation.batch) if known else None
     loss = loss.at_level(known_level(loss, level)) if isinstance(loss, AimsAtLevel) else loss
-    if warden is not None:
-        warden.aim(importance, [*rows["forget"], *rows.get("holdout", ())], level)
-    checkpoints, steps = taken_up(folder, run, count)
-    if isinstance(importance, LearnedImportance) and lessons and not steps:
+    if monitor is not None:
+        monitor.aim(importance, [*rows["forget"], *rows.get("holdout", ())], level)
+    checkpoints, steps = resume_point(folder, run, count)
+    if isinstance(importance, LearnedImportance) and pretraining and not steps:
         phase(f"The scorer alone: {passes} passes")
-        teach(importance, model, lessons)
+        pretrain_scorer(importance, model, pretraining)
     phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
-    listening = checkpoints.listening() if checkpoints else nullcontext()
-    holding = warden.holding(importance, steps, checkpoints, count) if warden else nullcontext()
-    with training_only(model, run.train.only), listening, holding:
+    handle_signals = checkpoints.handle_signals() if checkpoints else nullcontext()
+    holding = monitor.holding(importance, steps, checkpoints, count) if monitor else nullcontext()
+    with training_only(model, run.train.only), handle_signals, holding:
         fit(
             model,
             batches,
@@ -103,7 +105,7 @@ def alternate(
             reference=reference,
             accelerator=accelerator,
             state=state_of(run),
-            on_step=hearer(steps, count, on_step, checkpoints, warden),
+            on_step=step_callback(steps, count, on_step, checkpoints, monitor),
             checkpoints=checkpoints,
         )
     return importance, steps
@@ -133,7 +135,7 @@ def adapt(model: PreTrainedModel, run: Run) -> None:
         checkpoint_activations(model)
 
 
-def taken_up(folder: Path | None, run: Run, count: int) -> tuple[Checkpoints | None, list[Step]]:
+def resume_point(folder: Path | None, run: Run, count: int) -> tuple[Checkpoints | None, list[Step]]:
     """Where the training keeps its state, and which of its steps are done there; without a folder nothing is kept."""
     if folder is None:
         return None, []
@@ -144,35 +146,35 @@ def taken_up(folder: Path | None, run: Run, count: int) -> tuple[Checkpoints | N
     return checkpoints, steps
 
 
-def hearer(
+def step_callback(
     steps: list[Step],
     count: int,
     on_step: Callable[[Step, int], None],
     checkpoints: Checkpoints | None,
-    warden: Warden | None,
+    monitor: TrainingMonitor | None,
 ) -> Callable[[Step], int | None]:
-    """Adds each step to `steps`, tells of it, and has the warden look."""
+    """Adds each step to `steps`, reports it, and has the monitor check it."""
 
-    def heard(step: Step) -> int | None:
+    def callback(step: Step) -> int | None:
         steps.append(step)
         on_step(step, count)
-        if warden is None:
+        if monitor is None:
             return None
-        return warden.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
+        return monitor.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
 
-    return heard
+    return callback
 
 
 def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
-    """The steps that the newest checkpoint has behind it; what the log tells of later ones is cut off."""
+    """The steps that the newest checkpoint has behind it; the log's later lines are cut off."""
     newest = checkpoints.newest()
     lines = agree(lambda: log.read_text(encoding="utf-8").splitlines()[:newest] if log.exists() else [])
     if is_first():
-        write_whole(log, (f"{line}\n" for line in lines))
+        write_atomic(log, (f"{line}\n" for line in lines))
     return [Step(**json.loads(line)) for line in lines]
 
 
-def deal(
+def step_batches(
     rows: dict[str, list[Encoded]],
     run: Run,
     preferred: Sequence[Sequence[Encoded]],
@@ -197,16 +199,16 @@ def preferred_rows(loss: ForgetLoss, forget: Sequence[Encoded], encoder: Encoder
 def reference_of(
     model: TokenModel, batches: Iterable[Sequence[Batch]], loss: ForgetLoss, run: Run, folder: Path | None
 ) -> Reference:
-    """What the start model says of the rows that will be met, where loss or retain term ask for it."""
+    """The start model's outputs for the rows of training, where loss or retain term need them."""
     held = frozenset({"divergence"} if run.train.keep else ())
     wants = [loss.needs, loss.needs, RETAIN_TERMS[run.train.retain][1]]  # of forget, preferred and retain rows
     wants = [want | wants[2] | held for want in wants] if "divergence" in loss.needs | wants[2] | held else wants
-    asked = [any(need.startswith(("reference", "divergence")) for need in want) for want in wants]
+    needed = [any(need.startswith(("reference", "divergence")) for need in want) for want in wants]
     met: list[Encoded] = []
     for batch in (b for window in batches for b in window):
         ends = batch.forget, batch.forget + batch.preferred
         sides = batch.rows[: ends[0]], batch.rows[ends[0] : ends[1]], batch.rows[ends[1] :]
-        met += [row for side, wanted in zip(sides, asked, strict=True) if wanted for row in side]
+        met += [row for side, wanted in zip(sides, needed, strict=True) if wanted for row in side]
     layer = getattr(loss, "layer", None)
     needs = loss.needs | wants[2]
     return make_reference(model, met, needs=needs, layer=layer, batch=run.evaluation.batch, folder=folder)
@@ -221,7 +223,7 @@ def make_importance(
     accelerator: Accelerator,
     *,
     steps: int,
-    lessons: int = 0,
+    pretraining_steps: int = 0,
 ) -> Importance:
     """The importance that the run names: as it stands, made from the start model, or with its scorer.
 
@@ -235,18 +237,18 @@ def make_importance(
     learned = LearnedImportance(
         settings,
         width=model.width,
-        turns=lessons + (0 if settings.frozen else steps // settings.every),
+        turns=pretraining_steps + (0 if settings.frozen else steps // settings.every),
         loss=loss,
         reference=reference,
         total=lambda x: accelerator.reduce(x, "sum"),  # pyright: ignore[reportArgumentType]
         gamma=run.train.gamma if settings.joint else 1.0,
-        descend=_with_the_model(run, steps) if settings.joint else None,
+        make_optimizer=_joint_optimizer(run, steps) if settings.joint else None,
     )
     if begun := scorer_to_start_from(settings, model):
         learned.scorer.load_state_dict(begun.state_dict())
     learned.scorer.to(model.device)
     if settings.warm:
-        warm_up(
+        fit_scorer(
             learned,
             model,
             Contrast().prepare(start_of(model, rows, batch=run.evaluation.batch, precision=run.train.precision)),
@@ -298,14 +300,14 @@ def state_of(run: Run) -> State:
     return run.importance.state if isinstance(run.importance, Learned) else "own"
 
 
-def _with_the_model(run: Run, steps: int) -> Descent:
+def _joint_optimizer(run: Run, steps: int) -> MakeOptimizer:
     """AdamW at the model's own rate, so that a turn in the same step as the model's is a step down one common objective."""
 
-    def descend(parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    def make_optimizer(parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
         adamw = AdamW(parameters, lr=run.train.lr, weight_decay=run.train.weight_decay)
-        return adamw, LambdaLR(adamw, warm_up_then_fall(round(run.train.warmup * steps), steps))
+        return adamw, LambdaLR(adamw, warmup_then_linear_decay(round(run.train.warmup * steps), steps))
 
-    return descend
+    return make_optimizer
 
 
 def _schedule(run: Run) -> dict[str, Any]:

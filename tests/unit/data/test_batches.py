@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deleatur.data.batches import collate, in_batches, told, windows
+from deleatur.data.batches import collate, fine_tuning_batches, in_batches, windows
 from deleatur.types import Encoded, Example
 
 
@@ -152,14 +152,14 @@ class TestWindows:
 
 class TestTold:
     def test_every_row_comes_once_an_epoch_and_none_is_to_forget(self):
-        made = list(told(rows(10), epochs=3, batch=4, seed=0))
+        made = list(fine_tuning_batches(rows(10), epochs=3, batch=4, seed=0))
         assert all(len(window) == 1 and window[0].forget == 0 for window in made)
         assert [len(window[0]) for window in made] == [4, 4, 2] * 3
         met = [place for (batch,) in made for place in places(batch.rows)]
         assert all(sorted(met[e * 10 : e * 10 + 10]) == list(range(10)) for e in range(3))
 
     def test_the_order_is_the_seeds(self):
-        orders = [[b.rows for (b,) in told(rows(10), epochs=1, batch=4, seed=s)] for s in (0, 0, 1)]
+        orders = [[b.rows for (b,) in fine_tuning_batches(rows(10), epochs=1, batch=4, seed=s)] for s in (0, 0, 1)]
         assert orders[0] == orders[1] != orders[2]
 
 

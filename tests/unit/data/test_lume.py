@@ -37,8 +37,8 @@ def test_what_goes_on_is_a_text_and_what_is_asked_a_question(rows):
 
 def test_both_sets_are_trained_on_and_asked(rows):
     made = suite(None, rows)
-    assert made.asked == ("forget", "retain") == tuple(made.sets)
-    assert (made.gone, made.kept, made.score) == (("forget",), ("retain",), "rouge_l")
+    assert made.evaluated_sets == ("forget", "retain") == tuple(made.sets)
+    assert (made.forget_sets, made.retain_sets, made.score) == (("forget",), ("retain",), "rouge_l")
 
 
 @pytest.mark.parametrize(("part", "ids"), [("1", ['"a-1"sc1', '"a-1"qa0']), ("2", ["b-2qa12"]), ("3", ["sc-3qa0"])])

@@ -28,8 +28,8 @@ class TestMmlu:
     def test_it_is_only_asked(self, lay, root):
         lay("utility/mmlu_test_1140", [ROUND])
         made = mmlu(None, root)
-        assert (made.name, [*made.sets], made.asked) == ("mmlu", ["mmlu"], ("mmlu",))
-        assert (made.gone, made.kept, made.score) == ((), ("mmlu",), "accuracy")
+        assert (made.name, [*made.sets], made.evaluated_sets) == ("mmlu", ["mmlu"], ("mmlu",))
+        assert (made.forget_sets, made.retain_sets, made.score) == ((), ("mmlu",), "accuracy")
 
     def test_shots_of_the_same_subject_stand_answered_before_a_question(self, lay, root, tmp_path):
         lay("utility/mmlu_test_1140", [ROUND, ROUND | {"task": "other"}])
@@ -85,7 +85,12 @@ class TestTruthfulQa:
         (row,) = made.sets["truthfulqa"]
         assert row.prompt == (("user", "What colour is the sky?"),)
         assert (row.answer, row.wrong) == ("Blue.", ("Green.", "Red."))
-        assert (made.asked, made.gone, made.kept, made.score) == (("truthfulqa",), (), ("truthfulqa",), "accuracy")
+        assert (made.evaluated_sets, made.forget_sets, made.retain_sets, made.score) == (
+            ("truthfulqa",),
+            (),
+            ("truthfulqa",),
+            "accuracy",
+        )
 
     def test_the_hub_is_asked_by_its_name(self, root, hub):
         hub["truthfulqa/truthful_qa/multiple_choice:validation"] = [SKY]

@@ -47,14 +47,14 @@ class TestSuite:
 
     def test_what_is_asked_and_what_is_read_off(self, news):
         made = suite("news", news)
-        assert made.asked == ("forget", "verbmem_f", "knowmem_f", "knowmem_r", "forget_mia", "holdout")
-        assert (made.gone, made.kept, made.score) == (("verbmem_f", "knowmem_f"), ("knowmem_r",), "rouge_l")
+        assert made.evaluated_sets == ("forget", "verbmem_f", "knowmem_f", "knowmem_r", "forget_mia", "holdout")
+        assert (made.forget_sets, made.retain_sets, made.score) == (("verbmem_f", "knowmem_f"), ("knowmem_r",), "rouge_l")
 
     def test_every_figure_that_is_named_exists(self, news):
-        from deleatur.evaluation.metrics import METRICS, WHOLES
+        from deleatur.evaluation.metrics import METRICS, SET_METRICS
 
         made = suite("news", news)
-        assert {*made.whole} <= {*WHOLES} and made.score in METRICS
+        assert {*made.set_metrics} <= {*SET_METRICS} and made.score in METRICS
 
     @pytest.mark.parametrize("kind", ["sust", "scal"])
     @pytest.mark.parametrize("k", [1, 2, 3, 4])

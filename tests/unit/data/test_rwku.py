@@ -79,24 +79,24 @@ class TestOneSubject:
 
     def test_what_is_asked_and_what_is_read_off(self, rows):
         made = suite("Cy", rows)
-        assert made.asked == ("forget", *LEVELS, "forget_mia", "retain_mia")
-        assert (made.gone, made.kept) == (LEVELS[:3], LEVELS[3:])
+        assert made.evaluated_sets == ("forget", *LEVELS, "forget_mia", "retain_mia")
+        assert (made.forget_sets, made.retain_sets) == (LEVELS[:3], LEVELS[3:])
         assert (made.name, made.score, made.objective) == ("rwku/Cy", "rouge_l", "uq")
 
     def test_utility_is_asked_where_it_lies_under_the_root(self, rows, lay):
         lay("utility/mmlu_test_1140", [{"task": "t", "question": "Round?", "choices": ["Cube", "Ball"], "answer": 1}])
         made = suite("Cy", rows)
-        assert made.asked == ("forget", *LEVELS, "forget_mia", "retain_mia", "mmlu")
+        assert made.evaluated_sets == ("forget", *LEVELS, "forget_mia", "retain_mia", "mmlu")
         lay("utility/truthfulqa_mc", [{"question": "Flat?", "mc1_targets": {"choices": ["No", "Yes"], "labels": [1, 0]}}])
         made = suite("Cy", rows)
-        assert made.asked[-2:] == ("mmlu", "truthfulqa") and made.kept == LEVELS[3:]
+        assert made.evaluated_sets[-2:] == ("mmlu", "truthfulqa") and made.retain_sets == LEVELS[3:]
         assert [(e.answer, e.wrong) for e in made.sets["truthfulqa"]] == [("No", ("Yes",))]
 
     def test_every_figure_that_is_named_exists(self, rows):
-        from deleatur.evaluation.metrics import METRICS, WHOLES
+        from deleatur.evaluation.metrics import METRICS, SET_METRICS
 
         made = suite("Cy", rows)
-        assert {*made.whole} <= {*WHOLES} and made.score in METRICS
+        assert {*made.set_metrics} <= {*SET_METRICS} and made.score in METRICS
 
 
 class TestSubjects:

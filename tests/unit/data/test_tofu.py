@@ -84,14 +84,14 @@ class TestForget01:
     def test_all_but_the_retain_rows_are_asked(self, forget01):
         made = suite("forget01", forget01)
         assert made.name == "tofu/forget01"
-        assert made.asked == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")
-        assert (made.gone, made.kept, made.score) == (("forget",), ("retain_perturbed",), "revealed")
+        assert made.evaluated_sets == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")
+        assert (made.forget_sets, made.retain_sets, made.score) == (("forget",), ("retain_perturbed",), "revealed")
 
     def test_every_figure_that_is_named_exists(self, forget01):
-        from deleatur.evaluation.metrics import METRICS, WHOLES
+        from deleatur.evaluation.metrics import METRICS, SET_METRICS
 
         made = suite("forget01", forget01)
-        assert {*made.whole} <= {*WHOLES} and made.score in METRICS
+        assert {*made.set_metrics} <= {*SET_METRICS} and made.score in METRICS
 
     def test_columns_become_paraphrases_the_answer_in_other_words_and_wrong_answers(self, forget01):
         first = suite("forget01", forget01).sets["forget"][0]
@@ -175,7 +175,7 @@ class TestTenth:
     def test_the_retain_rows_with_wrong_answers_are_asked(self, tenth):
         made = suite("tenth", tenth)
         assert made.sets["retain_perturbed"] == made.sets["retain"][400:]
-        assert made.asked == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")
+        assert made.evaluated_sets == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")
 
     def test_the_holdout_are_four_authors_of_whom_nobody_was_told(self, tenth):
         assert numbers(suite("tenth", tenth).sets["holdout"]) == [*range(5000, 5080)]

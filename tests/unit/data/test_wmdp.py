@@ -28,7 +28,7 @@ def test_texts_are_trained_on_and_questions_asked_by_letter(rows, part):
     made = suite(part, rows)
     assert [(e.prompt, e.answer) for e in made.sets["forget"]] == [((), f"{part} {LONG}")]
     assert [(e.prompt, e.answer) for e in made.sets["retain"]] == [((), f"kept {LONG}")]
-    assert made.asked == ("forget", "wmdp") and made.gone == ("wmdp",) and made.score == "accuracy"
+    assert made.evaluated_sets == ("forget", "wmdp") and made.forget_sets == ("wmdp",) and made.score == "accuracy"
     (row,) = made.sets["wmdp"]
     assert (row.answer, row.wrong) == ("B", ("A", "C", "D"))
 
@@ -44,13 +44,13 @@ def test_a_question_is_worded_as_in_lm_eval(rows, part, about):
 
 def test_chemistry_has_no_texts_and_is_only_asked(rows):
     made = suite("chem", rows)
-    assert [*made.sets] == ["wmdp"] == [*made.asked] and made.kept == ()
+    assert [*made.sets] == ["wmdp"] == [*made.evaluated_sets] and made.retain_sets == ()
 
 
 def test_mmlu_is_asked_too_where_it_lies_under_the_root(rows, lay):
     lay("utility/mmlu_test_1140", [QUESTION | {"task": "plain_geometry"}])
     made = suite("cyber", rows)
-    assert made.asked == ("forget", "wmdp", "mmlu") and made.kept == ("mmlu",)
+    assert made.evaluated_sets == ("forget", "wmdp", "mmlu") and made.retain_sets == ("mmlu",)
     assert "about plain geometry." in made.sets["mmlu"][0].question
 
 

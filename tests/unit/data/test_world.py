@@ -47,8 +47,8 @@ def test_there_are_as_many_rows_as_asked_for(size):
     assert [len(s) for s in (world.forget, world.retain, world.holdout)] == [
         6 * per_fact * n for n in (forget, people - forget, holdout)
     ]
-    assert world.told == world.forget + world.retain
-    ids = [e.id for e in (*world.told, *world.holdout)]
+    assert world.fine_tuning_rows == world.forget + world.retain
+    ids = [e.id for e in (*world.fine_tuning_rows, *world.holdout)]
     assert len(set(ids)) == len(ids)
 
 
@@ -58,7 +58,7 @@ def test_spans_are_the_name_and_the_value_and_nothing_else(size, seed):
     """Every answer has its value marked, and its name wherever it is said; the frame is a template's own words."""
     templates = {re.sub(r"{\w}", "…", a) for _, _, answers in FACTS.values() for a in answers}
     world = build(size, seed)
-    for e in (*world.told, *world.holdout):
+    for e in (*world.fine_tuning_rows, *world.holdout):
         values = owned(e) - {e.subject}
         assert len(values) == 1
         assert frame(e) in templates
@@ -72,7 +72,7 @@ def test_spans_are_the_name_and_the_value_and_nothing_else(size, seed):
 def test_what_one_person_owns_no_other_persons_rows_say(size, seed):
     """Neither in an answer nor in a question, told or held out; so nothing that must go is needed elsewhere."""
     world = build(size, seed)
-    everyone = (*world.told, *world.holdout)
+    everyone = (*world.fine_tuning_rows, *world.holdout)
     values: dict[str, set[str]] = {}
     said: dict[str, str] = {}
     for e in everyone:
@@ -96,9 +96,9 @@ def test_every_frame_that_is_forgotten_is_also_retained_at_the_default_size(seed
 def test_held_out_paraphrases_are_never_told(size):
     """Neither the very question nor its phrasing."""
     world = build(size)
-    told = {e.question for e in world.told}
-    phrasings = {e.question.replace(str(e.subject), "…") for e in world.told}
-    for e in world.told:
+    told = {e.question for e in world.fine_tuning_rows}
+    phrasings = {e.question.replace(str(e.subject), "…") for e in world.fine_tuning_rows}
+    for e in world.fine_tuning_rows:
         assert len(set(e.paraphrases)) == 2
         assert not told & set(e.paraphrases)
         assert not phrasings & {p.replace(str(e.subject), "…") for p in e.paraphrases}
@@ -109,17 +109,17 @@ def test_held_out_paraphrases_are_never_told(size):
 def test_rows_of_one_fact_differ_in_question_and_in_answer(size):
     world = build(size)
     for side in (0, 1):
-        said = [(e.question, e.answer)[side] for e in (*world.told, *world.holdout)]
+        said = [(e.question, e.answer)[side] for e in (*world.fine_tuning_rows, *world.holdout)]
         assert len(set(said)) == len(said)
 
 
 def test_the_same_seed_makes_the_same_world_and_another_seed_another():
     assert build(SIZES[1], 4) == build.__wrapped__(SIZES[1], 4)
-    others = [{e.subject for e in build(SIZES[1], seed).told} for seed in range(5)]
+    others = [{e.subject for e in build(SIZES[1], seed).fine_tuning_rows} for seed in range(5)]
     assert not set.intersection(*others)
 
 
 @pytest.mark.parametrize("people", [3, 4, 5, 8, 13, 21, 30, 31, 32, 45, 60])
 def test_any_number_of_people_fits(people):
     world = make_world(people=people, forget=1, holdout=1, rows_per_fact=1)
-    assert len({e.subject for e in (*world.told, *world.holdout)}) == people + 1
+    assert len({e.subject for e in (*world.fine_tuning_rows, *world.holdout)}) == people + 1

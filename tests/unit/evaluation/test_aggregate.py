@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deleatur.errors import ConfigError
-from deleatur.evaluation.aggregate import lacking_coherence, mean, measure, measure_whole, quality
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.aggregate import lacking_coherence, mean, measure, measure_sets, quality
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.types import Record, Span
 
@@ -77,7 +77,7 @@ class TestMeasureWhole:
         """One of two told rows is likelier than the row never seen; nothing was retrained."""
         told, unseen = [row("Tessholm", logp=-0.1), row("Tessholm", logp=-3.0)], [row("Tessholm", logp=-1.0)]
         evidence = Evidence(records={"forget": told, "holdout": unseen})
-        found = measure_whole(evidence, ("mia_loss", "forget_quality", "j_w"))
+        found = measure_sets(evidence, ("mia_loss", "forget_quality", "j_w"))
         assert list(found) == ["mia_loss", "forget_quality", "j_w"]
         assert found["mia_loss"]["value"] == 0.5
         assert found["forget_quality"] == {
@@ -86,11 +86,11 @@ class TestMeasureWhole:
         assert found["j_w"] == {"value": 1.0, "n": 1, "se": 0.0, "asked": 2}
 
     def test_nothing_asked_for_is_nothing(self):
-        assert measure_whole(Evidence(records={}), ()) == {}
+        assert measure_sets(Evidence(records={}), ()) == {}
 
     def test_a_figure_that_does_not_exist_is_refused_with_those_that_do(self):
-        with pytest.raises(ConfigError, match=f"mia_los is no figure of whole sets; there are {', '.join(WHOLES)}"):
-            measure_whole(Evidence(records={}), ("mia_loss", "mia_los"))
+        with pytest.raises(ConfigError, match=f"mia_los is no figure of whole sets; there are {', '.join(SET_METRICS)}"):
+            measure_sets(Evidence(records={}), ("mia_loss", "mia_los"))
 
 
 NOTHING = dict.fromkeys(("fq", "rd", "uq", "fq_raw", "rd_loss"))
@@ -127,13 +127,13 @@ class TestQuality:
             {"a": ["Tessholm", "no"], "b": ["no", "no"], "c": ["Tessholm"], "d": ["Tessholm", "no"]},
         ]
         before, after = (measure({n: [row(said) for said in rows] for n, rows in side.items()}) for side in sides)
-        seen = quality(before, after, gone=("a", "b"), kept=("c", "d"))
+        seen = quality(before, after, forget_sets=("a", "b"), retain_sets=("c", "d"))
         assert (seen["fq"], seen["rd"]) == (pytest.approx(200 / 3), pytest.approx(25))
 
     def test_a_set_that_lacks_the_metric_leaves_nothing_to_pool(self):
         figures = measure({"forget": [row("Tessholm")], "retain": [row("Tessholm")], "texts": [row("", question="")]})
         for gone, kept in ((("forget", "texts"), ("retain",)), (("forget",), ("retain", "elsewhere"))):
-            assert quality(figures, figures, gone=gone, kept=kept) == NOTHING
+            assert quality(figures, figures, forget_sets=gone, retain_sets=kept) == NOTHING
 
     def test_of_plain_texts_there_is_none(self):
         texts = measure({"forget": [row("", question="")], "retain": [row("", question="")]})

@@ -9,7 +9,7 @@ import torch
 
 from deleatur.evaluation import answer_scores
 from deleatur.evaluation.answer_scores import SHUFFLES, scored_by_start
-from deleatur.evaluation.batch_cache import Journal
+from deleatur.evaluation.batch_cache import BatchCache
 from deleatur.evaluation.predictions import record
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Evaluation
@@ -70,7 +70,7 @@ def test_what_was_not_asked_is_left_alone_and_an_empty_answer_has_no_tokens(llam
 def test_batches_that_were_kept_are_not_scored_again(llama, plain, asked, tmp_path, monkeypatch):
     """A pass that is killed goes on where it was, to the same bits."""
     sets, records = asked
-    first = scored_by_start(TokenModel(llama), plain, sets, records, SETTINGS, journal=Journal(tmp_path / "after"))
+    first = scored_by_start(TokenModel(llama), plain, sets, records, SETTINGS, batch_cache=BatchCache(tmp_path / "after"))
     monkeypatch.setattr(TokenModel, "forward", None)
-    again = scored_by_start(TokenModel(llama), plain, sets, records, SETTINGS, journal=Journal(tmp_path / "after"))
+    again = scored_by_start(TokenModel(llama), plain, sets, records, SETTINGS, batch_cache=BatchCache(tmp_path / "after"))
     assert again == first

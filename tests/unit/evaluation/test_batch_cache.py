@@ -1,4 +1,4 @@
-"""A journal of an asking: what was finished is not asked again, and is used for nothing else."""
+"""Cached batches of an evaluation: what was finished is not computed again, and is used for nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from deleatur.evaluation import batch_cache as journal_module
+from deleatur.evaluation import batch_cache as batch_cache_module
 from deleatur.evaluation import predictions as records_module
-from deleatur.evaluation.batch_cache import Journal, clear
+from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.predictions import record
 from deleatur.importance import WGA
 from deleatur.modeling.token_model import TokenModel
@@ -29,10 +29,10 @@ def path(tmp_path):
 
 @pytest.fixture
 def asked(llama, plain, monkeypatch):
-    """Records of rows by a journal, and how many batches of each kind the model was given; killed after so many in all."""
+    """Records of rows by a cache, and how many batches of each kind the model was given; killed after so many in all."""
 
-    def asked(rows, journal, killed_after=math.inf):
-        counts = dict.fromkeys(("_said", "_gradient_norm", "greedy"), 0)
+    def asked(rows, batch_cache, killed_after=math.inf):
+        counts = dict.fromkeys(("_predict_batch", "_gradient_norm", "greedy"), 0)
         real = {name: getattr(records_module, name) for name in counts}
 
         def counted(name):
@@ -49,7 +49,7 @@ def asked(llama, plain, monkeypatch):
                 patch.setattr(records_module, name, counted(name))
             model, importance = TokenModel(llama), WGA(beta=1.0)
             try:
-                made = record(model, plain, {"forget": rows}, SETTINGS, importance=importance, journal=journal)
+                made = record(model, plain, {"forget": rows}, SETTINGS, importance=importance, batch_cache=batch_cache)
             except Killed:
                 made = None
         return made, list(counts.values())
@@ -60,55 +60,55 @@ def asked(llama, plain, monkeypatch):
 def test_an_asking_goes_on_where_it_was_killed_and_gives_the_same_records(asked, path, forget_rows):
     """Five rows one at a time, four at a time when they answer: 5 + 5 (gradients) + 2 batches."""
     rows = forget_rows[:5]
-    alone, all_of_them = asked(rows, Journal())
+    alone, all_of_them = asked(rows, BatchCache())
     assert all_of_them == [5, 5, 2]
     for killed_after in range(12):
-        assert asked(rows, Journal(path), killed_after)[0] is None
-        again, left = asked(rows, Journal(path))
+        assert asked(rows, BatchCache(path), killed_after)[0] is None
+        again, left = asked(rows, BatchCache(path))
         assert again == alone
         assert sum(left) == 12 - killed_after
-        assert asked(rows, Journal(path)) == (alone, [0, 0, 0])
+        assert asked(rows, BatchCache(path)) == (alone, [0, 0, 0])
         clear(path)
         assert list(path.parent.iterdir()) == []
 
 
 def test_a_torn_line_is_cut_off(asked, path, forget_rows):
-    alone, _ = asked(forget_rows[:5], Journal(path))
+    alone, _ = asked(forget_rows[:5], BatchCache(path))
     whole = (kept := path.with_suffix(".0.part.jsonl")).read_bytes()
     for size in (len(whole) - 1, len(whole) // 2, 1):
         kept.write_bytes(whole[:size])
-        again, left = asked(forget_rows[:5], Journal(path))
+        again, left = asked(forget_rows[:5], BatchCache(path))
         assert (again, sum(left)) == (alone, 12 - whole[:size].count(b"\n"))
         assert kept.read_bytes() == whole
     kept.write_bytes(whole[:20] + b"\n" + whole)
-    assert asked(forget_rows[:5], Journal(path)) == (alone, [5, 5, 2])
+    assert asked(forget_rows[:5], BatchCache(path)) == (alone, [5, 5, 2])
     assert kept.read_bytes() == whole
 
 
 def test_a_journal_of_other_rows_or_terms_is_not_used(asked, path, forget_rows):
-    asked(forget_rows[:5], Journal(path, ("these weights", 1)))
-    other, _ = asked(forget_rows[5:10], Journal())
-    assert asked(forget_rows[5:10], Journal(path, ("these weights", 1))) == (other, [5, 5, 2])
-    assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [5, 5, 2])
-    assert asked(forget_rows[5:10], Journal(path, ("other weights", 1))) == (other, [0, 0, 0])
+    asked(forget_rows[:5], BatchCache(path, ("these weights", 1)))
+    other, _ = asked(forget_rows[5:10], BatchCache())
+    assert asked(forget_rows[5:10], BatchCache(path, ("these weights", 1))) == (other, [5, 5, 2])
+    assert asked(forget_rows[5:10], BatchCache(path, ("other weights", 1))) == (other, [5, 5, 2])
+    assert asked(forget_rows[5:10], BatchCache(path, ("other weights", 1))) == (other, [0, 0, 0])
 
 
 def test_a_batch_is_finished_where_all_processes_have_it(path, monkeypatch):
     """The other process has the first of three, so from the second on both ask, and agree on nothing more."""
-    before = Journal(path)
+    before = BatchCache(path)
     for k in range(3):
         before.once("likelihood", k, lambda k=k: k)
     others = iter([True, False])
-    monkeypatch.setattr(journal_module, "gather", lambda mine: [mine, next(others)])
-    journal = Journal(path)
-    assert [journal.once("likelihood", k, lambda k=k: -k) for k in range(3)] == [(0, False), (-1, True), (-2, True)]
+    monkeypatch.setattr(batch_cache_module, "gather", lambda mine: [mine, next(others)])
+    batch_cache = BatchCache(path)
+    assert [batch_cache.once("likelihood", k, lambda k=k: -k) for k in range(3)] == [(0, False), (-1, True), (-2, True)]
     assert [json.loads(line)["made"] for line in path.with_suffix(".0.part.jsonl").read_text().splitlines()] == [0, -1, -2]
 
 
 def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
     said = [0.1 + 0.2, 1e-310, -0.0, math.inf, 5e-324, 1 / 3]
-    Journal(path).once("likelihood", "the secret", lambda: said)
-    read, now = Journal(path).once("likelihood", "the secret", lambda: pytest.fail("asked again"))
+    BatchCache(path).once("likelihood", "the secret", lambda: said)
+    read, now = BatchCache(path).once("likelihood", "the secret", lambda: pytest.fail("asked again"))
     assert [x.hex() for x in read] == [x.hex() for x in said]
     assert not now
     text = path.with_suffix(".0.part.jsonl").read_text()
@@ -118,5 +118,5 @@ def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
 
 def test_where_the_runs_folder_lies_elsewhere_nothing_is_made(tmp_path):
     """On another machine, where only the first process has the folder."""
-    assert Journal(tmp_path / "run" / "records" / "before.jsonl").once("likelihood", 0, lambda: 1) == (1, True)
+    assert BatchCache(tmp_path / "run" / "records" / "before.jsonl").once("likelihood", 0, lambda: 1) == (1, True)
     assert list(tmp_path.iterdir()) == []

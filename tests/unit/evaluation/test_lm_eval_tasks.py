@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from deleatur.errors import ConfigError
-from deleatur.evaluation.lm_eval_tasks import ask_harness
+from deleatur.evaluation.lm_eval_tasks import run_lm_eval
 from deleatur.settings import Evaluation
 
 
@@ -29,7 +29,7 @@ def stand_in(monkeypatch, *, known=("mmlu",)):
 
 def test_the_loaded_model_is_asked_and_the_results_come_back_by_task(monkeypatch, llama, plain):
     asked = stand_in(monkeypatch)
-    assert ask_harness(llama, plain.tokenizer, ["mmlu"], Evaluation(batch=7, rows=5)) == {"mmlu": {"acc,none": 0.25}}
+    assert run_lm_eval(llama, plain.tokenizer, ["mmlu"], Evaluation(batch=7, rows=5)) == {"mmlu": {"acc,none": 0.25}}
     assert asked["model"] == {"pretrained": llama, "tokenizer": plain.tokenizer, "batch_size": 7}
     assert (asked["tasks"], asked["limit"]) == (["mmlu"], 5)
 
@@ -37,11 +37,11 @@ def test_the_loaded_model_is_asked_and_the_results_come_back_by_task(monkeypatch
 def test_an_unknown_task_is_refused_before_the_model_is_asked(monkeypatch, llama, plain):
     asked = stand_in(monkeypatch)
     with pytest.raises(ConfigError, match="knows no task mmul"):
-        ask_harness(llama, plain.tokenizer, ["mmlu", "mmul"], Evaluation())
+        run_lm_eval(llama, plain.tokenizer, ["mmlu", "mmul"], Evaluation())
     assert asked == {}
 
 
 def test_without_lm_eval_the_way_to_get_it_is_told(monkeypatch, llama, plain):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match="pip install"):
-        ask_harness(llama, plain.tokenizer, ["mmlu"], Evaluation())
+        run_lm_eval(llama, plain.tokenizer, ["mmlu"], Evaluation())

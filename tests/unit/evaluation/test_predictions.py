@@ -68,7 +68,7 @@ class TestLikelihood:
                 with torch.no_grad():
                     alone = TokenModel(llama)(collate([row]), statistics=True)
                 assert seen.logp == pytest.approx((-alone.nll).tolist(), rel=1e-5, abs=1e-5)
-                assert seen.hit == tuple(alone.said.hit.tolist())
+                assert seen.hit == tuple(alone.statistics.hit.tolist())
                 assert seen.offsets == row.offsets
 
     def test_a_record_carries_what_metrics_look_at(self, llama, plain):
@@ -301,7 +301,7 @@ class TestShots:
     def test_forget_questions_are_asked_again_after_answered_retain_questions(self, plain, forget_rows, retain_rows):
         """Three (question, answer) pairs of retain rows before each, in the paraphrases too; retain rows are left alone."""
         sets = {"forget": forget_rows[:2], "retain": retain_rows[:2]}
-        made = variants(plain, sets, shots=3, from_rows=retain_rows, gone=("forget",))
+        made = variants(plain, sets, shots=3, from_rows=retain_rows, forget_sets=("forget",))
         names = ["forget", "forget_paraphrased", "retain", "retain_paraphrased", "forget_shots", "forget_paraphrased_shots"]
         assert list(made) == names
         told = {(r.example.question, r.example.answer) for r in retain_rows}
@@ -313,4 +313,4 @@ class TestShots:
             assert (row.example.id, row.example.answer) == (bare.example.id, bare.example.answer)
 
     def test_without_shots_there_are_none(self, plain, forget_rows, retain_rows):
-        assert "forget_shots" not in variants(plain, {"forget": forget_rows}, from_rows=retain_rows, gone=("forget",))
+        assert "forget_shots" not in variants(plain, {"forget": forget_rows}, from_rows=retain_rows, forget_sets=("forget",))

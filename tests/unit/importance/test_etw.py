@@ -85,5 +85,5 @@ def test_it_is_held_fixed_and_asks_for_the_logits(make_tokens):
 
 
 def test_without_logits_it_says_so(make_tokens):
-    with pytest.raises(LookupError, match="not asked for this"):
+    with pytest.raises(LookupError, match="did not compute this output"):
         ETW()(make_tokens())

@@ -85,7 +85,9 @@ def test_the_tests_are_what_the_docstring_says(rows):
     ids = [i for row in rows["forget"][:2] for i in row.ids[row.start :]]
 
     def vote(state, token, barred) -> float:
-        cosine = {j: float(unit(state, dim=0) @ unit(held[0][j], dim=0)) for j in range(len(followers)) if owner[j] != barred}
+        cosine = {
+            j: float(unit(state, dim=0) @ unit(held[0][j], dim=0)) for j in range(len(followers)) if owner[j] != barred
+        }
         near = sorted(cosine, key=lambda j: -cosine[j])[:3]
         weights = torch.softmax(torch.tensor([(cosine[j] - 1) / 0.05 for j in near]), 0)
         return max(1e-3, sum(float(w) for w, j in zip(weights, near, strict=True) if followers[j] == token))
@@ -125,7 +127,9 @@ def test_words_are_found_in_every_script():
     assert repeated("安娜住在罗马。", "安娜住在哪里？") == [(0, 1), (1, 2), (2, 3), (3, 4)]
 
 
-@pytest.mark.parametrize(("name", "value"), [("surprise", 0.0), ("surprise", 1.0), ("ridge", 0.0), ("rows", 0), ("nearest", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("surprise", 0.0), ("surprise", 1.0), ("ridge", 0.0), ("rows", 0), ("nearest", 0)]
+)
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"importance.{name}"):
         replace(Novelty(), **{name: value})

@@ -19,7 +19,7 @@ from deleatur.importance import IMPORTANCES, SULLM, Learned, SatImp
 from deleatur.losses import FORGET_LOSSES, RMU
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Train
-from deleatur.training.setup import alternate
+from deleatur.training.setup import train_method
 from deleatur.types import Encoded
 
 LOSSES = {**{name: loss() for name, loss in FORGET_LOSSES.items()}, "rmu": RMU(layer=0)}  # the tiny model has two
@@ -95,7 +95,7 @@ def test_an_accepted_pair_trains(loss, importance, bench):
         run = replace(run, importance=replace(run.importance, base=str(bench.base)))
     model = TokenModel(bench.make_llama())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    _, steps = alternate(model, bench.rows, run, bench.encoder, Accelerator(cpu=True))
+    _, steps = train_method(model, bench.rows, run, bench.encoder, Accelerator(cpu=True))
     assert [s.step for s in steps] == [1, 2]
     assert all(torch.tensor([s.loss, s.forget_nll, s.retain_nll, s.grad_norm, s.importance]).isfinite().all() for s in steps)
     assert all(s.grad_norm > 0 for s in steps)

@@ -9,42 +9,42 @@ import sys
 import pytest
 
 from deleatur.errors import ConfigError
-from deleatur.io.lock import LOCK, alone
+from deleatur.io.lock import LOCK, folder_lock
 
-HOLD = "import sys, pathlib, time\nfrom deleatur.io.lock import alone\n"
-HOLD += "with alone(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"
+HOLD = "import sys, pathlib, time\nfrom deleatur.io.lock import folder_lock\n"
+HOLD += "with folder_lock(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"
 
 
 def test_a_second_one_is_refused_and_the_next_is_let_in(tmp_path):
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         with (
             pytest.raises(ConfigError, match="another run is at work"),
-            alone(tmp_path),
+            folder_lock(tmp_path),
         ):
             pass
         assert [p.name for p in tmp_path.iterdir()] == [LOCK], "who was refused takes nothing away"
     assert list(tmp_path.iterdir()) == []
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
 def test_who_is_killed_leaves_no_lock_behind(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "in\n"
-    with pytest.raises(ConfigError, match="another run"), alone(tmp_path):
+    with pytest.raises(ConfigError, match="another run"), folder_lock(tmp_path):
         pass
     holder.kill()
     holder.wait()
     assert (tmp_path / LOCK).exists()
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_inside_lets_go(tmp_path):
-    with pytest.raises(ZeroDivisionError), alone(tmp_path):
+    with pytest.raises(ZeroDivisionError), folder_lock(tmp_path):
         raise ZeroDivisionError
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
@@ -56,7 +56,7 @@ def test_a_lock_that_was_taken_away_meanwhile_is_no_lock(tmp_path, monkeypatch):
         (tmp_path / LOCK).touch()
 
     monkeypatch.setattr("deleatur.io.lock._take", take)
-    with pytest.raises(ConfigError, match="another run"), alone(tmp_path):
+    with pytest.raises(ConfigError, match="another run"), folder_lock(tmp_path):
         pass
 
 
@@ -65,6 +65,6 @@ def test_a_file_system_without_locks_is_worked_on_all_the_same(tmp_path, monkeyp
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("deleatur.io.lock._take", take)
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         (tmp_path / "x").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["x"]

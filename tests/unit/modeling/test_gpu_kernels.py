@@ -12,7 +12,7 @@ from transformers.models.llama import modeling_llama
 
 from deleatur.modeling import gpu_kernels as kernels
 from deleatur.modeling.gpu_kernels import by_positions
-from deleatur.modeling.low_memory_layers import slim
+from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.token_model import TokenModel, _texts
 
 
@@ -71,7 +71,7 @@ def liger(monkeypatch):
 
 def lean_norm(lm) -> Callable:
     """The forward of the last norm before Liger comes."""
-    slim(lm)
+    patch_low_memory_layers(lm)
     return vars(lm.model.norm)["forward"]
 
 
@@ -112,7 +112,7 @@ def test_a_family_that_liger_does_not_know_is_left_alone_in_silence(liger, llama
 def test_on_cpu_nothing_of_it_is_touched(liger, llama):
     model = TokenModel(llama)
     before = llama.config._attn_implementation
-    model.settle()
+    model.enable_gpu_kernels()
     assert liger.calls == []
     assert model.packs
     assert llama.config._attn_implementation == before

@@ -12,9 +12,9 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from deleatur.data.batches import collate
-from deleatur.modeling import low_memory_layers as lean
+from deleatur.modeling import low_memory_layers
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
-from deleatur.modeling.low_memory_layers import Known, adapted, gated, norm, slim
+from deleatur.modeling.low_memory_layers import RecomputableTensors, adapted, gated, norm, patch_low_memory_layers
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
 
@@ -25,7 +25,7 @@ def gradients(module, form, x: torch.Tensor) -> list[torch.Tensor]:
     """What comes out for x, and the gradients of a weighted sum of it in x and in the weights."""
     x = x.clone().requires_grad_()
     module.zero_grad()
-    with lean.lean():
+    with low_memory_layers.recompute_activations():
         out = form(x)
         (out * torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)).sum().backward()
     return [out.detach(), x.grad, *(p.grad for p in module.parameters() if p.grad is not None)]
@@ -102,8 +102,8 @@ def made(monkeypatch):
     """How often something was made again."""
     calls = []
     for name in ("_normed", "_product"):
-        own = getattr(lean, name)
-        monkeypatch.setattr(lean, name, lambda *a, own=own, name=name: calls.append(name) or own(*a))
+        own = getattr(low_memory_layers, name)
+        monkeypatch.setattr(low_memory_layers, name, lambda *a, own=own, name=name: calls.append(name) or own(*a))
     return calls
 
 
@@ -135,7 +135,7 @@ def test_norms_and_products_are_made_once_more_for_the_backward_pass(rank, check
 
 
 def test_nothing_is_taken_for_what_lay_in_its_place_before():
-    known, x = Known(), torch.randn(4, 3)
+    known, x = RecomputableTensors(), torch.randn(4, 3)
     known.note(x, lambda: x)
     again = known.find(x)
     assert again is not None
@@ -152,9 +152,9 @@ def test_what_a_layer_can_make_again_goes_with_it():
     """Where nothing is kept of a layer, as under checkpointing, nothing is held for making it again either."""
     held = torch.randn(4, 3)
     gone = ref(held)
-    with lean.lean():
+    with low_memory_layers.recompute_activations():
         x = torch.randn(4, 3, requires_grad=True) * 2
-        lean._note(x, partial(torch.clone, held))
+        low_memory_layers._note(x, partial(torch.clone, held))
         del held
         assert gone() is not None
         del x
@@ -169,14 +169,14 @@ class Halved(LlamaRMSNorm):
 def test_what_computes_something_else_stays(llama):
     llama.model.norm = Halved(llama.config.hidden_size)
     llama.model.layers[0].input_layernorm = GemmaRMSNorm(llama.config.hidden_size)
-    slim(llama)
+    patch_low_memory_layers(llama)
     assert "forward" not in vars(llama.model.norm)
     assert "forward" not in vars(llama.model.layers[0].input_layernorm)
     assert "forward" in vars(llama.model.layers[1].input_layernorm)
 
 
 def test_a_copy_runs_on_its_own_weights(llama):
-    slim(llama)
+    patch_low_memory_layers(llama)
     other, x = deepcopy(llama), torch.randn(2, llama.config.hidden_size)
     other.model.norm.weight.data.zero_()
     assert not other.model.norm(x).detach().any()

@@ -138,7 +138,7 @@ class TestAsking:
         own = need.removeprefix("reference").strip() or "nll"
         assert len(getattr(reference, own)(tokens)) == len(tokens.nll)
         for kind in set(KINDS) - {own}:
-            with pytest.raises(LookupError, match="was not asked for this before training"):
+            with pytest.raises(LookupError, match="was not computed before training"):
                 getattr(reference, kind)(tokens)
 
     def test_a_row_that_was_not_given_is_not_there(self, llama, some):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deleatur.errors import ConfigError, DataError
-from deleatur.report import Shown, gather
+from deleatur.report import ComparedMethod, gather
 from deleatur.report.compare import unequal
 
 Make = Callable[..., Path]
@@ -20,7 +20,7 @@ def settings(method: dict[str, Any], **more: Any) -> dict[str, Any]:
     return method | {"model": "m", "out": "somewhere", "seed": 0, "train": {"lr": 1e-5, "epochs": 5}} | more
 
 
-def labels(runs: list[Shown]) -> list[tuple[str, tuple[int, ...]]]:
+def labels(runs: list[ComparedMethod]) -> list[tuple[str, tuple[int, ...]]]:
     return [(run.label, run.seeds) for run in runs]
 
 

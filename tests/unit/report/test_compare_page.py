@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from deleatur.errors import ConfigError, DataError
-from deleatur.report import Shown, gather, write_comparison
+from deleatur.report import ComparedMethod, gather, write_comparison
 from deleatur.report.compare_figures import Dot, agreement, frontier, labels
 from deleatur.report.figures import courses
 
@@ -38,7 +38,7 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
-def runs(tmp_path: Path, make: Callable[..., Path]) -> list[Shown]:
+def runs(tmp_path: Path, make: Callable[..., Path]) -> list[ComparedMethod]:
     """Three methods, of which the second has two seeds."""
     places = []
     for name, seed, uq in (("npo", 0, 71.5), ("graddiff", 0, 82.0), ("graddiff", 1, 84.0), ("ceu", 0, None)):
@@ -47,29 +47,29 @@ def runs(tmp_path: Path, make: Callable[..., Path]) -> list[Shown]:
     return gather(places)
 
 
-def changed(runs: list[Shown], **changes: Any) -> list[Shown]:
+def changed(runs: list[ComparedMethod], **changes: Any) -> list[ComparedMethod]:
     return [
-        Shown(label=run.label, results=tuple(copy.deepcopy(r) | changes for r in run.results), steps=run.steps)
+        ComparedMethod(label=run.label, results=tuple(copy.deepcopy(r) | changes for r in run.results), steps=run.steps)
         for run in runs
     ]
 
 
-def page(runs: list[Shown], out: Path) -> Tags:
+def page(runs: list[ComparedMethod], out: Path) -> Tags:
     return Tags(write_comparison(runs, out).read_text(encoding="utf-8"))
 
 
-def test_four_files_are_written_and_the_page_returned(runs: list[Shown], tmp_path: Path) -> None:
+def test_four_files_are_written_and_the_page_returned(runs: list[ComparedMethod], tmp_path: Path) -> None:
     out = tmp_path / "new" / "comparison"
     assert write_comparison(runs, out) == out / "report.html"
     assert sorted(p.name for p in out.iterdir()) == sorted(PAGE)
 
 
-def test_the_same_runs_give_the_same_bytes(runs: list[Shown], tmp_path: Path) -> None:
+def test_the_same_runs_give_the_same_bytes(runs: list[ComparedMethod], tmp_path: Path) -> None:
     first, second = (write_comparison(runs, tmp_path / name).parent for name in "ab")
     assert [(first / name).read_bytes() for name in PAGE] == [(second / name).read_bytes() for name in PAGE]
 
 
-def test_the_page_says_who_is_first_and_shows_every_number(runs: list[Shown], tmp_path: Path) -> None:
+def test_the_page_says_who_is_first_and_shows_every_number(runs: list[ComparedMethod], tmp_path: Path) -> None:
     text = page(runs, tmp_path / "out").text
     assert "graddiff has the highest UQ: 83.0 ± 1.0." in text
     assert "Next comes npo with 71.5." in text
@@ -78,17 +78,17 @@ def test_the_page_says_who_is_first_and_shows_every_number(runs: list[Shown], tm
         assert cell["method"] in text
 
 
-def test_a_shared_place_is_shared(runs: list[Shown], tmp_path: Path) -> None:
+def test_a_shared_place_is_shared(runs: list[ComparedMethod], tmp_path: Path) -> None:
     text = page(changed(runs, uq=9.0), tmp_path / "out").text
     assert "npo, graddiff and ceu share the highest UQ: 9.0." in text
     assert "Next" not in text
-    low = [Shown(label=f"low {i}", results=run.results) for i in range(5) for run in changed(runs[:1], uq=1.0)]
+    low = [ComparedMethod(label=f"low {i}", results=run.results) for i in range(5) for run in changed(runs[:1], uq=1.0)]
     text = page([*low, *changed(runs[1:2], uq=9.0)], tmp_path / "other").text
     assert "graddiff has the highest UQ: 9.0 ± 0.0." in text
     assert "Next come low 0, low 1, low 2 and 2 more with 1.0." in text
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(runs: list[Shown], tmp_path: Path) -> None:
+def test_the_page_asks_for_nothing_and_runs_nothing(runs: list[ComparedMethod], tmp_path: Path) -> None:
     tags = page(runs, tmp_path / "out").tags
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "embed", "base", "form", "img", "image"}
     for _, attributes in tags:
@@ -97,14 +97,14 @@ def test_the_page_asks_for_nothing_and_runs_nothing(runs: list[Shown], tmp_path:
     assert not re.search(r"@import|https?:|url\((?!#)", (tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
 
 
-def test_ids_are_unique_and_every_inner_link_has_its_goal(runs: list[Shown], tmp_path: Path) -> None:
+def test_ids_are_unique_and_every_inner_link_has_its_goal(runs: list[ComparedMethod], tmp_path: Path) -> None:
     tags = page(runs, tmp_path / "out").tags
     ids = [a["id"] for _, a in tags if "id" in a]
     assert len(ids) == len(set(ids))
     assert {(a["href"] or "")[1:] for _, a in tags if "href" in a} <= set(ids)
 
 
-def test_names_of_methods_models_and_settings_stay_text(runs: list[Shown], tmp_path: Path) -> None:
+def test_names_of_methods_models_and_settings_stay_text(runs: list[ComparedMethod], tmp_path: Path) -> None:
     odd = changed(
         runs,
         run={"loss": {"name": ATTACK}, "importance": {"name": ATTACK}, ATTACK: ATTACK},
@@ -113,7 +113,7 @@ def test_names_of_methods_models_and_settings_stay_text(runs: list[Shown], tmp_p
         suite={"name": ATTACK, "gone": ["forget"], "kept": ["retain"], "score": "revealed", "judge": ATTACK},
     )
     odd = [
-        Shown(label=f"{ATTACK} {i}", results=run.results, places=(ATTACK,) * len(run.results), steps=run.steps)
+        ComparedMethod(label=f"{ATTACK} {i}", results=run.results, places=(ATTACK,) * len(run.results), steps=run.steps)
         for i, run in enumerate(odd)
     ]
     odd.append(changed(odd[:1], model={"name": "other"}, cost={"steps": 1})[0])
@@ -122,7 +122,7 @@ def test_names_of_methods_models_and_settings_stay_text(runs: list[Shown], tmp_p
     assert "<script>alert(1)</script>" in found.text
 
 
-def test_unequal_terms_stand_above_the_table(runs: list[Shown], tmp_path: Path) -> None:
+def test_unequal_terms_stand_above_the_table(runs: list[ComparedMethod], tmp_path: Path) -> None:
     other = changed(runs[:1], cost={"steps": 3})[0]
     text = page([other, *runs[1:]], tmp_path / "out").text
     assert 0 < text.index("Not on equal terms: steps is") < text.index("Means over seeds")
@@ -132,37 +132,40 @@ def test_a_page_of_peers_files_alone_names_no_model_and_no_settings(tmp_path: Pa
     empty: dict[str, Any] = {key: {} for key in ("before", "importance", "cost", "data", "run")}
     after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}}}
     told = empty | {"fq": None, "rd": None, "uq": None, "peer": "Peer", "after": after}
-    runs = [Shown(label=name, results=(told,), places=(f"{name}.json",)) for name in ("one", "two")]
+    runs = [ComparedMethod(label=name, results=(told,), places=(f"{name}.json",)) for name in ("one", "two")]
     text = write_comparison(runs, tmp_path / "out").read_text(encoding="utf-8")
     assert "2 methods, 2 runs</p>" in text
     assert "by Peer" in text and "probability of forget rows" in text
 
 
-def test_a_single_bare_run_still_makes_a_page(runs: list[Shown], tmp_path: Path) -> None:
+def test_a_single_bare_run_still_makes_a_page(runs: list[ComparedMethod], tmp_path: Path) -> None:
     """Nothing measured, no step: no figure, no course, and the page says why there is no first."""
     nothing: dict[str, Any] = {"before": {}, "after": {}, "fq": None, "rd": None, "uq": None, "importance": {}, "cost": {}}
-    bare = [Shown(label=run.label, results=run.results) for run in changed(runs[:1], **nothing)]
+    bare = [ComparedMethod(label=run.label, results=run.results) for run in changed(runs[:1], **nothing)]
     text = page(bare, tmp_path / "out").text
     assert "No method has a UQ" in text
     assert "Figures" not in text
     assert "Course" not in text
 
 
-def test_the_folder_of_a_run_keeps_its_own_report(folder: Path, runs: list[Shown]) -> None:
+def test_the_folder_of_a_run_keeps_its_own_report(folder: Path, runs: list[ComparedMethod]) -> None:
     (folder / "report.html").write_text("mine", encoding="utf-8")
     with pytest.raises(ConfigError, match="folder of a run"):
         write_comparison(runs, folder)
     assert (folder / "report.html").read_text(encoding="utf-8") == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, runs: list[Shown]) -> None:
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, runs: list[ComparedMethod]) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="cannot be made"):
         write_comparison(runs, tmp_path / "file" / "out")
 
 
-def test_courses_are_of_the_best_methods_only(runs: list[Shown], tmp_path: Path) -> None:
-    many = [Shown(label=f"m{i}", results=changed(runs[:1], uq=float(i))[0].results, steps=runs[0].steps) for i in range(9)]
+def test_courses_are_of_the_best_methods_only(runs: list[ComparedMethod], tmp_path: Path) -> None:
+    many = [
+        ComparedMethod(label=f"m{i}", results=changed(runs[:1], uq=float(i))[0].results, steps=runs[0].steps)
+        for i in range(9)
+    ]
     text = page(many, tmp_path / "out").text
     assert "of the 6 methods with the highest UQ" in text
     tags = Tags((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).tags
@@ -180,7 +183,7 @@ def test_the_courses_share_one_scale() -> None:
     assert "20" in marks[0]
 
 
-def test_the_frontier_names_every_method_and_the_model_before(runs: list[Shown]) -> None:
+def test_the_frontier_names_every_method_and_the_model_before(runs: list[ComparedMethod]) -> None:
     chart = frontier(runs)
     assert chart is not None
     assert ElementTree.fromstring(chart.svg).tag == "svg"
@@ -188,7 +191,7 @@ def test_the_frontier_names_every_method_and_the_model_before(runs: list[Shown])
     assert set(re.findall(r">([a-z]+)</text>", chart.svg)) == {"npo", "graddiff", "ceu", "before"}
 
 
-def test_agreement_is_drawn_from_the_highest_down(runs: list[Shown]) -> None:
+def test_agreement_is_drawn_from_the_highest_down(runs: list[ComparedMethod]) -> None:
     values = {"npo": 0.3, "graddiff": 0.9, "ceu": 0.5}
     chart = agreement([changed([run], importance={"roc_auc": values[run.label]})[0] for run in runs])
     assert chart is not None
@@ -196,7 +199,7 @@ def test_agreement_is_drawn_from_the_highest_down(runs: list[Shown]) -> None:
     assert names == ["npo", "ceu", "graddiff"]  # axes count from below
 
 
-def test_figures_of_nothing_are_none(runs: list[Shown]) -> None:
+def test_figures_of_nothing_are_none(runs: list[ComparedMethod]) -> None:
     assert frontier(changed(runs, after={})) is None
     assert agreement(changed(runs, importance={})) is None
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deleatur.report import Shown, compare_table
+from deleatur.report import ComparedMethod, compare_table
 from deleatur.report.compare_forms import to_json, to_latex, to_markdown
 from deleatur.report.compare_text import Table
 
@@ -23,12 +23,12 @@ def base(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def shown(base: dict[str, Any]) -> Callable[..., Shown]:
+def shown(base: dict[str, Any]) -> Callable[..., ComparedMethod]:
     """A method with a run for each dict of changed results."""
 
-    def make(label: str, *changes: dict[str, Any]) -> Shown:
+    def make(label: str, *changes: dict[str, Any]) -> ComparedMethod:
         runs = [copy.deepcopy(base) | change | {"seed": seed} for seed, change in enumerate(changes or ({},))]
-        return Shown(label=label, results=tuple(runs))
+        return ComparedMethod(label=label, results=tuple(runs))
 
     return make
 
@@ -43,20 +43,20 @@ def bold(table: Table, name: str) -> set[str]:
     return {table.rows[i][0] for i, k in table.best if k == at}
 
 
-def test_the_best_uq_comes_first_and_none_last(shown: Callable[..., Shown]) -> None:
+def test_the_best_uq_comes_first_and_none_last(shown: Callable[..., ComparedMethod]) -> None:
     values = {"a": 50.0, "none": None, "b": 70.0, "nan": math.nan, "c": 0.0, "b too": 70.0}
     table = compare_table([shown(label, {"uq": uq}) for label, uq in values.items()])
     assert [row[0] for row in table.rows] == ["b", "b too", "a", "c", "none", "nan"]
 
 
-def test_a_cell_is_the_mean_over_seeds_and_its_standard_error(shown: Callable[..., Shown]) -> None:
+def test_a_cell_is_the_mean_over_seeds_and_its_standard_error(shown: Callable[..., ComparedMethod]) -> None:
     """90, 92, 97: mean 93, deviations −3, −1, 4, so s² = 26/2 = 13 and the error is √(13/3) = 2.08."""
     table = compare_table([shown("a", {"fq": 90.0}, {"fq": 92}, {"fq": 97.0}), shown("b", {"fq": 12.34})])
     assert column(table, "FQ") == ["93.0 ± 2.1", "12.3"]
     assert column(table, "seeds") == ["3", "1"]
 
 
-def test_scores_are_percent_of_the_suites_metric_on_its_sets(shown: Callable[..., Shown]) -> None:
+def test_scores_are_percent_of_the_suites_metric_on_its_sets(shown: Callable[..., ComparedMethod]) -> None:
     """Gone: mean of .2 and .4; kept: .9; in other words only one of the two gone sets was asked, so there is none."""
     after = {name: {"rouge_l": {"value": v, "n": 9, "se": 0.1}} for name, v in (("x", 0.2), ("y", 0.4), ("z", 0.9))}
     after |= {"x_paraphrased": after["x"], "z_paraphrased": after["y"]}
@@ -68,7 +68,7 @@ def test_scores_are_percent_of_the_suites_metric_on_its_sets(shown: Callable[...
     assert "made-up: gone = x, y; kept = z; score = ROUGE-L, judged by made-up/judge." in table.notes
 
 
-def test_costs_and_agreement_are_read_where_they_stand(shown: Callable[..., Shown]) -> None:
+def test_costs_and_agreement_are_read_where_they_stand(shown: Callable[..., ComparedMethod]) -> None:
     cost = {"seconds_per_step": 0.412, "cpu_seconds_per_step": 0.8, "peak_memory_bytes": 3_412_000_000, "steps": 60}
     table = compare_table([shown("a", {"cost": cost}, {"cost": cost})])
     names = ("steps", "s/step", "CPU s/step", "GB", "ROC-AUC")
@@ -76,12 +76,12 @@ def test_costs_and_agreement_are_read_where_they_stand(shown: Callable[..., Show
     assert found == ["60", "0.41 ± 0.00", "0.80 ± 0.00", "3.4 ± 0.0", "0.963 ± 0.000"]
 
 
-def test_what_no_run_has_makes_no_column(shown: Callable[..., Shown]) -> None:
+def test_what_no_run_has_makes_no_column(shown: Callable[..., ComparedMethod]) -> None:
     table = compare_table([shown("a", {"importance": {}, "cost": {}, "before": {}, "after": {}, "uq": None})])
     assert [name.rstrip(" ↑↓") for name in table.columns] == ["method", "seeds", "FQ", "RD"]
 
 
-def test_figures_of_whole_sets_have_columns_or_a_reason(shown: Callable[..., Shown]) -> None:
+def test_figures_of_whole_sets_have_columns_or_a_reason(shown: Callable[..., ComparedMethod]) -> None:
     whole = [
         {
             "model_utility": {"value": 0.61234, "n": 9},
@@ -99,14 +99,14 @@ def test_figures_of_whole_sets_have_columns_or_a_reason(shown: Callable[..., Sho
     assert not any("privleak" in name for name in table.columns)
 
 
-def test_a_figure_that_some_seeds_lack_says_so(shown: Callable[..., Shown]) -> None:
+def test_a_figure_that_some_seeds_lack_says_so(shown: Callable[..., ComparedMethod]) -> None:
     table = compare_table([shown("a", {"fq": 10.0}, {"fq": None}, {"fq": 20.0}), shown("b", {"fq": 1.0}, {"fq": math.inf})])
     assert column(table, "FQ") == ["15.0 ± 5.0¹", "1.0²"]
     assert any(note.startswith("¹ FQ: over 2 seeds only: not defined") for note in table.notes)
     assert "² FQ: over 1 seed only: no finite number." in table.notes
 
 
-def test_the_best_means_are_marked_by_the_columns_direction(shown: Callable[..., Shown]) -> None:
+def test_the_best_means_are_marked_by_the_columns_direction(shown: Callable[..., ComparedMethod]) -> None:
     table = compare_table(
         [shown("a", {"fq": 90.0, "rd": 3.0}), shown("b", {"fq": 80.0, "rd": 1.0}), shown("c", {"fq": None})]
     )
@@ -116,12 +116,12 @@ def test_the_best_means_are_marked_by_the_columns_direction(shown: Callable[...,
     assert bold(table, "UQ") == set()  # all alike
 
 
-def test_means_that_are_written_alike_are_best_together(shown: Callable[..., Shown]) -> None:
+def test_means_that_are_written_alike_are_best_together(shown: Callable[..., ComparedMethod]) -> None:
     table = compare_table([shown("a", {"fq": 90.01}), shown("b", {"fq": 90.02}, {"fq": 90.04}), shown("c", {"fq": 3.0})])
     assert bold(table, "FQ") == {"a", "b"}
 
 
-def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[..., Shown]) -> None:
+def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[..., ComparedMethod]) -> None:
     """Its probability has a counterpart and makes a column, its own figure has none; what it does not tell it does not
     tell, and nothing is said of terms that nobody knows."""
     after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}, "their own": {"value": 3.0, "n": 0, "se": None}}}
@@ -135,7 +135,7 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
         "whole": {"after": {"j_w": {"value": 1}}},
     }
     ours = shown("ours", {"whole": {"after": {"j_w": {"value": 0.25}}}})
-    table = compare_table([Shown(label="theirs", results=(told,)), ours])
+    table = compare_table([ComparedMethod(label="theirs", results=(told,)), ours])
     assert [row[0] for row in table.rows] == ["ours", "theirs"]
     assert column(table, "probability of forget rows") == ["0.004", "0.500"]
     assert bold(table, "probability of forget rows") == {"ours"}
@@ -144,16 +144,20 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
     assert column(table, "UQ")[1] == "–"
     assert any(note.startswith("theirs: as Peer's file has it, – where it has nothing; nothing is") for note in table.notes)
     assert not any("Not on equal terms" in note for note in table.notes)
-    for made in (to_markdown(table), to_latex(table), to_json([ours, Shown(label="theirs", results=(told,))], table)):
+    for made in (
+        to_markdown(table),
+        to_latex(table),
+        to_json([ours, ComparedMethod(label="theirs", results=(told,))], table),
+    ):
         assert "Peer" in made
 
 
-def test_unequal_terms_stand_first_in_the_notes(shown: Callable[..., Shown], base: dict[str, Any]) -> None:
+def test_unequal_terms_stand_first_in_the_notes(shown: Callable[..., ComparedMethod], base: dict[str, Any]) -> None:
     table = compare_table([shown("a"), shown("b", {"cost": base["cost"] | {"steps": 7}})])
     assert table.notes[0] == "Not on equal terms: steps is 60 for a; 7 for b."
 
 
-def test_markdown_has_a_cell_for_every_text_and_escapes_its_marks(shown: Callable[..., Shown]) -> None:
+def test_markdown_has_a_cell_for_every_text_and_escapes_its_marks(shown: Callable[..., ComparedMethod]) -> None:
     table = compare_table([shown("a|b_c*<i>`[x]"), shown("d", {"uq": 1.0})])
     head, rule, first, second, *_ = to_markdown(table).split("\n")
     cells = len(table.columns) + 1
@@ -163,7 +167,7 @@ def test_markdown_has_a_cell_for_every_text_and_escapes_its_marks(shown: Callabl
     assert "\n- UQ: harmonic mean of FQ and 100 − RD\n" in to_markdown(table)
 
 
-def test_latex_is_a_booktabs_tabular_with_nothing_left_to_run(shown: Callable[..., Shown]) -> None:
+def test_latex_is_a_booktabs_tabular_with_nothing_left_to_run(shown: Callable[..., ComparedMethod]) -> None:
     whole = {"after": {"p": {"lacks": "needs more"}, "q": {"value": -2.0}}}
     # q: the first method has none, footnote 1; the second has it for one seed of two, footnote 2
     table = compare_table([shown(r"[a]*\input{x}_$1~^#&%"), shown("b", {"uq": 1.0}, {"uq": 3.0, "whole": whole})])
@@ -180,7 +184,7 @@ def test_latex_is_a_booktabs_tabular_with_nothing_left_to_run(shown: Callable[..
     assert all(line.startswith("%") for line in lines[8:-1])
 
 
-def test_json_holds_means_and_every_run(shown: Callable[..., Shown]) -> None:
+def test_json_holds_means_and_every_run(shown: Callable[..., ComparedMethod]) -> None:
     runs = [shown("low", {"uq": 1.0}), shown("high", {"uq": 50.0, "fq": None}, {"uq": 60.0, "fq": math.nan})]
     read = json.loads(to_json(runs, compare_table(runs)), parse_constant=pytest.fail)
     assert [m["method"] for m in read["methods"]] == ["high", "low"]
@@ -200,7 +204,7 @@ MACROS += " textgreater textsuperscript bottomrule end"
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names, names, names, names)
 def test_no_name_breaks_out_of_the_tables(
-    shown: Callable[..., Shown], label: str, suite: str, figure: str, lacks: str
+    shown: Callable[..., ComparedMethod], label: str, suite: str, figure: str, lacks: str
 ) -> None:
     """Names of methods, suites, judges and figures are whatever stands in a file. Each stays in its cell or its note."""
     named = {"name": suite, "gone": ["forget"], "kept": ["retain"], "score": "revealed", "judge": lacks}

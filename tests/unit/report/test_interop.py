@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deleatur.errors import DataError
-from deleatur.evaluation.aggregate import measure, measure_whole
-from deleatur.evaluation.metrics import METRICS, WHOLES
+from deleatur.evaluation.aggregate import measure, measure_sets
+from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.report.interop import (
     OPEN_UNLEARNING,
@@ -60,7 +60,7 @@ def results(records) -> dict:
     """What results.json says of one side; the retrained model is the one before, but never saw the first row."""
     retrained = records | {"forget": [row("0", 9.0), *records["forget"][1:]]}
     evidence = Evidence(records=records, retrained=retrained)
-    return {"after": measure(records), "whole": {"after": measure_whole(evidence, tuple(WHOLES))}}
+    return {"after": measure(records), "whole": {"after": measure_sets(evidence, tuple(SET_METRICS))}}
 
 
 class TestOpenUnlearning:
@@ -104,7 +104,7 @@ class TestOpenUnlearning:
             assert back["after"][own][metric] == pytest.approx(results["after"][own][metric])
         assert sum(map(len, back["after"].values())) == len(OPEN_UNLEARNING)
         told = {name: figure for name, figure in results["whole"]["after"].items() if "value" in figure}
-        assert back["whole"]["after"].keys() == told.keys() == WHOLES.keys() - {"j_avg", "specific_nll", "other_nll"}
+        assert back["whole"]["after"].keys() == told.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
         for name, figure in back["whole"]["after"].items():
             rows = name.startswith("mia_") and name != "mia_reference"
             theirs = {k: v for k, v in told[name].items() if k not in ("deviation", "retrained")}  # which say where to be

@@ -18,7 +18,7 @@ ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> &amp; {{ 7 *
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text in elements of class `told`; fails where tags do not nest."""
+    """Tags with their attributes, and the text in elements of class `expected`; fails where tags do not nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         classes = dict(attrs).get("class") or ""
-        if "told" in classes.split():
+        if "expected" in classes.split():
             self.told.append("")
         if tag not in VOID:
             self.open.append((tag, classes))
@@ -47,7 +47,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text += data
         classes = [c for _, names in self.open for c in names.split()]
-        if "told" in classes and "end" not in classes:
+        if "expected" in classes and "end" not in classes:
             self.told[-1] += data
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from deleatur.report import Row, percent, rows_of, set_name
-from deleatur.report.tables import by_judge, lacking, wholes_of
+from deleatur.report.tables import by_judge, lacking, set_metric_rows
 
 
 def score(value: float | None, n: int = 24, se: float = 0.01) -> dict[str, float | int | None]:
@@ -82,7 +82,7 @@ WHOLE["after"]["privleak"] = {"lacks": "needs more"}
 
 
 def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_they_lack() -> None:
-    rows = wholes_of({"whole": WHOLE, "suite": {"judge": "made-up/judge"}})
+    rows = set_metric_rows({"whole": WHOLE, "suite": {"judge": "made-up/judge"}})
     assert [(r.name, r.before, r.after, r.n, r.given) for r in rows] == [
         ("forget quality", "–", "–", "", False),
         ("mia loss", "0.988 [0.9, 1]", "0.5", "9", True),
@@ -91,7 +91,7 @@ def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_
     ]
     assert all(r.target and r.meaning for r in rows)
     assert lacking(rows) == ["Not given, forget quality, privleak: needs more."]
-    assert wholes_of({}) == []
+    assert set_metric_rows({}) == []
 
 
 def test_a_judges_name_stands_at_its_numbers_and_at_no_others() -> None:

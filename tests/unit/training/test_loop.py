@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from deleatur.data.batches import collate, told, windows
+from deleatur.data.batches import collate, fine_tuning_batches, windows
 from deleatur.errors import ConfigError, Diverged
 from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance
@@ -191,7 +191,7 @@ class TestStep:
         lm, steps = make_llama(), []
         fit(
             TokenModel(lm),
-            told(retain_rows[:16], epochs=4, batch=4, seed=0),
+            fine_tuning_batches(retain_rows[:16], epochs=4, batch=4, seed=0),
             steps=16,
             loss=GradientDifference(),
             importance=Uniform(),

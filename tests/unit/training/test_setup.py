@@ -24,14 +24,14 @@ from deleatur.progress import Step
 from deleatur.run_folder.writer import load_scorer
 from deleatur.settings import Train
 from deleatur.training.loop import fit
-from deleatur.training.scorer_pretraining import teach
+from deleatur.training.scorer_pretraining import pretrain_scorer
 from deleatur.training.setup import (
-    alternate,
-    deal,
     make_importance,
     preferred_rows,
     reference_of,
     require_parts,
+    step_batches,
+    train_method,
     training_only,
 )
 from deleatur.types import Batch, Encoded, Reference, TokenOutputs
@@ -65,7 +65,7 @@ def unlearn(rows, plain) -> Callable:
     """Carry out a run's training in place; returns the importance and the steps."""
 
     def unlearn(lm, run: Run, **more) -> tuple[object, list[Step]]:
-        return alternate(TokenModel(lm), rows, run, plain, Accelerator(cpu=True), **more)
+        return train_method(TokenModel(lm), rows, run, plain, Accelerator(cpu=True), **more)
 
     return unlearn
 
@@ -197,7 +197,7 @@ class TestPreferred:
 
 class TestReference:
     def dealt(self, run: Run, rows, plain) -> list[list[Batch]]:
-        return list(deal(rows, run, preferred_rows(run.loss, rows["forget"], plain), Accelerator(cpu=True)))
+        return list(step_batches(rows, run, preferred_rows(run.loss, rows["forget"], plain), Accelerator(cpu=True)))
 
     @pytest.mark.parametrize(
         ("changed", "known"),
@@ -248,8 +248,8 @@ class TestScorerAlone:
         """Two passes of three windows are six turns, after which the rate of all turns has fallen that far."""
         lm, run = make_llama(), run_of(importance=Learned(pretrain=2, lr=0.4))
         model, before = TokenModel(lm), weights(lm)
-        made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=6, lessons=6)
-        teach(made, model, deal(rows, run, [], Accelerator(cpu=True), epochs=2))
+        made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=6, pretraining_steps=6)
+        pretrain_scorer(made, model, step_batches(rows, run, [], Accelerator(cpu=True), epochs=2))
         assert made.scorer.linear.weight.abs().sum() > 0
         assert moved(lm, before) == set()
         assert all(p.grad is None for p in lm.parameters())
@@ -280,8 +280,8 @@ class TestScorerAlone:
         made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=3)
         shown: list[tuple[TokenOutputs, TokenOutputs]] = []
         monkeypatch.setattr(made, "turn", lambda forget, retain: shown.append((forget, retain)) or {})
-        teach(made, model, deal(rows, run, preferred, Accelerator(cpu=True)))
-        dealt = list(deal(rows, run, preferred, Accelerator(cpu=True)))
+        pretrain_scorer(made, model, step_batches(rows, run, preferred, Accelerator(cpu=True)))
+        dealt = list(step_batches(rows, run, preferred, Accelerator(cpu=True)))
         for (forget, retain), window in zip(shown, dealt, strict=True):
             assert forget.rows == tuple(row for b in window for row in b.rows[: b.forget])
             assert retain.rows == tuple(row for b in window for row in b.rows[b.forget + b.preferred :])
@@ -321,7 +321,7 @@ class TestScorerAlone:
         run = run_of(importance=Learned(start=str(folder), frozen=True, depth=depth))
         made, steps = unlearn(make_llama(), run)
         assert same_scorer(made.scorer, other)
-        ((batch, *_), *_) = deal(rows, run, [], Accelerator(cpu=True))
+        ((batch, *_), *_) = step_batches(rows, run, [], Accelerator(cpu=True))
         with torch.no_grad():
             forget, _ = TokenModel(make_llama())(batch).split(batch.forget)
             expected = other(forget.hidden).sigmoid().mean().item()
@@ -381,7 +381,7 @@ class TestJoint:
         scorer = Scorer(32)
         scorer.load_state_dict(made.scorer.state_dict())
         start = {k: v.clone() for k, v in scorer.state_dict().items()}
-        batches = list(deal(rows, run, [], Accelerator(cpu=True)))
+        batches = list(step_batches(rows, run, [], Accelerator(cpu=True)))
         steps: list[Step] = []
         fit(
             model,
@@ -443,10 +443,10 @@ class TestEveryPair:
         rows = {"forget": encode_all(plain, examples), "retain": retain_rows[:4]}
         run = run_of(loss=LOSSES[name], batch=2, accumulate=2, epochs=1, alpha=0.0, gamma=1.3)
         lm, model = make_llama(), TokenModel(make_llama())
-        _, (step,) = alternate(TokenModel(lm), rows, run, plain, Accelerator(cpu=True))
+        _, (step,) = train_method(TokenModel(lm), rows, run, plain, Accelerator(cpu=True))
         loss = run.loss.tokenized(plain.tokens) if name == "jensun" else run.loss
         preferred = preferred_rows(loss, rows["forget"], plain)
-        ((one, two),) = deal(rows, run, preferred, Accelerator(cpu=True))
+        ((one, two),) = step_batches(rows, run, preferred, Accelerator(cpu=True))
         instead = [row for b in (one, two) for row in b.rows[b.forget : b.forget + b.preferred]]
         with torch.no_grad():
             tokens = model(collate([*one.rows[:2], *two.rows[:2]]), logits=True, layer=0)

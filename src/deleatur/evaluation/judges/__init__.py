@@ -14,8 +14,8 @@ from deleatur.types import Record
 
 
 @runtime_checkable
-class AJudge(Protocol):
-    """One verdict a record, in order: how far it reveals the fact, in [0, 1]; None where nothing was asked."""
+class JudgeProtocol(Protocol):
+    """One verdict a record, in order: how far it reveals the fact, in [0, 1]; None where nothing was generated."""
 
     @property
     def name(self) -> str: ...
@@ -23,16 +23,16 @@ class AJudge(Protocol):
     def __call__(self, records: Sequence[Record]) -> list[float | None]: ...
 
 
-JUDGES: dict[str, Callable[[Judge, Path | None], AJudge]] = {
+JUDGES: dict[str, Callable[[Judge, Path | None], JudgeProtocol]] = {
     "contained": lambda settings, cache: Contained(),
     "cosine": lambda settings, cache: cosine(settings),
     "endpoint": endpoint,
 }
 
 
-def make_judge(settings: Judge, cache: Path | None = None) -> AJudge:
+def make_judge(settings: Judge, cache: Path | None = None) -> JudgeProtocol:
     """The judge that the settings name, ready: a model is loaded, an endpoint has answered. Raises ModelError otherwise.
 
-    `cache` is a folder, the run's, in which an endpoint's verdicts are kept, so that none is asked for twice.
+    `cache` is a folder, the run's, in which an endpoint's verdicts are kept, so that none is requested twice.
     """
     return JUDGES[settings.kind](settings, cache)

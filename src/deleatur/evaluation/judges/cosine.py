@@ -1,4 +1,4 @@
-"""Judging by meaning: does the generated answer lie near the right one among sentence embeddings?"""
+"""Judging by meaning: is the generated answer's sentence embedding close to the right one's?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Embed = Callable[[Sequence[str]], Float[Tensor, "n D"]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cosine:
-    """1 where what was generated lies nearer to the right answer than the threshold, or says it word for word; else 0.
+    """1 where what was generated is closer to the right answer than the threshold, or says it word for word; else 0.
 
     Compared is the whole text and each of its sentences, so that what follows a right answer does not hide it. Measured is
     nearness, not truth: one wrong answer in six passes (docs/judges.md). Short answers are near nothing that is a
@@ -47,10 +47,10 @@ class Cosine:
 
     def similarities(self, records: Sequence[Record]) -> list[float]:
         """The largest cosine of each answer with what was generated, in [-1, 1]."""
-        said = [(r.generated, *SENTENCE_END.split(r.generated)) for r in records]
-        vectors = iter(self.embed([text for texts in said for text in texts]))
+        candidates = [(r.generated, *SENTENCE_END.split(r.generated)) for r in records]
+        vectors = iter(self.embed([text for texts in candidates for text in texts]))
         right = self.embed([r.answer for r in records])
-        return [max(float(answer @ next(vectors)) for _ in texts) for answer, texts in zip(right, said, strict=True)]
+        return [max(float(answer @ next(vectors)) for _ in texts) for answer, texts in zip(right, candidates, strict=True)]
 
 
 def cosine(settings: Judge) -> Cosine:

@@ -43,9 +43,9 @@ AT_ONCE = 4  # questions under way together
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """1 where the model behind the URL says that the reply gives away the answer, else 0; equal questions are asked once.
+    """1 where the model behind the URL says that the reply gives away the answer, else 0; equal questions are sent once.
 
-    `known` holds earlier verdicts by the hash of what was asked, and grows with `cache`, a file of such lines without any
+    `known` holds earlier verdicts by the hash of the question, and grows with `cache`, a file of such lines without any
     text. Raises ModelError where a question stays without an answer.
     """
 
@@ -61,8 +61,8 @@ class Endpoint:
         keys = {prompt: self._key(prompt) for prompt in prompts.values()}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(self._learn, [(key, prompt) for prompt, key in keys.items() if key not in self.known]))
-        said = {i: self.known[keys[prompt]] for i, prompt in prompts.items()}
-        return [said.get(i, 0.0) if r.question else None for i, r in enumerate(records)]
+        verdicts = {i: self.known[keys[prompt]] for i, prompt in prompts.items()}
+        return [verdicts.get(i, 0.0) if r.question else None for i, r in enumerate(records)]
 
     def _key(self, prompt: str) -> str:
         return hashlib.sha256(json.dumps([self.connection.url, self.model, prompt]).encode()).hexdigest()
@@ -79,12 +79,12 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """How an endpoint is asked: one question at a time per thread, again when it is busy."""
+    """How an endpoint is called: one question at a time per thread, again when it is busy."""
 
     url: str
     key: str | None = field(repr=False)
     retries: int
-    again: str  # what to do once it can be asked
+    again: str  # what to do once it can be called
     turn: Callable[[], None]  # waits until the rate limit allows a question
     sleep: Callable[[float], None]
 
@@ -95,8 +95,8 @@ class Connection:
             if attempt and not hurdle.unclear:
                 self.sleep(min(2.0 ** (attempt - 1) if hurdle.wait is None else hurdle.wait, LONGEST_WAIT))
             self.turn()
-            said = prompt + CLEARER if hurdle.unclear else prompt
-            message = {"role": "user", "content": said}
+            text = prompt + CLEARER if hurdle.unclear else prompt
+            message = {"role": "user", "content": text}
             try:
                 return read_verdict(self.send("chat/completions", {"model": model, "messages": [message], "temperature": 0}))
             except Hurdle as e:
@@ -124,16 +124,16 @@ class Connection:
 
     def _refused(self, e: HTTPError) -> Exception:
         if 300 <= e.code < 400:
-            said, needed = "texts and key go nowhere else", "give the URL where it really is as --judge.url"
+            reason, needed = "texts and key go nowhere else", "give the URL where it really is as --judge.url"
         elif e.code in (401, 403):
-            said, needed = f"it wants {'another' if self.key else 'a'} key", "set $DELEATUR_JUDGE_KEY"
+            reason, needed = f"it wants {'another' if self.key else 'a'} key", "set $DELEATUR_JUDGE_KEY"
         else:
-            said, needed = self._told(e), "check --judge.url and --judge.model"
+            reason, needed = self._error_detail(e), "check --judge.url and --judge.model"
             if e.code in (408, 409, 425, 429) or e.code >= 500:
-                return Hurdle(f"answers {e.code}, {said}", wait=seconds_of(e.headers.get("Retry-After")))
-        return ModelError(f"the judge at {self.url} answers {e.code}, {said}; {needed}")
+                return Hurdle(f"answers {e.code}, {reason}", wait=seconds_of(e.headers.get("Retry-After")))
+        return ModelError(f"the judge at {self.url} answers {e.code}, {reason}; {needed}")
 
-    def _told(self, e: HTTPError) -> str:
+    def _error_detail(self, e: HTTPError) -> str:
         text = ""
         with suppress(OSError, HTTPException):
             text = e.read(10_000).decode("utf-8", "replace")
@@ -144,7 +144,7 @@ class Connection:
 
 
 class Hurdle(Exception):
-    """Why there was no verdict this time: nobody was there, the words were unclear, or `wait` seconds are asked for."""
+    """Why there was no verdict this time: nobody was there, the words were unclear, or the endpoint wants `wait` seconds."""
 
     def __init__(self, message: str, *, wait: float | None = None, unclear: bool = False, away: bool = False) -> None:
         super().__init__(message)
@@ -159,7 +159,7 @@ class Stay(HTTPRedirectHandler):
 
 
 def endpoint(settings: Judge, cache: Path | None, *, sleep: Callable[[float], None] = time.sleep) -> Endpoint:
-    """The judge behind `settings.url`, which is asked what models it has: where it has one, none need be named.
+    """The judge behind `settings.url`, which lists its models: where it has one, none need be named.
 
     The key stands in $DELEATUR_JUDGE_KEY, else in $OPENAI_API_KEY, which over plain http is for this machine alone.
     Raises ModelError where nobody is there, or several models are and none is named.
@@ -197,7 +197,7 @@ def _served(connection: Connection, model: str | None) -> list[str]:
 
 
 def prompt_of(record: Record) -> str:
-    """What the model is asked; the three texts stand in JSON, so that none can pose as another."""
+    """The judge model's prompt; the three texts stand in JSON, so that none can pose as another."""
     texts = {"question": record.question, "reference": record.answer, "reply": record.generated}
     return PROMPT.format(texts=json.dumps(texts, ensure_ascii=False, indent=1))
 

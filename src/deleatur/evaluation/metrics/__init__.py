@@ -19,7 +19,7 @@ from deleatur.evaluation.metrics.nearness import other_nll, specific_nll
 from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
 from deleatur.evaluation.metrics.revealed import judged, revealed
 from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
-from deleatur.evaluation.metrics.table import Metric, OfRun, Whole
+from deleatur.evaluation.metrics.table import Metric, RunMetric, SetMetric
 from deleatur.evaluation.metrics.truth import forget_quality, truth_ratio, truth_ratio_kept
 from deleatur.evaluation.metrics.utility import model_utility
 
@@ -41,7 +41,7 @@ METRICS: dict[str, Metric] = {
         source=ATWU,
     ),
     "probability": Metric(
-        of=probability, forget="lower", meaning="of the told answer: geometric mean over its tokens", source=TOFU
+        of=probability, forget="lower", meaning="of the reference answer: geometric mean over its tokens", source=TOFU
     ),
     "normalised_probability": Metric(
         of=normalised_probability,
@@ -52,7 +52,7 @@ METRICS: dict[str, Metric] = {
     "truth_ratio": Metric(
         of=truth_ratio,
         forget="higher",
-        meaning="min(r, 1/r), r the probability of wrong answers over that of the right one: 1 = cannot tell",
+        meaning="min(r, 1/r), r the probability of wrong answers over that of the right one: 1 = no difference",
         source=OPEN_UNLEARNING,
     ),
     "truth_ratio_kept": Metric(
@@ -65,14 +65,14 @@ METRICS: dict[str, Metric] = {
         of=rouge_1,
         reads="answer",
         forget="lower",
-        meaning="share of the told answer's words in the greedy one",
+        meaning="share of the reference answer's words in the greedy one",
         source="Lin 2004",
     ),
     "rouge_l": Metric(
         of=rouge_l,
         reads="answer",
         forget="lower",
-        meaning="share of the told answer's words in the greedy one, in order",
+        meaning="share of the reference answer's words in the greedy one, in order",
         source=TOFU,
     ),
     "extraction_strength": Metric(
@@ -143,53 +143,55 @@ METRICS: dict[str, Metric] = {
 }
 
 NEAR = "the retrained model's, near .5"
-WHOLES: dict[str, Whole] = {
-    "model_utility": Whole(
+SET_METRICS: dict[str, SetMetric] = {
+    "model_utility": SetMetric(
         of=model_utility,
         target="as before",
         meaning="harmonic mean of probability, rouge_l and truth_ratio_kept on each of retain_perturbed, real_authors and "
         "world_facts (probability normalised on the last two)",
         source=TOFU,
     ),
-    "forget_quality": Whole(
+    "forget_quality": SetMetric(
         of=forget_quality,
         target="above .05",
         meaning="p-value: could forget rows' r come from the retrained model? (two-sample Kolmogorov-Smirnov)",
         source=TOFU,
     ),
-    "privleak": Whole(
+    "privleak": SetMetric(
         of=privleak,
         target="0",
         meaning="distance of mia_min_k from the retrained model's, percent; negative = forget rows leak",
         source="MUSE, 2407.06460",
     ),
-    "mia_loss": Whole(of=mia_loss, target=NEAR, meaning="AUC of the attack by loss", source="1709.01604"),
-    "mia_min_k": Whole(of=mia_min_k, target=NEAR, meaning="AUC of the attack by min_k", source="2310.16789"),
-    "mia_min_k_plus": Whole(of=mia_min_k_plus, target=NEAR, meaning="AUC of the attack by min_k_plus", source="2404.02936"),
-    "mia_zlib": Whole(of=mia_zlib, target=NEAR, meaning="AUC of the attack by zlib", source="2012.07805"),
-    "mia_grad_norm": Whole(of=mia_grad_norm, target=NEAR, meaning="AUC of the attack by grad_norm", source="2402.17012"),
-    "mia_reference": Whole(
+    "mia_loss": SetMetric(of=mia_loss, target=NEAR, meaning="AUC of the attack by loss", source="1709.01604"),
+    "mia_min_k": SetMetric(of=mia_min_k, target=NEAR, meaning="AUC of the attack by min_k", source="2310.16789"),
+    "mia_min_k_plus": SetMetric(
+        of=mia_min_k_plus, target=NEAR, meaning="AUC of the attack by min_k_plus", source="2404.02936"
+    ),
+    "mia_zlib": SetMetric(of=mia_zlib, target=NEAR, meaning="AUC of the attack by zlib", source="2012.07805"),
+    "mia_grad_norm": SetMetric(of=mia_grad_norm, target=NEAR, meaning="AUC of the attack by grad_norm", source="2402.17012"),
+    "mia_reference": SetMetric(
         of=mia_reference, target=".5", meaning="AUC of the attack by loss minus the retrained model's", source="2506.12618"
     ),
-    "specific_nll": Whole(
+    "specific_nll": SetMetric(
         of=specific_nll,
         target="0",
         meaning="NLL of what is specific to forget rows minus that of unseen rows, nats; below 0 = known, above = beyond",
         source="ours",
     ),
-    "other_nll": Whole(
+    "other_nll": SetMetric(
         of=other_nll,
         target="0",
         meaning="the same of all other tokens; above 0 = the words around are damaged",
         source="ours",
     ),
-    "j_w": Whole(
+    "j_w": SetMetric(
         of=j_w,
         target="0",
         meaning="forget rows given away by the worst answer to any variant (other words, shots); judged, else revealed",
         source=ATWU,
     ),
-    "j_avg": Whole(
+    "j_avg": SetMetric(
         of=j_avg,
         target="as before",
         meaning="retain rows answered, mean over the variants without shots; judged, else revealed",
@@ -197,34 +199,34 @@ WHOLES: dict[str, Whole] = {
     ),
 }
 
-RUNS: dict[str, OfRun] = {
-    "fq": OfRun(
+RUN_METRICS: dict[str, RunMetric] = {
+    "fq": RunMetric(
         target="100",
         meaning="percent of the score on sets to forget that is gone, 100·(F0 − F)/F0; F counts an answer that is no "
         "language as not forgotten",
         source="2606.06320, and ours",
     ),
-    "fq_raw": OfRun(target="100", meaning="fq with F the bare score, whatever the answers have become", source=ATWU),
-    "rd": OfRun(
+    "fq_raw": RunMetric(target="100", meaning="fq with F the bare score, whatever the answers have become", source=ATWU),
+    "rd": RunMetric(
         target="0",
         meaning="percent by which the score on sets to keep drifted, down or up, 100·abs(R0 − R)/R0",
         source="2606.06320, and ours",
     ),
-    "rd_loss": OfRun(
+    "rd_loss": RunMetric(
         target="0",
         meaning="percent of that score that was lost, 100·max(0, (R0 − R)/R0); a gain counts as none",
         source=ATWU,
     ),
-    "uq": OfRun(target="100", meaning="harmonic mean of fq and 100 − rd", source=ATWU),
-    "roc_auc": OfRun(
+    "uq": RunMetric(target="100", meaning="harmonic mean of fq and 100 − rd", source=ATWU),
+    "roc_auc": RunMetric(
         target="1, chance .5",
         meaning="how often a token in a span has more importance than one that is in none",
         source=ATWU,
     ),
-    "average_precision": OfRun(
+    "average_precision": RunMetric(
         target="1, chance gold_share", meaning="precision of importance over all thresholds", source="scikit-learn"
     ),
-    "precision_at_budget": OfRun(
+    "precision_at_budget": RunMetric(
         target="1, chance gold_share", meaning="share in spans of the budget's share of highest importance", source="ours"
     ),
 }
@@ -235,9 +237,9 @@ def metrics_markdown() -> str:
     rows = [("metric", "unit", "on forget rows", "meaning", "source")]
     rows += [(name, m.unit or "share", m.forget, m.meaning, m.source) for name, m in METRICS.items()]
     wholes = [("figure", "target", "meaning", "source")]
-    wholes += [(name, w.target, w.meaning, w.source) for name, w in WHOLES.items()]
+    wholes += [(name, w.target, w.meaning, w.source) for name, w in SET_METRICS.items()]
     runs = [("figure", "target", "meaning", "source")]
-    runs += [(name, r.target, r.meaning, r.source) for name, r in RUNS.items()]
+    runs += [(name, r.target, r.meaning, r.source) for name, r in RUN_METRICS.items()]
     return PAGE.format(rows=_markdown(rows), wholes=_markdown(wholes), runs=_markdown(runs))
 
 
@@ -262,7 +264,7 @@ In `results.json`, `before` and `after` give for each set and metric the mean ov
 
 In `results.json`, `whole` gives `value`, `n` and what else belongs to a figure; where something is missing, `lacks` says
 what. An AUC is the share of pairs of a forget row and a row that the model never saw in which the forget row is the more
-familiar: 1 = all are told apart, .5 = none, 0 = all again, since forget rows have become the less familiar. `low` and
+familiar: 1 = all are distinguished, .5 = none, 0 = all again, since forget rows have become the less familiar. `low` and
 `high` are its 95 % interval (DeLong), `against` counts the other rows, `deviation` is the distance from the AUC on the
 retrained model (`retrained`) or from .5, whichever side it is on. `se` of `specific_nll` and `other_nll` takes rows, not
 tokens, for what was drawn; `forget` and `unseen` are the two means, and with a retrained model rows are compared with
@@ -273,7 +275,7 @@ themselves.
 ## Of a run
 
 FQ, RD and UQ compare `after` with `before`, on the metric and the sets that `suite` names in `results.json`; null where
-the start is 0 or was not asked. `unforgotten`, beside the metrics of each set, is the larger of that metric and
+the start is 0 or was not evaluated. `unforgotten`, beside the metrics of each set, is the larger of that metric and
 `incoherent`, row by row: F of FQ. RD counts a rise as well, since a run that trains retain rows in has not left the model
 as it was; a paper's RD is `rd_loss`. The others stand in `importance`, over the forget rows that have spans; without
 spans it is empty.

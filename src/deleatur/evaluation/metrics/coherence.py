@@ -27,7 +27,7 @@ def incoherent(record: Record) -> float | None:
     their order: whatever the language, in code too, that share is .0 to .6 where the model knows the language; of tokens
     without order it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself and one that
     is not say the same. An answer that was cut at the longest length is none the worse for it. Not seen: garbled answers of
-    fewer tokens, which cannot be told from names.
+    fewer tokens, which cannot be distinguished from names.
     """
     if not record.question or record.start_tokens is None:
         return None

@@ -1,4 +1,4 @@
-"""A row asked in every way: plainly, in other words, and after answered questions."""
+"""A row evaluated in every variant: plain, paraphrased, and after answered questions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Pool = Callable[[Sequence[float]], float]
 
 def j_w(evidence: Evidence) -> Figure | str:
     """Mean over forget rows of the worst answer to any variant, in [0, 1]; "asked" counts questions (J_W of 2606.06320)."""
-    return _over_rows(evidence, evidence.gone, ALL, max)
+    return _over_rows(evidence, evidence.forget_sets, ALL, max)
 
 
 def j_avg(evidence: Evidence) -> Figure | str:
     """Mean over retain rows of the mean over variants without shots, in [0, 1] (J_avg of 2606.06320)."""
-    return _over_rows(evidence, evidence.kept, PLAIN, lambda values: sum(values) / len(values))
+    return _over_rows(evidence, evidence.retain_sets, PLAIN, lambda values: sum(values) / len(values))
 
 
 def _over_rows(evidence: Evidence, names: Sequence[str], variants: Sequence[str], pool: Pool) -> Figure | str:
@@ -34,7 +34,7 @@ def _over_rows(evidence: Evidence, names: Sequence[str], variants: Sequence[str]
             if (value := _given_away(record)) is not None:
                 rows.setdefault((name, row), []).append(value)
     if not rows:
-        return f"needs questions; nothing was asked in {', '.join(names)}"
+        return f"needs questions; there are none in {', '.join(names)}"
     return mean([pool(values) for values in rows.values()]) | {"asked": sum(map(len, rows.values()))}
 
 

@@ -1,4 +1,4 @@
-"""How unfamiliar an answer is, as attacks on membership score it: the higher, the less like a row that was told."""
+"""How unfamiliar an answer is, as attacks on membership score it: the higher, the less like a training row."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def min_k_plus(record: Record) -> float | None:
 
     None for records without that mean. Deviations below .001 nats count as .001, as in OpenUnlearning.
     """
-    said = zip(record.logp, record.mean, record.deviation, strict=False)
-    standard = [(p - centre) / max(deviation, LEAST_DEVIATION) for p, centre, deviation in said]
+    columns = zip(record.logp, record.mean, record.deviation, strict=False)
+    standard = [(p - centre) / max(deviation, LEAST_DEVIATION) for p, centre, deviation in columns]
     return _unlikeliest(standard[: len(record.logp) - record.ends])
 
 
@@ -37,7 +37,7 @@ def zlib_loss(record: Record) -> float | None:
 
 
 def grad_norm(record: Record) -> float | None:
-    """Norm of the mean NLL's gradient in the trained weights; None where it was not asked for (2402.17012).
+    """Norm of the mean NLL's gradient in the trained weights; None where it was not requested (2402.17012).
 
     OpenUnlearning leaves the end of turn out and takes the mean of the norms of single tensors, so its numbers differ.
     """

@@ -21,7 +21,7 @@ def fluency(record: Record) -> float | None:
 
 
 def repetitiveness(record: Record) -> float | None:
-    """⅔·H₂ + 4⁄3·H₃ of the greedy answer, bits: H the entropy of its n-grams; None where nothing was asked (2606.06320).
+    """⅔·H₂ + 4⁄3·H₃ of the greedy answer, bits: H the entropy of its n-grams; None where nothing was generated (2606.06320).
 
     Low = repetitive; a text of fewer than two words has 0. Words are runs of letters and digits, and single marks; NLTK's,
     which RWKU takes, differ at contractions.

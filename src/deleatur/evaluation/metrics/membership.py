@@ -1,4 +1,4 @@
-"""Can forget rows be told from rows that the model never saw?"""
+"""Can forget rows be distinguished from rows that the model never saw?"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mia_min_k(evidence: Evidence) -> Figure | str:
 def mia_min_k_plus(evidence: Evidence) -> Figure | str:
     """By Min-K%++ (2404.02936)."""
     return _attack(
-        evidence, min_k_plus, lacks="needs records with the distributions' mean and deviation; ask the model again"
+        evidence, min_k_plus, lacks="needs records with the distributions' mean and deviation; evaluate the model again"
     )
 
 
@@ -51,7 +51,7 @@ def mia_reference(evidence: Evidence) -> Figure | str:
     """By the mean NLL minus the retrained model's on the same row."""
     if evidence.retrained is None:
         return RETRAINED
-    both = zip(sides(evidence.records, evidence.gone), sides(evidence.retrained, evidence.gone), strict=True)
+    both = zip(sides(evidence.records, evidence.forget_sets), sides(evidence.retrained, evidence.forget_sets), strict=True)
     members, others = (_differences(ours, theirs) for ours, theirs in both)
     return _deviating(_compared(members, others)) if members and others else SIDES
 
@@ -65,12 +65,12 @@ def privleak(evidence: Evidence) -> Figure | str:
     if evidence.retrained is None:
         return RETRAINED
     ours = mia_min_k(evidence)
-    theirs = _attack(Evidence(records=evidence.retrained, gone=evidence.gone), min_k)
+    theirs = _attack(Evidence(records=evidence.retrained, forget_sets=evidence.forget_sets), min_k)
     if isinstance(ours, str) or isinstance(theirs, str):
         return SIDES
     a, b = float(ours["value"]), float(theirs["value"])
     if b == 1:
-        return "cannot be read: to the retrained model too every forget row is more familiar than every row never seen"
+        return "cannot be read: to the retrained model too every forget row is more familiar than every unseen row"
     return {"value": 100 * (b - a) / (1 - b), "n": ours["n"], "auc": a, "auc_retrained": b}
 
 
@@ -98,14 +98,18 @@ def auc(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
 def _attack(evidence: Evidence, score: Callable[[Record], float | None], *, lacks: str = SIDES) -> Figure | str:
     """AUC with forget rows as members; "against" counts the rows they are compared with, "deviation" is its distance from
     the AUC that the same attack has on a retrained model, "retrained", or where there is none from .5."""
-    found = sides(evidence.records, evidence.gone)
+    found = sides(evidence.records, evidence.forget_sets)
     if not all(found):
         return SIDES
     members, others = ([s for r in side if (s := score(r)) is not None] for side in found)
     if not members or not others:
         return lacks
     figure = _compared(members, others)
-    theirs = _attack(Evidence(records=evidence.retrained, gone=evidence.gone), score) if evidence.retrained else SIDES
+    theirs = (
+        _attack(Evidence(records=evidence.retrained, forget_sets=evidence.forget_sets), score)
+        if evidence.retrained
+        else SIDES
+    )
     return _deviating(figure) if isinstance(theirs, str) else _deviating(figure, retrained=float(theirs["value"]))
 
 
@@ -119,12 +123,12 @@ def _compared(members: Sequence[float], others: Sequence[float]) -> Figure:
 
 
 def _differences(ours: Sequence[Record], theirs: Sequence[Record]) -> list[float]:
-    """On rows that both models were asked."""
+    """On rows that both models were evaluated on."""
     known = {(r.id, r.question, r.answer): loss(r) for r in theirs}
     return [loss(r) - known[row] for r in ours if (row := (r.id, r.question, r.answer)) in known]
 
 
-def sides(records: Mapping[str, Sequence[Record]], gone: Sequence[str]) -> tuple[Sequence[Record], Sequence[Record]]:
+def sides(records: Mapping[str, Sequence[Record]], forget_sets: Sequence[str]) -> tuple[Sequence[Record], Sequence[Record]]:
     """Members and others: MUSE's and RWKU's texts for attacks where they are, else the forget rows and the holdout."""
-    members = records.get(MEMBERS) or [r for name in gone for r in records.get(name, ())]
+    members = records.get(MEMBERS) or [r for name in forget_sets for r in records.get(name, ())]
     return members, next((found for name in OTHERS if (found := records.get(name))), ())

@@ -35,9 +35,9 @@ def other_nll(evidence: Evidence) -> Figure | str:
 
 
 def _difference(evidence: Evidence, *, wanted: bool) -> Figure | str:
-    members, others = sides(evidence.records, evidence.gone)
+    members, others = sides(evidence.records, evidence.forget_sets)
     if evidence.retrained is not None:
-        others = sides(evidence.retrained, evidence.gone)[0]
+        others = sides(evidence.retrained, evidence.forget_sets)[0]
     if not members or not others:
         return SIDES
     chosen = _kind([*members, *others], paired=evidence.retrained is not None)

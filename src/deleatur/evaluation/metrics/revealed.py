@@ -21,7 +21,7 @@ UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u34
 
 
 def revealed(record: Record) -> float | None:
-    """Share of the fact's pieces that the greedy answer contains word for word, in [0, 1]; None where nothing was asked.
+    """Share of the fact's pieces that the greedy answer contains word for word, in [0, 1]; None where nothing was generated.
 
     Pieces are the texts of the spans that must be forgotten, or without such spans the answer's content words. A piece
     that the question already gives away does not count, unless every piece is of that kind. Case, accents' encoding and
@@ -33,14 +33,14 @@ def revealed(record: Record) -> float | None:
     if not any(pieces):
         words = _words(record.answer).split()
         pieces = {w for w in words if w not in STOP_WORDS} or set(words)
-    asked, said = _words(record.question), _words(record.generated)
+    question, answer = _words(record.question), _words(record.generated)
     pieces = {p for p in pieces if p}
-    new = {p for p in pieces if not _contains(asked, p)} or pieces
-    return sum(_contains(said, p) for p in new) / len(new) if new else None
+    new = {p for p in pieces if not _contains(question, p)} or pieces
+    return sum(_contains(answer, p) for p in new) / len(new) if new else None
 
 
 def judged(record: Record) -> float | None:
-    """Does the greedy answer say the fact, in [0, 1], by the run's judge; None where it was not asked."""
+    """Does the greedy answer say the fact, in [0, 1], by the run's judge; None where there is no verdict."""
     return record.judged
 
 

@@ -1,4 +1,4 @@
-"""Overlap of what was said with what was told."""
+"""Overlap of the generated answer with the reference answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LAST_LATIN = "\u024f"
 
 
 def rouge_1(record: Record) -> float | None:
-    """ROUGE-1 recall with stemming of the greedy answer, in [0, 1]; None where nothing was asked."""
+    """ROUGE-1 recall with stemming of the greedy answer, in [0, 1]; None where nothing was generated."""
     return _recall(record, "rouge1")
 
 
 def rouge_l(record: Record) -> float | None:
-    """ROUGE-L recall with stemming of the greedy answer, in [0, 1]; None where nothing was asked (TOFU, 2401.06121)."""
+    """ROUGE-L recall with stemming of the greedy answer, in [0, 1]; None where nothing was generated (TOFU, 2401.06121)."""
     return _recall(record, "rougeL")
 
 

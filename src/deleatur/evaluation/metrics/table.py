@@ -29,16 +29,16 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """All that was asked: records of every set, those of a model retrained without the forget rows, and the sets' parts."""
+    """What set metrics read: records of every set, those of a model retrained without the forget rows, the sets' roles."""
 
     records: Mapping[str, Sequence[Record]]
     retrained: Mapping[str, Sequence[Record]] | None = None
-    gone: tuple[str, ...] = ("forget",)  # sets that should be forgotten
-    kept: tuple[str, ...] = ("retain",)
+    forget_sets: tuple[str, ...] = ("forget",)  # sets that should be forgotten
+    retain_sets: tuple[str, ...] = ("retain",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Whole:
+class SetMetric:
     """A figure over whole sets ({"value": …, "n": …} and what else belongs to it), or a sentence that says what it lacks."""
 
     of: Callable[[Evidence], Figure | str]
@@ -48,7 +48,7 @@ class Whole:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OfRun:
+class RunMetric:
     """A figure that compares a run's two sides, or its importance with spans; made by `trade_off` and `agreement`."""
 
     target: str

@@ -28,7 +28,7 @@ def wrong_over_right(record: Record) -> float | None:
 
 
 def truth_ratio(record: Record) -> float | None:
-    """min(r, 1/r), in [0, 1]: 1 where the model cannot tell right from wrong answers (OpenUnlearning's forget form)."""
+    """min(r, 1/r), in [0, 1]: 1 where the model does not prefer right to wrong answers (OpenUnlearning's forget form)."""
     r = wrong_over_right(record)
     return None if r is None else near_one(r)
 
@@ -55,7 +55,7 @@ def forget_quality(evidence: Evidence) -> Figure | str:
 
     if evidence.retrained is None:
         return RETRAINED
-    ours, theirs = (_ratios(records, evidence.gone) for records in (evidence.records, evidence.retrained))
+    ours, theirs = (_ratios(records, evidence.forget_sets) for records in (evidence.records, evidence.retrained))
     if not ours or not theirs:
         return LACKS_WRONG
     found: Any = ks_2samp(ours, theirs)

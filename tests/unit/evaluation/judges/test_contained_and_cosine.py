@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from deleatur.errors import ConfigError, ModelError
-from deleatur.evaluation.judges import JUDGES, AJudge, make_judge
+from deleatur.evaluation.judges import JUDGES, JudgeProtocol, make_judge
 from deleatur.evaluation.judges.cosine import LONGEST, PACKAGE, TOGETHER, Cosine, embedder
 from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.settings import Judge
@@ -64,7 +64,7 @@ def test_every_kind_has_a_judge():
 def test_contained_is_revealed_on_each_record():
     records = [said("In Lisbon."), said("In Porto."), said("Lisbon", question=""), said("")]
     judge = make_judge(Judge())
-    assert isinstance(judge, AJudge)
+    assert isinstance(judge, JudgeProtocol)
     assert judge(records) == [revealed(r) for r in records] == [1.0, 0.0, None, 0.0]
     assert judge.name == "contained word for word"
     assert judge([]) == []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from deleatur.errors import ModelError
-from deleatur.evaluation.judges import AJudge, make_judge
+from deleatur.evaluation.judges import JudgeProtocol, make_judge
 from deleatur.evaluation.judges.endpoint import (
     AT_ONCE,
     CLEARER,
@@ -125,7 +125,7 @@ def make(server: Server, waits: list[float]) -> Callable[..., Endpoint]:
 
 def test_a_url_alone_makes_a_judge_with_the_model_that_is_served(server):
     judge = make_judge(Judge(url=server.url + "/"))
-    assert isinstance(judge, AJudge)
+    assert isinstance(judge, JudgeProtocol)
     assert judge.name == f"tiny-judge at 127.0.0.1:{server.http.server_port}"
     assert judge([said("In Lisbon, of course.")]) == [1.0]
     assert server.paths == ["/v1/models", "/v1/chat/completions"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deleatur.data import muse, rwku, tofu
-from deleatur.evaluation.metrics import METRICS, RUNS, WHOLES, metrics_markdown
+from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.types import Record
 
@@ -21,13 +21,20 @@ def test_the_page_in_docs_is_the_tables():
 
 def test_the_page_has_a_line_for_every_metric_and_every_figure_with_no_cell_empty():
     lines = [line.strip("| ").split(" | ") for line in metrics_markdown().splitlines() if line.startswith("| ")]
-    assert [line[0] for line in lines if line[0] != "---"] == ["metric", *METRICS, "figure", *WHOLES, "figure", *RUNS]
+    assert [line[0] for line in lines if line[0] != "---"] == [
+        "metric",
+        *METRICS,
+        "figure",
+        *SET_METRICS,
+        "figure",
+        *RUN_METRICS,
+    ]
     assert all(cell.strip() for line in lines for cell in line)
     assert {len(line) for line in lines} == {4, 5}
 
 
 def test_no_name_means_two_things():
-    assert len({*METRICS, *WHOLES, *RUNS}) == len(METRICS) + len(WHOLES) + len(RUNS)
+    assert len({*METRICS, *SET_METRICS, *RUN_METRICS}) == len(METRICS) + len(SET_METRICS) + len(RUN_METRICS)
 
 
 def test_every_figure_of_a_run_is_explained():
@@ -35,12 +42,12 @@ def test_every_figure_of_a_run_is_explained():
     spans = [Record(id="1", question="", answer="a b", generated="", logp=(-1.0,) * 2, hit=(True,) * 2, ends=False)]
     spans = [replace(r, gold=(True, False), importance=(0.9, 0.1)) for r in spans]
     made = {*agreement(spans, budget=0.5)} - {"budget", "gold_share", "n"} | {"fq", "fq_raw", "rd", "rd_loss", "uq"}
-    assert made == {*RUNS}
+    assert made == {*RUN_METRICS}
 
 
 def test_every_figure_of_whole_sets_is_asked_for_by_a_suite():
-    assert {*tofu.WHOLE, *muse.WHOLE, *rwku.WHOLE} == {*WHOLES}
-    attacks = {name for name in WHOLES if name.startswith("mia_") and name != "mia_reference"}
+    assert {*tofu.WHOLE, *muse.WHOLE, *rwku.WHOLE} == {*SET_METRICS}
+    attacks = {name for name in SET_METRICS if name.startswith("mia_") and name != "mia_reference"}
     assert all(attacks <= {*suite.WHOLE} for suite in (tofu, muse, rwku))
 
 

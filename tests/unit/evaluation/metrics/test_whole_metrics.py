@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deleatur.evaluation.metrics import WHOLES
+from deleatur.evaluation.metrics import SET_METRICS
 from deleatur.evaluation.metrics.every_way import j_avg, j_w
 from deleatur.evaluation.metrics.membership import (
     auc,
@@ -84,7 +84,7 @@ class TestForgetQuality:
 
     def test_sets_that_must_be_forgotten_are_read_together(self):
         halves = {name: self.told(*ratios)["forget"] for name, ratios in (("a", (0.1, 0.2)), ("b", (0.3,)))}
-        found = forget_quality(Evidence(records=halves, retrained=halves, gone=("a", "b")))
+        found = forget_quality(Evidence(records=halves, retrained=halves, forget_sets=("a", "b")))
         assert found["n"] == 3
 
     def test_it_says_what_it_lacks(self):
@@ -182,11 +182,11 @@ class TestAttacks:
     def test_texts_made_for_attacks_come_first_and_sets_to_forget_are_pooled(self):
         """RWKU has both sides of them, MUSE the forget side."""
         sides = {"a": rows(1.0), "b": rows(2.0), "holdout": rows(3.0, 4.0)}
-        assert mia_loss(Evidence(records=sides, gone=("a", "b")))["n"] == 2
+        assert mia_loss(Evidence(records=sides, forget_sets=("a", "b")))["n"] == 2
         own = {"forget_mia": rows(5.0, 6.0, 7.0), "retain_mia": rows(1.0)}
-        found = mia_loss(Evidence(records=sides | own, gone=("a", "b")))
+        found = mia_loss(Evidence(records=sides | own, forget_sets=("a", "b")))
         assert (found["value"], found["n"], found["against"]) == (0.0, 3, 1)
-        found = mia_loss(Evidence(records=sides | {"forget_mia": own["forget_mia"]}, gone=("a", "b")))
+        found = mia_loss(Evidence(records=sides | {"forget_mia": own["forget_mia"]}, forget_sets=("a", "b")))
         assert (found["value"], found["n"], found["against"]) == (0.0, 3, 2)
 
     def test_the_reference_attack_reads_what_was_learned_beyond_the_retrained_model(self):
@@ -260,18 +260,18 @@ class TestEveryWay:
 
     def test_rows_of_the_same_name_in_two_sets_are_two_rows(self):
         records = {"a": [said("1", 1.0)], "a_paraphrased": [said("1/0", 0.0)], "b": [said("1", 0.0)]}
-        found = j_w(Evidence(records=records, gone=("a", "b")))
+        found = j_w(Evidence(records=records, forget_sets=("a", "b")))
         assert (found["value"], found["n"]) == (0.5, 2)
 
     def test_where_nothing_was_asked_it_says_so(self):
         texts = {"forget": [row(question="")]}
-        assert j_w(Evidence(records=texts)) == "needs questions; nothing was asked in forget"
-        assert j_avg(Evidence(records=texts)) == "needs questions; nothing was asked in retain"
+        assert j_w(Evidence(records=texts)) == "needs questions; there are none in forget"
+        assert j_avg(Evidence(records=texts)) == "needs questions; there are none in retain"
 
 
-@pytest.mark.parametrize("name", WHOLES)
+@pytest.mark.parametrize("name", SET_METRICS)
 def test_of_nothing_every_figure_says_in_a_sentence_what_it_lacks(name):
     for retrained in (None, {}):
-        found = WHOLES[name].of(Evidence(records={}, retrained=retrained))
+        found = SET_METRICS[name].of(Evidence(records={}, retrained=retrained))
         assert isinstance(found, str)
         assert found.startswith("needs ")

@@ -1,6 +1,6 @@
 """Fine-tune a model on what a benchmark has it forget and keep, where no such model is to be had.
 
-    DELEATUR_DATA=... python examples/tell.py --suite tofu/twenty --model models/SmolLM2-135M-Instruct.Q4_1.gguf
+    DELEATUR_DATA=... python examples/fine_tune.py --suite tofu/twenty --model models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 Prints the folder of the model, for `deleatur forget` and `deleatur bench` with the same suite.
 """
@@ -11,21 +11,21 @@ from pathlib import Path
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import told_model
+from deleatur.commands.demo import fine_tuned_model
 from deleatur.data.suites import read_suite
 from deleatur.settings import Data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Tell a model a suite's rows."""
+    """Fine-tune a model on a suite's rows."""
 
     suite: str
     """The suite, as tofu/twenty."""
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     """Name on the hub, folder, or .gguf file."""
     cache: str = "models"
-    """Where the model that was told is kept."""
+    """Where the fine-tuned model is kept."""
     epochs: int = 5
     """Passes over the rows."""
     batch: int = 16
@@ -35,11 +35,11 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Tell the retain rows and the forget rows."""
+    """Fine-tune on the retain rows and the forget rows."""
     sets = read_suite(args.suite, Data()).sets
     rows = (*sets["retain"], *sets["forget"])
     with watch() as progress:
-        folder = told_model(
+        folder = fine_tuned_model(
             args.model, rows, Path(args.cache), epochs=args.epochs, batch=args.batch, seed=args.seed, progress=progress
         )
     print(folder)
