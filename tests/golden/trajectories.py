@@ -1,4 +1,4 @@
-"""The first 50 steps of every recipe on a tiny model: `python tests/golden/trajectories.py` writes them anew.
+"""The first 50 steps of every recipe on a tiny model: `python tests/golden/trajectories.py [RECIPE …]` writes them anew.
 
 A line is a step: its loss and the norm of its gradient. They are compared with TOLERANCE at each step, relative to the
 trajectory's largest value, and with a tenth of it on average: another processor may round differently, another method not.
@@ -121,7 +121,7 @@ def _save(folder: Path, encoder: Encoder) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with TemporaryDirectory() as base:
-        for recipe in RECIPES:
+        for recipe in sys.argv[1:] or RECIPES:
             made = trajectory(recipe, Path(base))
             lines = [f"{loss:.8g} {norm:.8g}" for loss, norm in made]
             header = f"# {recipe}: loss, gradient norm of {len(made)} steps; tolerance {TOLERANCE:g}"

@@ -202,7 +202,8 @@ def reference_of(
     """The start model's outputs for the rows of training, where loss or retain term need them."""
     held = frozenset({"divergence"} if run.train.keep else ())
     wants = [loss.needs, loss.needs, RETAIN_TERMS[run.train.retain][1]]  # of forget, preferred and retain rows
-    wants = [want | wants[2] | held for want in wants] if "divergence" in loss.needs | wants[2] | held else wants
+    if "divergence" in loss.needs | wants[2] | held:  # made in the forward pass, for all of its rows
+        wants = [want | {"divergence"} for want in wants]
     needed = [any(need.startswith(("reference", "divergence")) for need in want) for want in wants]
     met: list[Encoded] = []
     for batch in (b for window in batches for b in window):

@@ -52,6 +52,8 @@ TRAIN = {
     **dict.fromkeys(("weight_decay", "alpha", "gamma"), weight),
     "warmup": share,
     "retain": st.sampled_from(["nll", "kl", "js"]),
+    "keep": weight,
+    "own_answers": st.booleans(),
     "bound": st.none() | weight,
     "dual_step": above,
     "only": st.none() | st.sampled_from(["mlp", r"layers\.1\."]),
@@ -70,6 +72,7 @@ EVALUATION = {
     "shots": st.integers(0, 10**6),
     "grad_norm": st.booleans(),
     "retrained": st.none() | text,
+    "start": st.none() | text,
 }
 JUDGE = {
     "kind": st.sampled_from(["contained", "cosine"]),

@@ -16,13 +16,17 @@ from deleatur.data.encode import Encoder
 from deleatur.data.world import World
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, SULLM, Learned, SatImp
-from deleatur.losses import FORGET_LOSSES, RMU
+from deleatur.losses import FORGET_LOSSES, RMU, Erase
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Train
 from deleatur.training.setup import train_method
 from deleatur.types import Encoded
 
-LOSSES = {**{name: loss() for name, loss in FORGET_LOSSES.items()}, "rmu": RMU(layer=0)}  # the tiny model has two
+LOSSES = {
+    **{name: loss() for name, loss in FORGET_LOSSES.items()},
+    "rmu": RMU(layer=0),
+    "erase": Erase(level=4.0),
+}  # the tiny model has two layers
 CHOICES = {
     **{name: importance() for name, importance in IMPORTANCES.items()},
     "satimp": SatImp(beta1=1.0),  # to a higher power nothing is left of an untrained model's probabilities
@@ -78,12 +82,12 @@ def bench(make_llama, make_tokenizer, world: World, plain: Encoder, tmp_path_fac
 
 
 def test_every_pair_is_one_or_the_other():
-    """Ten losses times eleven importances, the learned one in four guises. Refused are RMU with what reads probabilities or
-    states (WGA, SatImp, ETW, learned four times), and the matched and the joint scorer with the six other losses that need
-    more than the answer's NLLs: DPO, AltPO, UNDIAL, JensUn, CE-U, PDU."""
-    assert len(PAIRS) == 10 * (10 + 4)
-    assert len(REFUSED) == 7 + 2 * 6
-    assert len(ACCEPTED) == 140 - 19
+    """Eleven losses times twelve importances, the learned one in four guises. Refused are RMU with what reads probabilities
+    or states (WGA, SatImp, ETW, learned four times), and the matched and the joint scorer with the seven other losses that
+    need more than the answer's NLLs: DPO, AltPO, UNDIAL, JensUn, CE-U, PDU, erase."""
+    assert len(PAIRS) == 11 * (11 + 4)
+    assert len(REFUSED) == 7 + 2 * 7
+    assert len(ACCEPTED) == 165 - 21
     assert {*ACCEPTED}.isdisjoint(REFUSED)
 
 

@@ -57,8 +57,8 @@ CASES = {
         broken=(0.0, 1.0), retain_broken=(0.0, 0.5)
     ),
     "Forgotten, but retain rows were not known before: this run taught them": ran(retain=(0.1, 0.8)),
-    "Forgotten, but too far: its rows can be told from rows never seen": ran(attack=TOO_FAR),
-    "Forgotten, but not far enough: its rows can be told from rows never seen": ran(attack=STILL_SEEN),
+    "Forgotten, but too far: its rows can be distinguished from unseen rows": ran(attack=TOO_FAR),
+    "Forgotten, but not far enough: its rows can be distinguished from unseen rows": ran(attack=STILL_SEEN),
     "Forgotten; whether the answers are still language was not measured": ran(broken=None),
     "Forgotten; what else was lost was not measured": ran(retain=None),
     "Rolled back: training came to harm, and the model is that of an earlier step": ran(ended="rolled back"),
@@ -101,8 +101,8 @@ def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
         "Asked in other words: forget rows 90 % → 0 % (n = 24).",
         "Rows the model never saw: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
         "Answers that are no language on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
-        "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = told apart by "
-        "nothing, above = still recognised, below = pushed too far.",
+        "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = not "
+        "distinguishable from unseen rows, above = still recognised, below = pushed too far.",
         "NLL of forget rows beyond that of rows never seen: what is specific +2.50 ± 0.30 nats a token (n = 24); 0 = alike.",
     )
 

@@ -17,7 +17,7 @@ from deleatur.data.encode import encode_all
 from deleatur.errors import ConfigError, DataError, ModelError
 from deleatur.importance import ETW, Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance, Scorer
-from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, RMU, UNDIAL, AltPO, GradientDifference
+from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, RMU, UNDIAL, AltPO, Erase, GradientDifference
 from deleatur.modeling.reference import start_of
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
@@ -34,9 +34,10 @@ from deleatur.training.setup import (
     train_method,
     training_only,
 )
-from deleatur.types import Batch, Encoded, Reference, TokenOutputs
+from deleatur.types import Batch, Divergence, Encoded, Reference, TokenOutputs
 
-GENTLE = {"rmu": {"layer": 0}, "simnpo": {"beta": 0.1}}  # at an untrained model's NLL of 8 nats SimNPO has let go
+# at an untrained model's NLL of 8 nats SimNPO has let go
+GENTLE = {"rmu": {"layer": 0}, "simnpo": {"beta": 0.1}, "erase": {"level": 4.0}}
 LOSSES = {name: cls(**GENTLE.get(name, {})) for name, cls in FORGET_LOSSES.items()}
 QUICK = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0.0}
 
@@ -204,7 +205,10 @@ class TestReference:
         [
             ({"loss": NPO()}, {"forget"}),
             ({"loss": DPO()}, {"forget", "preferred"}),
-            ({"loss": GradientDifference(), "retain": "kl"}, {"retain"}),
+            ({"loss": GradientDifference(), "retain": "kl"}, {"forget", "retain"}),  # one forward makes it for all rows
+            ({"loss": GradientDifference(), "retain": "js"}, {"retain"}),
+            ({"loss": Erase(level=4.0)}, {"forget", "retain"}),
+            ({"loss": GradientDifference(), "keep": 1.0}, {"forget", "retain"}),
             ({"loss": UNDIAL(), "retain": "js"}, {"forget", "retain"}),
             ({"loss": RMU(layer=0), "retain": "layer"}, {"retain"}),
             ({"loss": RMU(layer=0)}, set()),
@@ -451,6 +455,8 @@ class TestEveryPair:
         with torch.no_grad():
             tokens = model(collate([*one.rows[:2], *two.rows[:2]]), logits=True, layer=0)
             tokens = replace(tokens, preferred=model(collate(instead)) if instead else None)
+            same = Divergence(kept=torch.zeros_like(tokens.nll), erased=-torch.log1p(-(-tokens.nll).exp()))
+            tokens = replace(tokens, divergence=same)
             same = Reference(nll=lambda t: t.nll, logits=lambda t: t.logits, layer=lambda t: t.layer)
             value = loss(tokens, torch.ones(len(tokens.nll)), same)
         count = len(tokens.nll) if loss.unit == "token" else 4
