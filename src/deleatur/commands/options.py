@@ -44,7 +44,7 @@ class Demo:
     cache: str = "models"
     """Folder in which the fine-tuned model is kept for the next time."""
     recipe: str = "atwu"
-    """The method, see `deleatur methods`; its rates and weights are the demo's own, the same for all."""
+    """The method, see `deleatur methods`; published ones have the demo's own rates and weights, the same for all."""
     people: int = 20
     """People in the world, more than are forgotten."""
     forgotten: int = 2

@@ -54,16 +54,19 @@ class Recipe:
     def needs(self) -> tuple[str, ...]:
         """What a user must have beside rows to forget and to keep, and what it costs beside the step."""
         required = self.loss.needs | getattr(self.importance, "needs", frozenset()) | RETAIN_NEEDS[self.train.retain]
+        required |= {"divergence"} if self.train.keep else set()
         texts = [text for need, text in NEEDS.items() if any(n.startswith(need) for n in required)]
+        if self.importance.reads == "start" or "divergence" in required:
+            texts.append(NEEDS["reference"])
         if isinstance(self.loss, AltPO):
             texts.append("alternates in the forget rows")
         texts += ["spans in the forget rows"] if isinstance(self.importance, Spans) else []
         texts += ["the model before fine-tuning"] if isinstance(self.importance, SULLM) else []
-        return tuple(texts)
+        return tuple(dict.fromkeys(texts))
 
 
 NEEDS = {"reference": "one pass of the start model", "logits": "whole distributions", "layer": "a middle layer"}
-RETAIN_NEEDS = {"nll": frozenset(), "kl": frozenset({"reference", "logits"}), "js": frozenset({"reference", "logits"})}
+RETAIN_NEEDS = {"nll": frozenset(), "kl": frozenset({"divergence"}), "js": frozenset({"reference", "logits"})}
 RETAIN_NEEDS["layer"] = frozenset({"reference", "layer"})
 
 SEARCH = "best of the authors' search, Llama-3.2-1B on TOFU forget10 (2606.06320)"
@@ -108,21 +111,21 @@ RECIPES: dict[str, Recipe] = {
     "su-llm": Recipe(loss=NPO(), importance=SULLM(), train=Train(gamma=0.123), paper="2506.00876", source="as npo"),
     "su-ngram": Recipe(loss=NPO(), importance=SUNgram(), train=Train(gamma=0.123), paper="2506.00876", source="as npo"),
     "contrast": Recipe(
-        loss=GradientDifference(saturation=5.0), importance=Contrast(), train=OURS, paper="ours", source="as atwu"
+        loss=GradientDifference(saturation=5.0), importance=Contrast(), train=OURS, paper="ours", source="as atwu-scorer"
     ),
     "atwu-warm": Recipe(
         loss=GradientDifference(saturation=5.0),
         importance=Learned(warm=True),
         train=OURS,
         paper="2606.06320, begun at ours",
-        source="as atwu",
+        source="as atwu-scorer",
     ),
     "atwu-negatives": Recipe(
         loss=GradientDifference(saturation=5.0),
         importance=Learned(negatives=3.0),
         train=OURS,
         paper="2606.06320, retain tokens as negatives ours",
-        source="as atwu",
+        source="as atwu-scorer",
     ),
     "spans": Recipe(
         loss=GradientDifference(saturation=5.0),
