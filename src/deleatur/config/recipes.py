@@ -73,7 +73,7 @@ SEARCH = "best of the authors' search, Llama-3.2-1B on TOFU forget10 (2606.06320
 TUNED = "made-up world, SmolLM2-135M (docs/log.md)"
 PEER = "default of OpenUnlearning"
 OURS = Train(lr=5e-5, gamma=3.0)
-ERASE = Train(lr=1e-4, gamma=3.0, keep=1.0, retain="kl", own_answers=True)
+ERASE = Train(lr=1e-4, alpha=3.0, keep=1.0, retain="kl", own_answers=True)
 
 RECIPES: dict[str, Recipe] = {
     "atwu": Recipe(loss=Erase(), importance=Novelty(), train=ERASE, paper="2606.06320, loss and scores ours", source=TUNED),
