@@ -78,7 +78,7 @@ def test_own_rows_have_the_worst_case_attacks_with_holdout_and_a_comparison_with
     )
     whole = json.loads(call(*args, "--json").out)["whole"]
     lacks = {name: figure["lacks"] for name, figure in whole.items() if "lacks" in figure}
-    unseen = "needs forget rows and rows that the model never saw (--holdout)"
+    unseen = "needs forget rows and unseen rows (--holdout)"
     wrong = "needs wrong answers to the forget rows"
     assert lacks == {"forget_quality": wrong, "privleak": unseen, "mia_reference": unseen}
 

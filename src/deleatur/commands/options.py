@@ -121,7 +121,7 @@ class Evaluate:
     retain: str | None = None
     """Rows that should be kept."""
     holdout: str | None = None
-    """Rows that the model never saw."""
+    """Unseen rows."""
     suite: str | None = None
     """Benchmark in place of rows: tofu/forget10, rwku/all, mmlu, …"""
     data: Data = field(default_factory=Data)
