@@ -27,8 +27,8 @@ IMPORTANCES: dict[str, type] = {
 }
 """Importances by name; each is a frozen dataclass of settings.
 
-An instance is called as `importance(tokens)`, or makes what is called so by `prepare(start)`, before training. `Learned` holds
-the settings of the scorer, which `deleatur.importance.atwu.LearnedImportance` trains.
+An instance is called as `importance(tokens)`, or `prepare(start)` makes the callable before training. `Learned` holds the
+settings of the scorer, which `deleatur.importance.atwu.LearnedImportance` trains.
 
 Args:
     tokens: Outputs of the model for the N scored tokens of forget rows, with what `needs` names.
