@@ -6,10 +6,13 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jaxtyping import TypeCheckError
 
 import deleatur
@@ -80,6 +83,14 @@ assert "torch" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_the_same_everywhere():
+    """In the package, in pyproject.toml, and in what others cite."""
+    root = Path(__file__).parents[2]
+    cited = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    built = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert deleatur.__version__ == built["project"]["version"] == cited["version"]
 
 
 def test_the_marker_of_typed_packages_is_shipped():
