@@ -170,3 +170,16 @@ RECIPES: dict[str, Recipe] = {
         loss=PDU(), train=Train(alpha=50.0, bound=0.3, dual_step=5.0), paper="2506.05314", source="its TOFU script"
     ),
 }
+"""Methods by name: forget loss, importance, training settings, paper, and where the settings come from.
+
+`RECIPES[name].run(model=…, forget=…, retain=…)` makes a `Run`.
+
+Args:
+    **settings: Fields of `Run`; they replace the recipe's own.
+
+Returns:
+    A run of this method, every field set.
+
+Raises:
+    ConfigError: Rows and suite are both missing or both given, a setting is out of range, or the parts make no method.
+"""

@@ -141,6 +141,14 @@ METRICS: dict[str, Metric] = {
         source="ours",
     ),
 }
+"""Metrics of a row by name; `METRICS[name].of(record)` is the number.
+
+Args:
+    record: What a model did with one example.
+
+Returns:
+    A float in `unit` (a share in [0, 1] where that is empty), or None where the metric does not apply to the row.
+"""
 
 NEAR = "the retrained model's, near .5"
 SET_METRICS: dict[str, SetMetric] = {
