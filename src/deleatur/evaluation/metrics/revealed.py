@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,11 +30,17 @@ def revealed(record: Record) -> float | None:
     """
     if not record.question:
         return None
-    pieces = {_words(record.answer[s.start : s.end]) for s in record.spans if not s.keep}
+    marked = [record.answer[s.start : s.end] for s in record.spans if not s.keep]
+    return share_revealed(record.question, record.answer, record.generated, marked)
+
+
+def share_revealed(question: str, right: str, generated: str, marked: Iterable[str]) -> float | None:
+    """`revealed` of texts: the question, its right answer, the model's own, and the parts that must be forgotten."""
+    pieces = {_words(text) for text in marked}
     if not any(pieces):
-        words = _words(record.answer).split()
+        words = _words(right).split()
         pieces = {w for w in words if w not in STOP_WORDS} or set(words)
-    question, answer = _words(record.question), _words(record.generated)
+    question, answer = _words(question), _words(generated)
     pieces = {p for p in pieces if p}
     new = {p for p in pieces if not _contains(question, p)} or pieces
     return sum(_contains(answer, p) for p in new) / len(new) if new else None
