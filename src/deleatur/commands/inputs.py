@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -163,6 +163,7 @@ def predict(
         from_rows=rows.get("retain", ()),
         forget_sets=suite.forget_sets,
     )
+    require_known(model.lm, sets, run)
     progress.phase(f"Evaluating the model: {sum(map(len, sets.values()))} rows, each once")
     terms = () if cache_path is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
     batch_cache = NO_CACHE if cache_path is None else BatchCache(cache_path, terms)
@@ -213,10 +214,22 @@ def require_usable(model: PreTrainedModel, rows: dict[str, list[Encoded]], run: 
     ):
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
     require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
+    require_known(model, rows, run)
     room = getattr(model.config, "max_position_embeddings", None) or math.inf
     longest = max(len(row.ids) for encoded in rows.values() for row in encoded)
     if longest > room:
         raise ModelError(f"a row has {longest} tokens and {run.model} reads {room}; set data.max_length to {room} or less")
+
+
+def require_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], run: Run) -> None:
+    """Refuse a row with a token that the model has no row for. What else its tokenizer may know does no harm."""
+    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
+    for name, row in ((name, row) for name, encoded in rows.items() for row in encoded):
+        if (most := max(row.ids)) >= size:
+            raise ModelError(
+                f"{name} row {row.example.id} has token {most}, but {run.model} knows tokens 0 to {size - 1}; use the "
+                "tokenizer that belongs to the model"
+            )
 
 
 def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:

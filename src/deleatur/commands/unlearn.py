@@ -37,6 +37,7 @@ from deleatur.evaluation.aggregate import lacking_coherence
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
+from deleatur.modeling.adapters import plain_model
 from deleatur.modeling.loading import exact_matmul, load, merge_adapters, prepare
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
@@ -150,10 +151,12 @@ def forget(
     Rows are lists of dicts or data sets, in any form that files may have. `settings` are fields of `Run` (seed, loss,
     importance, data, lora, train, evaluation) in place of the recipe's. A copy of the weights stays in the processor's
     memory, for a last look at the answers by the model before training; under FSDP2 or ZeRO-3 that look is left out.
+    The adapters of a PeftModel are merged first, and the whole is trained: the outcome's model is a plain one.
     Raises DeleaturError where an input is not usable.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
     )
