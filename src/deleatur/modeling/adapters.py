@@ -165,7 +165,7 @@ def plain_model(model: Any) -> PreTrainedModel:
         model = merged(model)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"the model is a {type(model).__name__}; give the PreTrainedModel or PeftModel itself, without a wrapper around it"
+            f"the model is a {type(model).__name__}; give the PreTrainedModel or PeftModel itself, without a wrapper"
         )
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("the model has adapters inside; give it as a PeftModel, or merge them first")

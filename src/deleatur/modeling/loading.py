@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
+from deleatur.modeling.gguf import require_all_read
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
 from deleatur.settings import Lora, Precision
@@ -60,9 +61,16 @@ def _load_model(
     options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True} | packed
     try:
         with no_pickle():
+            if name.endswith(".gguf"):
+                require_all_read(Path(name))
             made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
         model, info = made
         size: int = model.get_input_embeddings().num_embeddings
+        if not name.endswith(".gguf"):
+            _unpack(model, name, bool(packed))
+        _mend_generation(model, name)
+    except DeleaturError:
+        raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
@@ -74,6 +82,32 @@ def _load_model(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
     return prepare(model if packed else drop_quantisation_marks(model))
+
+
+def _unpack(model: PreTrainedModel, name: str, packed: bool) -> None:
+    """Make the weights of a quantised checkpoint plain. In place. Raises ModelError where that can't be."""
+    method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
+    if method is None or (packed and not model.hf_quantizer.pre_quantized):  # pyright: ignore
+        return
+    kind = str(getattr(method.quant_method, "value", method.quant_method))
+    if packed:
+        raise ConfigError(
+            f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
+        )
+    if not kind.startswith("bitsandbytes"):
+        raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
+    model.dequantize()
+
+
+def _mend_generation(model: PreTrainedModel, name: str) -> None:
+    """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
+    config = model.generation_config
+    for _ in range(2):
+        try:
+            return config.validate(strict=True)  # pyright: ignore
+        except ValueError as e:
+            reason, config.do_sample = why(e, name), True  # pyright: ignore
+    raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:

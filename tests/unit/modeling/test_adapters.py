@@ -1,4 +1,4 @@
-"""Adapters that come with a model: the numbers are PEFT's own, the tokenizer is one everywhere, or a sentence says why not."""
+"""Adapters that come with a model: PEFT's own numbers, one tokenizer everywhere, or a sentence that says why not."""
 
 from __future__ import annotations
 
