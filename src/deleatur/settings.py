@@ -169,7 +169,7 @@ class Evaluation:
     grad_norm: bool = False
     """Measure each row's gradient norm for its membership attack, a backward pass a row."""
     retrained: str | None = None
-    """Model that never saw the forget rows: name, folder, or .gguf; forget quality and PrivLeak compare with it."""
+    """Model never trained on the forget rows: name, folder, or .gguf; forget quality and PrivLeak compare with it."""
     start: str | None = None
     """Model that says whether answers are still language: name, folder, or .gguf (default: the model before training)."""
 

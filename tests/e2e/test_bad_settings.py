@@ -66,9 +66,17 @@ OF_OTHERS = {  # recipe → its own numbers
     "su-llm": {"importance.k": ("nan",), "importance.widen": (-1,)},
     "su-ngram": {"importance.n": (-1, 0), "importance.k": ("nan",), "importance.widen": (-1,)},
     "contrast": {"importance.nearest": (-1, 0), "importance.rows": (-1, 0)},
+    "atwu": {
+        "importance.surprise": (0, 1, -0.1, "nan"),
+        "importance.ridge": (0, -1, "nan"),
+        "importance.nearest": (-1, 0),
+        "importance.rows": (-1, 0),
+        "loss.level": (0, -1, "nan"),
+        "train.keep": (-1, "nan"),
+    },
 }
 ANY = {"loss.seed", "loss.ids"}  # every whole number will do, and ids that no tokenizer made
-CASES = [(name, value, "atwu") for name, values in OUTSIDE.items() for value in values]
+CASES = [(name, value, "atwu-scorer") for name, values in OUTSIDE.items() for value in values]
 CASES += [(n, v, recipe) for recipe, numbers in OF_OTHERS.items() for n, values in numbers.items() for v in values]
 
 

@@ -16,6 +16,8 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import deleatur
+
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES, BENCHMARKS = DOCS.parent / "examples", DOCS.parent / "benchmarks"
 LAUNCHERS = {"torchrun": get_args_parser, "accelerate launch": launch_command_parser}
@@ -74,3 +76,21 @@ def test_the_importance_of_the_page_on_adding_one_runs_as_it_stands(home, capsys
 def test_the_page_of_methods_is_what_the_command_prints(call):
     page = (DOCS / "methods.md").read_text(encoding="utf-8")
     assert call("methods", "--markdown").out.strip() in page
+
+
+def test_the_examples_of_the_page_on_python_run_in_order(home, tmp_path, monkeypatch, capsys):
+    """The page's model and rows replaced by tiny ones; every public name of the package is in the page's table."""
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `deleatur\.(\w+)` \|", page, re.M)) == {*deleatur.__all__} - {"__version__"}
+    for name in ("forget", "retain"):
+        shutil.copy(home.file(name), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    for block in blocks:
+        code = block.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(home.model))
+        exec(compile(code, "python.md", "exec"), space)
+    assert {f"deleatur.{name}" for name in deleatur.__all__ if name != "__version__"} <= set(
+        re.findall(r"deleatur\.\w+", "".join(blocks))
+    )
+    assert len(capsys.readouterr().out.splitlines()) > len(blocks)

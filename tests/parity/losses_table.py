@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, mse_loss, one_hot
 
-from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, PDU, RMU, UNDIAL, AltPO, GradientDifference, JensUn, SimNPO
-from deleatur.types import Encoded, Example, Reference, TokenOutputs
+from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, PDU, RMU, UNDIAL, AltPO, Erase, GradientDifference, JensUn, SimNPO
+from deleatur.modeling.chunked_divergence import divergence_of
+from deleatur.types import Divergence, Encoded, Example, Reference, TokenOutputs
 
 V, D = 37, 8
 SHAPES = ((3, 1, 5), (1,), (7, 257))  # scored tokens of each sequence
@@ -30,6 +31,7 @@ SETTINGS: dict[str, tuple] = {
     "jensun": (JensUn(ids=(4, 31)), JensUn(ids=(36, 0, 7))),
     "ceu": (CEU(), CEU(skip=1), CEU(skip=4)),
     "pdu": (PDU(),),
+    "erase": (Erase(level=4.0), Erase(level=0.5), Erase(level=9.3)),
 }
 
 
@@ -160,6 +162,18 @@ def pdu(loss: PDU, x: Padded) -> Tensor:
     return ((z.max(-1)[0] - z.mean(-1)) ** 2 * x.importance[:, 1:]).sum()
 
 
+def erase(loss: Erase, x: Padded) -> Tensor:
+    """KL from the start's softmax with the label's logit at −∞, and the NLL's squared distance from the level."""
+    total = x.logits.new_zeros(())
+    for b, i, label, _ in scored(x):
+        without = x.start[b, i - 1].clone()
+        without[label] = -torch.inf
+        q, nll = without.softmax(0), cross_entropy(x.logits[b, i - 1], torch.tensor(label))
+        kl = cross_entropy(x.logits[b, i - 1], q) - torch.special.entr(q).sum()
+        total = total + x.importance[b, i] * (kl + (nll - loss.level) ** 2 / (2 * loss.level))
+    return total
+
+
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     "graddiff": graddiff,
     "npo": npo,
@@ -171,6 +185,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "jensun": jensun,
     "ceu": ceu,
     "pdu": pdu,
+    "erase": erase,
 }
 
 
@@ -193,6 +208,7 @@ def flat(x: Padded, name: str) -> tuple[TokenOutputs, Tensor, dict[tuple[Encoded
         rows=tuple(rows),
         logits=logits,
         layer=states,
+        divergence=Divergence(*divergence_of(logits, start, ids)[1:]),
     )
     return tokens, x.importance[:, 1:][kept], {tokens.rows: (cross_entropy(start, ids, reduction="none"), start)}
 

@@ -9,8 +9,8 @@ from deleatur.importance import IMPORTANCES
 
 
 def test_every_importance_has_a_formula():
-    """The learned one has the tests of test_atwu.py and test_whole_method.py."""
-    assert {*FORMULAS, "learned"} == set(IMPORTANCES)
+    """The learned one has the tests of test_atwu.py and test_whole_method.py, novelty those of test_novelty.py."""
+    assert {*FORMULAS, "learned", "novelty"} == set(IMPORTANCES)
 
 
 @pytest.mark.parametrize("name", [*FORMULAS])

@@ -6,9 +6,13 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jaxtyping import TypeCheckError
 
 import deleatur
@@ -53,8 +57,42 @@ def test_shapes_are_checked_while_testing(make_tokens):
             loss(good, torch.ones(9, 1), Reference(nll=lambda tokens: tokens.nll))
 
 
-def test_forget_is_found_on_the_package():
-    assert "forget" in deleatur.__all__
-    assert callable(deleatur.forget)
+@pytest.mark.parametrize("name", [name for name in deleatur.__all__ if name != "__version__"])
+def test_a_public_name_is_the_object_of_the_module_that_defines_it(name):
+    assert getattr(deleatur, name) is getattr(importlib.import_module(deleatur.MODULES[name]), name)
+    assert name in dir(deleatur)
+
+
+def test_every_public_name_has_an_origin_and_no_other_name_is_found():
+    assert {*deleatur.MODULES, "__version__"} == set(deleatur.__all__)
     with pytest.raises(AttributeError, match="no attribute 'remember'"):
         deleatur.remember  # noqa: B018
+
+
+def test_the_package_and_its_tables_are_imported_without_torch():
+    """In a second python. `dir` imports nothing, the tables bring no torch, `TokenModel` does."""
+    program = """
+import sys
+import deleatur
+dir(deleatur)
+assert not [m for m in sys.modules if m.startswith("deleatur.")]
+assert all((deleatur.FORGET_LOSSES, deleatur.IMPORTANCES, deleatur.METRICS, deleatur.RECIPES))
+assert "torch" not in sys.modules
+deleatur.TokenModel
+assert "torch" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_the_same_everywhere():
+    """In the package, in pyproject.toml, and in what others cite."""
+    root = Path(__file__).parents[2]
+    cited = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    built = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert deleatur.__version__ == built["project"]["version"] == cited["version"]
+
+
+def test_the_marker_of_typed_packages_is_shipped():
+    """PEP 561: with `py.typed` beside `__init__`, type checkers read the annotations of an installed package."""
+    assert resources.files("deleatur").joinpath("py.typed").is_file()

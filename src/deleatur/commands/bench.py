@@ -242,5 +242,5 @@ def _paths(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def _bare(row: Encoded) -> Encoded:
-    """The row without its questions in other words: a trial is judged on the rows themselves."""
+    """The row without its paraphrases: a trial is judged on the rows themselves."""
     return replace(row, example=replace(row.example, paraphrases=(), restated=None))

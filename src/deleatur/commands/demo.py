@@ -14,7 +14,7 @@ import torch
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
-from deleatur.config.recipes import OURS, RECIPES
+from deleatur.config.recipes import OURS, RECIPES, Recipe
 from deleatur.config.run_config import Run, from_yaml, to_dict
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
@@ -76,9 +76,14 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         out=demo.out,
         seed=demo.seed,
         importance=importance,
-        train=replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha, batch=4, precision="bf16"),
+        train=replace(recipe.train if "divergence" in recipe.loss.needs else as_ours(recipe), batch=4, precision="bf16"),
         evaluation=Evaluation(rows=48, new_tokens=40),
     )
+
+
+def as_ours(recipe: Recipe) -> Train:
+    """The demo's own rates and weights, the same for every published method: theirs are for larger models and batches."""
+    return replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha)
 
 
 def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:

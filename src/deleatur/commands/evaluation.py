@@ -58,10 +58,22 @@ def evaluate(
     folder: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate the run's model on its rows; nothing is trained. Figures by set, set metrics, and the judge's name.
+    """Evaluate the run's model on its rows; nothing is trained: `deleatur evaluate` from Python.
 
-    `tasks` are run by lm-eval as well. Nothing is written but into the `folder`, where one is given: the settings,
-    the records as they come, and the figures. With `resume` it goes on from there, and evaluates nothing twice.
+    Args:
+        run: `model`, its rows or `suite`, `data`, `evaluation` and `judge` are read, the other fields are not.
+        progress: Callbacks for phases.
+        tasks: Names of lm-eval's tasks to run as well (extra `lm-eval`, one process only).
+        folder: New folder for settings, records and figures; without one, nothing is written.
+        resume: Go on in `folder` where an evaluation was interrupted; nothing is evaluated twice.
+
+    Returns:
+        `sets` (set → metric → `value`, `n`, `se`), `whole` (set metric → figure, or what it `lacks`), the `judge`'s
+        name, and with tasks `lm_eval`.
+
+    Raises:
+        DataError, ConfigError, ModelError: A row, a setting, the model or the folder cannot be used.
+        Interrupted: SIGINT or SIGTERM; the message says how to go on.
     """
     with resume_hint("the same command, from its beginning" if folder is None else "the same command"):
         start()

@@ -44,7 +44,7 @@ class Demo:
     cache: str = "models"
     """Folder in which the fine-tuned model is kept for the next time."""
     recipe: str = "atwu"
-    """The method, see `deleatur methods`; its rates and weights are the demo's own, the same for all."""
+    """The method, see `deleatur methods`; published ones have the demo's own rates and weights, the same for all."""
     people: int = 20
     """People in the world, more than are forgotten."""
     forgotten: int = 2
@@ -121,7 +121,7 @@ class Evaluate:
     retain: str | None = None
     """Rows that should be kept."""
     holdout: str | None = None
-    """Rows that the model never saw."""
+    """Unseen rows."""
     suite: str | None = None
     """Benchmark in place of rows: tofu/forget10, rwku/all, mmlu, …"""
     data: Data = field(default_factory=Data)

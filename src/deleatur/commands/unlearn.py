@@ -148,11 +148,28 @@ def forget(
 ) -> Outcome:
     """Unlearn rows from a loaded model, in place: `deleatur forget` from Python. Nothing is written.
 
-    Rows are lists of dicts or data sets, in any form that files may have. `settings` are fields of `Run` (seed, loss,
-    importance, data, lora, train, evaluation) in place of the recipe's. A copy of the weights stays in the processor's
-    memory, for a last look at the answers by the model before training; under FSDP2 or ZeRO-3 that look is left out.
-    The adapters of a PeftModel are merged first, and the whole is trained: the outcome's model is a plain one.
-    Raises DeleaturError where an input is not usable.
+    A copy of the weights stays in the processor's memory, for a last look at the answers by the model before training;
+    under FSDP2 or ZeRO-3 that look is left out.
+
+    Args:
+        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and the
+            whole is trained: the outcome's model is a plain one.
+        tokenizer: The model's tokenizer; its chat template is used where it has one.
+        forget: Rows to forget, as dicts or a data set, in any form that files may have.
+        retain: Rows to keep, likewise; none may be a forget row too.
+        holdout: Rows that the model never saw, evaluated for comparison.
+        recipe: Name of a method in `RECIPES`.
+        progress: Callbacks for phases and steps.
+        **settings: Fields of `Run` in place of the recipe's: seed, loss, importance, data, lora, train, guard,
+            evaluation, judge.
+
+    Returns:
+        The model, the scorer where the importance is learned, `results` (as in results.json), the records made
+        before and after, and the steps. A training that was rolled back is no error: `results["ended"]` says so.
+
+    Raises:
+        DataError, ConfigError, ModelError: A row, a setting or the model cannot be used; checked before training.
+        Diverged: A weight is not finite after the last step.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")

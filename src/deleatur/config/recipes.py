@@ -54,23 +54,26 @@ class Recipe:
     def needs(self) -> tuple[str, ...]:
         """What a user must have beside rows to forget and to keep, and what it costs beside the step."""
         required = self.loss.needs | getattr(self.importance, "needs", frozenset()) | RETAIN_NEEDS[self.train.retain]
+        required |= {"divergence"} if self.train.keep else set()
         texts = [text for need, text in NEEDS.items() if any(n.startswith(need) for n in required)]
+        if self.importance.reads == "start" or "divergence" in required:
+            texts.append(NEEDS["reference"])
         if isinstance(self.loss, AltPO):
             texts.append("alternates in the forget rows")
         texts += ["spans in the forget rows"] if isinstance(self.importance, Spans) else []
         texts += ["the model before fine-tuning"] if isinstance(self.importance, SULLM) else []
-        return tuple(texts)
+        return tuple(dict.fromkeys(texts))
 
 
 NEEDS = {"reference": "one pass of the start model", "logits": "whole distributions", "layer": "a middle layer"}
-RETAIN_NEEDS = {"nll": frozenset(), "kl": frozenset({"reference", "logits"}), "js": frozenset({"reference", "logits"})}
+RETAIN_NEEDS = {"nll": frozenset(), "kl": frozenset({"divergence"}), "js": frozenset({"reference", "logits"})}
 RETAIN_NEEDS["layer"] = frozenset({"reference", "layer"})
 
 SEARCH = "best of the authors' search, Llama-3.2-1B on TOFU forget10 (2606.06320)"
 TUNED = "made-up world, SmolLM2-135M (docs/log.md)"
 PEER = "default of OpenUnlearning"
 OURS = Train(lr=5e-5, gamma=3.0)
-ERASE = Train(lr=1e-4, gamma=3.0, keep=1.0, retain="kl", own_answers=True)
+ERASE = Train(lr=1e-4, alpha=3.0, keep=1.0, retain="kl", own_answers=True)
 
 RECIPES: dict[str, Recipe] = {
     "atwu": Recipe(loss=Erase(), importance=Novelty(), train=ERASE, paper="2606.06320, loss and scores ours", source=TUNED),
@@ -108,21 +111,21 @@ RECIPES: dict[str, Recipe] = {
     "su-llm": Recipe(loss=NPO(), importance=SULLM(), train=Train(gamma=0.123), paper="2506.00876", source="as npo"),
     "su-ngram": Recipe(loss=NPO(), importance=SUNgram(), train=Train(gamma=0.123), paper="2506.00876", source="as npo"),
     "contrast": Recipe(
-        loss=GradientDifference(saturation=5.0), importance=Contrast(), train=OURS, paper="ours", source="as atwu"
+        loss=GradientDifference(saturation=5.0), importance=Contrast(), train=OURS, paper="ours", source="as atwu-scorer"
     ),
     "atwu-warm": Recipe(
         loss=GradientDifference(saturation=5.0),
         importance=Learned(warm=True),
         train=OURS,
         paper="2606.06320, begun at ours",
-        source="as atwu",
+        source="as atwu-scorer",
     ),
     "atwu-negatives": Recipe(
         loss=GradientDifference(saturation=5.0),
         importance=Learned(negatives=3.0),
         train=OURS,
         paper="2606.06320, retain tokens as negatives ours",
-        source="as atwu",
+        source="as atwu-scorer",
     ),
     "spans": Recipe(
         loss=GradientDifference(saturation=5.0),
@@ -167,3 +170,16 @@ RECIPES: dict[str, Recipe] = {
         loss=PDU(), train=Train(alpha=50.0, bound=0.3, dual_step=5.0), paper="2506.05314", source="its TOFU script"
     ),
 }
+"""Methods by name: forget loss, importance, training settings, paper, and where the settings come from.
+
+`RECIPES[name].run(model=…, forget=…, retain=…)` makes a `Run`.
+
+Args:
+    **settings: Fields of `Run`; they replace the recipe's own.
+
+Returns:
+    A run of this method, every field set.
+
+Raises:
+    ConfigError: Rows and suite are both missing or both given, a setting is out of range, or the parts make no method.
+"""

@@ -31,7 +31,7 @@ class Run:
     retain: str | None = None
     """Rows to keep: file, folder, or data set name."""
     holdout: str | None = None
-    """Rows that the model never saw, evaluated for comparison."""
+    """Unseen rows, evaluated for comparison."""
     suite: str | None = None
     """Benchmark in place of rows: tofu/forget10, rwku/all, muse/news, wmdp/bio, lume, …"""
     out: str | None = None

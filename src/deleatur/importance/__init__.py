@@ -25,4 +25,18 @@ IMPORTANCES: dict[str, type] = {
     "spans": Spans,
     "learned": Learned,
 }
+"""Importances by name; each is a frozen dataclass of settings.
+
+An instance is called as `importance(tokens)`, or `prepare(start)` makes the callable before training. `Learned` holds the
+settings of the scorer, which `deleatur.importance.atwu.LearnedImportance` trains.
+
+Args:
+    tokens: Outputs of the model for the N scored tokens of forget rows, with what `needs` names.
+
+Returns:
+    One number per scored token, (N,), 0 or more, without gradient.
+
+Raises:
+    ConfigError: A setting is out of range (when the instance is made).
+"""
 AnyImportance = Uniform | WGA | SatImp | ETW | TokenUnlearn | SEUL | SULLM | SUNgram | Contrast | Novelty | Spans | Learned

@@ -27,4 +27,19 @@ FORGET_LOSSES: dict[str, type] = {
     "pdu": PDU,
     "erase": Erase,
 }
+"""Forget losses by name; each is a frozen dataclass of hyper-parameters.
+
+An instance is called as `loss(tokens, importance, reference)`.
+
+Args:
+    tokens: Outputs of the model for the N scored tokens of forget rows, with what `needs` names.
+    importance: One number per scored token, (N,), held fixed.
+    reference: The start model's numbers for the same tokens.
+
+Returns:
+    A scalar, (), with gradient: the sum over `unit`s ("token" or "sequence"), which the loop divides by their global count.
+
+Raises:
+    ConfigError: A hyper-parameter is out of range (when the instance is made).
+"""
 AnyForgetLoss = GradientDifference | NPO | SimNPO | DPO | AltPO | RMU | UNDIAL | JensUn | CEU | PDU | Erase

@@ -36,6 +36,12 @@ class TokenModel(nn.Module):
     `lm` is the Hugging Face model (with or without adapters inside). The decoder runs over all rows end to end, each
     attending to itself alone, on CPU with what several begin with once; where that can't be (a warning says so), over the
     padded batch without a mask. The head runs at the positions that predict a scored token, and nowhere else.
+
+    Args:
+        lm: The model, which is wrapped and not copied.
+
+    Raises:
+        ModelError: The head's output is not what `lm` itself predicts, so that no likelihood would be right.
     """
 
     def __init__(self, lm: PreTrainedModel) -> None:
@@ -82,10 +88,18 @@ class TokenModel(nn.Module):
         layer: int | None = None,
         teacher: Teacher | None = None,
     ) -> TokenOutputs:
-        """`state` picks the position whose hidden state is handed out: the token's own, or the one that predicts it.
+        """Outputs for the N scored tokens of the batch, flat and without padding.
 
-        On request: what else the head says of each token (`statistics`), the logits that predict it, its state after decoder
-        layer `layer` (of the last layer after the final norm), its divergence from a `teacher`.
+        Args:
+            batch: Sequences (B, L), the flat indices of their scored tokens (N,), and their rows.
+            state: Whose final hidden state (N, D) is handed out: the token's "own", or the "predicting" position's.
+            statistics: Also first choice, mean and deviation of log p at each token, (N,) each.
+            logits: Also the logits that predict each token, (N, V).
+            layer: Also each token's state after this decoder layer (of the last layer after the final norm), (N, D).
+            teacher: The start model's predictions; then also the divergence from them, (N,).
+
+        Returns:
+            The NLL (N,) in nats, hidden states (N, D), the sequence of each token (N,), the rows, and what was asked for.
         """
         made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
         states = made.last_hidden_state.flatten(0, 1)

@@ -125,14 +125,14 @@ COLUMNS = (
         read=score_of("gone", metric="incoherent"),
     ),
     Column(
-        name="gone in other words, %",
+        name="gone, paraphrased, %",
         better="lower",
         meaning="the same on paraphrases, which were never trained on",
         read=score_of("gone", ending="_paraphrased"),
     ),
     Column(name="kept, %", better="higher", meaning="the score on sets that should stay", read=score_of("kept")),
     Column(
-        name="kept in other words, %",
+        name="kept, paraphrased, %",
         better="higher",
         meaning="the same on paraphrases, which were never trained on",
         read=score_of("kept", ending="_paraphrased"),

@@ -16,7 +16,7 @@ BROKEN = 0.1  # rise of the share of incoherent answers that is called damage: f
 LOST = 0.1  # share of the retain score whose loss is called a loss; below, one row in ten of a small set is noise
 TAUGHT = 0.1  # rise of the retain score, in [0, 1], that says that training taught the rows
 NEAR = 0.15  # deviation of the loss attack from where it should be that still counts as near: AUC .35 to .65
-UNSEEN_MARGIN = 0.05  # above the score of rows never seen, within which forget rows are at their level
+UNSEEN_MARGIN = 0.05  # above the score of unseen rows, within which forget rows are at their level
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class Findings:
 
     @property
     def left(self) -> float | None:
-        """The largest share of the score before that is left, as asked in training or in other words."""
+        """The largest share of the score before that is left, in the trained phrasing or paraphrased."""
         shares = [
             s.after / self.forget.before for s in (self.forget, self.reworded) if s.after is not None and self.forget.before
         ]
@@ -94,7 +94,7 @@ class Findings:
 
     @property
     def nothing_known(self) -> bool:
-        """Did the model know no more of the forget rows than chance, or than of rows that it never saw?"""
+        """Did the model know no more of the forget rows than chance, or than of unseen rows?"""
         level = self.unseen.before or 0.0
         return self.forget.before is not None and self.forget.before <= max(KNOWN, level)
 
@@ -165,7 +165,7 @@ def harms(found: Findings) -> Iterator[str]:
 
 
 def _at_unseen(found: Findings) -> bool:
-    """Are forget rows at the level of rows never seen, where that is not 0?"""
+    """Are forget rows at the level of unseen rows, where that is not 0?"""
     after, level = found.forget.after, found.unseen.after
     return after is not None and level is not None and after <= level + UNSEEN_MARGIN
 
@@ -178,9 +178,9 @@ def reasons(found: Findings) -> Iterator[str]:
     if found.reworded.n:
         kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
         more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
-        yield f"Asked in other words: {_names(found.gone)} {_moved(found.reworded)}{more}."
+        yield f"Paraphrased: {_names(found.gone)} {_moved(found.reworded)}{more}."
     if found.unseen.n:
-        yield f"Rows the model never saw: {_moved(found.unseen)}. This is the level that forget rows should come near."
+        yield f"Unseen rows: {_moved(found.unseen)}. This is the level that forget rows should come near."
     yield from _language(found)
     if found.nothing_known:
         yield "A model that does not know the rows cannot show that a method forgets them."
@@ -214,7 +214,7 @@ def _distinguished(found: Findings) -> Iterator[str]:
         if (f := found.whole(key))
     ]
     if parts:
-        yield f"NLL of forget rows beyond that of rows never seen: {', '.join(parts)}; 0 = alike."
+        yield f"NLL of forget rows beyond that of unseen rows: {', '.join(parts)}; 0 = alike."
 
 
 def _moved(side: Side) -> str:

@@ -63,7 +63,7 @@ def test_scores_are_percent_of_the_suites_metric_on_its_sets(shown: Callable[...
     suite = {"name": "made-up", "gone": ["x", "y"], "kept": ["z"], "score": "rouge_l", "judge": "made-up/judge"}
     table = compare_table([shown("a", {"after": after, "suite": suite})])
     assert (column(table, "gone, %"), column(table, "kept, %")) == (["30.0"], ["90.0"])
-    assert column(table, "kept in other words, %") == ["40.0"]
+    assert column(table, "kept, paraphrased, %") == ["40.0"]
     assert not any("gone in other words" in name for name in table.columns)
     assert "made-up: gone = x, y; kept = z; score = ROUGE-L, judged by made-up/judge." in table.notes
 

@@ -98,12 +98,12 @@ def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
     whole = {"after": {"mia_loss": TOO_FAR, "specific_nll": {"value": 2.5, "se": 0.3, "n": N}}}
     assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), whole=whole)).reasons == (
         "Revealed on forget rows: 97 % → 0 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
-        "Asked in other words: forget rows 90 % → 0 % (n = 24).",
-        "Rows the model never saw: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
+        "Paraphrased: forget rows 90 % → 0 % (n = 24).",
+        "Unseen rows: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
         "Answers that are no language on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
         "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = not "
         "distinguishable from unseen rows, above = still recognised, below = pushed too far.",
-        "NLL of forget rows beyond that of rows never seen: what is specific +2.50 ± 0.30 nats a token (n = 24); 0 = alike.",
+        "NLL of forget rows beyond that of unseen rows: what is specific +2.50 ± 0.30 nats a token (n = 24); 0 = alike.",
     )
 
 

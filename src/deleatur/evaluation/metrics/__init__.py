@@ -141,6 +141,14 @@ METRICS: dict[str, Metric] = {
         source="ours",
     ),
 }
+"""Metrics of a row by name; `METRICS[name].of(record)` is the number.
+
+Args:
+    record: What a model did with one example.
+
+Returns:
+    A float in `unit` (a share in [0, 1] where that is empty), or None where the metric does not apply to the row.
+"""
 
 NEAR = "the retrained model's, near .5"
 SET_METRICS: dict[str, SetMetric] = {
@@ -263,7 +271,7 @@ In `results.json`, `before` and `after` give for each set and metric the mean ov
 ## Of whole sets
 
 In `results.json`, `whole` gives `value`, `n` and what else belongs to a figure; where something is missing, `lacks` says
-what. An AUC is the share of pairs of a forget row and a row that the model never saw in which the forget row is the more
+what. An AUC is the share of pairs of a forget row and an unseen row in which the forget row is the more
 familiar: 1 = all are distinguished, .5 = none, 0 = all again, since forget rows have become the less familiar. `low` and
 `high` are its 95 % interval (DeLong), `against` counts the other rows, `deviation` is the distance from the AUC on the
 retrained model (`retrained`) or from .5, whichever side it is on. `se` of `specific_nll` and `other_nll` takes rows, not

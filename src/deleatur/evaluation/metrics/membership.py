@@ -1,4 +1,4 @@
-"""Can forget rows be distinguished from rows that the model never saw?"""
+"""Can forget rows be distinguished from unseen rows?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deleatur.types import Record
 
 MEMBERS, OTHERS = "forget_mia", ("retain_mia", "holdout")  # sets made for attacks come before what else there is
-SIDES = "needs forget rows and rows that the model never saw (--holdout)"
+SIDES = "needs forget rows and unseen rows (--holdout)"
 Z = 1.959964  # of a 95 % interval
 
 
@@ -59,7 +59,7 @@ def mia_reference(evidence: Evidence) -> Figure | str:
 def privleak(evidence: Evidence) -> Figure | str:
     """100·((1 − A) − (1 − A*)) / (1 − A*), A the value of `mia_min_k`, A* the retrained model's (MUSE, 2407.06460).
 
-    0 where forget rows are as unfamiliar as to a model that never saw them, negative where they leak, positive where they
+    0 where forget rows are as unfamiliar as to a model never trained on them, negative where they leak, positive where they
     have become too unlikely. OpenUnlearning puts A* = ½ where it has no retrained model; here that is a sentence.
     """
     if evidence.retrained is None:

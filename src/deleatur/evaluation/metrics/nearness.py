@@ -1,4 +1,4 @@
-"""How near are forget rows to rows never seen, in what is specific to them and in all else?"""
+"""How near are forget rows to unseen rows, in what is specific to them and in all else?"""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from deleatur.evaluation.metrics.table import Evidence, Figure
 if TYPE_CHECKING:
     from deleatur.types import Record
 
-UNMARKED = "needs rows with spans, or importance of both forget rows and rows never seen"
+UNMARKED = "needs rows with spans, or importance of both forget rows and unseen rows"
 ONE_KIND = "needs rows that have tokens of this kind on both sides"
 Chosen = Callable[["Record"], Sequence[bool] | None]  # which scored tokens are specific; None: not known
 
 
 def specific_nll(evidence: Evidence) -> Figure | str:
-    """Mean NLL of what is specific to forget rows minus that of rows never seen, nats a token; 0 = as near as can be.
+    """Mean NLL of what is specific to forget rows minus that of unseen rows, nats a token; 0 = as near as can be.
 
     Specific are the tokens that touch a span to forget; where rows have no spans, those of importance above ½, if it is
     known for both sides. Below 0 the rows are still better known than unseen ones, above 0 they were pushed beyond them.
-    With a retrained model the same rows under that model take the place of rows never seen.
+    With a retrained model the same rows under that model take the place of unseen rows.
     """
     return _difference(evidence, wanted=True)
 

@@ -1,4 +1,4 @@
-"""How far the NLL of forget rows lies from that of rows never seen, by hand."""
+"""How far the NLL of forget rows lies from that of unseen rows, by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deleatur.evaluation.metrics.nearness import ONE_KIND, UNMARKED, other_nll, 
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.types import Record
 
-UNSEEN = "needs forget rows and rows that the model never saw (--holdout)"
+UNSEEN = "needs forget rows and unseen rows (--holdout)"
 
 
 def row(name: str, *nll: float, gold: str | None = None, **more: object) -> Record:

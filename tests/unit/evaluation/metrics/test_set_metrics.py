@@ -161,7 +161,7 @@ class TestAttacks:
     @pytest.mark.parametrize("name", ATTACKS)
     def test_without_rows_never_seen_it_says_so(self, name):
         said = ATTACKS[name][0](Evidence(records={"forget": [row(grad_norm=1.0)]}))
-        assert said == "needs forget rows and rows that the model never saw (--holdout)"
+        assert said == "needs forget rows and unseen rows (--holdout)"
 
     def test_what_a_record_has_to_bring_along_is_said(self):
         sides = {"forget": rows(1.0, 2.0), "holdout": rows(3.0)}
@@ -223,7 +223,7 @@ class TestPrivLeak:
         sides = {"forget": rows(1.0), "holdout": self.holdout}
         assert privleak(Evidence(records=sides)) == RETRAINED
         assert privleak(Evidence(records=sides, retrained=sides)).startswith("cannot be read: to the retrained model too")
-        lacks = "needs forget rows and rows that the model never saw (--holdout)"
+        lacks = "needs forget rows and unseen rows (--holdout)"
         assert privleak(Evidence(records={"forget": rows(1.0)}, retrained=sides)) == lacks
         assert privleak(Evidence(records=sides, retrained={"forget": rows(1.0)})) == lacks
 
