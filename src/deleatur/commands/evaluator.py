@@ -18,7 +18,7 @@ from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.judges import JudgeProtocol, make_judge
 from deleatur.evaluation.predictions import NO_CACHE, Predictor, variants
-from deleatur.modeling.checks import require_room
+from deleatur.modeling.checks import require_known, require_room
 from deleatur.modeling.loading import DTYPES
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, loaded_if_there, other_model
@@ -93,6 +93,7 @@ class Evaluator:
         if settings.grad_norm and is_sharded(model):
             raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2 or ZeRO-3")
         sets = self._sets()
+        require_known(model.lm, sets, self.name)
         session.progress.phase(f"Evaluating the model: {sum(map(len, sets.values()))} rows, each once")
         cache = NO_CACHE
         if cache_path is not None:

@@ -12,7 +12,7 @@ from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import read_rows, refuse_overlap
 from deleatur.data.suites import read_suite
 from deleatur.errors import ConfigError, ModelError
-from deleatur.modeling.checks import require_finite, require_room
+from deleatur.modeling.checks import require_finite, require_known, require_room
 from deleatur.modeling.loading import load_tokenizer
 from deleatur.protocols import AimsAtLevel, Prepares
 from deleatur.types import Encoded, Example, Suite
@@ -72,4 +72,5 @@ def require_usable(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], ru
     if isinstance(run.loss, AimsAtLevel) and run.loss.level is None and not known:
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
     require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
+    require_known(model, rows, run.model)
     require_room(model, rows, run.model)

@@ -24,6 +24,7 @@ from deleatur.errors import ConfigError, Diverged, resume_hint
 from deleatur.evaluation.aggregate import lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
+from deleatur.modeling.adapters import plain_model
 from deleatur.modeling.loading import exact_matmul, load, prepare
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
@@ -151,7 +152,8 @@ def forget(
     under FSDP2 or ZeRO-3 that look is left out.
 
     Args:
-        model: A causal language model; it is changed in place.
+        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and the
+            whole is trained: the outcome's model is a plain one.
         tokenizer: The model's tokenizer; its chat template is used where it has one.
         forget: Rows to forget, as dicts or a data set, in any form that files may have.
         retain: Rows to keep, likewise; none may be a forget row too.
@@ -171,6 +173,7 @@ def forget(
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel
 
@@ -24,3 +24,14 @@ def require_room(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name
     longest = max(len(row.ids) for encoded in rows.values() for row in encoded)
     if room and longest > room:
         raise ModelError(f"a row has {longest} tokens and {name} reads {room}; set data.max_length to {room} or less")
+
+
+def require_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], name: str) -> None:
+    """Refuse a row with a token that the model has no row for. What else its tokenizer may know does no harm."""
+    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
+    for kind, row in ((kind, row) for kind, encoded in rows.items() for row in encoded):
+        if (most := max(row.ids)) >= size:
+            raise ModelError(
+                f"{kind} row {row.example.id} has token {most}, but {name} knows tokens 0 to {size - 1}; use the tokenizer "
+                "that belongs to the model"
+            )

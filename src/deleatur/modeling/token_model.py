@@ -192,7 +192,7 @@ class TokenModel(nn.Module):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Int[Tensor, "B _"]:
+    def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Any:
         """transformers' own; by way of this module, so that sharded weights are gathered."""
         with self.own_attention():
             return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
@@ -270,7 +270,8 @@ class TokenModel(nn.Module):
     @torch.no_grad()
     def _can_pack(self, ids: Int[Tensor, " L"]) -> bool:
         """Has a text between others, and grown by a token, the states that it has alone? Else all is as before."""
-        if self.device.type != "cpu" or not attend_through(self.lm):
+        recurrent = getattr(self.lm, "_is_stateful", False)  # rows end to end would go on from one another's state
+        if self.device.type != "cpu" or recurrent or not attend_through(self.lm):
             return False
         truth = self._alone(texts := _texts(ids))
         with self._trying("run without padding", lambda: attend_through(self.lm, False)):

@@ -23,8 +23,8 @@ from deleatur.settings import Lora
 
 LORA = Lora(rank=4, alpha=8, bits=4)
 HIDDEN = """
-from deleatur.modeling.loading import _no_kernels
-with _no_kernels():
+from deleatur.modeling.safe_reading import no_kernels
+with no_kernels():
     import bitsandbytes
     try:
         import kernels
