@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +25,8 @@ class Encoder:
     chat: bool
     ending: str  # what closes an answer, scored
     max_length: int
-    blank: str = ""  # what the template sets before an answer
+    header: str = ""  # what the template sets before an answer and leaves out of its generation prompt, not scored
+    blank: str = ""  # the white space between that and the answer, scored
 
     def __call__(self, example: Example) -> Encoded:
         """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
@@ -70,7 +73,7 @@ class Encoder:
                 return content, example.answer, ""
         if self.chat:
             turns = [{"role": role, "content": content} for role, content in example.prompt]
-            return _render(self.tokenizer, turns), self.blank + example.answer, self.ending
+            return _render(self.tokenizer, turns) + self.header, self.blank + example.answer, self.ending
         return _plain(example.prompt), f" {example.answer}", self.ending
 
 
@@ -84,8 +87,8 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     if settings.template == "chat" and not has_template:
         raise ModelError("data.template is chat, but the tokenizer has no chat template; use plain")
     chat = has_template and settings.template != "plain"
-    blank, ending = _around(tokenizer) if chat else ("", str(tokenizer.eos_token))
-    return Encoder(tokenizer=tokenizer, chat=chat, ending=ending, max_length=settings.max_length, blank=blank)
+    header, blank, ending = _around(tokenizer) if chat else ("", "", str(tokenizer.eos_token))
+    return Encoder(tokenizer=tokenizer, chat=chat, ending=ending, max_length=settings.max_length, header=header, blank=blank)
 
 
 def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
@@ -116,15 +119,32 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> 
     return str(text)
 
 
-def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The blank that the template sets before an answer, and the token behind it without what follows (ChatML's newline)."""
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
+    """What the template sets before an answer (header, white space), and the token behind it without ChatML's newline."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
     before, found, after = _render(tokenizer, turns).rpartition(PROBE)
     if not found:
         raise ModelError("the chat template leaves the answer out; mend it, or give --data.template plain")
     questions = _render(tokenizer, turns[:1])
-    blank = before[len(questions) :] if before.startswith(questions) and before[len(questions) :].isspace() else ""
+    _refuse_open_block(questions, before)
+    lead = before[len(questions) :] if before.startswith(questions) else ""
+    header = lead.rstrip()
     added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
     special = {*tokenizer.all_special_tokens, *added}
     found = [(after.index(s), -len(s), s) for s in special if s and s in after]
-    return blank, min(found)[2] if found else str(tokenizer.eos_token)
+    return header, lead[len(header) :], min(found)[2] if found else str(tokenizer.eos_token)
+
+
+def _refuse_open_block(questions: str, before: str) -> None:
+    """Raise ModelError where the generation prompt opens a block, such as <think>, that no answer stands in."""
+    if before.startswith(questions):
+        return
+    extra = questions[len(commonprefix([questions, before])) :]
+    start = len(questions) - len(extra)
+    extra = questions[questions.rfind("<", 0, start) if "<" in questions[:start] else start :]
+    opened = next((t for t in re.findall(r"<(\w+)>", extra) if f"</{t}>" not in extra), None)
+    if opened:
+        raise ModelError(
+            f"the chat template's generation prompt opens <{opened}> and its own answers stand outside of it, so no answer "
+            f"can begin there; close the block in the template's generation prompt, or give --data.template plain"
+        )
