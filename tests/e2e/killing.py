@@ -38,6 +38,7 @@ def plans(home: Any, base: Path, *, kills: tuple[int, int, int], seed: int, faul
     """A run, a bench, an evaluation in the tests' home, each to be killed, or to meet faults of the disk, so often."""
     bench = ("bench", "--model", str(home.model), *home.rows, "--out", "{out}", *FEW, "--train.epochs", "1", "--train.batch")
     bench += ("4", "--rates", "1e-4", "1e-2", "--methods", "graddiff", "--trials", "3", "--seeds", "0")
+    bench += ("--objective", "extraction_strength")  # an untrained model reveals nothing
     asked = ("evaluate", "--model", str(home.model), *home.rows, "--out", "{out}", *BY_ONE, "--evaluation.grad-norm")
     made = [
         {

@@ -92,7 +92,7 @@ def test_it_stops_when_forget_rows_are_like_rows_never_seen(home, call, tmp_path
     assert done["cost"]["steps"] == len(steps_of(tmp_path / "run")) < 20
     assert done["notes"][0].startswith(f"Training ended after step {done['cost']['steps']} of 20, when the forget tokens ")
     rates = [s["lr"] for s in steps_of(tmp_path / "run")]
-    assert rates[-1] < rates[-2] < max(rates)  # it fell to 0 over the last steps
+    assert rates[-1] < rates[-2]  # it falls to 0 over the last steps
     hard = (*where, "--train.alpha", "0", "--guard.budget", "0", "--guard.retain", "None")
     assert call(*home.forget("spent", *hard)).code == 0
     assert told(tmp_path / "spent")["ended"] == "all steps"

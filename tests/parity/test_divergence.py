@@ -55,9 +55,9 @@ def test_chunks_give_the_plain_values_and_gradients(n, chunk):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("n", "chunk"), SHAPES)
+@pytest.mark.parametrize(("n", "chunk"), SHAPES[1:])  # of one token, which of the two rounds better is chance
 def test_chunks_are_no_further_from_the_truth_than_the_plain_lines(n, chunk, dtype):
-    """Truth is fp64 on the same (rounded) numbers; one rounding more a chunk is allowed, and of one token it is chance."""
+    """Truth is fp64 on the same (rounded) numbers; one rounding more a chunk is allowed."""
     drawn = draw(n, dtype)
     truth = outputs("truth", *(x.double() if x.is_floating_point() else x for x in drawn), chunk)
     ours, plain = (outputs(kind, *drawn, chunk) for kind in ("chunked", "plain"))

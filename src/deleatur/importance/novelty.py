@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from deleatur.data.words import repeated
@@ -20,6 +21,8 @@ SHARPNESS = 8.0  # of the sigmoid over the log statistic: about a tenth of the t
 TEMPERATURE = 0.05  # of the cosines by which similar retain states vote
 LEAST = 1e-3  # probability that the vote gives a token that no similar state was followed by
 CHUNK = 512  # tokens whose similarities to all retain tokens are held at once
+ROWS = 64  # rows whose states are held at once; of the retain rows all are, up to so many TOKENS
+TOKENS = 2**15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +65,10 @@ class Novelty:
 
         from deleatur.data.batches import evenly
 
-        found = novelty(self, start, evenly(start.retain, self.rows), start.forget, start.holdout)
+        retain = evenly(start.retain, self.rows)
+        mean = sum(len(row.ids) - row.start for row in retain) / len(retain)
+        retain = within(evenly(retain, max(1, int(TOKENS / mean))), TOKENS)
+        found = novelty(self, start, retain, start.forget, start.holdout)
         statistic, surprised = found.statistic, (found.vote < self.surprise) & ~found.copied
         sizes = [len(row.ids) - row.start for row in (*start.forget, *start.holdout)]
         forget = sum(sizes[: len(start.forget)])
@@ -87,18 +93,36 @@ def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *asked: 
     import torch
 
     rows = [row for part in asked for row in part]
-    ours, held = _together(start.head_states(rows)), _together(start.head_states(retain))
-    factor = _factor(_keys(held), settings.ridge)
-    leverage, own = (_leverage(_keys(x), factor) for x in (ours, held))
+    held = _together(start.head_states(retain))
+    factor, others = _factor(_keys(held), settings.ridge), _ids(retain)
+    own = _leverage(_keys(held), factor)
     left_out = own / (1 - own / len(own)).clamp(min=1e-6)
     place = torch.repeat_interleave(torch.arange(len(retain)), torch.tensor([len(r.ids) - r.start for r in retain]))
-    ids, others = (torch.tensor([i for row in part for i in row.ids[row.start :]]) for part in (rows, retain))
-    vote = _vote(ours.before, ids, held.before, others, settings.nearest)
     theirs = _vote(held.before, others, held.before, others, settings.nearest, place)
-    repeats = torch.cat([torch.zeros(0, dtype=torch.bool), *map(copied, rows)])
+    parts = []
+    for first in range(0, len(rows), ROWS):
+        part = rows[first : first + ROWS]
+        ours = _together(start.head_states(part))
+        vote = _vote(ours.before, _ids(part), held.before, others, settings.nearest)
+        parts.append((_leverage(_keys(ours), factor), ours.nll, vote))
+    leverage, nll, vote = map(torch.cat, zip(*parts, strict=True))
+    repeats = torch.cat([copied(row) for row in rows])
     unusual = _log_rarity(leverage, left_out).masked_fill(repeats, 0.0)
-    statistic = 2 * unusual + _log_rarity(ours.nll, held.nll) + _log_rarity(-vote, -theirs)
-    return Tests(leverage=leverage, nll=ours.nll, vote=vote, copied=repeats, statistic=statistic)
+    statistic = 2 * unusual + _log_rarity(nll, held.nll) + _log_rarity(-vote, -theirs)
+    return Tests(leverage=leverage, nll=nll, vote=vote, copied=repeats, statistic=statistic)
+
+
+def within(rows: Sequence[Encoded], tokens: int) -> list[Encoded]:
+    """The rows up to so many scored tokens in all, at least one."""
+    counts = accumulate(len(row.ids) - row.start for row in rows)
+    return [row for row, count in zip(rows, counts, strict=True) if count <= tokens] or list(rows[:1])
+
+
+def _ids(rows: Sequence[Encoded]) -> Int[Tensor, " N"]:
+    """The rows' scored tokens."""
+    import torch
+
+    return torch.tensor([i for row in rows for i in row.ids[row.start :]])
 
 
 def copied(row: Encoded) -> Bool[Tensor, " n"]:

@@ -33,7 +33,7 @@ from deleatur.modeling.token_model import State, TokenModel
 from deleatur.progress import Step
 from deleatur.run_folder.writer import load_scorer
 from deleatur.training.checkpoint import Checkpoints
-from deleatur.training.level import Level, unseen_level
+from deleatur.training.level import DRIFT, Level, unseen_level
 from deleatur.training.loop import fit
 from deleatur.training.monitor import TrainingMonitor
 from deleatur.training.optimizer import warmup_then_linear_decay
@@ -118,12 +118,12 @@ def own_answers(retain: Sequence[Encoded], answers: Mapping[str, str], encoder: 
 
 
 def known_level(loss: AimsAtLevel, level: Level | None) -> float:
-    """The loss's own level, or the measured one. Raises ConfigError where there is neither."""
+    """The loss's own level, or the measured one less what training takes off. Raises ConfigError where there is neither."""
     if loss.level is not None:
         return loss.level
     if level is None:
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
-    return level.nll
+    return DRIFT * level.nll
 
 
 def adapt(model: PreTrainedModel, run: Run) -> None:

@@ -11,7 +11,7 @@ from deleatur.data.encode import encode_all
 from deleatur.data.words import repeated, words
 from deleatur.errors import ConfigError
 from deleatur.importance import Novelty
-from deleatur.importance.novelty import copied, novelty
+from deleatur.importance.novelty import copied, novelty, within
 from deleatur.types import HeadStates, Start
 
 WIDTH = 12
@@ -133,3 +133,15 @@ def test_words_are_found_in_every_script():
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"importance.{name}"):
         replace(Novelty(), **{name: value})
+
+
+def test_states_are_held_for_a_few_rows_at_a_time_and_for_so_many_retain_tokens(rows, monkeypatch):
+    """However rows are grouped the values are the same; long retain rows are taken as far as they fit, at least one."""
+    start = start_of(rows, free_tokens(rows))
+    whole = Novelty().prepare(start)
+    monkeypatch.setattr("deleatur.importance.novelty.ROWS", 2)
+    for row, values in Novelty().prepare(start).values.items():
+        torch.testing.assert_close(values, whole.values[row], rtol=1e-4, atol=1e-5)
+    sizes = [len(r.ids) - r.start for r in rows["retain"]]
+    assert within(rows["retain"], sum(sizes[:3])) == rows["retain"][:3]
+    assert within(rows["retain"], 1) == rows["retain"][:1]
