@@ -25,7 +25,7 @@ from deleatur.config.run_config import Run, evaluation_to_yaml, from_yaml
 from deleatur.data.rows import read_rows
 from deleatur.distributed.processes import agree, count, is_first, place_model, start
 from deleatur.errors import ConfigError, resume_hint
-from deleatur.evaluation.aggregate import measure
+from deleatur.evaluation.aggregate import answer_notes, measure
 from deleatur.evaluation.lm_eval_tasks import run_lm_eval
 from deleatur.importance import Learned
 from deleatur.io.atomic import write_atomic
@@ -144,7 +144,8 @@ def _figures(
     with precision_of(network, run.evaluation):
         lm_eval = {"lm_eval": run_lm_eval(model, tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
-    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name}
+    notes = answer_notes(records["before"], run.evaluation.new_tokens)
+    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
     return found | lm_eval
 
 

@@ -24,6 +24,7 @@ from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.judges import JudgeProtocol, make_judge
 from deleatur.evaluation.predictions import NO_CACHE, record, variants
+from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.loading import DTYPES, load_tokenizer
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
@@ -36,6 +37,7 @@ from deleatur.types import AimsAtLevel, Encoded, Example, Importance, Prepares, 
 # figures of a user's own rows: always, with holdout rows, and with a retrained model
 WORST = ("j_w", "j_avg")
 UNSEEN = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "specific_nll", "other_nll")
+REASONING = "[the model's own reasoning]"  # where rows are shown and no model is loaded
 RETRAINED = ("forget_quality", "privleak", "mia_reference")
 
 
@@ -79,6 +81,8 @@ def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[s
     """The first rows of each set, the sizes of the sets, and the tokenizer; the model itself is not loaded."""
     sets, tokenizer = suite_of(run).sets, load_tokenizer(run.model)
     first = {name: rows[:count] for name, rows in sets.items()}
+    if make_encoder(tokenizer, run.data).reasons:
+        first = {name: tuple(replace(e, reasoning=REASONING) for e in rows) for name, rows in first.items()}
     return encode_sets(first, tokenizer, run), {name: len(rows) for name, rows in sets.items()}, tokenizer
 
 
@@ -167,6 +171,10 @@ def predict(
     terms = () if cache_path is None else (sums(model.parameters()), state_of(run), asdict(run.evaluation), count())
     batch_cache = NO_CACHE if cache_path is None else BatchCache(cache_path, terms)
     with precision_of(model, run.evaluation):
+        if generate:
+            sets, notes = with_reasoning(model, encoder, sets, run.evaluation, progress.evaluated, batch_cache)
+            for note in notes:
+                progress.phase(note)
         records = record(
             model,
             encoder,

@@ -33,7 +33,8 @@ from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.distributed.processes import agree, gather, is_first, place_model, start, will_shard
 from deleatur.errors import ConfigError, Diverged, resume_hint
-from deleatur.evaluation.aggregate import lacking_coherence
+from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
+from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
@@ -222,7 +223,9 @@ def unlearn(
     results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
-    results |= {"ended": monitor.ended, "notes": monitor.notes + notes}
+    for when in ("before", "after"):
+        notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
+    results |= {"ended": monitor.ended, "notes": [*monitor.notes, *notes]}
     results |= lacking_coherence(records["after"])
     scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
     return Outcome(model=model, scorer=scorer, results=results, records=records, steps=tuple(steps))
@@ -256,6 +259,7 @@ def change(
         adapt(model.lm, run)
     torch.manual_seed(run.seed)
     encoder = make_encoder(tokenizer, run.data)
+    rows = {name: list(r) for name, r in with_reasoning(model, encoder, rows, run.evaluation, progress.evaluated)[0].items()}
     with training_only(model, run.train.only):
         monitor = TrainingMonitor(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
     says = {"phase": progress.phase, "on_step": progress.step}

@@ -37,6 +37,16 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
 
+class Generated(NamedTuple):
+    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was asked."""
+
+    text: str
+    cut: bool | None
+
+
+NOTHING = Generated("", None)
+
+
 def record(
     model: TokenModel,
     encoder: Encoder,
@@ -61,14 +71,13 @@ def record(
     passed = likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress, batch_cache)
     predicted = dict(zip(texts, passed, strict=True))
     norms = _gradient_norms(model, sets, progress, batch_cache) if settings.grad_norm else {}
-    generated = _generation_pass(model, encoder, rows, settings, progress, batch_cache) if generate else [""] * len(rows)
-    answers = dict(zip(rows, generated, strict=True))
+    answers = generation_pass(model, encoder, rows, settings, progress, batch_cache) if generate else {}
     made = {
         row: make_record(
             row,
             predicted[key(row)],
             others=[predicted[_text(o)].logp for o in others[row]],
-            generated=answers[row],
+            generated=answers.get(row, NOTHING),
             grad_norm=norms.get(row),
         )
         for row in rows
@@ -81,7 +90,7 @@ def make_record(
     predictions: TokenPredictions,
     *,
     others: Sequence[tuple[float, ...]] = (),
-    generated: str = "",
+    generated: Generated = NOTHING,
     grad_norm: float | None = None,
 ) -> Record:
     """A row with its predictions; `others`: log p of its restated answer, where it has one, and of the wrong ones."""
@@ -90,7 +99,9 @@ def make_record(
         id=example.id,
         question=example.question if _has_question(example) else "",
         answer=example.answer,
-        generated=generated,
+        generated=generated.text,
+        cut=generated.cut,
+        reasoning=example.reasoning,
         logp=predictions.logp,
         hit=predictions.hit,
         ends=row.offsets[-1][0] == row.offsets[-1][1],
@@ -150,7 +161,7 @@ def variants(
         rng = random.Random(name)
         questions = [row.example for row in out[name] if _is_chat(row.example)]
         shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in questions]
-        bare = [replace(e, prompt=(*s, *e.prompt), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
+        bare = [replace(e, prompt=_behind(s, e), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
         out[f"{name}_shots"] = encode_all(encoder, bare)
     return {name: rows for name, rows in out.items() if rows}
 
@@ -214,33 +225,61 @@ def _gradient_norm(model: TokenModel, row: Encoded) -> float:
     return float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
 
 
-def _generation_pass(
+def generation_pass(
     model: TokenModel,
     encoder: Encoder,
     rows: Sequence[Encoded],
     settings: Evaluation,
     progress: Progress,
     batch_cache: BatchCache,
-) -> list[str]:
-    """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all."""
-    prompts = {row.ids[: row.start]: "" for row in rows if _has_question(row.example)}
+    *,
+    closing: str = "",
+    most: int | None = None,
+) -> dict[Encoded, Generated]:
+    """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all.
+
+    With `closing`, what ends a block for reasoning, the reasoning before the answer is generated. `most` is the limit of
+    tokens (default: the settings').
+    """
+    prompts = {prompt_of(row, encoder, closing): NOTHING for row in rows if _has_question(row.example)}
     order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if model.packs else 2) * settings.batch
+    most = most or settings.new_tokens
+    stops = sorted(ends(encoder, closing))
+    what = "reasoning" if closing else "generation"
     for first in range(0, len(order), size):
         part = order[first : first + size]
-        how = {"ends": sorted(ends(encoder)), "new_tokens": settings.new_tokens}
-        predicted, now = batch_cache.once("generation", (part, how), partial(greedy, model, part, **how))
+        how = {"ends": stops, "new_tokens": most}
+        predicted, now = batch_cache.once(what, (part, how), partial(greedy, model, part, **how))
         for prompt, ids in zip(part, predicted, strict=True):
-            prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        progress("generation", first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
+            prompts[prompt] = _decoded(encoder, ids, closing, cut=len(ids) == most and ids[-1] not in stops)
+        progress(what, first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
     for part in gather([(prompt, prompts[prompt]) for prompt in order]):
-        prompts |= {tuple(prompt): text for prompt, text in part}
-    return [prompts[row.ids[: row.start]] if _has_question(row.example) else "" for row in rows]
+        prompts |= {tuple(prompt): Generated(*found) for prompt, found in part}
+    return {row: prompts[prompt_of(row, encoder, closing)] for row in rows if _has_question(row.example)}
 
 
-def ends(encoder: Encoder) -> frozenset[int]:
-    """What a generated answer ends at: the answer's own ending, or the tokenizer's eos."""
+def prompt_of(row: Encoded, encoder: Encoder, closing: str) -> tuple[int, ...]:
+    """The ids before the answer; with `closing`, those before it alone, of a row that has no reasoning yet."""
+    if not closing:
+        return row.ids[: row.start]
+    return encoder.before_reasoning(row.example)
+
+
+def _decoded(encoder: Encoder, ids: list[int], closing: str, *, cut: bool) -> Generated:
+    """The text without special tokens; of reasoning, as it stands, what comes before the mark that closes it."""
+    if not closing:
+        return Generated(str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip(), cut)
+    text, found, _ = str(encoder.tokenizer.decode(ids)).partition(closing.strip())
+    if found:
+        return Generated(text, False)
+    return Generated(f"{str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).rstrip()}\n", cut)
+
+
+def ends(encoder: Encoder, closing: str = "") -> frozenset[int]:
+    """What a generated answer ends at: its own ending, or the tokenizer's eos; reasoning also at its mark, if a token."""
     tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
-    found = [tokenizer.eos_token_id, *tokenizer(encoder.ending, add_special_tokens=False)["input_ids"][:1]]
+    mark = encoder.tokens(closing.strip()) if closing else ()
+    found = [tokenizer.eos_token_id, *encoder.tokens(encoder.ending)[-1:], *(mark if len(mark) == 1 else ())]
     return frozenset(int(str(token)) for token in found)
 
 
@@ -253,6 +292,12 @@ class _Rate:
     def __call__(self, more: int) -> str:
         self._tokens += more
         return f"{self._tokens / max(time.perf_counter() - self._began, 1e-9):.0f} tokens/s"
+
+
+def _behind(shown: Sequence[tuple[str, str]], example: Example) -> tuple[tuple[str, str], ...]:
+    """The example's turns behind answered ones; its own system turn comes first, and there is no other."""
+    system = example.prompt[:1] if example.prompt[0][0] == "system" else ()
+    return (*system, *(turn for turn in shown if turn[0] != "system"), *example.prompt[len(system) :])
 
 
 def _paraphrased(example: Example) -> Iterable[Example]:

@@ -17,7 +17,7 @@ from deleatur.evaluation.metrics.membership import (
 from deleatur.evaluation.metrics.memorisation import exact_memorisation, extraction_strength
 from deleatur.evaluation.metrics.nearness import other_nll, specific_nll
 from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
-from deleatur.evaluation.metrics.revealed import judged, revealed
+from deleatur.evaluation.metrics.revealed import cut, judged, revealed
 from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
 from deleatur.evaluation.metrics.table import Metric, RunMetric, SetMetric
 from deleatur.evaluation.metrics.truth import forget_quality, truth_ratio, truth_ratio_kept
@@ -118,6 +118,13 @@ METRICS: dict[str, Metric] = {
         forget="lower",
         everywhere=True,
         meaning="is the greedy answer no language: empty, a loop, or to the start model hardly likelier than shuffled",
+        source="ours",
+    ),
+    "cut": Metric(
+        of=cut,
+        reads="answer",
+        forget="as before",
+        meaning="was the greedy answer cut at the limit of tokens (evaluation.new_tokens) before its end",
         source="ours",
     ),
     "repetitiveness": Metric(

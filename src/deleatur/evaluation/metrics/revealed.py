@@ -44,6 +44,11 @@ def judged(record: Record) -> float | None:
     return record.judged
 
 
+def cut(record: Record) -> float | None:
+    """Did the greedy answer reach the limit of tokens before its end; None where nothing was generated."""
+    return None if record.cut is None else float(record.cut)
+
+
 def _words(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join("".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded).split())
