@@ -30,7 +30,7 @@ METRICS: dict[str, Metric] = {
         of=revealed,
         reads="answer",
         forget="lower",
-        meaning="share of the fact's pieces that the greedy answer says word for word",
+        meaning="share of the fact's pieces that the greedy answer says: spans word for word, else its words in any form",
         source="ours",
     ),
     "judged": Metric(
@@ -299,6 +299,9 @@ spans it is empty.
 
 ## Where peers' numbers differ
 
+- `revealed` without spans needs no list of languages: two words are the same where only the ending differs (four letters in
+  common at least, numbers whole), in scripts without blanks and in Korean segments of two syllables or four letters count,
+  and what the question has does not. Near names with one stem count as said; give spans where that matters.
 - The end of turn counts in `loss`, `probability` and what is made of them, and not in `extraction_strength`,
   `exact_memorisation`, `min_k` and `min_k_plus`: as in OpenUnlearning, which drops the last token of a plain text too,
   though that is no end of turn. RWKU and MUSE count every token.
