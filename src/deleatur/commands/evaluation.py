@@ -18,7 +18,7 @@ from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.distributed.processes import agree, count, is_first, place_model, start
 from deleatur.errors import ConfigError, resume_hint
-from deleatur.evaluation.aggregate import measure
+from deleatur.evaluation.aggregate import answer_notes, measure
 from deleatur.evaluation.lm_eval_tasks import run_lm_eval
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
@@ -119,7 +119,8 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
     with precision_of(model, run.evaluation.precision):
         lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
-    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name}
+    notes = answer_notes(records["before"], run.evaluation.new_tokens)
+    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
     return found | lm_eval
 
 

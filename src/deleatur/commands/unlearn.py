@@ -21,7 +21,7 @@ from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.distributed.processes import agree, gather, is_first, start, will_shard
 from deleatur.errors import ConfigError, Diverged, resume_hint
-from deleatur.evaluation.aggregate import lacking_coherence
+from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
@@ -216,7 +216,9 @@ def unlearn(
     results = results_of(run, session, records, trained.steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
-    results |= {"ended": trained.ended, "notes": trained.notes + notes}
+    for when in ("before", "after"):
+        notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
+    results |= {"ended": trained.ended, "notes": [*trained.notes, *notes]}
     results |= lacking_coherence(records["after"])
     scorer = trained.importance.scorer if isinstance(trained.importance, HasScorer) else None
     return Outcome(model=session.model.lm, scorer=scorer, results=results, records=records, steps=tuple(trained.steps))

@@ -57,12 +57,11 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
     """
     folder = read_folder(run)
     require_no_links(run)
-    view = _view(redact(folder) if redacted else folder) | {"redacted": redacted}
+    view = _view(redact(folder) if redacted else folder)
     if redacted:
-        view |= _retained(folder) | {
-            "retain": [],
-            "groups": [group for group in view["groups"] if group["kind"] == "forget"],
-        }
+        groups = [group for group in view["groups"] if group["kind"] == "forget"]
+        view |= _retained(folder) | {"retain": [], "groups": groups}
+    view |= {"redacted": redacted}
     return put(run / f"report{'-redacted' if redacted else ''}.html", render("page.html.jinja", view))
 
 
