@@ -125,7 +125,7 @@ def ours(case: Case, windows: Iterator[list[Batch]], met: list[Encoded], steps: 
         add_adapters(lm, Lora(rank=case.rank))
     if case.checkpointing:
         checkpoint_activations(lm)
-    policy, done = TokenModel(lm), []
+    policy, done = TokenModel(lm).prepare(), []
     loss = NPO(beta=0.1) if case.method == "NPO" else GradientDifference(saturation=5.0 if case.method == "ATWU" else 0.0)
     reference, settings = make_reference(policy, met, loss.requires, batch=8), Train(lr=LR, precision=case.precision)
     importance = Uniform()

@@ -100,7 +100,7 @@ def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
 def _on_device(
     lm: PreTrainedModel, encoder: Encoder, suite: Suite, rows: dict[str, list[Encoded]], progress: Progress = Progress()
 ) -> Session:
-    network = TokenModel(lm)
+    network = TokenModel(lm).prepare()
     place_model(network)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress)
 
@@ -141,7 +141,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     if isinstance(importance, Learns):
         importance = importance.load(folder, session.model.width)
     elif isinstance(importance, Prepares):  # as it would have been made for these rows
-        first = TokenModel(load(run.model)[0])
+        first = TokenModel(load(run.model)[0]).prepare()
         place_model(first)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}

@@ -175,7 +175,7 @@ def precision_of(model: TokenModel, precision: Precision) -> Iterator[None]:
     own, wanted = model.dtype, DTYPES[precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
         raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are evaluated as they are; give --evaluation.precision bf16")
-    with contextlib.nullcontext() if own == wanted else model.own_attention():
+    with contextlib.nullcontext() if own == wanted else model.decoder.own_attention():
         if wanted == torch.bfloat16:
             with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
                 yield

@@ -58,7 +58,7 @@ def _groups(model: TokenModel, prompts: Sequence[Sequence[int]]) -> list[list[in
 def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
     grown = Grown()
     tree = share(prompts, grown)
-    states = model.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
+    states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
     generated: list[list[int]] = [[] for _ in prompts]
     running = generated
@@ -73,7 +73,7 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
         if len(going) <= STILL * len(running):
             grown.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
+        states = model.decoder.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 

@@ -29,7 +29,7 @@ def encoder(make_tokenizer):
 def test_it_is_what_the_model_says_behind_the_open_block(encoder, make_llama):
     """Greedy by hand, six tokens at most, then the block is closed and the answer comes, which alone is scored."""
     lm = make_llama()
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     rows = encode_all(encoder, [*ROWS, TEXT])
     sets, notes = with_reasoning(model, encoder, {"forget": rows}, Evaluation(new_tokens=4))
     *asked, text = sets["forget"]
@@ -50,7 +50,7 @@ def test_it_is_what_the_model_says_behind_the_open_block(encoder, make_llama):
 
 def test_rows_stay_as_they_are_where_the_template_opens_no_block(chat, make_llama):
     rows = encode_all(chat, ROWS)
-    assert with_reasoning(TokenModel(make_llama()), chat, {"forget": rows}, Evaluation()) == ({"forget": rows}, ())
+    assert with_reasoning(TokenModel(make_llama()).prepare(), chat, {"forget": rows}, Evaluation()) == ({"forget": rows}, ())
 
 
 def test_a_model_that_has_no_room_for_it_is_refused_with_what_to_do(encoder, make_llama):
@@ -58,4 +58,4 @@ def test_a_model_that_has_no_room_for_it_is_refused_with_what_to_do(encoder, mak
     rows = encode_all(encoder, ROWS)
     lm.config.max_position_embeddings = max(len(row.ids) for row in rows)
     with pytest.raises(ModelError, match=r"leaves none for the reasoning .*; set data.max_length to"):
-        with_reasoning(TokenModel(lm), encoder, {"forget": rows}, Evaluation())
+        with_reasoning(TokenModel(lm).prepare(), encoder, {"forget": rows}, Evaluation())
