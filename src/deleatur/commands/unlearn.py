@@ -211,7 +211,7 @@ def unlearn(
     suite = suite or replace(rows_suite({}), evaluated_sets=tuple(rows))
     start()
     if will_shard():
-        adapt(model, run)  # before the weights are sharded
+        adapt(model, run, progress.phase)  # before the weights are sharded
     network = TokenModel(model)
     place_model(network)
     records = (
@@ -256,7 +256,7 @@ def change(
     accelerator = start()
     if not will_shard():
         place_model(model)
-        adapt(model.lm, run)
+        adapt(model.lm, run, progress.phase)
     torch.manual_seed(run.seed)
     encoder = make_encoder(tokenizer, run.data)
     with training_only(model, run.train.only):

@@ -20,6 +20,7 @@ from deleatur.distributed.processes import full_weights, gathered, is_first, wil
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
 from deleatur.modeling.gguf import require_all_read
+from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
 from deleatur.settings import Lora, Precision
@@ -100,12 +101,17 @@ def _unpack(model: PreTrainedModel, name: str, packed: bool) -> None:
 def _mend_generation(model: PreTrainedModel, name: str) -> None:
     """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
     config = model.generation_config
-    for _ in range(2):
-        try:
-            return config.validate(strict=True)  # pyright: ignore
-        except ValueError as e:
-            reason, config.do_sample = why(e, name), True  # pyright: ignore
-    raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
+    try:
+        return config.validate(strict=True)  # pyright: ignore
+    except ValueError:
+        config.do_sample = True  # pyright: ignore
+    try:
+        config.validate(strict=True)  # pyright: ignore
+    except ValueError as e:
+        reason = why(e, name)
+        raise ModelError(
+            f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out"
+        ) from e
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
@@ -191,12 +197,22 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
-    """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
+    """The model with low-rank adapters on all linear layers but the head, and on experts that are one tensor together.
+
+    Only they are trained. In place.
+    """
     with no_kernels():
         from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    inject_adapter_in_model(config, model)
+    targets = lora_targets(model)
+    config = LoraConfig(
+        r=settings.rank or 0,
+        lora_alpha=settings.alpha,
+        target_modules=[f"lm.{name}" for name in targets.layers],
+        target_parameters=[f"lm.{name}" for name in targets.experts] or None,
+    )
+    # within another module PEFT doesn't see the family, for some of which it has targets and refusals of its own
+    inject_adapter_in_model(config, torch.nn.ModuleDict({"lm": model}))
     patch_low_memory_layers(model)
     return model
 
@@ -224,14 +240,15 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     with no_kernels():
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            base: Any = module.get_base_layer()
-            if hasattr(base.weight, "quant_state"):
-                base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
-            else:
-                with gathered(module):
-                    module.merge()
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, module in adapted:
+        base: Any = module.get_base_layer()
+        if hasattr(getattr(base, "weight", None), "quant_state"):
+            base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
+        else:
+            with gathered(module):
+                module.merge()
+        if not name.endswith(".base_layer"):  # those of one module lie around each other
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, base)
     return drop_quantisation_marks(model)

@@ -27,6 +27,8 @@ from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_thro
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
 State = Literal["own", "predicting"]
+FACTORS = ("logit_scale", "lm_head_multiplier")  # families' names for what the logits are multiplied by
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # and for their soft cap
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
@@ -156,7 +158,7 @@ class TokenModel(nn.Module):
             tree = share(rows)
             places, made = list(tree.places), self.run_packed(tree, **extra)
         else:
-            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
+            return self._decoder(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
         place = pad_sequence(places, batch_first=True).flatten().to(batch.ids.device)
         return made, place[batch.scored], place[batch.scored - 1]
 
@@ -164,7 +166,7 @@ class TokenModel(nn.Module):
         """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
         ids = torch.tensor([token for row in rows for token in row], device=self.device)
         at = torch.cat([torch.arange(len(row), device=self.device) for row in rows])
-        return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
+        return self._decoder(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
 
     def run_packed(self, tree: Tree, **extra: bool) -> Any:
         """What the decoder makes of a tree's tokens."""
@@ -178,17 +180,17 @@ class TokenModel(nn.Module):
 
     def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **extra: bool) -> Any:
         seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
-        return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
+        return self._decoder(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
 
     def head(self, hidden: Float[Tensor, "N D"], matrix: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
         config = self.lm.config.get_text_config()
         logits = matrix(hidden) if matrix else linear(hidden, self._matrix.weight, self._matrix.bias)
-        if scale := getattr(config, "logit_scale", None):
+        for scale in filter(None, (getattr(config, name, None) for name in FACTORS)):
             logits = logits * scale
         if scale := getattr(config, "logits_scaling", None):
             logits = logits / scale
-        if cap := getattr(config, "final_logit_softcapping", None):
+        for cap in filter(None, (getattr(config, name, None) for name in CAPS)):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
@@ -250,6 +252,18 @@ class TokenModel(nn.Module):
         return max(1, ENTRIES // self.vocabulary)
 
     @property
+    def _decoder(self) -> nn.Module:
+        """What makes the states; a few families have it under another name than they say."""
+        if self.lm.base_model is not self.lm:
+            return self.lm.base_model
+        inner = next((m for m in self.lm.children() if isinstance(m, PreTrainedModel)), None)
+        if inner is None:
+            raise ModelError(
+                f"{type(self.lm).__name__} has no decoder apart from its head; a causal language model is needed"
+            )
+        return inner
+
+    @property
     def _matrix(self) -> nn.Linear:
         matrix = self.lm.get_output_embeddings()
         if matrix is None:
@@ -259,9 +273,10 @@ class TokenModel(nn.Module):
     @torch.no_grad()
     def _check_head(self, ids: Int[Tensor, " L"]) -> None:
         """Refuse a family that does more between its states and its logits than `head` knows."""
-        states = self.lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+        states = self._decoder(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         ours, theirs = self.head(states).float(), self.lm(input_ids=ids[None]).logits[0].float()
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        near = 1e-4 if self.dtype == torch.float32 else 1e-2
+        if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
             raise ModelError(
                 f"{type(self.lm).__name__} does something between its decoder and its logits that deleatur does not "
                 f"know (largest difference {float((ours - theirs).abs().max()):.3g}); please report the family"
@@ -304,7 +319,7 @@ class TokenModel(nn.Module):
                 undo.pop_all()
 
     def _alone(self, texts: list[Tensor]) -> Tensor:
-        return torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
+        return torch.cat([self._decoder(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
 
     def _require_same(self, seen: Tensor, truth: Tensor) -> None:
         """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""

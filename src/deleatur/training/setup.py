@@ -28,6 +28,7 @@ from deleatur.importance.masks import Fixed
 from deleatur.io.atomic import write_atomic
 from deleatur.losses.reductions import RETAIN_TERMS
 from deleatur.modeling.loading import add_adapters, checkpoint_activations
+from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.reference import make_reference, start_of
 from deleatur.modeling.token_model import State, TokenModel
 from deleatur.progress import Step
@@ -126,11 +127,12 @@ def known_level(loss: AimsAtLevel, level: Level | None) -> float:
     return DRIFT * level.nll
 
 
-def adapt(model: PreTrainedModel, run: Run) -> None:
+def adapt(model: PreTrainedModel, run: Run, phase: Callable[[str], None] = lambda text: None) -> None:
     """Adapters and saved activations as the run has them. In place."""
     torch.manual_seed(run.seed)
     if run.lora.rank is not None:
-        add_adapters(model, run.lora)
+        left = lora_targets(add_adapters(model, run.lora)).left_out
+        phase(f"Adapters leave out {', '.join(left)}") if left else None
     if run.train.checkpointing:
         checkpoint_activations(model)
 
