@@ -38,6 +38,7 @@ from deleatur.importance.atwu import LearnedImportance
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
+from deleatur.modeling.dry_run import try_merging, try_saving
 from deleatur.modeling.loading import exact_matmul, load, merge_adapters, prepare
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
@@ -81,8 +82,17 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     require_usable(model, rows, run)
     require_parts(TokenModel(model), run)
     require_space(model, out, run)
+    try_the_end(model, tokenizer, run)
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         return _carry_out(run, model, tokenizer, rows, suite, progress)
+
+
+def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
+    """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
+    if run.lora.rank is not None:
+        try_merging(model, run.lora, run.model)
+    if tokenizer is not None and run.lora.bits is None:
+        try_saving(model, tokenizer, run.model)
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -184,6 +194,7 @@ def forget(
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
     start()
+    try_the_end(model, None, run)
     prepared = prepare(model)
     kept = None if will_shard() else weights_of(prepared)
     return unlearn(prepared, tokenizer, encoded, run, progress, weights=kept)

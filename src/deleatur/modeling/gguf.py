@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ModelError
+from deleatur.io.packages import require_package
 
 # transformers' name of a family → GGUF's, and whether rows of queries and keys are kept in pairs there
 FAMILIES = {"llama": ("llama", True), "mistral": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False)}
@@ -118,10 +119,8 @@ def write_gguf(
 
 
 def _gguf(what: str = "--gguf") -> Any:
-    try:
-        return import_module("gguf")
-    except ImportError:
-        raise ConfigError(f"{what} needs the package gguf: pip install 'deleatur[gguf]'") from None
+    require_package("gguf", what)
+    return import_module("gguf")
 
 
 def _laid_out(there: str, value: Tensor, config: Any) -> Tensor:

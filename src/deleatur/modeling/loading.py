@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError
+from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
 from deleatur.modeling.gguf import require_all_read
 from deleatur.modeling.lora_targets import lora_targets
@@ -115,8 +115,7 @@ def _mend_generation(model: PreTrainedModel, name: str) -> None:
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError("lora.bits 4 needs bitsandbytes: pip install 'deleatur[qlora]', or leave it out")
+    require_package("bitsandbytes", "lora.bits 4")
     if will_shard():
         raise ConfigError(
             "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
@@ -201,20 +200,24 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 
     Only they are trained. In place.
     """
+    targets = lora_targets(model)
+    holder = torch.nn.ModuleDict(
+        {"lm": model}
+    )  # within it PEFT doesn't see the family, for some of which it has other targets
+    layers, experts = ([f"lm.{name}" for name in names] for names in (targets.layers, targets.experts))
+    inject_adapters(holder, settings, layers=layers, experts=experts)
+    patch_low_memory_layers(model)
+    return model
+
+
+def inject_adapters(holder: torch.nn.Module, settings: Lora, *, layers: list[str], experts: list[str]) -> None:
+    """Put adapters on these layers and parameters. In place."""
+    require_package("peft", "--lora.rank")
     with no_kernels():
         from peft import LoraConfig, inject_adapter_in_model
 
-    targets = lora_targets(model)
-    config = LoraConfig(
-        r=settings.rank or 0,
-        lora_alpha=settings.alpha,
-        target_modules=[f"lm.{name}" for name in targets.layers],
-        target_parameters=[f"lm.{name}" for name in targets.experts] or None,
-    )
-    # within another module PEFT doesn't see the family, for some of which it has targets and refusals of its own
-    inject_adapter_in_model(config, torch.nn.ModuleDict({"lm": model}))
-    patch_low_memory_layers(model)
-    return model
+    targets = {"target_modules": layers, "target_parameters": experts or None}
+    inject_adapter_in_model(LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, **targets), holder)
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -237,10 +240,16 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
     another model than the one that was trained, and can have back what was forgotten.
     """
+    merge_layers(model)
+    return drop_quantisation_marks(model)
+
+
+def merge_layers(holder: torch.nn.Module) -> None:
+    """Every adapter within a module merged and taken off. In place."""
     with no_kernels():
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    adapted = [(name, module) for name, module in holder.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, module in adapted:
         base: Any = module.get_base_layer()
         if hasattr(getattr(base, "weight", None), "quant_state"):
@@ -250,8 +259,7 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
                 module.merge()
         if not name.endswith(".base_layer"):  # those of one module lie around each other
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, base)
-    return drop_quantisation_marks(model)
+            setattr(holder.get_submodule(parent), child, base)
 
 
 def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D:
