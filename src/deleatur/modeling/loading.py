@@ -22,6 +22,7 @@ from deleatur.modeling.adapters import find_adapter, looks_local, put_on
 from deleatur.modeling.gguf import require_all_read
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
+from deleatur.modeling.quantised import plain_weights
 from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
 from deleatur.settings import Lora, Precision
 
@@ -62,11 +63,12 @@ def _load_model(
         with no_pickle():
             if name.endswith(".gguf"):
                 require_all_read(Path(name))
-            made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
+            options |= plain_weights(where, name, packed=bool(packed))
+            made: Any = AutoModelForCausalLM.from_pretrained(**where, **options)
         model, info = made
         size: int = model.get_input_embeddings().num_embeddings
-        if not name.endswith(".gguf"):
-            _unpack(model, name, bool(packed))
+        if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
+            model.dequantize()
         _mend_generation(model, name)
     except DeleaturError:
         raise
@@ -81,21 +83,6 @@ def _load_model(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
     return prepare(model if packed else drop_quantisation_marks(model))
-
-
-def _unpack(model: PreTrainedModel, name: str, packed: bool) -> None:
-    """Make the weights of a quantised checkpoint plain. In place. Raises ModelError where that can't be."""
-    method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
-    if method is None or (packed and not model.hf_quantizer.pre_quantized):  # pyright: ignore
-        return
-    kind = str(getattr(method.quant_method, "value", method.quant_method))
-    if packed:
-        raise ConfigError(
-            f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
-        )
-    if not kind.startswith("bitsandbytes"):
-        raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
-    model.dequantize()
 
 
 def _mend_generation(model: PreTrainedModel, name: str) -> None:
@@ -151,14 +138,6 @@ def _drop_added(tokenizer: Any, size: int) -> None:
     kept = [token for token in parts["added_tokens"] if token["id"] < size]
     if len(kept) < len(parts["added_tokens"]):
         tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
-
-
-def _plain_weights(name: str) -> dict[str, Any]:
-    if not name.endswith(".gguf"):
-        return {}
-    from transformers import GgufConfig
-
-    return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
 
 
 def _where(name: str) -> dict[str, Any]:
