@@ -19,7 +19,7 @@ from deleatur.distributed.processes import full_weights, gathered, is_first, wil
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import require_all_read
+from deleatur.modeling.gguf import require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.quantised import plain_weights
@@ -66,7 +66,8 @@ def _load_model(
             options |= plain_weights(where, name, packed=bool(packed))
             made: Any = AutoModelForCausalLM.from_pretrained(**where, **options)
         model, info = made
-        size: int = model.get_input_embeddings().num_embeddings
+        if name.endswith(".gguf"):
+            require_same_settings(Path(name), model.config)
         if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
             model.dequantize()
         _mend_generation(model, name)
@@ -77,7 +78,7 @@ def _load_model(
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
     if name.endswith(".gguf"):
-        _drop_added(tokenizer, size)
+        _drop_added(tokenizer, model.get_input_embeddings().num_embeddings)
     vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
