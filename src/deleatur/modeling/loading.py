@@ -88,18 +88,13 @@ def _load_model(
 
 def _mend_generation(model: PreTrainedModel, name: str) -> None:
     """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
-    config = model.generation_config
-    try:
-        return config.validate(strict=True)  # pyright: ignore
-    except ValueError:
-        config.do_sample = True  # pyright: ignore
-    try:
-        config.validate(strict=True)  # pyright: ignore
-    except ValueError as e:
-        reason = why(e, name)
-        raise ModelError(
-            f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out"
-        ) from e
+    config, reason = model.generation_config, ""
+    for _ in range(2):
+        try:
+            return config.validate(strict=True)  # pyright: ignore
+        except ValueError as e:
+            reason, config.do_sample = why(e, name), True  # pyright: ignore
+    raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
@@ -181,9 +176,8 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
     Only they are trained. In place.
     """
     targets = lora_targets(model)
-    holder = torch.nn.ModuleDict(
-        {"lm": model}
-    )  # within it PEFT doesn't see the family, for some of which it has other targets
+    # within another module PEFT doesn't see the family, for some of which it has targets and refusals of its own
+    holder = torch.nn.ModuleDict({"lm": model})
     layers, experts = ([f"lm.{name}" for name in names] for names in (targets.layers, targets.experts))
     inject_adapters(holder, settings, layers=layers, experts=experts)
     patch_low_memory_layers(model)

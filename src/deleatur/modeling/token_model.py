@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,9 +24,9 @@ from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_sta
 from deleatur.modeling.gpu_kernels import by_positions, fuse
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers, recompute_activations
 from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
+from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
-State = Literal["own", "predicting"]
 FACTORS = ("logit_scale", "lm_head_multiplier")  # families' names for what the logits are multiplied by
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # and for their soft cap
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
@@ -84,7 +84,7 @@ class TokenModel(nn.Module):
         self,
         batch: Batch,
         *,
-        state: State = "own",
+        state: HiddenState = "own",
         statistics: bool = False,
         logits: bool = False,
         layer: int | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deleatur.report.tables import by_judge, percent, set_name
+from deleatur.run_folder.schema import RunResults
 
 KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
 GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7
@@ -46,7 +47,7 @@ class Side:
         return self.before is not None and self.after is not None
 
 
-def verdict(results: Mapping[str, Any]) -> Verdict:
+def verdict(results: RunResults) -> Verdict:
     """The headline, its reasons and the technical notes of a run. Never raises on results of older runs, which say less."""
     found = Findings(results)
     notes = tuple(str(note) for note in results.get("notes") or ())
@@ -56,7 +57,7 @@ def verdict(results: Mapping[str, Any]) -> Verdict:
 class Findings:
     """What of the results the verdict rests on."""
 
-    def __init__(self, results: Mapping[str, Any]) -> None:
+    def __init__(self, results: RunResults) -> None:
         suite = results.get("suite") or {}
         self.results, self.judge = results, suite.get("judge")
         self.gone, self.kept = suite.get("gone") or ["forget"], suite.get("kept") or ["retain"]
@@ -171,22 +172,30 @@ def _at_unseen(found: Findings) -> bool:
 
 
 def reasons(found: Findings) -> Iterator[str]:
-    """Sentences with the numbers that the headline rests on."""
+    """Sentences with the numbers that the headline rests on, the three that decide it first."""
     name = by_judge(found.score, found.judge)
     head = f"{name[0].upper()}{name[1:]} on {_names(found.gone)}: {_moved(found.forget)}"
     yield head + (f"; on {_names(found.kept)}: {_moved(found.retain)}" if found.retain.n else "") + "."
-    if found.reworded.n:
-        kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
-        more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
-        yield f"Paraphrased: {_names(found.gone)} {_moved(found.reworded)}{more}."
-    if found.unseen.n:
-        yield f"Unseen rows: {_moved(found.unseen)}. This is the level that forget rows should come near."
-    yield from _language(found)
     if found.nothing_known:
         yield "A model that does not know the rows cannot show that a method forgets them."
     if found.retain_taught:
         yield "The gain on retain rows is training on them, not a merit of forgetting; fine-tune on them first."
+    paraphrased = list(_paraphrased(found))
+    decides = (found.reworded.after or 0.0) > max(found.forget.after or 0.0, KNOWN)
+    yield from paraphrased if decides else ()
+    yield from _language(found)
     yield from _distinguished(found)
+    yield from () if decides else paraphrased
+    if found.unseen.n:
+        yield f"Unseen rows: {_moved(found.unseen)}. This is the level that forget rows should come near."
+    yield from _beyond(found)
+
+
+def _paraphrased(found: Findings) -> Iterator[str]:
+    if found.reworded.n:
+        kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
+        more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
+        yield f"Paraphrased: {_names(found.gone)} {_moved(found.reworded)}{more}."
 
 
 def _language(found: Findings) -> Iterator[str]:
@@ -208,6 +217,9 @@ def _distinguished(found: Findings) -> Iterator[str]:
             f"(n = {figure.get('n', '?')}); {0.5 if aim is None else aim:.2f} = {of}, "
             "above = still recognised, below = pushed too far."
         )
+
+
+def _beyond(found: Findings) -> Iterator[str]:
     parts = [
         f"{what} {f['value']:+.2f} ± {_number(f.get('se')) or 0:.2f} nats a token (n = {f.get('n', '?')})".replace("-", "−")
         for key, what in (("specific_nll", "what is specific"), ("other_nll", "all else"))

@@ -8,50 +8,42 @@ import os
 import re
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.config.run_config import Run, to_dict
-from deleatur.data.encode import Encoder
 from deleatur.distributed.processes import agree, is_first, size
-from deleatur.errors import ConfigError, DataError, ModelError
+from deleatur.errors import ConfigError, DataError
 from deleatur.evaluation.aggregate import measure, measure_sets, quality
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.metrics.table import Evidence
-from deleatur.importance import Learned
-from deleatur.importance.atwu import Scorer
-from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.importance.scorer import save_scorer
+from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import LOCK, folder_lock
 from deleatur.modeling.loading import save
-from deleatur.modeling.token_model import TokenModel
+from deleatur.modeling.session import Session
 from deleatur.progress import Step
-from deleatur.run_folder.schema import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
-from deleatur.types import Encoded, Importance, Record, Span, Suite
+from deleatur.protocols import Learns
+from deleatur.run_folder.schema import (
+    SCHEMA_VERSION,
+    FullRecordLine,
+    RunResults,
+    read_json,
+    read_lines,
+    require_no_links,
+    write_json,
+    write_lines,
+    write_results,
+)
+from deleatur.types import Encoded, Record, Span, Suite
 
 Records = dict[str, list[Record]]  # by set
-SCHEMA_VERSION = 1
-KEPT = RECORD | {"logp": [NUMBER], "hit": [bool], "ends": bool, "spans": [dict], "offsets": [[int]]}  # of every record
-IF_MEASURED: dict[str, Shape] = {
-    "importance": [NUMBER],
-    "mean": [NUMBER],
-    "deviation": [NUMBER],
-    "restated": [NUMBER],
-    "wrong": [[NUMBER]],
-    "gold": [bool],
-    "grad_norm": NUMBER,
-    "judged": NUMBER,
-    "start_nll": NUMBER,
-    "shuffled_nll": NUMBER,
-    "start_tokens": int,
-    "subject": str,
-}
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
 
 
@@ -60,8 +52,8 @@ class Outcome:
     """What unlearning leaves: the model (changed in place), the scorer where there is one, the evidence."""
 
     model: PreTrainedModel
-    scorer: Scorer | None
-    results: dict[str, Any]
+    scorer: nn.Module | None
+    results: RunResults
     records: dict[str, Records]  # "before", "after", and "retrained" where there is such a model
     steps: tuple[Step, ...]
 
@@ -108,14 +100,14 @@ def has_results(out: Path) -> bool:
     return (out / "results.json").exists()
 
 
-def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
+def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
     if not is_first():
         return
     if not path.exists():
-        write_atomic(path, json.dumps(now, indent=2) + "\n")
-    elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
+        write_json(path, now)
+    elif changed := [name for name, sha in now.items() if read_json(path).get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
 
 
@@ -148,18 +140,8 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
         save(outcome.model, tokenizer, aside)
     if is_first():
         if outcome.scorer is not None:
-            _save_scorer(outcome.scorer, out / "scorer.safetensors")
-        write_atomic(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
-
-
-def _save_scorer(scorer: Scorer, path: Path) -> None:
-    part = path.with_suffix(".part")
-    try:
-        save_file({k: v.contiguous() for k, v in scorer.state_dict().items()}, part)
-        part.replace(path)
-    except SafetensorError as e:  # how a full disk sounds from there
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written ({e}); free some space or change --out") from e
+            save_scorer(outcome.scorer, out / "scorer.safetensors")
+        write_results(out / "results.json", outcome.results)
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
@@ -173,9 +155,9 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for number, row in enumerate(read_lines(path, KEPT, str(path)), 1):
+    for number, line in enumerate(read_lines(path, FullRecordLine, str(path)), 1):
+        row: dict[str, Any] = dict(line)
         try:
-            require_shape(row, {k: v for k, v in IF_MEASURED.items() if row.get(k) is not None}, "it")
             name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
             offsets = tuple((a, b) for a, b in row.pop("offsets"))
             row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
@@ -198,53 +180,21 @@ def importance_lines(records: Sequence[Record], before: Sequence[str | None]) ->
         yield row | {"before": former, "after": r.generated}
 
 
-def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """JSON Lines, UTF-8, written atomically."""
-    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def load_scorer(folder: Path, width: int) -> Scorer:
-    """A run's scorer, as it ended. Raises ModelError where it was learned on another width."""
-    path = folder / "scorer.safetensors"
-    if not path.exists():
-        raise ConfigError(f"{folder} has no scorer.safetensors; its run's importance was not learned")
-    try:
-        tensors = load_file(path)
-        depth = 1 + sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
-        own = tensors["linear.weight" if depth == 1 else "hidden.0.weight"].shape[1]
-        scorer = Scorer(own, depth)
-        scorer.load_state_dict(tensors)
-    except (SafetensorError, KeyError, IndexError, RuntimeError) as e:
-        raise ModelError(f"{path} holds no scorer ({e}); run again") from e
-    if own != width:
-        raise ModelError(
-            f"the scorer of {folder} reads states of width {own}, the model's have {width}; use the run's own model"
-        )
-    return scorer
-
-
-def scorer_of(folder: Path, model: TokenModel) -> Importance:
-    """A run's learned importance, as it ended."""
-    scorer = load_scorer(folder, model.width).to(model.device)
-    return lambda tokens: scorer(tokens.hidden).sigmoid().detach()
-
-
-def results_of(
-    run: Run,
-    model: PreTrainedModel,
-    rows: dict[str, list[Encoded]],
-    encoder: Encoder,
-    suite: Suite,
-    records: dict[str, Records],
-    steps: Sequence[Step],
-) -> dict[str, Any]:
+def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step], judge: str) -> RunResults:
     """What results.json holds."""
     sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
-    budget = run.importance.budget if isinstance(run.importance, Learned) else BUDGET
+    suite, model, encoder = session.suite, session.model.lm, session.encoder
+    budget = run.importance.budget if isinstance(run.importance, Learns) else BUDGET
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
-    return {
+    results = {
         "schema_version": SCHEMA_VERSION,
-        "suite": {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score},
+        "suite": {
+            "name": suite.name,
+            "gone": [*suite.forget_sets],
+            "kept": [*suite.retain_sets],
+            "score": suite.score,
+            "judge": judge,
+        },
         "before": before,
         "after": after,
         "whole": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
@@ -265,10 +215,11 @@ def results_of(
                 "cut": sum(map(encoder.is_cut, encoded)),
                 "tokens": sum(len(r.ids) - r.start for r in encoded),
             }
-            for name, encoded in rows.items()
+            for name, encoded in session.rows.items()
         },
         "run": to_dict(run),
     }
+    return cast(RunResults, results)  # plain figures are dicts
 
 
 def set_metrics_of(suite: Suite, records: dict[str, Records], when: str) -> dict[str, Any]:
