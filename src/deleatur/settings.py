@@ -72,7 +72,7 @@ class Lora:
     """Train low-rank adapters instead of the whole model; merged when saved, since the base beside them knows it all."""
 
     rank: int | None = None
-    """Rank of the adapters on every linear layer but the head, at least 1; none trains the whole model."""
+    """Rank of adapters on all linear layers but the head and on fused experts, at least 1; none trains the whole model."""
     alpha: int = 32
     """Scale of the adapters' sum, above 0 (their output is multiplied by alpha / rank)."""
     bits: int | None = None

@@ -25,6 +25,7 @@ from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
+from deleatur.modeling.dry_run import try_merging, try_saving
 from deleatur.modeling.loading import exact_matmul, load, prepare
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
@@ -91,9 +92,18 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     network = TokenModel(model).prepare()
     require_parts(network, run)
     require_space(model, out, run)
+    try_the_end(model, tokenizer, run)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
+
+
+def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
+    """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
+    if run.lora.rank is not None:
+        try_merging(model, run.lora, run.model)
+    if tokenizer is not None and run.lora.bits is None:
+        try_saving(model, tokenizer, run.model)
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -187,6 +197,7 @@ def forget(
     require_usable(model, encoded, run)
     start()
     exact_matmul()
+    try_the_end(model, None, run)
     network = TokenModel(prepare(model)).prepare()
     kept = None if will_shard() else weights_of(network.lm)
     place(network, run)

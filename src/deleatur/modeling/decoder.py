@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deleatur.errors import ModelError
@@ -88,7 +88,7 @@ class Decoder:
         """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
         ids = torch.tensor([token for row in rows for token in row], device=self._device)
         at = torch.cat([torch.arange(len(row), device=self._device) for row in rows])
-        return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
+        return self.network(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
 
     def run_packed(self, tree: Tree, **extra: bool) -> Any:
         """What the decoder makes of a tree's tokens."""
@@ -102,7 +102,7 @@ class Decoder:
 
     def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **extra: bool) -> Any:
         seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
-        return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
+        return self.network(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
 
     @torch.no_grad()
     def _can_pack(self, ids: Int[Tensor, " L"]) -> bool:
@@ -145,7 +145,7 @@ class Decoder:
                 self._gpu_kernels = undo.pop_all()
 
     def _alone(self, texts: list[Tensor]) -> Tensor:
-        return torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
+        return torch.cat([self.network(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
 
     def _require_same(self, seen: Tensor, truth: Tensor) -> None:
         """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""
@@ -178,6 +178,18 @@ class Decoder:
             yield torch.arange(2, 6, device=self._device) * self._vocabulary // 8
         finally:
             self.lm.train(training)
+
+    @property
+    def network(self) -> nn.Module:
+        """What makes the states; a few families have it under another name than they say."""
+        if self.lm.base_model is not self.lm:
+            return self.lm.base_model
+        inner = next((m for m in self.lm.children() if isinstance(m, PreTrainedModel)), None)
+        if inner is None:
+            raise ModelError(
+                f"{type(self.lm).__name__} has no decoder apart from its head; a causal language model is needed"
+            )
+        return inner
 
     @property
     def _device(self) -> torch.device:

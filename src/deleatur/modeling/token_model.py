@@ -23,6 +23,8 @@ from deleatur.modeling.low_memory_layers import recompute_activations
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
+FACTORS = ("logit_scale", "lm_head_multiplier")  # families' names for what the logits are multiplied by
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # and for their soft cap
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
@@ -144,7 +146,7 @@ class TokenModel(nn.Module):
         rows = [row.ids for row in batch.rows] or [(0,)]
         made, places = self.decoder.run(rows, batch.ids.device, **extra)
         if places is None:
-            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
+            return self.decoder.network(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
         place = pad_sequence(places, batch_first=True).flatten().to(batch.ids.device)
         return made, place[batch.scored], place[batch.scored - 1]
 
@@ -152,11 +154,11 @@ class TokenModel(nn.Module):
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
         config = self.lm.config.get_text_config()
         logits = matrix(hidden) if matrix else linear(hidden, self._matrix.weight, self._matrix.bias)
-        if scale := getattr(config, "logit_scale", None):
+        for scale in filter(None, (getattr(config, name, None) for name in FACTORS)):
             logits = logits * scale
         if scale := getattr(config, "logits_scaling", None):
             logits = logits / scale
-        if cap := getattr(config, "final_logit_softcapping", None):
+        for cap in filter(None, (getattr(config, name, None) for name in CAPS)):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
@@ -228,9 +230,10 @@ class TokenModel(nn.Module):
     def _check_head(self) -> None:
         """Refuse a family that does more between its states and its logits than `head` knows."""
         with self.decoder.probing() as ids:
-            states = self.lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+            states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
             ours, theirs = self.head(states).float(), self.lm(input_ids=ids[None]).logits[0].float()
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        near = 1e-4 if self.dtype == torch.float32 else 1e-2
+        if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
             raise ModelError(
                 f"{type(self.lm).__name__} does something between its decoder and its logits that deleatur does not "
                 f"know (largest difference {float((ours - theirs).abs().max()):.3g}); please report the family"
