@@ -49,6 +49,14 @@ class Data:
     """Tokens of prompt and answer together, at least 8; longer rows are cut at the answer's end, and counted."""
     ignore: tuple[str, ...] = ()
     """Columns of the rows that are known and not needed."""
+    columns: tuple[str, ...] = ()
+    """Columns by other names, as question=prompt answer=reply.text (a.b leads into an object, a.0 into a list)."""
+    turns: Literal["last", "each"] = "last"
+    """Of a conversation the last answer is a row, or each answer, with the turns before it."""
+    split: int | None = None
+    """Cut texts without a question into windows of so many tokens, 16 to max_length; none cuts them at max_length alone."""
+    overlap: int = 0
+    """Tokens that a window has in common with the one before, 0 or more, below half of split."""
     system_prompt: str | None = None
     """System turn of every row that has none of its own; with a plain layout it stands before the question."""
     fold_system: bool = False
@@ -61,6 +69,13 @@ class Data:
     def __post_init__(self) -> None:
         require(self.max_length >= 8, "data.max_length", self.max_length, "8 tokens or more")
         require(self.reasoning_tokens >= 1, "data.reasoning_tokens", self.reasoning_tokens, "1 or more")
+        pairs = all(re.fullmatch(r"[^=\s]+=\S.*", pair) for pair in self.columns)
+        require(pairs, "data.columns", " ".join(self.columns), "pairs such as question=prompt answer=reply")
+        ok = self.split is None or 16 <= self.split <= self.max_length
+        require(ok, "data.split", self.split, f"16 to data.max_length ({self.max_length})")
+        require(
+            0 <= self.overlap < (self.split or 2) / 2, "data.overlap", self.overlap, "0 or more, below half of data.split"
+        )
         require(is_day(self.date), "data.date", self.date, "a day as YYYY-MM-DD")
         require(
             self.system_prompt is None or bool(self.system_prompt.strip()), "data.system_prompt", "", "text, or left out"

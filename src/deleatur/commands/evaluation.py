@@ -17,6 +17,7 @@ from deleatur.commands.inputs import (
     judge_of,
     precision_of,
     predict,
+    reading_notes,
     require_usable,
     rows_suite,
     suite_of,
@@ -144,7 +145,7 @@ def _figures(
     with precision_of(network, run.evaluation):
         lm_eval = {"lm_eval": run_lm_eval(model, tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
-    notes = answer_notes(records["before"], run.evaluation.new_tokens)
+    notes = [*reading_notes(rows, run), *answer_notes(records["before"], run.evaluation.new_tokens)]
     found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
     return found | lm_eval
 
@@ -172,7 +173,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
-    everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
+    everything = replace(run, evaluation=replace(run.evaluation, rows=len(encoded["forget"])))
     suite = rows_suite({"forget": examples})
     records = predict(network, tokenizer, encoded, everything, suite, progress, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"

@@ -20,6 +20,7 @@ from deleatur.commands.inputs import (
     judge_of,
     predict,
     read_or_evaluate,
+    reading_notes,
     require_finite,
     require_trained,
     require_usable,
@@ -104,11 +105,8 @@ def _carry_out(
     out = Path(run.out or "")
     require_same_rows(out, rows)
     progress.phase(to_yaml(run).rstrip())
-    encoder = make_encoder(tokenizer, run.data)
-    for name, encoded in rows.items():
-        if cut := sum(map(encoder.is_cut, encoded)):
-            limit = f"data.max_length {run.data.max_length}"
-            progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
+    for note in reading_notes(rows, run):
+        progress.phase(note)
 
     def log_step(step: Step, steps: int) -> None:
         if is_first():
@@ -177,7 +175,7 @@ def forget(
     )
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
-    sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
+    sets = {name: rows_from(rows, name=name, settings=run.data) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets["retain"])
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
