@@ -6,28 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from deleatur.data.encode import Encoder
 from deleatur.errors import ModelError
-from deleatur.evaluation.batch_cache import BatchCache
-from deleatur.evaluation.predictions import NO_CACHE, Progress, generation_pass
-from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Evaluation
+from deleatur.evaluation.predictions import Predictor
 from deleatur.types import Encoded
 
 
 def with_reasoning(
-    model: TokenModel,
-    encoder: Encoder,
-    sets: Mapping[str, Sequence[Encoded]],
-    settings: Evaluation,
-    progress: Progress = lambda what, done, total, rate: None,
-    batch_cache: BatchCache = NO_CACHE,
+    predictor: Predictor, sets: Mapping[str, Sequence[Encoded]]
 ) -> tuple[dict[str, Sequence[Encoded]], tuple[str, ...]]:
     """The rows with what the model thinks before it answers them, which is not scored, and sentences that say so.
 
     Rows stay as they are where the template opens no such block, and texts always. Reasoning that does not end within
     `data.reasoning_tokens`, or what the model can read, is closed there. Raises ModelError where it can read none.
     """
+    model, encoder = predictor.model, predictor.encoder
     if encoder.template is None or not encoder.reasons:
         return dict(sets), ()
     rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
@@ -41,7 +33,7 @@ def with_reasoning(
         )
     model.eval()
     closing = encoder.template.closing
-    thought = generation_pass(model, encoder, rows, settings, progress, batch_cache, closing=closing, most=most)
+    thought = predictor.generate(rows, closing=closing, most=most)
     made = {row: encoder(replace(row.example, reasoning=found.text)) for row, found in thought.items()}
     cut = sum(bool(found.cut) for found in thought.values())
     ended = f"in {cut} of {len(thought)} rows it was cut there" if cut else "it ended in all rows"

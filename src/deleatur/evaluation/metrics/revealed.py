@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from deleatur.evaluation.metrics.pieces import folded, is_letter, shares
@@ -22,10 +23,16 @@ def revealed(record: Record) -> float | None:
     """
     if not record.question:
         return None
-    pieces = {piece for s in record.spans if not s.keep and (piece := _piece(record.answer, s)).strip()}
+    pieces = [piece_of(record.answer, s) for s in record.spans if not s.keep]
+    return share_revealed(record.question, record.answer, record.generated, pieces)
+
+
+def share_revealed(question: str, right: str, generated: str, marked: Iterable[str]) -> float | None:
+    """`revealed` of texts: the question, its right answer, the model's own, and the pieces that must be forgotten."""
+    pieces = {piece for piece in marked if piece.strip()}
     if not pieces:
-        return shares(record.question, record.answer, record.generated)
-    question, answer = (f" {folded(text)} " for text in (record.question, record.generated))
+        return shares(question, right, generated)
+    question, answer = (f" {folded(text)} " for text in (question, generated))
     new = {piece for piece in pieces if piece not in question} or pieces
     return sum(piece in answer for piece in new) / len(new)
 
@@ -40,7 +47,7 @@ def cut(record: Record) -> float | None:
     return None if record.cut is None else float(record.cut)
 
 
-def _piece(answer: str, span: Span) -> str:
+def piece_of(answer: str, span: Span) -> str:
     """A span's words, with a blank on each side where a word ends with it: within one, as in a stem, any ending will do."""
     text = folded(answer[span.start : span.end])
     if UNSPACED.search(text):
@@ -48,3 +55,8 @@ def _piece(answer: str, span: Span) -> str:
     left, right = (answer[at - 1 : at + 1] for at in (span.start, span.end))
     inside = [len(pair) == 2 and all(map(is_letter, pair)) for pair in (left, right)]
     return f"{'' if inside[0] else ' '}{text}{'' if inside[1] else ' '}"
+
+
+def whole_piece(text: str) -> str:
+    """A marked text as a piece of its own, of whole words."""
+    return folded(text) if UNSPACED.search(text) else f" {folded(text)} "
