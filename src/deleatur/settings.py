@@ -45,6 +45,8 @@ class Data:
     """Folder in which data set names are looked up before the hub (default: $DELEATUR_DATA)."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """The tokenizer's chat template, a plain "Question: … Answer: …", or chat where the tokenizer has one."""
+    layout: Literal["own", "open-unlearning"] = "own"
+    """Ids up to the end of turn, or OpenUnlearning's: the template's whole rendering, and an eos where that is not last."""
     max_length: int = 1024
     """Tokens of prompt and answer together, at least 8; longer rows are cut at the answer's end, and counted."""
     ignore: tuple[str, ...] = ()
@@ -216,8 +218,8 @@ class Evaluation:
     """Longest greedy answer in tokens, at least 1."""
     batch: int = 32
     """Rows in one forward, at least 1; twice as many are answered at a time, on CPU four times as many."""
-    rows: int = 200
-    """Most rows of a set that are evaluated, spread evenly over it, at least 1."""
+    rows: int | None = None
+    """Most rows of a set that are evaluated, spread evenly, at least 1 (default: all of a suite's, 200 of your own)."""
     precision: Precision = "fp32"
     """Compare numbers only at equal precision; bf16 moves a mean NLL by about .01."""
     shots: int = 0
@@ -232,7 +234,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         require(self.shots >= 0, "evaluation.shots", self.shots, "0 or more")
         require(self.new_tokens >= 1, "evaluation.new_tokens", self.new_tokens, "1 or more")
-        require(self.rows >= 1, "evaluation.rows", self.rows, "1 or more")
+        require(self.rows is None or self.rows >= 1, "evaluation.rows", self.rows, "1 or more")
         require(self.batch >= 1, "evaluation.batch", self.batch, "1 or more")
 
 

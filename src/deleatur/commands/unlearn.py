@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.commands.evaluator import judge_of, make_evaluator
+from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
 from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, to_yaml
@@ -209,7 +209,7 @@ def unlearn(
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
     for when in ("before", "after"):
         notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
-    results |= {"ended": trained.ended, "notes": [*trained.notes, *notes]}
+    results |= {"ended": trained.ended, "notes": [*trained.notes, *notes, *row_notes(session, run.evaluation)]}
     results |= lacking_coherence(records["after"])
     scorer = trained.importance.scorer if isinstance(trained.importance, HasScorer) else None
     return Outcome(model=session.model.lm, scorer=scorer, results=results, records=records, steps=tuple(trained.steps))

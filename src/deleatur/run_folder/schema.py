@@ -37,6 +37,15 @@ MORE: dict[str, Shape] = {
     "method": str,
     "seed": int,
 }
+EVALUATION: Shape = {  # results.json of an evaluation
+    "sets": SCORES,
+    "whole": {...: {}},
+    "judge": str,
+    "model": {"name": str},
+    "data": {...: (dict, NoneType)},
+    "run": {},
+    "suite": {"gone": [str], "kept": [str], "score": str},
+}
 STEP: Shape = {"step": int, **dict.fromkeys(("loss", "forget_nll", "retain_nll", "importance"), MAYBE)}
 TOKEN: Shape = {"start": int, "end": int, "importance": NUMBER, "gold": (bool, NoneType)}
 HEAT: Shape = {**dict.fromkeys(("id", "question", "answer", "before", "after"), str), "tokens": [TOKEN]}
@@ -61,6 +70,9 @@ def read_folder(run: Path) -> Folder:
     if not (run / "results.json").is_file():
         raise DataError(f"{run} is no run folder: it has no results.json; give a folder in which a run has ended")
     results = read_results(run / "results.json")
+    if results.get("evaluation"):
+        needed = "give --form open-unlearning or lm-eval, or deleatur compare"
+        raise DataError(f"{run} holds an evaluation, in which nothing was trained, so there is no page of a run; {needed}")
     return Folder(
         name=run.resolve().name,
         results=results,
@@ -86,10 +98,22 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION}; "
             "use the deleatur that wrote it, or run again"
         )
+    if "sets" in results:
+        require_shape(results, EVALUATION, str(path))
+        return as_results(results)
     require_shape(results, RESULTS, str(path))
     for key in MORE.keys() & results.keys():
         require_shape(results[key], MORE[key], f"{path} {key}")
     return results
+
+
+def as_results(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's figures in the form of a run's: those of its model stand in "after", and nothing was trained."""
+    nothing = {"before": {}, "importance": {}, "cost": {}, "fq": None, "rd": None, "uq": None}
+    kept = {key: value for key, value in evaluation.items() if key not in ("sets", "whole", "judge")}
+    suite = evaluation["suite"] | {"judge": evaluation["judge"]}
+    figures = {"after": evaluation["sets"], "whole": {"after": evaluation["whole"]}}
+    return nothing | kept | figures | {"suite": suite, "evaluation": True}
 
 
 def read_steps(run: Path) -> list[dict[str, Any]]:
