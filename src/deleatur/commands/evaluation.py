@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,7 +27,7 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
-from deleatur.run_folder.schema import require_no_links
+from deleatur.run_folder.schema import read_json, require_no_links, write_json, write_lines
 from deleatur.run_folder.writer import (
     claimed,
     evaluation_of,
@@ -37,7 +36,6 @@ from deleatur.run_folder.writer import (
     require_empty,
     require_same_rows,
     set_metrics_of,
-    write_lines,
 )
 from deleatur.types import Encoded, Suite
 
@@ -76,7 +74,7 @@ def evaluate(
         agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
-                return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                return read_json(folder / "results.json")
         run = replace(run, out=str(folder))
         session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
@@ -84,7 +82,7 @@ def evaluate(
             with resume_hint(f"deleatur evaluate {folder} --resume"):
                 found = _figures(session, run, tasks)
                 if is_first():
-                    write_atomic(folder / "results.json", json.dumps(found, indent=2) + "\n")
+                    write_json(folder / "results.json", found)
             return found
 
 
