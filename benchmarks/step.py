@@ -228,7 +228,8 @@ def elsewhere(name: str, repeats: int, who: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     everything = CASES | GROWTH
-    parser.add_argument("--only", nargs="+", metavar="CASE", default=list(everything), help="; ".join(everything))
+    names = "; ".join(everything).replace("%", "%%")
+    parser.add_argument("--only", nargs="+", metavar="CASE", default=list(everything), help=names)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--out", default="runs/bench/step.json")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
