@@ -57,7 +57,7 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
     """
     folder = read_folder(run)
     require_no_links(run)
-    view = _view(redact(folder) if redacted else folder) | {"redacted": redacted}
+    view: dict[str, Any] = {"redacted": redacted, **_view(redact(folder) if redacted else folder)}
     if redacted:
         view |= _retained(folder) | {
             "retain": [],
