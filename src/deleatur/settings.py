@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -105,16 +105,36 @@ class Train:
     """Recompute activations in the backward pass: less memory, a quarter more time."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        for name, value in {"epochs": self.epochs, "batch": self.batch, "accumulate": self.accumulate}.items():
+            require(value >= 1, f"train.{name}", value, "1 or more")
         require(self.tokens is None or self.tokens >= 1, "train.tokens", self.tokens, "1 or more")
-        for name in ("lr", "clip", "dual_step"):
-            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+        for name, value in {"lr": self.lr, "clip": self.clip, "dual_step": self.dual_step}.items():
+            require(value > 0, f"train.{name}", value, "above 0")
         require(self.bound is None or self.bound >= 0, "train.bound", self.bound, "0 or more")
         require(self.only is None or is_pattern(self.only), "train.only", self.only, "a regular expression")
-        for name in ("weight_decay", "alpha", "gamma", "keep"):
-            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        for name, value in {
+            "weight_decay": self.weight_decay,
+            "alpha": self.alpha,
+            "gamma": self.gamma,
+            "keep": self.keep,
+        }.items():
+            require(value >= 0, f"train.{name}", value, "0 or more")
         require(0 <= self.warmup < 1, "train.warmup", self.warmup, "in [0, 1)")
+
+    def on_schedule(self, other: "Train") -> "Train":
+        """This method's rate, weights and terms on another's schedule and in its precision."""
+        return replace(
+            self,
+            epochs=other.epochs,
+            batch=other.batch,
+            tokens=other.tokens,
+            accumulate=other.accumulate,
+            warmup=other.warmup,
+            weight_decay=other.weight_decay,
+            clip=other.clip,
+            precision=other.precision,
+            checkpointing=other.checkpointing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +165,7 @@ class Guard:
     """Nats by which the retain rows' NLL may have risen where training stops as done, 0 or more."""
 
     def __post_init__(self) -> None:
-        for name in ("retain", "probe"):
-            factor = getattr(self, name)
+        for name, factor in {"retain": self.retain, "probe": self.probe}.items():
             require(factor is None or factor > 1, f"guard.{name}", factor, "above 1")
         require(self.stop is None or self.stop >= 1, "guard.stop", self.stop, "1 or more")
         require(self.budget >= 0, "guard.budget", self.budget, "0 or more")

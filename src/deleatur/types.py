@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -236,75 +236,6 @@ class Start:
     similarity: Callable[[int, int], Sequence[Float[Tensor, " n"]]] = lambda nearest, rows: ()  # `head_similarity` of both
     head_states: Callable[[Sequence[Encoded]], Sequence[HeadStates]] = lambda rows: ()
     holdout: Sequence[Encoded] = ()
-
-
-@runtime_checkable
-class Importance(Protocol):
-    """How much each token matters, held fixed during the model's turn."""
-
-    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]: ...
-
-
-@runtime_checkable
-class Prepares(Protocol):
-    """Settings of an importance that is made before training."""
-
-    def prepare(self, start: Start) -> Importance: ...
-
-
-@runtime_checkable
-class TakesTurns(Protocol):
-    """An importance that learns, in alternation with the model."""
-
-    def due(self, step: int) -> bool:
-        """Is there a turn after this step (counted from 1)?"""
-        ...
-
-    def turn(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
-        """Learn from a step's tokens (detached); returns figures for the log."""
-        ...
-
-
-@runtime_checkable
-class ForgetLoss(Protocol):
-    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), which the loop divides by their global count.
-
-    `needs` names what it reads beside the NLL of forget tokens: "reference" (the start model's NLL), "reference logits",
-    "logits", "divergence", "layer" (the states of the middle layer `self.layer`), "preferred".
-    """
-
-    unit: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-
-    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]: ...
-
-
-@runtime_checkable
-class Prefers(Protocol):
-    """A forget loss that teaches other answers."""
-
-    def answers(self, example: Example) -> Sequence[str]:
-        """What may be said instead, at least one. Raises DataError where the row has none."""
-        ...
-
-
-@runtime_checkable
-class AimsAtLevel(Protocol):
-    """A forget loss with an NLL at which a token counts as forgotten; None until it is measured."""
-
-    @property
-    def level(self) -> float | None: ...
-
-    def at_level(self, level: float) -> ForgetLoss:
-        """The loss with this level where it has none of its own."""
-        ...
-
-
-@runtime_checkable
-class ReadsTokens(Protocol):
-    """A forget loss that has to know the tokens of a text of its own."""
-
-    def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

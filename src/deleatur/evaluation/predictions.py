@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +18,11 @@ from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import gather, share
 from deleatur.evaluation.batch_cache import BatchCache
 from deleatur.modeling.generation import greedy
-from deleatur.modeling.token_model import State, TokenModel
+from deleatur.modeling.token_model import TokenModel
+from deleatur.protocols import Importance
+from deleatur.requirements import Requirements
 from deleatur.settings import Evaluation
-from deleatur.types import Batch, Encoded, Example, Importance, Record
+from deleatur.types import Batch, Encoded, Example, Record
 
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
@@ -37,43 +39,101 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
 
-def record(
-    model: TokenModel,
-    encoder: Encoder,
-    sets: Mapping[str, Sequence[Encoded]],
-    settings: Evaluation,
-    *,
-    importance: Importance | None = None,
-    state: State = "own",
-    progress: Progress = lambda what, done, total, rate: None,
-    generate: bool = True,
-    batch_cache: BatchCache = NO_CACHE,
-) -> dict[str, list[Record]]:
-    """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictor:
+    """How a model is evaluated: with which settings, what is reported, and which finished batches need not be made again."""
 
-    Without `generate` the answers stay empty, for whoever reads likelihoods alone. Batches in `batch_cache` are skipped.
-    """
-    model.eval()
-    rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
-    others = {row: [encoder(e) for e in other_answers(row.example)] for row in rows}
-    key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
-    texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
-    passed = likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress, batch_cache)
-    predicted = dict(zip(texts, passed, strict=True))
-    norms = _gradient_norms(model, sets, progress, batch_cache) if settings.grad_norm else {}
-    generated = _generation_pass(model, encoder, rows, settings, progress, batch_cache) if generate else [""] * len(rows)
-    answers = dict(zip(rows, generated, strict=True))
-    made = {
-        row: make_record(
-            row,
-            predicted[key(row)],
-            others=[predicted[_text(o)].logp for o in others[row]],
-            generated=answers[row],
-            grad_norm=norms.get(row),
-        )
-        for row in rows
-    }
-    return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
+    model: TokenModel
+    encoder: Encoder
+    settings: Evaluation
+    progress: Progress = lambda what, done, total, rate: None
+    batch_cache: BatchCache = NO_CACHE
+
+    def records(
+        self, sets: Mapping[str, Sequence[Encoded]], *, importance: Importance | None = None, generate: bool = True
+    ) -> dict[str, list[Record]]:
+        """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
+
+        Without `generate` the answers stay empty, for whoever reads likelihoods alone.
+        """
+        self.model.eval()
+        rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
+        others = {row: [self.encoder(e) for e in other_answers(row.example)] for row in rows}
+        key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
+        texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
+        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance), strict=True))
+        norms = self._gradient_norms(sets) if self.settings.grad_norm else {}
+        answers = dict(zip(rows, self._generate(rows) if generate else [""] * len(rows), strict=True))
+        made = {
+            row: make_record(
+                row,
+                predicted[key(row)],
+                others=[predicted[_text(o)].logp for o in others[row]],
+                generated=answers[row],
+                grad_norm=norms.get(row),
+            )
+            for row in rows
+        }
+        return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
+
+    def likelihood(
+        self, rows: Sequence[Encoded], importance: Importance | None = None, what: str = "likelihood"
+    ) -> list[TokenPredictions]:
+        """The model's predictions of each row. `what` names the pass for progress and cache."""
+        watch = self.progress, self.batch_cache
+        return likelihood_pass(self.model, rows, self.settings.batch, importance, what=what, watch=watch)
+
+    def _gradient_norms(self, sets: Mapping[str, Sequence[Encoded]]) -> dict[Encoded, float]:
+        """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
+        rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
+        shared, norms = share(range(len(rows))), {}
+        for done, place in enumerate(shared, 1):
+            make = partial(_gradient_norm, self.model, rows[place])
+            norms[place], _ = self.batch_cache.get_or_make("gradient norm", rows[place], make)
+            self.progress("gradient norms", done, len(shared), "")
+        return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
+
+    def _generate(self, rows: Sequence[Encoded]) -> list[str]:
+        """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all."""
+        prompts = {row.ids[: row.start]: "" for row in rows if _has_question(row.example)}
+        order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if self.model.packs else 2) * self.settings.batch
+        for first in range(0, len(order), size):
+            part = order[first : first + size]
+            how = {"ends": sorted(ends(self.encoder)), "new_tokens": self.settings.new_tokens}
+            make = partial(greedy, self.model, part, **how)
+            predicted, now = self.batch_cache.get_or_make("generation", (part, how), make)
+            for prompt, ids in zip(part, predicted, strict=True):
+                prompts[prompt] = str(self.encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+            self.progress("generation", first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
+        for part in gather([(prompt, prompts[prompt]) for prompt in order]):
+            prompts |= {tuple(prompt): text for prompt, text in part}
+        return [prompts[row.ids[: row.start]] if _has_question(row.example) else "" for row in rows]
+
+
+@torch.no_grad()
+def likelihood_pass(
+    model: TokenModel,
+    rows: Sequence[Encoded],
+    size: int,
+    importance: Importance | None = None,
+    *,
+    what: str = "likelihood",
+    watch: tuple[Progress, BatchCache] = (lambda what, done, total, rate: None, NO_CACHE),
+) -> list[TokenPredictions]:
+    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
+    progress, batch_cache = watch
+    out: dict[int, TokenPredictions] = {}
+    rate = _Rate()
+    shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
+    for places, batch in in_batches([rows[i] for i in shared], size):
+        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance))
+        out |= {
+            shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
+        }
+        progress(what, len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
+    for part in gather(list(out.items())):
+        out |= {place: TokenPredictions(*map(_tuple, predicted)) for place, predicted in part}
+    return [out[place] for place in range(len(rows))]
 
 
 def make_record(
@@ -155,35 +215,9 @@ def variants(
     return {name: rows for name, rows in out.items() if rows}
 
 
-@torch.no_grad()
-def likelihood_pass(
-    model: TokenModel,
-    rows: Sequence[Encoded],
-    size: int,
-    importance: Importance | None = None,
-    state: State = "own",
-    progress: Progress = lambda what, done, total, rate: None,
-    batch_cache: BatchCache = NO_CACHE,
-    what: str = "likelihood",
-) -> list[TokenPredictions]:
-    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
-    out: dict[int, TokenPredictions] = {}
-    rate = _Rate()
-    shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
-    for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = batch_cache.once(what, batch.rows, partial(_predict_batch, model, batch, importance, state))
-        out |= {
-            shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
-        }
-        progress(what, len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
-    for part in gather(list(out.items())):
-        out |= {place: TokenPredictions(*map(_tuple, predicted)) for place, predicted in part}
-    return [out[place] for place in range(len(rows))]
-
-
-def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None, state: State) -> list[TokenPredictions]:
-    logits = "logits" in getattr(importance, "needs", ())
-    tokens = model(batch.to(model.device), state=state, statistics=True, logits=logits)
+def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None) -> list[TokenPredictions]:
+    reads = Requirements() if importance is None else importance.requires
+    tokens = model(batch.to(model.device), state=reads.hidden_state, statistics=True, logits=reads.logits)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
     columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)
@@ -195,46 +229,11 @@ def _tuple(x: Sequence | None) -> Any:
     return None if x is None else tuple(x)
 
 
-def _gradient_norms(
-    model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress: Progress, batch_cache: BatchCache
-) -> dict[Encoded, float]:
-    """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
-    rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
-    shared, norms = share(range(len(rows))), {}
-    for done, place in enumerate(shared, 1):
-        norms[place], _ = batch_cache.once("gradient norm", rows[place], partial(_gradient_norm, model, rows[place]))
-        progress("gradient norms", done, len(shared), "")
-    return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
-
-
 @torch.enable_grad()
 def _gradient_norm(model: TokenModel, row: Encoded) -> float:
     nll = model(collate([row]).to(model.device)).nll.mean()
     grads = torch.autograd.grad(nll, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
     return float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
-
-
-def _generation_pass(
-    model: TokenModel,
-    encoder: Encoder,
-    rows: Sequence[Encoded],
-    settings: Evaluation,
-    progress: Progress,
-    batch_cache: BatchCache,
-) -> list[str]:
-    """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all."""
-    prompts = {row.ids[: row.start]: "" for row in rows if _has_question(row.example)}
-    order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if model.packs else 2) * settings.batch
-    for first in range(0, len(order), size):
-        part = order[first : first + size]
-        how = {"ends": sorted(ends(encoder)), "new_tokens": settings.new_tokens}
-        predicted, now = batch_cache.once("generation", (part, how), partial(greedy, model, part, **how))
-        for prompt, ids in zip(part, predicted, strict=True):
-            prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        progress("generation", first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
-    for part in gather([(prompt, prompts[prompt]) for prompt in order]):
-        prompts |= {tuple(prompt): text for prompt, text in part}
-    return [prompts[row.ids[: row.start]] if _has_question(row.example) else "" for row in rows]
 
 
 def ends(encoder: Encoder) -> frozenset[int]:
