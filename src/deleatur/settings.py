@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -17,6 +18,14 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
         ok, needed = False, f"{needed}, and finite"
     if not ok:
         raise ConfigError(f"{name} is {value!r:.80}, but must be {needed}")
+
+
+def is_day(text: str) -> bool:
+    """Is this a day as YYYY-MM-DD?"""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def is_pattern(text: str) -> bool:
@@ -40,9 +49,22 @@ class Data:
     """Tokens of prompt and answer together, at least 8; longer rows are cut at the answer's end, and counted."""
     ignore: tuple[str, ...] = ()
     """Columns of the rows that are known and not needed."""
+    system_prompt: str | None = None
+    """System turn of every row that has none of its own; with a plain layout it stands before the question."""
+    fold_system: bool = False
+    """Set a system turn's text before the first user turn's, for chat templates that refuse the role."""
+    date: str = "2025-04-10"
+    """The day, as YYYY-MM-DD, for chat templates that print today's, so that a run can be repeated."""
+    reasoning_tokens: int = 512
+    """Longest reasoning before an answer, at least 1, where the chat template opens a block for it that nothing closes."""
 
     def __post_init__(self) -> None:
         require(self.max_length >= 8, "data.max_length", self.max_length, "8 tokens or more")
+        require(self.reasoning_tokens >= 1, "data.reasoning_tokens", self.reasoning_tokens, "1 or more")
+        require(is_day(self.date), "data.date", self.date, "a day as YYYY-MM-DD")
+        require(
+            self.system_prompt is None or bool(self.system_prompt.strip()), "data.system_prompt", "", "text, or left out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

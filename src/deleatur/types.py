@@ -40,6 +40,7 @@ class Example:
     alternates: tuple[str, ...] = ()  # answers to give instead
     restated: str | None = None  # the answer restated
     wrong: tuple[str, ...] = ()  # wrong answers to the same question
+    reasoning: str | None = None  # the model's own, before the answer, where its template opens a block for that
 
     @property
     def question(self) -> str:
@@ -264,3 +265,5 @@ class Record:
     start_nll: float | None = None
     shuffled_nll: float | None = None
     start_tokens: int | None = None  # how many they are, without the end of turn
+    cut: bool | None = None  # did what was generated reach the limit of tokens before its end?
+    reasoning: str | None = None  # what the model thought before the answer, where its template opens a block for that

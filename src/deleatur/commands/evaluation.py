@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +17,7 @@ from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.distributed.processes import agree, count, is_first, place_model, start
 from deleatur.errors import ConfigError, resume_hint
-from deleatur.evaluation.aggregate import measure
+from deleatur.evaluation.aggregate import answer_notes, measure
 from deleatur.evaluation.lm_eval_tasks import run_lm_eval
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
@@ -28,7 +27,7 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
-from deleatur.run_folder.schema import require_no_links
+from deleatur.run_folder.schema import read_json, require_no_links, write_json, write_lines
 from deleatur.run_folder.writer import (
     claimed,
     has_results,
@@ -36,7 +35,6 @@ from deleatur.run_folder.writer import (
     require_empty,
     require_same_rows,
     set_metrics_of,
-    write_lines,
 )
 from deleatur.types import Encoded, Suite
 
@@ -75,7 +73,7 @@ def evaluate(
         agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
-                return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                return read_json(folder / "results.json")
         run = replace(run, out=str(folder))
         session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
@@ -83,7 +81,7 @@ def evaluate(
             with resume_hint(f"deleatur evaluate {folder} --resume"):
                 found = _figures(session, run, tasks)
                 if is_first():
-                    write_atomic(folder / "results.json", json.dumps(found, indent=2) + "\n")
+                    write_json(folder / "results.json", found)
             return found
 
 
@@ -119,7 +117,8 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
     with precision_of(model, run.evaluation.precision):
         lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
-    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name}
+    notes = answer_notes(records["before"], run.evaluation.new_tokens)
+    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
     return found | lm_eval
 
 

@@ -18,6 +18,7 @@ from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.judges import JudgeProtocol, make_judge
 from deleatur.evaluation.predictions import NO_CACHE, Predictor, variants
+from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.checks import require_known, require_room
 from deleatur.modeling.loading import DTYPES
 from deleatur.modeling.session import Session
@@ -108,6 +109,10 @@ class Evaluator:
             batch_cache=cache,
         )
         with precision_of(model, settings.precision):
+            if generate:
+                sets, notes = with_reasoning(predictor, sets)
+                for note in notes:
+                    session.progress.phase(note)
             records = predictor.records(sets, importance=importance, generate=generate)
         if generate and start is not None:
             with start() as first:

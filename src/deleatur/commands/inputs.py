@@ -20,6 +20,7 @@ from deleatur.types import Encoded, Example, Suite
 # figures of a user's own rows: always, with holdout rows, and with a retrained model
 WORST = ("j_w", "j_avg")
 UNSEEN = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "specific_nll", "other_nll")
+REASONING = "[the model's own reasoning]"  # where rows are shown and no model is loaded
 RETRAINED = ("forget_quality", "privleak", "mia_reference")
 
 
@@ -63,6 +64,8 @@ def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[s
     """The first rows of each set, the sizes of the sets, and the tokenizer; the model itself is not loaded."""
     sets, tokenizer = suite_of(run).sets, load_tokenizer(run.model)
     first = {name: rows[:count] for name, rows in sets.items()}
+    if make_encoder(tokenizer, run.data).reasons:
+        first = {name: tuple(replace(e, reasoning=REASONING) for e in rows) for name, rows in first.items()}
     return encode_sets(first, tokenizer, run), {name: len(rows) for name, rows in sets.items()}, tokenizer
 
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +21,7 @@ from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.distributed.processes import agree, gather, is_first, start, will_shard
 from deleatur.errors import ConfigError, Diverged, resume_hint
-from deleatur.evaluation.aggregate import lacking_coherence
+from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
@@ -32,6 +32,7 @@ from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import HasScorer
 from deleatur.report import write_report
+from deleatur.run_folder.schema import RunResults, read_results
 from deleatur.run_folder.writer import (
     Outcome,
     Records,
@@ -129,9 +130,11 @@ def finish(out: Path) -> Path:
     if is_first():
         write_report(out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is complete without them
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    results = read_results(out / "results.json")
     if results.get("ended") == "rolled back":
-        raise Diverged(f"{results['notes'][0].rstrip('.')}; the model of that step and its report are in {out}")
+        raise Diverged(
+            f"{results.get('notes', ['rolled back'])[0].rstrip('.')}; the model of that step and its report are in {out}"
+        )
     return out
 
 
@@ -213,13 +216,19 @@ def unlearn(
     trained = train(session, run, {r.id: r.generated for r in records["before"].get("retain", ())})
     how = {"importance": trained.importance, "start": _start_after(session, run, weights)}
     records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
-    results = results_of(run, session, records, trained.steps)
-    results["suite"]["judge"] = judge_of(run).name
+    results = results_of(run, session, records, trained.steps, judge_of(run).name)
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
-    results |= {"ended": trained.ended, "notes": trained.notes + notes}
-    results |= lacking_coherence(records["after"])
+    for when in ("before", "after"):
+        notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
+    ending = {"ended": trained.ended, "notes": [*trained.notes, *notes], **lacking_coherence(records["after"])}
     scorer = trained.importance.scorer if isinstance(trained.importance, HasScorer) else None
-    return Outcome(model=session.model.lm, scorer=scorer, results=results, records=records, steps=tuple(trained.steps))
+    return Outcome(
+        model=session.model.lm,
+        scorer=scorer,
+        results=cast(RunResults, {**results, **ending}),
+        records=records,
+        steps=tuple(trained.steps),
+    )
 
 
 def _start_after(session: Session, run: Run, weights: Weights | None) -> StartModel | None:

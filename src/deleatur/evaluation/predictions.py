@@ -39,6 +39,16 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
 
+class Generated(NamedTuple):
+    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was asked."""
+
+    text: str
+    cut: bool | None
+
+
+NOTHING = Generated("", None)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictor:
     """How a model is evaluated: with which settings, what is reported, and which finished batches need not be made again."""
@@ -63,13 +73,13 @@ class Predictor:
         texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
         predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance), strict=True))
         norms = self._gradient_norms(sets) if self.settings.grad_norm else {}
-        answers = dict(zip(rows, self._generate(rows) if generate else [""] * len(rows), strict=True))
+        answers = self.generate(rows) if generate else {}
         made = {
             row: make_record(
                 row,
                 predicted[key(row)],
                 others=[predicted[_text(o)].logp for o in others[row]],
-                generated=answers[row],
+                generated=answers.get(row, NOTHING),
                 grad_norm=norms.get(row),
             )
             for row in rows
@@ -93,21 +103,28 @@ class Predictor:
             self.progress("gradient norms", done, len(shared), "")
         return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
 
-    def _generate(self, rows: Sequence[Encoded]) -> list[str]:
-        """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all."""
-        prompts = {row.ids[: row.start]: "" for row in rows if _has_question(row.example)}
+    def generate(self, rows: Sequence[Encoded], *, closing: str = "", most: int | None = None) -> dict[Encoded, Generated]:
+        """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all.
+
+        With `closing`, what ends a block for reasoning, the reasoning before the answer is generated. `most` is the limit
+        of tokens (default: the settings').
+        """
+        encoder = self.encoder
+        prompts = {prompt_of(row, encoder, closing): NOTHING for row in rows if _has_question(row.example)}
         order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if self.model.packs else 2) * self.settings.batch
+        most = most or self.settings.new_tokens
+        stops = sorted(ends(encoder, closing))
+        what = "reasoning" if closing else "generation"
         for first in range(0, len(order), size):
             part = order[first : first + size]
-            how = {"ends": sorted(ends(self.encoder)), "new_tokens": self.settings.new_tokens}
-            make = partial(greedy, self.model, part, **how)
-            predicted, now = self.batch_cache.get_or_make("generation", (part, how), make)
+            how = {"ends": stops, "new_tokens": most}
+            predicted, now = self.batch_cache.get_or_make(what, (part, how), partial(greedy, self.model, part, **how))
             for prompt, ids in zip(part, predicted, strict=True):
-                prompts[prompt] = str(self.encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-            self.progress("generation", first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
+                prompts[prompt] = _decoded(encoder, ids, closing, cut=len(ids) == most and ids[-1] not in stops)
+            self.progress(what, first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
         for part in gather([(prompt, prompts[prompt]) for prompt in order]):
-            prompts |= {tuple(prompt): text for prompt, text in part}
-        return [prompts[row.ids[: row.start]] if _has_question(row.example) else "" for row in rows]
+            prompts |= {tuple(prompt): Generated(*found) for prompt, found in part}
+        return {row: prompts[prompt_of(row, encoder, closing)] for row in rows if _has_question(row.example)}
 
 
 @torch.no_grad()
@@ -141,7 +158,7 @@ def make_record(
     predictions: TokenPredictions,
     *,
     others: Sequence[tuple[float, ...]] = (),
-    generated: str = "",
+    generated: Generated = NOTHING,
     grad_norm: float | None = None,
 ) -> Record:
     """A row with its predictions; `others`: log p of its restated answer, where it has one, and of the wrong ones."""
@@ -150,7 +167,9 @@ def make_record(
         id=example.id,
         question=example.question if _has_question(example) else "",
         answer=example.answer,
-        generated=generated,
+        generated=generated.text,
+        cut=generated.cut,
+        reasoning=example.reasoning,
         logp=predictions.logp,
         hit=predictions.hit,
         ends=row.offsets[-1][0] == row.offsets[-1][1],
@@ -210,7 +229,7 @@ def variants(
         rng = random.Random(name)
         questions = [row.example for row in out[name] if _is_chat(row.example)]
         shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in questions]
-        bare = [replace(e, prompt=(*s, *e.prompt), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
+        bare = [replace(e, prompt=_behind(s, e), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
         out[f"{name}_shots"] = encode_all(encoder, bare)
     return {name: rows for name, rows in out.items() if rows}
 
@@ -236,10 +255,28 @@ def _gradient_norm(model: TokenModel, row: Encoded) -> float:
     return float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
 
 
-def ends(encoder: Encoder) -> frozenset[int]:
-    """What a generated answer ends at: the answer's own ending, or the tokenizer's eos."""
+def prompt_of(row: Encoded, encoder: Encoder, closing: str) -> tuple[int, ...]:
+    """The ids before the answer; with `closing`, those before it alone, of a row that has no reasoning yet."""
+    if not closing:
+        return row.ids[: row.start]
+    return encoder.before_reasoning(row.example)
+
+
+def _decoded(encoder: Encoder, ids: list[int], closing: str, *, cut: bool) -> Generated:
+    """The text without special tokens; of reasoning, as it stands, what comes before the mark that closes it."""
+    if not closing:
+        return Generated(str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip(), cut)
+    text, found, _ = str(encoder.tokenizer.decode(ids)).partition(closing.strip())
+    if found:
+        return Generated(text, False)
+    return Generated(f"{str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).rstrip()}\n", cut)
+
+
+def ends(encoder: Encoder, closing: str = "") -> frozenset[int]:
+    """What a generated answer ends at: its own ending, or the tokenizer's eos; reasoning also at its mark, if a token."""
     tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
-    found = [tokenizer.eos_token_id, *tokenizer(encoder.ending, add_special_tokens=False)["input_ids"][:1]]
+    mark = encoder.tokens(closing.strip()) if closing else ()
+    found = [tokenizer.eos_token_id, *encoder.tokens(encoder.ending)[-1:], *(mark if len(mark) == 1 else ())]
     return frozenset(int(str(token)) for token in found)
 
 
@@ -252,6 +289,12 @@ class _Rate:
     def __call__(self, more: int) -> str:
         self._tokens += more
         return f"{self._tokens / max(time.perf_counter() - self._began, 1e-9):.0f} tokens/s"
+
+
+def _behind(shown: Sequence[tuple[str, str]], example: Example) -> tuple[tuple[str, str], ...]:
+    """The example's turns behind answered ones; its own system turn comes first, and there is no other."""
+    system = example.prompt[:1] if example.prompt[0][0] == "system" else ()
+    return (*system, *(turn for turn in shown if turn[0] != "system"), *example.prompt[len(system) :])
 
 
 def _paraphrased(example: Example) -> Iterable[Example]:

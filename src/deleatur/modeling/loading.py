@@ -99,7 +99,7 @@ def _unpack(model: PreTrainedModel, name: str, packed: bool) -> None:
 
 def _mend_generation(model: PreTrainedModel, name: str) -> None:
     """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
-    config = model.generation_config
+    config, reason = model.generation_config, ""
     for _ in range(2):
         try:
             return config.validate(strict=True)  # pyright: ignore

@@ -11,7 +11,7 @@ from typing import Any
 
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
-from deleatur.run_folder.schema import read_results, read_steps
+from deleatur.run_folder.schema import RunResults, StepLine, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
@@ -26,9 +26,9 @@ class ComparedMethod:
     """One method's runs: what each `results.json` says, in the order of seeds, where it lies, and the first run's steps."""
 
     label: str
-    results: tuple[dict[str, Any], ...]
+    results: tuple[RunResults, ...]
     places: tuple[str, ...] = ()
-    steps: Sequence[dict[str, Any]] = field(default=())
+    steps: Sequence[StepLine] = field(default=())
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ class Finished:
     """A run as it was given."""
 
     place: Path
-    results: dict[str, Any]
+    results: RunResults
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class Finished:
         return json.dumps([self.results.get("method"), settings], sort_keys=True)
 
 
-Read = Callable[[Path], dict[str, Any]]
+Read = Callable[[Path], RunResults]
 
 
 def gather(places: Sequence[Path], read: Read = read_results) -> list[ComparedMethod]:
@@ -94,12 +94,12 @@ def gather(places: Sequence[Path], read: Read = read_results) -> list[ComparedMe
     ]
 
 
-def seed_of(results: dict[str, Any]) -> int:
+def seed_of(results: RunResults) -> int:
     """The seed of a run."""
     return results.get("seed", results["run"].get("seed", 0))
 
 
-def suite_of(results: dict[str, Any]) -> dict[str, Any]:
+def suite_of(results: RunResults) -> dict[str, Any]:
     """Which sets should go and which stay, and the metric that FQ and RD read on them."""
     return SUITE | (results.get("suite") or {})
 
@@ -118,7 +118,7 @@ def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
             yield f"Not on equal terms: {name} is {'; '.join(f'{v} for {_named(labels)}' for v, labels in commonest)}."
 
 
-def _results(place: Path, read: Read) -> dict[str, Any]:
+def _results(place: Path, read: Read) -> RunResults:
     path = place if place.suffix == ".json" else place / "results.json"
     if not path.is_file():
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
@@ -141,7 +141,7 @@ def _shown(label: str, runs: list[Finished]) -> ComparedMethod:
     )
 
 
-def _terms(results: dict[str, Any]) -> dict[str, str]:
+def _terms(results: RunResults) -> dict[str, str]:
     settings = {k: plain(v) for k, v in flat(results["run"]).items() if k not in (*NO_METHOD, *SOURCES)}
     sets = dict.fromkeys(SOURCES) | results["data"]
     data = {f"{name} rows": str((source or {}).get("sha256", "none"))[:12] for name, source in sets.items()}

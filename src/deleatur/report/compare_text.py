@@ -13,6 +13,7 @@ from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.report.compare import ComparedMethod, suite_of, unequal
 from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line
+from deleatur.run_folder.schema import RunResults
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}
@@ -28,13 +29,13 @@ class Column:
     better: Literal["lower", "higher", ""] = ""
     digits: int | None = 1
     meaning: str
-    read: Callable[[dict[str, Any]], float | str]
+    read: Callable[[RunResults], float | str]
 
     @property
     def heading(self) -> str:
         return self.name + ARROWS[self.better]
 
-    def of(self, results: dict[str, Any]) -> float | str:
+    def of(self, results: RunResults) -> float | str:
         """The run's finite number, or why it has none."""
         value = self.read(results)
         if isinstance(value, str):
@@ -69,13 +70,13 @@ class Table:
     notes: tuple[str, ...]
 
 
-Reader = Callable[[dict[str, Any]], float | str]
+Reader = Callable[[RunResults], float | str]
 
 
 def score_of(part: str, side: str = "after", ending: str = "", metric: str | None = None) -> Reader:
     """Mean over the sets that should go ("gone") or stay ("kept") of what FQ and RD read, or another metric, in percent."""
 
-    def read(results: dict[str, Any]) -> float | str:
+    def read(results: RunResults) -> float | str:
         suite = suite_of(results)
         wanted = metric or suite["score"]
         found = [results[side].get(name + ending, {}).get(wanted, {}).get("value") for name in suite[part]]
@@ -85,7 +86,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
 
 
 def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reader:
-    def read(results: dict[str, Any]) -> float | str:
+    def read(results: RunResults) -> float | str:
         value: Any = results
         for key in path:
             value = (value or {}).get(key)
@@ -95,7 +96,7 @@ def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reade
 
 
 def _whole(name: str) -> Reader:
-    def read(results: dict[str, Any]) -> float | str:
+    def read(results: RunResults) -> float | str:
         figure = (results.get("whole") or {}).get("after", {}).get(name, {})
         return figure["value"] if "value" in figure else str(figure.get("lacks", "not measured"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from deleatur.errors import DataError
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
@@ -20,13 +20,13 @@ from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
 from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
-from deleatur.run_folder.schema import number_of, require_no_links
+from deleatur.run_folder.schema import RunResults, number_of, require_no_links
 from deleatur.run_folder.schema import read_results as read_own
 
 if TYPE_CHECKING:
     from deleatur.types import Record
 
-Results = dict[str, Any]
+Results = Mapping[str, Any]
 KEPT = "retain_perturbed"  # what peers call retain: TOFU's retain rows with wrong answers
 # a peer's name → our set, our metric, and the key of a row's value
 OPEN_UNLEARNING: dict[str, tuple[str, str, str]] = {
@@ -94,15 +94,16 @@ def read_results(path: Path) -> Results:
     )
 
 
-def read_run(path: Path) -> Results:
+def read_run(path: Path) -> RunResults:
     """`read_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
     found = read_results(path)
     if "schema_version" in found:
-        return found
+        return cast(RunResults, found)
     home = path.resolve().parent
     named = {"method": home.parent.name if home.name == "evals" else home.name}  # as OpenUnlearning lays them
     empty: Results = {"before": {}, "importance": {}, "cost": {}, "data": {}, "run": {}, "fq": None, "rd": None, "uq": None}
-    return empty | {"peer": "OpenUnlearning" if "other" in found else "lm-eval"} | named | found
+    peer = "OpenUnlearning" if "other" in found else "lm-eval"
+    return cast(RunResults, {**empty, "peer": peer, **named, **found})
 
 
 def to_open_unlearning(

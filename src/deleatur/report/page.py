@@ -57,19 +57,20 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
     """
     folder = read_folder(run)
     require_no_links(run)
-    view: dict[str, Any] = {"redacted": redacted, **_view(redact(folder) if redacted else folder)}
+    view = _view(redact(folder) if redacted else folder)
     if redacted:
-        view |= _retained(folder) | {
-            "retain": [],
-            "groups": [group for group in view["groups"] if group["kind"] == "forget"],
-        }
+        groups = [group for group in view["groups"] if group["kind"] == "forget"]
+        view |= _retained(folder) | {"retain": [], "groups": groups}
+    view |= {"redacted": redacted}
     return put(run / f"report{'-redacted' if redacted else ''}.html", render("page.html.jinja", view))
 
 
 def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed = results["run"], results["importance"]
-    rows, wholes, found = rows_of(results), set_metric_rows(results), verdict(results)
+    suite = results.get("suite", {})
+    wholes = set_metric_rows(results.get("whole", {}), suite.get("judge"))
+    rows, found = rows_of(results), verdict(results)
     return {
         "name": folder.name,
         "method": f"{run['loss']['name']} × {run['importance']['name']}",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,32 +24,26 @@ from deleatur.evaluation.aggregate import measure, measure_sets, quality
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.importance.scorer import save_scorer
-from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import LOCK, folder_lock
 from deleatur.modeling.loading import save
 from deleatur.modeling.session import Session
 from deleatur.progress import Step
 from deleatur.protocols import Learns
-from deleatur.run_folder.schema import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
+from deleatur.run_folder.schema import (
+    SCHEMA_VERSION,
+    FullRecordLine,
+    RunResults,
+    read_json,
+    read_lines,
+    require_no_links,
+    write_json,
+    write_lines,
+    write_results,
+)
 from deleatur.types import Encoded, Record, Span, Suite
 
 Records = dict[str, list[Record]]  # by set
-SCHEMA_VERSION = 1
-KEPT = RECORD | {"logp": [NUMBER], "hit": [bool], "ends": bool, "spans": [dict], "offsets": [[int]]}  # of every record
-IF_MEASURED: dict[str, Shape] = {
-    "importance": [NUMBER],
-    "mean": [NUMBER],
-    "deviation": [NUMBER],
-    "restated": [NUMBER],
-    "wrong": [[NUMBER]],
-    "gold": [bool],
-    "grad_norm": NUMBER,
-    "judged": NUMBER,
-    "start_nll": NUMBER,
-    "shuffled_nll": NUMBER,
-    "start_tokens": int,
-    "subject": str,
-}
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
 
 
@@ -59,7 +53,7 @@ class Outcome:
 
     model: PreTrainedModel
     scorer: nn.Module | None
-    results: dict[str, Any]
+    results: RunResults
     records: dict[str, Records]  # "before", "after", and "retrained" where there is such a model
     steps: tuple[Step, ...]
 
@@ -112,8 +106,8 @@ def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     if not is_first():
         return
     if not path.exists():
-        write_atomic(path, json.dumps(now, indent=2) + "\n")
-    elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
+        write_json(path, now)
+    elif changed := [name for name, sha in now.items() if read_json(path).get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
 
 
@@ -147,7 +141,7 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
     if is_first():
         if outcome.scorer is not None:
             save_scorer(outcome.scorer, out / "scorer.safetensors")
-        write_atomic(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        write_results(out / "results.json", outcome.results)
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
@@ -161,9 +155,9 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for number, row in enumerate(read_lines(path, KEPT, str(path)), 1):
+    for number, line in enumerate(read_lines(path, FullRecordLine, str(path)), 1):
+        row: dict[str, Any] = dict(line)
         try:
-            require_shape(row, {k: v for k, v in IF_MEASURED.items() if row.get(k) is not None}, "it")
             name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
             offsets = tuple((a, b) for a, b in row.pop("offsets"))
             row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
@@ -186,20 +180,21 @@ def importance_lines(records: Sequence[Record], before: Sequence[str | None]) ->
         yield row | {"before": former, "after": r.generated}
 
 
-def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """JSON Lines, UTF-8, written atomically."""
-    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step]) -> dict[str, Any]:
+def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step], judge: str) -> RunResults:
     """What results.json holds."""
     sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
     suite, model, encoder = session.suite, session.model.lm, session.encoder
     budget = run.importance.budget if isinstance(run.importance, Learns) else BUDGET
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
-    return {
+    results = {
         "schema_version": SCHEMA_VERSION,
-        "suite": {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score},
+        "suite": {
+            "name": suite.name,
+            "gone": [*suite.forget_sets],
+            "kept": [*suite.retain_sets],
+            "score": suite.score,
+            "judge": judge,
+        },
         "before": before,
         "after": after,
         "whole": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
@@ -224,6 +219,7 @@ def results_of(run: Run, session: Session, records: dict[str, Records], steps: S
         },
         "run": to_dict(run),
     }
+    return cast(RunResults, results)  # plain figures are dicts
 
 
 def set_metrics_of(suite: Suite, records: dict[str, Records], when: str) -> dict[str, Any]:

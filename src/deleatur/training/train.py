@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from deleatur.config.run_config import Run
 from deleatur.distributed.processes import agree, is_first, place_model, start, will_shard
 from deleatur.errors import Diverged
+from deleatur.evaluation.predictions import Predictor
+from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.io.atomic import write_atomic
 from deleatur.modeling.checks import require_finite
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
@@ -22,6 +24,7 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, TrainableImportance
+from deleatur.settings import Evaluation
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import fit
 from deleatur.training.monitor import TrainingMonitor
@@ -49,6 +52,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     if not will_shard():  # else they were added before the weights were sharded
         adapt(model.lm, run)
     torch.manual_seed(run.seed)
+    session = reasoned(session, run.evaluation)
     with training_only(model, run.train.only):
         monitor = TrainingMonitor(run.guard, run.train, model, session.rows, session.encoder, batch=run.evaluation.batch)
     parts = make_parts(session, run, answers)
@@ -69,6 +73,15 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     merge_adapters(model.lm)  # what is evaluated is what is saved
     require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
     return Trained(importance=importance, steps=steps, ended=monitor.ended, notes=monitor.notes)
+
+
+def reasoned(session: Session, settings: Evaluation) -> Session:
+    """The session with the model's own reasoning before the answers, where its chat template opens a block for it."""
+    predictor = Predictor(
+        model=session.model, encoder=session.encoder, settings=settings, progress=session.progress.evaluated
+    )
+    sets, _ = with_reasoning(predictor, session.rows)
+    return replace(session, rows={name: list(rows) for name, rows in sets.items()})
 
 
 def place(model: TokenModel, run: Run) -> None:

@@ -326,3 +326,31 @@ class TestShots:
 
     def test_without_shots_there_are_none(self, plain, forget_rows, retain_rows):
         assert "forget_shots" not in variants(plain, {"forget": forget_rows}, from_rows=retain_rows, forget_sets=("forget",))
+
+    def test_one_system_turn_comes_first_also_with_examples(self, plain, forget_rows, retain_rows):
+        system = ("system", "Be short.")
+        with_one = [replace(r.example, prompt=(system, *r.example.prompt)) for r in (*forget_rows[:2], *retain_rows)]
+        forget, retain = encode_all(plain, with_one[:2]), encode_all(plain, with_one[2:])
+        made = variants(plain, {"forget": forget}, shots=2, from_rows=retain, forget_sets=("forget",))["forget_shots"]
+        assert all([role for role, _ in row.example.prompt].index("system") == 0 for row in made)
+        assert {[role for role, _ in row.example.prompt].count("system") for row in made} == {1}
+        bare = variants(plain, {"forget": forget_rows[:2]}, shots=2, from_rows=retain, forget_sets=("forget",))[
+            "forget_shots"
+        ]
+        assert all(role != "system" for row in bare for role, _ in row.example.prompt)
+
+
+def test_an_answer_that_reached_the_limit_before_its_end_is_cut(llama, plain, forget_rows):
+    """The record says so if and only if the answer of one more token is longer or has ended just there."""
+    made = ask(llama, plain, {"forget": [*forget_rows[:4], *encode_all(plain, [TEXT])]}, new_tokens=3)["forget"]
+    assert [r.cut for r in made[:4]] == [True] * 4 and made[4].cut is None
+
+
+def test_an_answer_that_ends_is_not_cut(make_llama, plain, forget_rows):
+    eos = plain.tokenizer.eos_token_id
+    lm = parrot(make_llama, [forget_rows[0].ids[forget_rows[0].start - 1], 9, eos])
+    assert [ask(lm, plain, {"forget": forget_rows[:1]}, new_tokens=n)["forget"][0].cut for n in (1, 2, 3)] == [
+        True,
+        False,
+        False,
+    ]

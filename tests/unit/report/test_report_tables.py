@@ -82,7 +82,7 @@ WHOLE["after"]["privleak"] = {"lacks": "needs more"}
 
 
 def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_they_lack() -> None:
-    rows = set_metric_rows({"whole": WHOLE, "suite": {"judge": "made-up/judge"}})
+    rows = set_metric_rows(WHOLE, "made-up/judge")
     assert [(r.name, r.before, r.after, r.n, r.given) for r in rows] == [
         ("forget quality", "–", "–", "", False),
         ("mia loss", "0.988 [0.9, 1]", "0.5", "9", True),
