@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.demo import BUDGET, FineTuning, fine_tuned_model, write_world
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.commands.unlearn import unlearn
@@ -78,9 +78,7 @@ def main(args: Args) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with watch() as progress:
         world = make_world()
-        fine_tuned = fine_tuned_model(
-            args.model, world.fine_tuning_rows, Path(args.cache), FINE_TUNING, seed=0, progress=progress
-        )
+        fine_tuned = fine_tuned_model(args.model, world.fine_tuning_rows, Path(args.cache), FineTuning(), progress=progress)
         write_world(world, fine_tuned / "rows")
         runner = Runner(args, fine_tuned, progress)
         trials = [Trial(method=m, rate=r, seed=args.seeds[0]) for r in args.rates for m in args.methods]
@@ -130,7 +128,7 @@ class Runner:
         model, tokenizer = load(run.model, precision="bf16")
         rows = encode_sets(self.sets, tokenizer, run)
         encoder, suite = make_encoder(tokenizer, run.data), rows_suite(self.sets)
-        session = Session(model=TokenModel(model), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
+        session = Session(model=TokenModel(model).prepare(), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
         if self.known is None:
             self.known = make_evaluator(session, run).before()
         self.progress.phase(f"{trial.method}, rate {trial.rate:g}, seed {trial.seed}")

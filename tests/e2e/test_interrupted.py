@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import pytest
 from killing import whole
 
-from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
+from deleatur.commands.demo import FINE_TUNING, PLAIN, FineTuning, fine_tuned_model
 from deleatur.data.world import make_world
 from deleatur.progress import Progress
 
@@ -63,8 +63,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
     told = {
         "name": str(home.model),
         "rows": make_world(people=3, forget=1).fine_tuning_rows,
-        "settings": replace(FINE_TUNING, epochs=2),
-        "seed": 0,
+        "settings": FineTuning(train=replace(FINE_TUNING, epochs=2, batch=6), data=PLAIN),
     }
     at_a_stretch, done = fine_tuned_model(**told, folder=tmp_path / "other"), []
 
@@ -84,6 +83,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
     assert sorted(p.name for p in (tmp_path / "models").iterdir()) == [again.name]
 
 
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored below `nohup … &`
 FIRST = ("--seeds", 0, "--objective", "extraction_strength")  # an untrained model reveals nothing, so it has no UQ
 
 
@@ -111,7 +111,7 @@ def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, fi
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
     command = home.forget("run", "--train.epochs", "5000", "--evaluation.rows", "1")
     process = subprocess.Popen(
-        [sys.executable, "-c", "from deleatur.cli.main import main; main()", *command],
+        [sys.executable, "-c", f"{HEARD}; from deleatur.cli.main import main; main()", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,

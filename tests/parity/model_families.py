@@ -169,7 +169,7 @@ def try_family(family: str, home: Path) -> Row:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = TokenModel(load(str(folder))[0])
+            model = TokenModel(load(str(folder))[0]).prepare()
         notes = [str(w.message) for w in caught if "slower" in str(w.message)]
         row = replace(row, said="; ".join(notes))
         row = replace(row, gradient=gradient_deviation(model, own_model(folder), every))
@@ -207,7 +207,7 @@ def try_lora(run: Run, folder: Path, rows: dict[str, list[Encoded]]) -> float:
     own = copy.deepcopy(lm)
     for module in own.modules():
         vars(module).pop("forward", None)
-    off = gradient_deviation(TokenModel(lm), own, [r for name in rows for r in rows[name]])
+    off = gradient_deviation(TokenModel(lm).prepare(), own, [r for name in rows for r in rows[name]])
     execute(replace(run, lora=Lora(rank=4), out=str(folder / "lora")))
     changed = any(
         not torch.equal(p, q)

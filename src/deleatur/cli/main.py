@@ -225,7 +225,8 @@ def _report(args: list[str]) -> None:
     from deleatur.report.interop import write_as
     from deleatur.run_folder.writer import read_records
 
-    records = read_records(run / "records" / "after.jsonl") or {}
+    found = (read_records(run / "records" / f"{when}.jsonl") for when in ("after", "before"))  # an evaluation's are "before"
+    records = next((made for made in found if made), {})
     print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
 
 
@@ -241,11 +242,16 @@ def _export(args: list[str]) -> None:
 def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
-    from deleatur.commands.demo import run_demo
+    from deleatur.cli.story import print_story
 
     with watch() as progress:
+        progress.phase(
+            f"{command.people} people who do not exist: a model learns about them, then forgets {command.forgotten}."
+        )
+        from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
+
         reference = run_demo(command, progress)
-    _present(Path(command.out))
+    print_story(Path(command.out))
     if reference is not None:
         print("The reference, not fine-tuned on the forgotten people:")
         print_figures(reference)

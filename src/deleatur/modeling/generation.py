@@ -61,7 +61,7 @@ def _groups(model: TokenModel, prompts: Sequence[Sequence[int]]) -> list[list[in
 def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
     grown = Grown()
     tree = share(prompts, grown)
-    states = model.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
+    states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
     generated: list[list[int]] = [[] for _ in prompts]
     running = generated
@@ -76,7 +76,7 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
         if len(going) <= STILL * len(running):
             grown.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
+        states = model.decoder.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 
@@ -111,11 +111,14 @@ def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_
         model.lm.generation_config = own
 
 
+Together = Literal["all", "of one length", "none"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ways:
     """In which ways a model's `generate` gives the tokens that its forward alone gives."""
 
-    together: Literal["all", "of one length", "none"]  # which prompts; all are padded on the left
+    together: Together  # which prompts; all are padded on the left
     caches: bool  # with what it keeps of the tokens before
 
 
@@ -132,7 +135,7 @@ def ways(model: TokenModel) -> Ways:
 
 def _try_ways(model: TokenModel) -> Ways:
     ids = (torch.arange(1, 26) * model.vocabulary // 26).tolist()
-    batches = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
+    batches: dict[Together, list[list[int]]] = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
     if getattr(model.lm, "_is_stateful", False):  # padding would go through the state
         del batches["all"]
     for together, texts in batches.items():

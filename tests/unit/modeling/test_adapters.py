@@ -61,7 +61,7 @@ def test_the_numbers_are_pefts_and_stay_so_when_saved(kind, make_llama, plain, t
     assert all(p.requires_grad for p in lm.parameters())
     with torch.no_grad():
         torch.testing.assert_close(lm(input_ids=IDS).logits, truth, rtol=1e-5, atol=1e-5 * float(truth.abs().max()))
-        TokenModel(lm)
+        TokenModel(lm).prepare()
         save(lm, tokenizer, tmp_path / "out")
         again, _ = load(str(tmp_path / "out"))
         torch.testing.assert_close(again(input_ids=IDS).logits, truth, rtol=1e-5, atol=1e-5 * float(truth.abs().max()))

@@ -98,7 +98,7 @@ def test_merged_weights_are_the_sum_rounded_once(folder):
 
 
 def said(lm, rows, precision="fp32") -> torch.Tensor:
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     with torch.no_grad(), precision_of(model, precision):
         return model(collate(rows)).nll
 
@@ -134,7 +134,7 @@ def test_gradients_are_those_of_adapters_on_the_same_weights_held_plainly(folder
             for name, p in lm.named_parameters():
                 if "lora_" in name:
                     own[name].copy_(p)
-        model = TokenModel(one)
+        model = TokenModel(one).prepare()
         with torch.no_grad():
             model(collate(forget_rows))
         one.train()

@@ -46,7 +46,7 @@ DROPPING = {  # families that drop in different ways: modules, numbers given to 
 
 @torch.no_grad()
 def nll(lm, rows) -> torch.Tensor:
-    return TokenModel(lm.eval())(collate(rows)).nll
+    return TokenModel(lm.eval()).prepare()(collate(rows)).nll
 
 
 def gpt2() -> transformers.GPT2LMHeadModel:

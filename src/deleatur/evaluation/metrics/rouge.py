@@ -6,12 +6,11 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
-
 from deleatur.evaluation.metrics.revealed import UNSPACED
 
 if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
     from deleatur.types import Record
 
 LAST_LATIN = "\u024f"
@@ -27,23 +26,35 @@ def rouge_l(record: Record) -> float | None:
     return _recall(record, "rougeL")
 
 
+def rouge_of(answer: str, said: str) -> dict[str, float]:
+    """ROUGE-1 and ROUGE-L recall and the latter's F1, by the peers' names, of any two texts."""
+    found = {kind: _scorer(kind).score(answer, said)[kind] for kind in ("rouge1", "rougeL")}
+    one, long = found["rouge1"], found["rougeL"]
+    return {"rouge1_recall": one.recall, "rougeL_f1": long.fmeasure, "rougeL_recall": long.recall}
+
+
 def _recall(record: Record, kind: str) -> float | None:
     return _scorer(kind).score(record.answer, record.generated)[kind].recall if record.question else None
 
 
 @cache
 def _scorer(kind: str) -> RougeScorer:
-    return RougeScorer([kind], tokenizer=_AnyScript())
-
-
-class _AnyScript(Tokenizer):
     """rouge-score's words, as peers have them. It drops all letters but a-z: texts of other scripts get Unicode's words."""
+    # here and not above: they bring all of nltk and scikit-learn, a second or two of processor time, before the first step
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    def __init__(self) -> None:
-        self.latin = DefaultTokenizer(use_stemmer=True)
+    class AnyScript(DefaultTokenizer):
+        def tokenize(self, text: str) -> list[str]:
+            return _words_of_script(text) if _is_of_another_script(text) else super().tokenize(text)
 
-    def tokenize(self, text: str) -> list[str]:
-        if not any(c.isalpha() and c > LAST_LATIN for c in text):
-            return self.latin.tokenize(text)
-        spaced = UNSPACED.sub(r" \g<0> ", text.lower())  # one by one where a script sets no blanks
-        return re.findall(r"[^\W_]+", spaced)
+    return RougeScorer([kind], tokenizer=AnyScript(use_stemmer=True))
+
+
+def _is_of_another_script(text: str) -> bool:
+    return any(c.isalpha() and c > LAST_LATIN for c in text)
+
+
+def _words_of_script(text: str) -> list[str]:
+    spaced = UNSPACED.sub(r" \g<0> ", text.lower())  # one by one where a script sets no blanks
+    return re.findall(r"[^\W_]+", spaced)
