@@ -26,7 +26,7 @@ from deleatur.config.run_config import name_of
 from deleatur.distributed.processes import is_first
 from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
 from deleatur.report import ComparedMethod, compare_table, heat_spans, percent, rows_of, set_name, verdict
-from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, set_metric_rows
+from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, rows_left_out, set_metric_rows
 from deleatur.run_folder.schema import RunResults, read_importance
 from deleatur.settings import Train
 
@@ -112,7 +112,7 @@ def print_results(results: RunResults, out: Path) -> None:
         arrow = {"lower": "↓ ", "higher": "↑ "}.get(row.better, "  ")
         before, after = percent(row.before, row.before_se), percent(row.after, row.after_se)
         name = "" if row.set == shown else set_name(row.set)
-        table.add_row(name, arrow + by_judge(row.metric, judge), before, after, str(row.n))
+        table.add_row(name, arrow + by_judge(row.metric, judge), before, after, row.count)
         shown = row.set
     OUT.print(table)
     _print_set_metric_rows(
@@ -146,21 +146,22 @@ def print_results(results: RunResults, out: Path) -> None:
 
 def print_evaluation(figures: dict[str, Any]) -> None:
     """What `evaluate` found of one model."""
-    print_figures(figures["sets"], figures["judge"])
+    print_figures(figures["sets"], figures["judge"], rows_left_out(figures.get("data", {}), figures["sets"]))
     print_set_metrics(figures["whole"], figures["judge"])
     print_tasks(figures.get("lm_eval", {}))
     for note in figures.get("notes", ()):
         OUT.print(f"Note: {note}", soft_wrap=True)
 
 
-def print_figures(figures: dict[str, Any], judge: str | None = None) -> None:
-    """Sets and metrics of one model."""
+def print_figures(figures: dict[str, Any], judge: str | None = None, left_out: dict[str, int] | None = None) -> None:
+    """Sets and metrics of one model; `left_out` has the sizes of sets of which not all rows were evaluated."""
     table = Table("rows", "metric", "value", "n")
     for name, metrics in figures.items():
         table.add_section()
         for number, (metric, figure) in enumerate(m for m in metrics.items() if m[0] in METRIC_LABELS):
-            value = percent(figure["value"], figure["se"])
-            table.add_row("" if number else set_name(name), by_judge(metric, judge), value, str(figure["n"]))
+            value, size = percent(figure["value"], figure["se"]), (left_out or {}).get(name)
+            count = str(figure["n"]) if size is None else f"{figure['n']} of {size}"
+            table.add_row("" if number else set_name(name), by_judge(metric, judge), value, count)
     OUT.print(table)
 
 

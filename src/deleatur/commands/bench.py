@@ -84,7 +84,7 @@ class Bench:
         require_same_terms(self.out, base, budget, self.wanted)
         require_same_rows(self.out, rows)
         self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
-        network, encoder = TokenModel(lm), make_encoder(tokenizer, base.data)
+        network, encoder = TokenModel(lm).prepare(), make_encoder(tokenizer, base.data)
         place_model(network)
         self.session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress)
         self.known = make_evaluator(replace(self.session, folder=self.out), base).before()

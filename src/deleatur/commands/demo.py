@@ -158,7 +158,7 @@ def fine_tuned_model(
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     with resume_hint("the same command"), kept.handle_signals():
         fit(
-            TokenModel(model.to(start().device)),  # pyright: ignore[reportArgumentType]
+            TokenModel(model.to(start().device)).prepare(),  # pyright: ignore[reportArgumentType]
             fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
             Method(loss=GradientDifference(), importance=Uniform(), settings=settings),
             steps=count,

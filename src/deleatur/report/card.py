@@ -94,7 +94,7 @@ def _evidence(results: RunResults) -> Iterator[str]:
         before, after = (
             percent(value, se, sign=False) for value, se in ((row.before, row.before_se), (row.after, row.after_se))
         )
-        lines.append(f"| {_escaped(set_name(row.set))} | {metric_name(row.metric)} | {before} | {after} | {row.n} |")
+        lines.append(f"| {_escaped(set_name(row.set))} | {metric_name(row.metric)} | {before} | {after} | {row.count} |")
     yield "\n".join(lines)
     yield "± one standard error over the n rows. " + "; ".join(
         f"*{name}*: {meaning}" for key, (name, meaning) in METRIC_LABELS.items() if any(row.metric == key for row in rows)

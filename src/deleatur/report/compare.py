@@ -40,10 +40,18 @@ class ComparedMethod:
         return self.results[0].get("peer")
 
     @property
+    def layout(self) -> str:
+        """Whose token ids it was evaluated on: "own", or as `data.layout` says."""
+        data = (self.results[0].get("run") or {}).get("data")
+        return str(data.get("layout", "own")) if isinstance(data, dict) else "own"
+
+    @property
     def pair(self) -> str:
         """The method as forget loss × importance."""
         if self.peer:
             return f"by {self.peer}"
+        if self.results[0].get("evaluation"):
+            return "not trained"
         run = self.results[0]["run"]
         return f"{run['loss']['name']} × {run['importance']['name']}"
 
@@ -116,6 +124,17 @@ def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
         if len(values) > 1:
             commonest = sorted(values.items(), key=lambda item: -len(item[1]))
             yield f"Not on equal terms: {name} is {'; '.join(f'{v} for {_named(labels)}' for v, labels in commonest)}."
+    yield from _other_ids(runs)
+
+
+def _other_ids(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """Where a file of OpenUnlearning stands beside runs with other token ids."""
+    own = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
+    if own and any(run.peer == "OpenUnlearning" for run in runs):
+        yield (
+            f"Not on equal terms: the token ids of {_named(own)} are not OpenUnlearning's; evaluate with --data.layout "
+            "open-unlearning, and with --data.system-prompt where its configuration has one."
+        )
 
 
 def _results(place: Path, read: Read) -> RunResults:
@@ -142,10 +161,13 @@ def _shown(label: str, runs: list[Finished]) -> ComparedMethod:
 
 
 def _terms(results: RunResults) -> dict[str, str]:
+    trained = not results.get("evaluation")
     settings = {k: plain(v) for k, v in flat(results["run"]).items() if k not in (*NO_METHOD, *SOURCES)}
     sets = dict.fromkeys(SOURCES) | results["data"]
     data = {f"{name} rows": str((source or {}).get("sha256", "none"))[:12] for name, source in sets.items()}
     suite = {f"suite.{k}": plain(v) for k, v in suite_of(results).items()}
+    if not trained:  # another model is what it is compared for
+        return {k: v for k, v in settings.items() if k not in ("model", "evaluation.start")} | data | suite
     more = {"model": results["model"]["name"], "steps": plain(results["cost"].get("steps"))}
     more |= {"FQ and RD": "of language, and drift" if "fq_raw" in results else "by their former definitions"}
     return {k: v for k, v in settings.items() if not k.startswith(METHOD)} | data | suite | more

@@ -186,7 +186,7 @@ def compare_table(runs: Sequence[ComparedMethod]) -> Table:
         rows=tuple(rows),
         best=frozenset(best),
         meanings=tuple((column.name, column.meaning) for column in columns),
-        notes=(*unequal(runs), *_said(runs), *_missing(runs), *numbered, *_left_out(runs)),
+        notes=(*unequal(runs), *_said(runs), *_layouts(runs), *_missing(runs), *numbered, *_left_out(runs)),
     )
 
 
@@ -278,6 +278,12 @@ def _said(runs: Sequence[ComparedMethod]) -> Iterator[str]:
         judge = f", judged by {suite['judge']}" if suite.get("judge") else ""
         gone, kept = ", ".join(suite["gone"]), ", ".join(suite["kept"])
         yield f"{suite.get('name', 'rows')}: gone = {gone}; kept = {kept}; score = {metric_name(suite['score'])}{judge}."
+
+
+def _layouts(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """Whose token ids are not our own."""
+    for layout in dict.fromkeys(run.layout for run in runs if not run.peer and run.layout != "own"):
+        yield f"Token ids in the layout of {layout}: {', '.join(run.label for run in runs if run.layout == layout)}."
 
 
 def _missing(runs: Sequence[ComparedMethod]) -> Iterator[str]:

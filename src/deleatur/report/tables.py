@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
@@ -44,6 +44,12 @@ class Row:
     after_se: float | None
     n: int
     better: Literal["lower", "higher", ""]
+    rows: int | None = None  # how many the set has, where not all were evaluated
+
+    @property
+    def count(self) -> str:
+        """The rows with this metric, and of how many they were taken where some were left out."""
+        return str(self.n) if self.rows is None else f"{self.n} of {self.rows}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,12 +73,21 @@ class SetMetricRow:
 def rows_of(results: RunResults) -> list[Row]:
     """The evidence of `results.json` that a reader is shown, forget rows first; other sets follow in alphabetical order."""
     before, after = results["before"], results["after"]
-    return [
+    left = rows_left_out(results.get("data") or {}, after or before)
+    found = [
         _row(name, metric, before.get(name, {}).get(metric), after.get(name, {}).get(metric))
         for name in _ordered({*before, *after}, SETS)
         for metric in METRIC_LABELS
         if metric in before.get(name, {}) or metric in after.get(name, {})
     ]
+    return [replace(row, rows=left.get(row.set)) for row in found]
+
+
+def rows_left_out(data: dict[str, Any], figures: dict[str, Any]) -> dict[str, int]:
+    """The size of each set of which not all rows were evaluated."""
+    sizes = {name: (part or {}).get("rows", 0) for name, part in data.items()}
+    most = {name: max((figure["n"] for figure in found.values()), default=0) for name, found in figures.items()}
+    return {name: size for name, size in sizes.items() if 0 < most.get(name, 0) < size}
 
 
 def set_metric_rows(whole: Mapping[str, Mapping[str, Any]], judge: str | None = None) -> list[SetMetricRow]:

@@ -91,6 +91,22 @@ class RunResults(TypedDict):
     method: NotRequired[str]
     seed: NotRequired[int]
     peer: NotRequired[str]  # whose file it was read from, where it is not ours
+    evaluation: NotRequired[bool]  # was nothing trained, so that "after" is of the model as it is?
+
+
+class EvaluationResults(TypedDict):
+    """results.json of an evaluation."""
+
+    schema_version: int
+    sets: Scores
+    whole: dict[str, dict[str, Any]]
+    judge: str
+    notes: list[str]
+    suite: SuiteResults
+    model: ModelResults
+    data: dict[str, DataResults | None]
+    run: dict[str, Any]  # its settings, as in evaluate.yaml
+    lm_eval: NotRequired[dict[str, Any]]
 
 
 class StepLine(TypedDict):
@@ -158,6 +174,10 @@ class FullRecordLine(RecordLine):
     shuffled_nll: NotRequired[float | None]
     start_tokens: NotRequired[int | None]
     subject: NotRequired[str | None]
+    restated_answer: NotRequired[str | None]
+    wrong_answers: NotRequired[list[str]]
+    reasoning: NotRequired[str | None]
+    cut: NotRequired[bool | None]
 
 
 class TrialLine(TypedDict):
@@ -189,6 +209,9 @@ def read_folder(run: Path) -> Folder:
     if not (run / "results.json").is_file():
         raise DataError(f"{run} is no run folder: it has no results.json; give a folder in which a run has ended")
     results = read_results(run / "results.json")
+    if results.get("evaluation"):
+        needed = "give --form open-unlearning or lm-eval, or deleatur compare"
+        raise DataError(f"{run} holds an evaluation, in which nothing was trained, so there is no page of a run; {needed}")
     return Folder(
         name=run.resolve().name,
         results=results,
@@ -217,8 +240,20 @@ def read_results(path: Path) -> RunResults:
             f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION} and older; "
             "use the deleatur that wrote it, or run again"
         )
+    if "sets" in results:
+        require_type(results, EvaluationResults, str(path))
+        return as_results(cast(EvaluationResults, results))
     require_type(results, RunResults, str(path))
     return cast(RunResults, results)
+
+
+def as_results(evaluation: EvaluationResults) -> RunResults:
+    """An evaluation's figures in the form of a run's: those of its model stand in "after", and nothing was trained."""
+    nothing = {"before": {}, "importance": {}, "cost": {}, "fq": None, "rd": None, "uq": None, "evaluation": True}
+    kept = {key: value for key, value in evaluation.items() if key not in ("sets", "whole", "judge")}
+    suite = {**evaluation["suite"], "judge": evaluation["judge"]}
+    figures = {"after": evaluation["sets"], "whole": {"after": evaluation["whole"]}, "suite": suite}
+    return cast(RunResults, nothing | kept | figures)
 
 
 def write_results(path: Path, results: RunResults) -> None:

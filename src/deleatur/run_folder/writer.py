@@ -17,7 +17,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.config.run_config import Run, to_dict
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, to_dict
 from deleatur.distributed.processes import agree, is_first, size
 from deleatur.errors import ConfigError, DataError
 from deleatur.evaluation.aggregate import measure, measure_sets, quality
@@ -182,44 +182,58 @@ def importance_lines(records: Sequence[Record], before: Sequence[str | None]) ->
 
 def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step], judge: str) -> RunResults:
     """What results.json holds."""
-    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
-    suite, model, encoder = session.suite, session.model.lm, session.encoder
+    suite, model = session.suite, session.model.lm
     budget = run.importance.budget if isinstance(run.importance, Learns) else BUDGET
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
     results = {
         "schema_version": SCHEMA_VERSION,
-        "suite": {
-            "name": suite.name,
-            "gone": [*suite.forget_sets],
-            "kept": [*suite.retain_sets],
-            "score": suite.score,
-            "judge": judge,
-        },
+        "suite": {**_suite_of(suite), "judge": judge},
         "before": before,
         "after": after,
         "whole": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
         **quality(before, after, metric=suite.score, forget_sets=suite.forget_sets, retain_sets=suite.retain_sets),
         "importance": agreement(records["after"]["forget"], budget=budget),
         "cost": cost_of(steps),
-        "model": {
-            "name": run.model,
-            "class": type(model).__name__,
-            "parameters": sum(map(size, model.parameters())),
-            "precision": run.train.precision,
-        },
-        "data": {
-            name: {
-                "source": run.suite or sources[name],
-                "sha256": digest(encoded),
-                "rows": len(encoded),
-                "cut": sum(map(encoder.is_cut, encoded)),
-                "tokens": sum(len(r.ids) - r.start for r in encoded),
-            }
-            for name, encoded in session.rows.items()
-        },
+        "model": _model_of(run.model, model, run.train.precision),
+        "data": _data_of(run, session),
         "run": to_dict(run),
     }
     return cast(RunResults, results)  # plain figures are dicts
+
+
+def evaluation_of(run: Run, session: Session) -> dict[str, Any]:
+    """What results.json of an evaluation holds beside its figures."""
+    settings = {name: value for name, value in to_dict(run).items() if name in EVALUATION_FIELDS}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": _suite_of(session.suite),
+        "model": _model_of(run.model, session.model.lm, run.evaluation.precision),
+        "data": _data_of(run, session),
+        "run": settings,
+    }
+
+
+def _suite_of(suite: Suite) -> dict[str, Any]:
+    return {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score}
+
+
+def _model_of(name: str, model: PreTrainedModel, precision: str) -> dict[str, Any]:
+    parameters = sum(map(size, model.parameters()))
+    return {"name": name, "class": type(model).__name__, "parameters": parameters, "precision": precision}
+
+
+def _data_of(run: Run, session: Session) -> dict[str, Any]:
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    return {
+        name: {
+            "source": run.suite or sources[name],
+            "sha256": digest(encoded),
+            "rows": len(encoded),
+            "cut": sum(map(session.encoder.is_cut, encoded)),
+            "tokens": sum(len(r.ids) - r.start for r in encoded),
+        }
+        for name, encoded in session.rows.items()
+    }
 
 
 def set_metrics_of(suite: Suite, records: dict[str, Records], when: str) -> dict[str, Any]:
