@@ -111,11 +111,14 @@ def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_
         model.lm.generation_config = own
 
 
+Together = Literal["all", "of one length", "none"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ways:
     """In which ways a model's `generate` gives the tokens that its forward alone gives."""
 
-    together: Literal["all", "of one length", "none"]  # which prompts; all are padded on the left
+    together: Together  # which prompts; all are padded on the left
     caches: bool  # with what it keeps of the tokens before
 
 
@@ -132,7 +135,7 @@ def ways(model: TokenModel) -> Ways:
 
 def _try_ways(model: TokenModel) -> Ways:
     ids = (torch.arange(1, 26) * model.vocabulary // 26).tolist()
-    batches = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
+    batches: dict[Together, list[list[int]]] = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
     if getattr(model.lm, "_is_stateful", False):  # padding would go through the state
         del batches["all"]
     for together, texts in batches.items():
