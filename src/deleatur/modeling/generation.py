@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from deleatur.distributed.processes import is_sharded
 from deleatur.errors import ModelError
-from deleatur.modeling.packed_attention import Growing, Grown, share
+from deleatur.modeling.packed_attention import CachedRows, KeyValueCache, share
 from deleatur.modeling.token_model import TokenModel
 
 STILL = 7 / 8  # share of the rows in a batch that still speak below which it is worth copying what those know
@@ -59,7 +59,7 @@ def _groups(model: TokenModel, prompts: Sequence[Sequence[int]]) -> list[list[in
 
 @torch.no_grad()
 def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
-    grown = Grown()
+    grown = KeyValueCache()
     tree = share(prompts, grown)
     states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
@@ -76,7 +76,7 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
         if len(going) <= STILL * len(running):
             grown.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.decoder.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
+        states = model.decoder.run_next(tokens, CachedRows(grown=grown, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 
