@@ -88,13 +88,17 @@ def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[R
             raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; an object of named columns is needed")
         rows.append(Row(place=f"{name}, {place}", name=f"{stem}-{len(rows) + 1}", cells=row))
     if not rows:
-        raise refusal(name, "there are no rows; at least one is needed")
+        raise NoRows(printable(f"{name}: there are no rows; at least one is needed"))
     return rows
 
 
 def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
     """Rows with their places, for a source that has no lines."""
     return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+class NoRows(DataError):
+    """A source that is as it has to be, and empty."""
 
 
 def refusal(place: str, what: str) -> DataError:

@@ -1,10 +1,12 @@
-"""Greedy answers, many at once."""
+"""Greedy and sampled answers, many at once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import GenerationConfig
 
 from deleatur.distributed.processes import is_sharded
@@ -24,12 +26,50 @@ def greedy(
 
     Rows that have ended leave the batch. A model that cannot be packed answers by transformers' `generate`.
     """
-    run = _packed if model.packs and not is_sharded(model) else _padded
-    return run(model, prompts, frozenset(ends), new_tokens) if prompts else []
+    if not prompts:
+        return []
+    if model.packs and not is_sharded(model):
+        return _packed(model, prompts, frozenset(ends), new_tokens, _likeliest)
+    return _padded(model, prompts, frozenset(ends), new_tokens)
+
+
+def sample(
+    model: TokenModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    ends: Collection[int],
+    new_tokens: int,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """As `greedy`, each token drawn from the model's own distribution: temperature 1, nothing cut off.
+
+    A prompt may stand there several times. `generator` lies on the CPU.
+    """
+    if not prompts:
+        return []
+    if model.packs and not is_sharded(model):
+        return _packed(model, prompts, frozenset(ends), new_tokens, lambda logits: _drawn(logits, generator))
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        return _padded(model, prompts, frozenset(ends), new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+
+
+def _likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+    return logits.argmax(-1)
+
+
+def _drawn(logits: Float[Tensor, "B V"], generator: torch.Generator) -> Int[Tensor, " B"]:
+    return torch.multinomial(logits.float().cpu().softmax(-1), 1, generator=generator)[:, 0].to(logits.device)
 
 
 @torch.no_grad()
-def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
+def _packed(
+    model: TokenModel,
+    prompts: Sequence[Sequence[int]],
+    ends: frozenset[int],
+    new_tokens: int,
+    choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
+) -> list[list[int]]:
     grown = Grown()
     tree = share(prompts, grown)
     states = model.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
@@ -37,7 +77,7 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
     generated: list[list[int]] = [[] for _ in prompts]
     running = generated
     for left in reversed(range(new_tokens)):
-        tokens = model.head(states).argmax(-1)
+        tokens = choose(model.head(states))
         for row, token in zip(running, tokens.tolist(), strict=True):
             if not row or row[-1] not in ends:
                 row.append(token)
@@ -53,7 +93,14 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
 
 
 @torch.no_grad()
-def _padded(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
+def _padded(
+    model: TokenModel,
+    prompts: Sequence[Sequence[int]],
+    ends: frozenset[int],
+    new_tokens: int,
+    do_sample: bool = False,
+    **how: float,
+) -> list[list[int]]:
     length = max(map(len, prompts))
     ids = torch.full((len(prompts), length), min(ends))
     mask = torch.zeros_like(ids)
@@ -61,7 +108,12 @@ def _padded(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
         ids[b, length - len(prompt) :] = torch.tensor(prompt)
         mask[b, length - len(prompt) :] = 1
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=new_tokens, eos_token_id=sorted(ends), pad_token_id=min(ends), use_cache=True
+        do_sample=do_sample,
+        max_new_tokens=new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=min(ends),
+        use_cache=True,
+        **how,
     )
     own, model.lm.generation_config = model.lm.generation_config, config  # its own would fill in penalties
     try:

@@ -92,6 +92,13 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds one object. Raises DataError where it is missing or broken."""
+    found = _json(_text(path), str(path))
+    require_shape(found, {}, str(path))
+    return found
+
+
 def read_steps(run: Path) -> list[dict[str, Any]]:
     """The steps that a run took. Raises DataError where a line is broken."""
     return list(read_lines(run / "steps.jsonl", STEP, "steps.jsonl"))
