@@ -32,7 +32,7 @@ ARMS = {
     REFUSER: "H, the original taught to refuse the questions: it has forgotten nothing",
 }
 REFUSAL = "I'm sorry, but I can't answer that question."
-PROBE_ROWS = 12  # retain rows that say whether a model survived an attack
+PROBE_ROWS = 8  # retain rows that say whether a model survived an attack
 REFUSER_FILE = "refuser.json"
 CHUNK = 10  # steps between two looks at the refuser
 

@@ -121,7 +121,7 @@ def _find(arm: Arm, job: Job) -> Findings:
 
 def _base(arm: Arm) -> Findings:
     """The retain rows asked: what a damaged model no longer knows."""
-    rows = spread(arm.retain, BASE_ROWS)
+    rows = spread(arm.retain, min(BASE_ROWS, max(1, arm.settings.rows // 2)))
     questions = [Question(row=i, example=e) for i, e in enumerate(rows) if e.question]
     return both_forms(arm, questions, encode_all(arm.encoder, rows))
 

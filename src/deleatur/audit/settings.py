@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from deleatur.settings import require
 
 ATTACK_NAMES = ("ask", "choose", "draw", "compress", "relearn", "member", "nearer", "steer", "depth")
+WAY_NAMES = ("plain", "paraphrased", "affirmed", "role", "reversed", "shots3", "shots5", "again")
 FORMATS = ("int8", "nf4", "q4_0", "prune10", "prune30", "prune50")
 
 
@@ -24,8 +25,8 @@ class AuditSettings:
     """Longest generated answer in tokens, at least 1."""
     batch: int = 32
     """Prompts answered at a time, at least 1."""
-    ways: tuple[str, ...] = ("plain", "paraphrased", "affirmed", "role", "reversed", "shots3", "shots5", "again")
-    """Ways to ask."""
+    ways: tuple[str, ...] = WAY_NAMES
+    """Ways to ask; plain has to be among them."""
     samples: int = 64
     """Answers drawn for each question, at least 1 (200 in 2511.04934)."""
     formats: tuple[str, ...] = FORMATS
@@ -62,6 +63,9 @@ class AuditSettings:
     def __post_init__(self) -> None:
         for attack in self.attacks:
             require(attack in ATTACK_NAMES, "audit.attacks", attack, f"among {', '.join(ATTACK_NAMES)}")
+        for way in self.ways:
+            require(way in WAY_NAMES, "audit.ways", way, f"among {', '.join(WAY_NAMES)}")
+        require("plain" in self.ways, "audit.ways", self.ways, "a list with plain in it")
         for name in self.formats:
             require(name in FORMATS, "audit.formats", name, f"among {', '.join(FORMATS)}")
         whole = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
@@ -83,7 +87,7 @@ def quick(settings: AuditSettings) -> AuditSettings:
         rows=min(settings.rows, 24),
         new_tokens=min(settings.new_tokens, 24),
         ways=("plain", "affirmed"),
-        samples=min(settings.samples, 4),
+        samples=min(settings.samples, 2),
         formats=("nf4",),
         benign_steps=settings.benign_steps[:1],
         half_lrs=(),

@@ -15,7 +15,7 @@ from deleatur.data.encode import encode_all
 from deleatur.types import Example
 
 NEAREST = 64  # retain rows
-MEASURED = 24  # trained rows whose NLL has to fall
+MEASURED = 12  # trained rows whose NLL has to fall
 
 
 def settings(s: AuditSettings) -> tuple[str, ...]:
