@@ -51,7 +51,7 @@ class AuditSettings:
     """Nats by which the control's state has to lower the truth for a layer to count, above 0 (2605.24614)."""
     refuser_steps: int = 200
     """Most steps in which the model that only refuses learns to, at least 1."""
-    refuser_lr: float = 5e-4
+    refuser_lr: float = 1e-3
     """Learning rate of its adapters, above 0."""
     rank: int = 8
     """Rank of all adapters, at least 1."""
