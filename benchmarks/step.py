@@ -24,7 +24,6 @@ if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
 import torch
-from accelerate import Accelerator
 from naive import NaiveStep
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,8 +35,9 @@ from deleatur.modeling.loading import DTYPES, add_adapters, checkpoint_activatio
 from deleatur.modeling.reference import make_reference
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
+from deleatur.protocols import TrainingContext
 from deleatur.settings import Lora, Train
-from deleatur.training.loop import fit
+from deleatur.training.loop import Method, fit
 from deleatur.training.memory import peak_memory
 from deleatur.types import Batch, Encoded, Example
 
@@ -127,19 +127,16 @@ def ours(case: Case, windows: Iterator[list[Batch]], met: list[Encoded], steps: 
         checkpoint_activations(lm)
     policy, done = TokenModel(lm), []
     loss = NPO(beta=0.1) if case.method == "NPO" else GradientDifference(saturation=5.0 if case.method == "ATWU" else 0.0)
-    reference = make_reference(policy, met, needs=loss.needs, layer=None, batch=8)
+    reference, settings = make_reference(policy, met, loss.requires, batch=8), Train(lr=LR, precision=case.precision)
     importance = Uniform()
     if case.method == "ATWU":
-        importance = LearnedImportance(Learned(every=1), width=policy.width, turns=steps, loss=loss, reference=reference)
+        context = {"train": settings, "width": policy.width, "steps": steps}
+        importance = LearnedImportance(Learned(every=1), TrainingContext(loss=loss, reference=reference, **context))
     fit(
         policy,
         windows,
+        Method(loss=loss, importance=importance, settings=settings, reference=reference),
         steps=steps,
-        loss=loss,
-        importance=importance,
-        settings=Train(lr=LR, precision=case.precision),
-        reference=reference,
-        accelerator=Accelerator(cpu=True),
         on_step=done.append,
     )
     return done

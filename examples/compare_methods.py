@@ -17,15 +17,18 @@ from typing import Any
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
-from deleatur.commands.inputs import before_training, encode_sets, rows_suite
+from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.evaluator import make_evaluator
+from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.commands.unlearn import unlearn
 from deleatur.config.recipes import RECIPES
+from deleatur.data.encode import make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.data.world import make_world
 from deleatur.errors import Diverged
 from deleatur.importance import SULLM, Learned
 from deleatur.modeling.loading import load
+from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.settings import Data, Evaluation
@@ -76,7 +79,7 @@ def main(args: Args) -> None:
     with watch() as progress:
         world = make_world()
         fine_tuned = fine_tuned_model(
-            args.model, world.fine_tuning_rows, Path(args.cache), epochs=5, batch=8, seed=0, progress=progress
+            args.model, world.fine_tuning_rows, Path(args.cache), FINE_TUNING, seed=0, progress=progress
         )
         write_world(world, fine_tuned / "rows")
         runner = Runner(args, fine_tuned, progress)
@@ -126,11 +129,13 @@ class Runner:
         )
         model, tokenizer = load(run.model, precision="bf16")
         rows = encode_sets(self.sets, tokenizer, run)
+        encoder, suite = make_encoder(tokenizer, run.data), rows_suite(self.sets)
+        session = Session(model=TokenModel(model), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
         if self.known is None:
-            self.known = before_training(TokenModel(model), tokenizer, rows, run, rows_suite(self.sets), self.progress)
+            self.known = make_evaluator(session, run).before()
         self.progress.phase(f"{trial.method}, rate {trial.rate:g}, seed {trial.seed}")
         try:
-            results = unlearn(model, tokenizer, rows, run, self.progress, known=self.known).results
+            results = unlearn(session, run, known=self.known).results
         except Diverged as e:
             results = {"diverged": str(e)}
         path.with_suffix(".part").write_text(json.dumps(results, indent=1))

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from accelerate import Accelerator
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
-from deleatur.commands.inputs import encode_sets
+from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.config.recipes import RECIPES
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import read_rows
@@ -27,10 +26,11 @@ from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.predictions import likelihood_pass, make_record
 from deleatur.importance import Contrast, Learned
 from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.settings import Data
-from deleatur.training.setup import state_of, train_method
+from deleatur.training.train import place
 
 BASE = Learned(budget=BUDGET)
 VARIANTS = {
@@ -67,7 +67,7 @@ def main(args: Args) -> None:
     with watch() as progress:
         world = make_world()
         fine_tuned = fine_tuned_model(
-            args.model, world.fine_tuning_rows, Path(args.cache), epochs=5, batch=8, seed=0, progress=progress
+            args.model, world.fine_tuning_rows, Path(args.cache), FINE_TUNING, seed=0, progress=progress
         )
         write_world(world, fine_tuned / "rows")
         for seed in args.seeds:
@@ -89,11 +89,11 @@ def one(fine_tuned: Path, name: str, seed: int, args: Args, progress: Progress) 
     exact_matmul()
     lm, tokenizer = load(run.model, precision="bf16")
     model, rows = TokenModel(lm), encode_sets(sets, tokenizer, run)
-    encoder, accelerator = make_encoder(tokenizer, run.data), Accelerator(cpu=not torch.cuda.is_available())
-    lm.to(accelerator.device)
-    importance, steps = train_method(model, rows, run, encoder, accelerator, phase=progress.phase, on_step=progress.step)
-    lm.eval()
-    said = likelihood_pass(model, rows["forget"], 32, importance, state_of(run))
+    encoder, suite = make_encoder(tokenizer, run.data), rows_suite(sets)
+    place(model, run)
+    trained = train(Session(model=model, encoder=encoder, suite=suite, rows=rows, progress=progress), run, {})
+    importance, steps = trained.importance, trained.steps
+    said = likelihood_pass(model, rows["forget"], 32, importance)
     records = [make_record(row, each) for row, each in zip(rows["forget"], said, strict=True)]
     held = likelihood_pass(model, rows["retain"][::6], 32)
     pairs = [(-logp, gold) for r in records for logp, gold in zip(r.logp, r.gold or (), strict=True)]

@@ -5,13 +5,13 @@
 Prints the folder of the model, for `deleatur forget` and `deleatur bench` with the same suite.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import fine_tuned_model
+from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
 from deleatur.data.suites import read_suite
 from deleatur.settings import Data
 
@@ -39,9 +39,8 @@ def main(args: Args) -> None:
     sets = read_suite(args.suite, Data()).sets
     rows = (*sets["retain"], *sets["forget"])
     with watch() as progress:
-        folder = fine_tuned_model(
-            args.model, rows, Path(args.cache), epochs=args.epochs, batch=args.batch, seed=args.seed, progress=progress
-        )
+        settings = replace(FINE_TUNING, epochs=args.epochs, batch=args.batch)
+        folder = fine_tuned_model(args.model, rows, Path(args.cache), settings, seed=args.seed, progress=progress)
     print(folder)
 
 

@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -17,6 +18,14 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
         ok, needed = False, f"{needed}, and finite"
     if not ok:
         raise ConfigError(f"{name} is {value!r:.80}, but must be {needed}")
+
+
+def is_day(text: str) -> bool:
+    """Is this a day as YYYY-MM-DD?"""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def is_pattern(text: str) -> bool:
@@ -40,9 +49,22 @@ class Data:
     """Tokens of prompt and answer together, at least 8; longer rows are cut at the answer's end, and counted."""
     ignore: tuple[str, ...] = ()
     """Columns of the rows that are known and not needed."""
+    system_prompt: str | None = None
+    """System turn of every row that has none of its own; with a plain layout it stands before the question."""
+    fold_system: bool = False
+    """Set a system turn's text before the first user turn's, for chat templates that refuse the role."""
+    date: str = "2025-04-10"
+    """The day, as YYYY-MM-DD, for chat templates that print today's, so that a run can be repeated."""
+    reasoning_tokens: int = 512
+    """Longest reasoning before an answer, at least 1, where the chat template opens a block for it that nothing closes."""
 
     def __post_init__(self) -> None:
         require(self.max_length >= 8, "data.max_length", self.max_length, "8 tokens or more")
+        require(self.reasoning_tokens >= 1, "data.reasoning_tokens", self.reasoning_tokens, "1 or more")
+        require(is_day(self.date), "data.date", self.date, "a day as YYYY-MM-DD")
+        require(
+            self.system_prompt is None or bool(self.system_prompt.strip()), "data.system_prompt", "", "text, or left out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,16 +127,36 @@ class Train:
     """Recompute activations in the backward pass: less memory, a quarter more time."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        for name, value in {"epochs": self.epochs, "batch": self.batch, "accumulate": self.accumulate}.items():
+            require(value >= 1, f"train.{name}", value, "1 or more")
         require(self.tokens is None or self.tokens >= 1, "train.tokens", self.tokens, "1 or more")
-        for name in ("lr", "clip", "dual_step"):
-            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+        for name, value in {"lr": self.lr, "clip": self.clip, "dual_step": self.dual_step}.items():
+            require(value > 0, f"train.{name}", value, "above 0")
         require(self.bound is None or self.bound >= 0, "train.bound", self.bound, "0 or more")
         require(self.only is None or is_pattern(self.only), "train.only", self.only, "a regular expression")
-        for name in ("weight_decay", "alpha", "gamma", "keep"):
-            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        for name, value in {
+            "weight_decay": self.weight_decay,
+            "alpha": self.alpha,
+            "gamma": self.gamma,
+            "keep": self.keep,
+        }.items():
+            require(value >= 0, f"train.{name}", value, "0 or more")
         require(0 <= self.warmup < 1, "train.warmup", self.warmup, "in [0, 1)")
+
+    def on_schedule(self, other: "Train") -> "Train":
+        """This method's rate, weights and terms on another's schedule and in its precision."""
+        return replace(
+            self,
+            epochs=other.epochs,
+            batch=other.batch,
+            tokens=other.tokens,
+            accumulate=other.accumulate,
+            warmup=other.warmup,
+            weight_decay=other.weight_decay,
+            clip=other.clip,
+            precision=other.precision,
+            checkpointing=other.checkpointing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +187,7 @@ class Guard:
     """Nats by which the retain rows' NLL may have risen where training stops as done, 0 or more."""
 
     def __post_init__(self) -> None:
-        for name in ("retain", "probe"):
-            factor = getattr(self, name)
+        for name, factor in {"retain": self.retain, "probe": self.probe}.items():
             require(factor is None or factor > 1, f"guard.{name}", factor, "above 1")
         require(self.stop is None or self.stop >= 1, "guard.stop", self.stop, "1 or more")
         require(self.budget >= 0, "guard.budget", self.budget, "0 or more")

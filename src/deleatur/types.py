@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,6 +40,7 @@ class Example:
     alternates: tuple[str, ...] = ()  # answers to give instead
     restated: str | None = None  # the answer restated
     wrong: tuple[str, ...] = ()  # wrong answers to the same question
+    reasoning: str | None = None  # the model's own, before the answer, where its template opens a block for that
 
     @property
     def question(self) -> str:
@@ -238,75 +239,6 @@ class Start:
     holdout: Sequence[Encoded] = ()
 
 
-@runtime_checkable
-class Importance(Protocol):
-    """How much each token matters, held fixed during the model's turn."""
-
-    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]: ...
-
-
-@runtime_checkable
-class Prepares(Protocol):
-    """Settings of an importance that is made before training."""
-
-    def prepare(self, start: Start) -> Importance: ...
-
-
-@runtime_checkable
-class TakesTurns(Protocol):
-    """An importance that learns, in alternation with the model."""
-
-    def due(self, step: int) -> bool:
-        """Is there a turn after this step (counted from 1)?"""
-        ...
-
-    def turn(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
-        """Learn from a step's tokens (detached); returns figures for the log."""
-        ...
-
-
-@runtime_checkable
-class ForgetLoss(Protocol):
-    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), which the loop divides by their global count.
-
-    `needs` names what it reads beside the NLL of forget tokens: "reference" (the start model's NLL), "reference logits",
-    "logits", "divergence", "layer" (the states of the middle layer `self.layer`), "preferred".
-    """
-
-    unit: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-
-    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]: ...
-
-
-@runtime_checkable
-class Prefers(Protocol):
-    """A forget loss that teaches other answers."""
-
-    def answers(self, example: Example) -> Sequence[str]:
-        """What may be said instead, at least one. Raises DataError where the row has none."""
-        ...
-
-
-@runtime_checkable
-class AimsAtLevel(Protocol):
-    """A forget loss with an NLL at which a token counts as forgotten; None until it is measured."""
-
-    @property
-    def level(self) -> float | None: ...
-
-    def at_level(self, level: float) -> ForgetLoss:
-        """The loss with this level where it has none of its own."""
-        ...
-
-
-@runtime_checkable
-class ReadsTokens(Protocol):
-    """A forget loss that has to know the tokens of a text of its own."""
-
-    def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss: ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """What a model did with one example: everything that a metric may look at."""
@@ -333,3 +265,5 @@ class Record:
     start_nll: float | None = None
     shuffled_nll: float | None = None
     start_tokens: int | None = None  # how many they are, without the end of turn
+    cut: bool | None = None  # did what was generated reach the limit of tokens before its end?
+    reasoning: str | None = None  # what the model thought before the answer, where its template opens a block for that

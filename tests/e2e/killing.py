@@ -191,9 +191,9 @@ def import_all() -> None:
     modules = deleatur.training.checkpoint, deleatur.run_folder.writer  # pyright: ignore
     for module, name in [*((m, "save_file") for m in modules), (transformers.modeling_utils, "safe_save_file")]:
         setattr(module, name, telling(getattr(module, name)))
-    value_of = deleatur.commands.bench.Workbench.value_of
+    value_of = deleatur.commands.bench.Bench.value_of
 
-    def once(bench: deleatur.commands.bench.Workbench, run: Any, method: str) -> float:
+    def once(bench: deleatur.commands.bench.Bench, run: Any, method: str) -> float:
         lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
         if any(
             line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run) for line in lines
@@ -201,7 +201,7 @@ def import_all() -> None:
             bench.out.with_suffix(".twice").touch()
         return value_of(bench, run, method)
 
-    deleatur.commands.bench.Workbench.value_of = once
+    deleatur.commands.bench.Bench.value_of = once
 
 
 def main(plan: dict[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,19 @@ def test_a_tokenizer_of_more_words_than_the_model_is_refused(home, tmp_path, ref
     model.resize_token_embeddings(300)
     model.save_pretrained(tmp_path / "small")
     AutoTokenizer.from_pretrained(home.model).save_pretrained(tmp_path / "small")
-    assert "small" in refused(*home.forget("run", "--model", "./small"))
+    assert "small knows tokens 0 to 299" in refused(*home.forget("run", "--model", "./small"))
+
+
+def test_a_token_that_no_row_has_does_no_harm(home, tmp_path, call, refused):
+    """As a text model keeps the token that stands for an image: refused only where a row has it."""
+    shutil.copytree(home.model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(home.model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert call("evaluate", "--model", "./model", *home.rows).code == 0
+    (tmp_path / "odd.jsonl").write_text('{"question": "What is <image>?", "answer": "A token."}\n', encoding="utf-8")
+    said = refused("evaluate", "--model", "./model", "--forget", "odd.jsonl", "--retain", home.file("retain"))
+    assert "use the tokenizer that belongs to the model" in said
 
 
 def test_rows_longer_than_the_model_can_read_are_refused(home, tmp_path, refused):

@@ -70,7 +70,7 @@ def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, mo
     import deleatur.commands.bench as module
 
     ran = []
-    change, unlearn = module.change, module.unlearn
+    train, unlearn = module.train, module.unlearn
 
     def counted(f, kind):
         def wrapped(*args, **more):
@@ -81,12 +81,12 @@ def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, mo
 
         return wrapped
 
-    monkeypatch.setattr(module, "change", counted(change, "trial"))
+    monkeypatch.setattr(module, "train", counted(train, "trial"))
     monkeypatch.setattr(module, "unlearn", counted(unlearn, "run"))
     assert bench().code == 130
     made = (tmp_path / "b" / "records" / "before.jsonl").stat().st_mtime_ns
     first, ran[:] = list(ran), []
-    monkeypatch.setattr(module, "change", lambda *a, **m: ran.append("trial") or change(*a, **m))
+    monkeypatch.setattr(module, "train", lambda *a, **m: ran.append("trial") or train(*a, **m))
     monkeypatch.setattr(module, "unlearn", lambda *a, **m: ran.append("run") or unlearn(*a, **m))
     assert bench().code == 0
     kinds = [*(kind for kind, _ in first), *ran]

@@ -70,7 +70,7 @@ def test_a_signal_says_how_to_go_on_and_what_was_answered_is_kept(number, code, 
 
 def test_verdicts_are_kept_in_the_folder(command, call, monkeypatch, tmp_path):
     """The judge is given the folder as the place of its cache."""
-    from deleatur.commands import inputs as evidence
+    from deleatur.commands import evaluator as evidence
 
     told, real = [], evidence.make_judge
     monkeypatch.setattr(evidence, "make_judge", lambda settings, folder: told.append(folder) or real(settings, None))

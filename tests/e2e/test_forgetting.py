@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from deleatur.data.batches import fine_tuning_batches
@@ -16,8 +15,7 @@ from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Train
-from deleatur.training.loop import fit
-from deleatur.types import Reference
+from deleatur.training.loop import Method, fit
 
 EPOCHS = 80
 WAYS = ("--train.batch", "3", "--train.epochs", "10", "--train.gamma", "3", "--evaluation.new-tokens", "24")
@@ -34,12 +32,12 @@ def fine_tuned_model(home, tmp_path_factory) -> Path:
     fit(
         TokenModel(model),
         fine_tuning_batches(rows, epochs=EPOCHS, batch=18, seed=0),
+        Method(
+            loss=GradientDifference(),
+            importance=Uniform(),
+            settings=Train(epochs=EPOCHS, batch=18, lr=6e-3, gamma=0.0),
+        ),
         steps=EPOCHS,
-        loss=GradientDifference(),
-        importance=Uniform(),
-        settings=Train(epochs=EPOCHS, batch=18, lr=6e-3, gamma=0.0),
-        reference=Reference(),
-        accelerator=Accelerator(cpu=True),
     )
     folder = tmp_path_factory.mktemp("told") / "model"
     model.save_pretrained(folder)

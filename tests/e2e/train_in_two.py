@@ -8,15 +8,17 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deleatur.data.batches import windows
+from deleatur.config.run_config import requirements_of
+from deleatur.data.batches import Schedule, windows
 from deleatur.distributed.processes import full_tensor, place_model
 from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import CEU, DPO, NPO, GradientDifference
 from deleatur.modeling.reference import make_reference
 from deleatur.modeling.token_model import TokenModel
+from deleatur.protocols import TrainingContext
 from deleatur.settings import Train
-from deleatur.training.loop import fit, needs
+from deleatur.training.loop import Method, fit
 from deleatur.types import Encoded, Example
 
 SCENARIOS = {  # forget rows, batch, accumulate, forget loss, objective, what holds retain rows
@@ -48,39 +50,29 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     start, lm = (LlamaForCausalLM(LlamaConfig(**shape, vocab_size=101, initializer_range=0.2)) for _ in range(2))
     model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
     place_model(model)
-    dealt = {"epochs": 3, "batch": batch, "accumulate": accumulate}
+    schedule = Schedule(epochs=3, batch=batch, accumulate=accumulate)
     steps = 3 * -(-count // (batch * accumulate))
     settings = Train(lr=1e-3, retain=term, bound=4.0)
-    preferred = [rows(2, 10 + k) for k in range(count)] if "preferred" in loss.needs else []
+    preferred = [rows(2, 10 + k) for k in range(count)] if loss.requires.preferred else []
     met = [*forget, *(row for instead in preferred for row in instead), *retain]
     # from another model: a divergence from the own start is flat there, and AdamW makes steps of rounding errors
-    reference = make_reference(TokenModel(start), met, needs=needs(loss, None, settings), layer=None, batch=4)
-    importance = LearnedImportance(
-        Learned(objective=objective, every=2, lr=0.5, negatives=0.5),
-        width=16,
-        turns=steps // 2,
-        loss=loss,
-        reference=reference,
-        total=lambda x: accelerator.reduce(x, "sum"),
-    )
+    learned = Learned(objective=objective, every=2, lr=0.5, negatives=0.5)
+    reference = make_reference(TokenModel(start), met, requirements_of(loss, learned, settings), batch=4)
+    how = {"train": settings, "width": 16, "steps": steps, "total": lambda x: accelerator.reduce(x, "sum")}
+    importance = LearnedImportance(learned, TrainingContext(loss=loss, reference=reference, **how))
     logged = []
     fit(
         model,
         windows(
             forget,
             retain,
-            **dealt,
-            seed=0,
+            schedule,
             preferred=preferred,
             process=accelerator.process_index,
             processes=accelerator.num_processes,
         ),
+        Method(loss=loss, importance=importance, settings=settings, reference=reference),
         steps=steps,
-        loss=loss,
-        importance=importance,
-        settings=settings,
-        reference=reference,
-        accelerator=accelerator,
         on_step=lambda step: logged.append(asdict(step)),
     )
     scorer = {f"scorer.{k}": v for k, v in importance.scorer.state_dict().items()}

@@ -19,21 +19,21 @@ if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
 import torch
-from accelerate import Accelerator
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from deleatur.commands.inputs import rows_suite
 from deleatur.config.recipes import RECIPES
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import Encoder, encode_all, make_encoder
 from deleatur.data.world import make_world
 from deleatur.importance import SULLM, Uniform
 from deleatur.losses import RMU, GradientDifference
+from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Data, Evaluation, Train
-from deleatur.training.loop import fit
-from deleatur.training.setup import train_method
-from deleatur.types import Reference
+from deleatur.settings import Data, Evaluation, Guard, Train
+from deleatur.training.loop import Method, fit
+from deleatur.training.train import train
 
 HERE = Path(__file__).parent
 STEPS, TOLERANCE = 50, 3e-3
@@ -51,6 +51,7 @@ def trajectory(name: str, base: Path) -> list[tuple[float, float]]:
         retain="retain",
         train=replace(recipe.train, lr=3e-4, epochs=10, batch=5, only=None),
         evaluation=Evaluation(batch=8),
+        guard=Guard(retain=None, probe=None, stop=None),
     )
     if isinstance(run.loss, RMU):
         run = replace(run, loss=replace(run.loss, layer=0))
@@ -60,8 +61,8 @@ def trajectory(name: str, base: Path) -> list[tuple[float, float]]:
     lm = _model(0)
     lm.load_state_dict(_told())
     torch.manual_seed(0)
-    _, steps = train_method(TokenModel(lm), rows, run, encoder, Accelerator(cpu=True))
-    return [(s.loss, s.grad_norm) for s in steps]
+    session = Session(model=TokenModel(lm), encoder=encoder, suite=rows_suite({}), rows=rows)
+    return [(s.loss, s.grad_norm) for s in train(session, run, {}).steps]
 
 
 def read(name: str) -> list[tuple[float, float]]:
@@ -84,12 +85,8 @@ def _told() -> dict[str, torch.Tensor]:
     fit(
         TokenModel(lm),
         fine_tuning_batches(encoded, epochs=20, batch=12, seed=0),
+        Method(loss=GradientDifference(), importance=Uniform(), settings=Train(lr=1e-2)),
         steps=120,
-        loss=GradientDifference(),
-        importance=Uniform(),
-        settings=Train(lr=1e-2),
-        reference=Reference(),
-        accelerator=Accelerator(cpu=True),
         on_step=lambda step: print(step.retain_nll) if __name__ == "__main__" and step.step == 120 else None,
     )
     return lm.state_dict()

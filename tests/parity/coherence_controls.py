@@ -20,7 +20,7 @@ from pathlib import Path
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.world import make_world
 from deleatur.evaluation.answer_scores import scored_by_start
-from deleatur.evaluation.predictions import ends
+from deleatur.evaluation.predictions import Predictor, ends
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.loading import load
 from deleatur.modeling.token_model import TokenModel
@@ -138,7 +138,8 @@ def measured(label: str, name: str) -> Iterator[dict]:
     made = [(kind, e, text.strip()) for kind, e, text in controls(model, encoder)]
     sets: dict[str, list[Encoded]] = {"all": [encoder(e) for _, e, _ in made]}
     bare = [Record(id=k, question="?", answer="", generated=t, logp=(-1.0,), hit=(False,), ends=False) for k, _, t in made]
-    for record in scored_by_start(model, encoder, sets, {"all": bare}, Evaluation(batch=16))["all"]:
+    predictor = Predictor(model=model, encoder=encoder, settings=Evaluation(batch=16))
+    for record in scored_by_start(predictor, sets, {"all": bare})["all"]:
         numbers = {"start_nll": record.start_nll, "shuffled_nll": record.shuffled_nll}
         rounded = {k: None if v is None else round(v, 3) for k, v in numbers.items()}
         line = {"model": label, "kind": record.id, "text": record.generated}

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from deleatur.importance import ETW, SEUL, SULLM, WGA, Contrast, SatImp, Spans, SUNgram, TokenUnlearn, Uniform
-from deleatur.types import Encoded, Example, Likelihood, Prepares, Span, Start, TokenOutputs
+from deleatur.protocols import Prepares
+from deleatur.types import Encoded, Example, Likelihood, Span, Start, TokenOutputs
 
 SHAPES = ((3, 1, 5), (1,), (7, 257))
 SEEDS = (0, 1)

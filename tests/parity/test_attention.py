@@ -8,7 +8,7 @@ import transformers
 from test_families import SMALL, make
 from torch.nn.functional import scaled_dot_product_attention
 
-from deleatur.modeling.packed_attention import SHORT, Pack, attend_through, packed, packed_attention, share
+from deleatur.modeling.packed_attention import SHORT, Pack, Scoring, attend_through, packed, packed_attention, share
 from deleatur.modeling.token_model import TokenModel
 
 WIDTH = 8
@@ -108,9 +108,9 @@ def test_dropout_drops_probabilities():
     """With everything dropped nothing is left; half dropped, the survivors count double and the mean stays."""
     query, key, value, _ = draw((40,) * 50, (6, 2))
     some = pack((40,) * 50)
-    assert not packed_attention(query, key, value, some, dropout=1.0).any()
+    assert not packed_attention(query, key, value, some, Scoring(5**-0.5, dropout=1.0)).any()
     torch.manual_seed(0)
-    half = packed_attention(query, key, torch.ones_like(value), some, dropout=0.5)
+    half = packed_attention(query, key, torch.ones_like(value), some, Scoring(5**-0.5, dropout=0.5))
     assert float(half.mean()) == pytest.approx(1, abs=0.02)
     assert float(half.std()) > 0.1
 

@@ -9,10 +9,12 @@ from torch.nn.functional import cosine_similarity
 from deleatur.data.batches import collate
 from deleatur.importance import Contrast, Learned
 from deleatur.importance.atwu import LearnedImportance
+from deleatur.importance.scorer import fit
 from deleatur.losses import GradientDifference
-from deleatur.modeling.reference import head_similarity
+from deleatur.modeling.reference import head_similarity, head_states
 from deleatur.modeling.token_model import TokenModel
-from deleatur.training.scorer_pretraining import fit_scorer
+from deleatur.protocols import TrainingContext
+from deleatur.settings import Train
 from deleatur.types import Reference, Start
 
 
@@ -55,10 +57,12 @@ def test_a_warm_scorer_gives_what_it_was_fitted_to(llama, forget_rows):
     """A target that is linear in the state: the fit finds it up to what the penalty takes."""
     model, rows = TokenModel(llama), forget_rows[:8]
     settings = Learned(warm=True)
-    learned = LearnedImportance(settings, width=32, turns=1, loss=GradientDifference(), reference=Reference())
+    context = TrainingContext(loss=GradientDifference(), reference=Reference(), train=Train(), width=32, steps=1)
+    learned = LearnedImportance(settings, context)
     aim = torch.randn(32, generator=torch.Generator().manual_seed(0)) / 5
     before = {name: p.detach().clone() for name, p in llama.named_parameters()}
-    fit_scorer(learned, model, lambda tokens: (tokens.hidden @ aim).sigmoid().detach(), rows, batch=3)
+    states = head_states(model, rows, batch=3)
+    fit(learned, states, [(state.at @ aim).sigmoid() for state in states])
     tokens = model(collate(rows))
     g, wanted = learned(tokens), (tokens.hidden @ aim).sigmoid()
     assert float((g - 0.5).abs().max()) > 0.1

@@ -69,3 +69,44 @@ def test_a_mask_of_the_models_own_is_used_again_afterwards():
         before = lm(ids).logits
         greedy(TokenModel(lm), PROMPTS[:2], ends={0}, new_tokens=3)
         assert torch.equal(lm(ids).logits, before)
+
+
+HYBRID = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4} | {
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
+RECURRENT = {  # recurrent families and hybrids, whose norms take a gate, and one with a norm of its own
+    "Mamba": {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "initializer_range": 0.3},
+    "Mamba2": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}
+    | {"expand": 2, "chunk_size": 8, "initializer_range": 0.3},
+    "GraniteMoeHybrid": HYBRID
+    | {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 24,
+        "layer_types": ["mamba", "attention"],
+    },
+    "Bamba": HYBRID | {"attn_layer_indices": [1]},
+}
+
+
+def make_recurrent(family: str) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    ends = {"vocab_size": 401, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}
+    config = getattr(transformers, f"{family}Config")(**RECURRENT[family] | ends)
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_a_recurrent_model_answers_as_one_row_at_a_time_and_its_layers_stay_its_own(family):
+    """Nine prompts of five lengths; padding on the left would go through the state."""
+    prompts = [text(n) for n in (3, 5, 5, 9, 12, 3, 17, 9, 9)]
+    lm = make_recurrent(family)
+    expected = [by_hand(copy.deepcopy(lm), prompt, frozenset(), 5) for prompt in prompts]
+    model = TokenModel(lm)
+    assert not model.packs
+    assert greedy(model, prompts, ends={400}, new_tokens=5) == expected

@@ -38,8 +38,8 @@ def case_of(**changed) -> Case:
 
 
 def test_every_metric_but_our_own_has_a_formula():
-    """revealed, incoherent and nearness are ours; judged and grad_norm are numbers that the record brings along."""
-    assert {*FORMULAS, "revealed", "incoherent", "judged", "grad_norm"} == set(METRICS)
+    """revealed, cut, incoherent and nearness are ours; judged and grad_norm are numbers that the record brings along."""
+    assert {*FORMULAS, "revealed", "cut", "incoherent", "judged", "grad_norm"} == set(METRICS)
     assert {*WHOLE_FORMULAS, "mia_grad_norm", "j_w", "j_avg", "specific_nll", "other_nll"} == set(SET_METRICS)
 
 

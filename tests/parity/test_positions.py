@@ -12,13 +12,12 @@ from test_packing import EVERYTHING, LENGTHS, batch, gradients, padded
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from deleatur.commands.inputs import precision_of
+from deleatur.commands.evaluator import precision_of
 from deleatur.data.batches import collate
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.loading import checkpoint_activations
 from deleatur.modeling.packed_attention import attend_through
 from deleatur.modeling.token_model import TokenModel, _texts
-from deleatur.settings import Evaluation
 
 
 def by_positions(lm, *names: str) -> TokenModel:
@@ -110,9 +109,9 @@ def test_generation_and_another_precision_go_through_padded_rows_meanwhile():
     lm.model.layers[0].register_forward_pre_hook(lambda *_: used.append(lm.config._attn_implementation))
     with torch.no_grad():
         model(batch("ugly"))
-        with precision_of(model, Evaluation(precision="fp32")):
+        with precision_of(model, "fp32"):
             model(batch("ugly"))
-        with precision_of(model, Evaluation(precision="bf16")):
+        with precision_of(model, "bf16"):
             model(batch("ugly"))
         assert seen == [(1, 400), (5, 258), (1, 400)]
         greedy(model, [(5, 6), (7,)], ends=(0,), new_tokens=2)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 
-from deleatur.data.batches import windows
+from deleatur.data.batches import Schedule, windows
 from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import GradientDifference
 from deleatur.modeling.token_model import TokenModel
+from deleatur.protocols import TrainingContext
 from deleatur.settings import Train
-from deleatur.training.loop import fit
+from deleatur.training.loop import Method, fit
 from deleatur.types import Encoded, Reference
 
 BETA, EVERY, SCORER_RATE = 3.0, 2, 0.5
 TRAIN = Train(epochs=2, batch=3, accumulate=2, lr=2e-5, warmup=0.2, alpha=0.8, gamma=1.7, clip=0.5)
-DEALT = {"epochs": TRAIN.epochs, "batch": TRAIN.batch, "accumulate": TRAIN.accumulate}
+DEALT = Schedule(epochs=TRAIN.epochs, batch=TRAIN.batch, accumulate=TRAIN.accumulate)
 LEARNED = {
     objective: Learned(objective=objective, every=EVERY, lr=SCORER_RATE, budget=0.3)
     for objective in ("matched", "complement")
@@ -43,12 +43,12 @@ def forward(lm, rows: list[Encoded]) -> tuple[list[torch.Tensor], list[torch.Ten
 def naive(lm, forget: list[Encoded], retain: list[Encoded], settings: Learned) -> tuple[torch.Tensor, torch.Tensor]:
     """The method of method.md in one function; returns the scorer."""
     w, b = torch.zeros(32, requires_grad=True), torch.zeros(1, requires_grad=True)
-    steps = len(list(windows(forget, retain, **DEALT, seed=0)))
+    steps = len(list(windows(forget, retain, DEALT)))
     warm = round(TRAIN.warmup * steps)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=TRAIN.lr, weight_decay=TRAIN.weight_decay)
     scorer = torch.optim.SGD([w, b], lr=SCORER_RATE, momentum=settings.momentum, weight_decay=settings.weight_decay)
     lm.train()
-    for step, window in enumerate(windows(forget, retain, **DEALT, seed=0)):
+    for step, window in enumerate(windows(forget, retain, DEALT)):
         rows = [row for batch in window for row in batch.rows[: batch.forget]]
         partners = [row for batch in window for row in batch.rows[batch.forget :]]
         nll, states = forward(lm, rows)
@@ -86,17 +86,15 @@ def test_the_alternation_is_the_one_written_out(objective, make_llama, forget_ro
     """Eight steps and four turns: the same model to 1e-6 (a twentieth of one step), the same scorer to 1e-4."""
     ours, theirs = make_llama(), make_llama()
     forget, settings = forget_rows[:22], LEARNED[objective]
-    steps, loss = len(list(windows(forget, retain_rows, **DEALT, seed=0))), GradientDifference(saturation=BETA)
-    importance = LearnedImportance(settings, width=32, turns=steps // EVERY, loss=loss, reference=Reference())
+    steps, loss = len(list(windows(forget, retain_rows, DEALT))), GradientDifference(saturation=BETA)
+    importance = LearnedImportance(
+        settings, TrainingContext(loss=loss, reference=Reference(), train=TRAIN, width=32, steps=steps)
+    )
     fit(
         TokenModel(ours),
-        windows(forget, retain_rows, **DEALT, seed=0),
+        windows(forget, retain_rows, DEALT),
+        Method(loss=loss, importance=importance, settings=TRAIN),
         steps=steps,
-        loss=loss,
-        importance=importance,
-        settings=TRAIN,
-        reference=importance.reference,
-        accelerator=Accelerator(cpu=True),
     )
     w, b = naive(theirs, forget, retain_rows, settings)
     assert steps == 8

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from deleatur.data.encode import Encoder
-from deleatur.evaluation.metrics.revealed import STOP_WORDS
+from deleatur.evaluation.metrics.pieces import STOP_WORDS
 from deleatur.evaluation.predictions import TokenPredictions, ends, likelihood_pass
 from deleatur.modeling.generation import greedy, sample
 from deleatur.modeling.token_model import TokenModel

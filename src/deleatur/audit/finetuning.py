@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from deleatur.data.batches import fine_tuning_batches
-from deleatur.distributed.processes import start
 from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import add_adapters, merge_adapters
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora, Train
-from deleatur.training.loop import fit
-from deleatur.types import Encoded, Reference
+from deleatur.training.loop import Method, fit
+from deleatur.types import Encoded
 
 
 @contextlib.contextmanager
@@ -53,13 +52,5 @@ def take_adapters_in(model: TokenModel) -> None:
 
 def train(model: TokenModel, rows: Sequence[Encoded], *, steps: int, settings: Train, seed: int) -> None:
     """So many steps of plain fine-tuning on the rows, in random order."""
-    fit(
-        model,
-        fine_tuning_batches(rows, epochs=settings.epochs, batch=settings.batch, seed=seed),
-        steps=steps,
-        loss=GradientDifference(),
-        importance=Uniform(),
-        settings=settings,
-        reference=Reference(),
-        accelerator=start(),
-    )
+    method = Method(loss=GradientDifference(), importance=Uniform(), settings=settings)
+    fit(model, fine_tuning_batches(rows, epochs=settings.epochs, batch=settings.batch, seed=seed), method, steps=steps)

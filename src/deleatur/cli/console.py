@@ -147,6 +147,8 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     print_figures(figures["sets"], figures["judge"])
     print_set_metrics(figures["whole"], figures["judge"])
     print_tasks(figures.get("lm_eval", {}))
+    for note in figures.get("notes", ()):
+        OUT.print(f"Note: {note}", soft_wrap=True)
 
 
 def print_audit(report: dict[str, Any], page: Path) -> None:

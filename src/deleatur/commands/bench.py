@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from deleatur.commands.inputs import before_training, encode_sets, predict, require_trained, require_usable, suite_of
+from deleatur.commands.evaluator import make_evaluator
+from deleatur.commands.inputs import encode_sets, require_trained, require_usable, suite_of
 from deleatur.commands.options import Budget
-from deleatur.commands.start_model import with_weights
 from deleatur.commands.tuning import search, values_of, with_values
-from deleatur.commands.unlearn import change, unlearn
+from deleatur.commands.unlearn import unlearn
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, nearest, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
@@ -24,19 +24,21 @@ from deleatur.errors import ConfigError, Diverged, resume_hint
 from deleatur.evaluation.aggregate import Figures, measure, quality, score_figures
 from deleatur.evaluation.metrics import METRICS
 from deleatur.evaluation.metrics.table import mean
-from deleatur.importance import SULLM, Learned
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.session import Session
+from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
+from deleatur.protocols import Learns, ReadsBaseModel
 from deleatur.run_folder.writer import require_same_rows
 from deleatur.settings import Guard, require
 from deleatur.training.setup import preferred_rows, require_parts
+from deleatur.training.train import train
 from deleatur.types import Encoded, Suite
 
 UQ = "uq"
-OWN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")  # what of `train` belongs to a method
 
 
 def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> list[Path]:
@@ -46,10 +48,10 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
     again, so an interrupted bench goes on, and several processes may work at different methods in one folder.
     """
     with resume_hint("the same command"):
-        return _run_bench(Workbench(base, budget, progress), progress)
+        return _run_bench(Bench(base, budget, progress), progress)
 
 
-def _run_bench(bench: Workbench, progress: Progress) -> list[Path]:
+def _run_bench(bench: Bench, progress: Progress) -> list[Path]:
     todo, made = [(m, s) for m in bench.budget.methods for s in bench.budget.seeds], []
     for number, (method, seed) in enumerate(todo, 1):
         folder = bench.out / method / f"seed-{seed}"
@@ -61,8 +63,8 @@ def _run_bench(bench: Workbench, progress: Progress) -> list[Path]:
     return made
 
 
-class Workbench:
-    """One loaded model with its rows, put back to its start before every run."""
+class Bench:
+    """Methods on one loaded model with its rows, which is put back to its start before every run."""
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
         require(
@@ -74,17 +76,18 @@ class Workbench:
         self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
-        self.model, self.tokenizer = load(base.model, precision=base.train.precision)
-        self.rows = encode_sets(self.suite.sets, self.tokenizer, base)
-        require_usable(self.model, self.rows, base)
+        lm, tokenizer = load(base.model, precision=base.train.precision)
+        rows = encode_sets(self.suite.sets, tokenizer, base)
+        require_usable(lm, rows, base)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
         require_same_terms(self.out, base, budget, self.wanted)
-        require_same_rows(self.out, self.rows)
-        self.start = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        network = TokenModel(self.model)
+        require_same_rows(self.out, rows)
+        self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
+        network, encoder = TokenModel(lm), make_encoder(tokenizer, base.data)
         place_model(network)
-        self.known = before_training(network, self.tokenizer, self.rows, base, self.suite, progress, folder=self.out)
+        self.session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress)
+        self.known = make_evaluator(replace(self.session, folder=self.out), base).before()
         self.before = measure(self.known["before"], score=self.suite.score)
         require_read(self.metric, budget, self.suite, self.before)
         self.began, self.done = time.monotonic(), 0  # trials and runs, this time
@@ -101,8 +104,8 @@ class Workbench:
         (home / "left-out.txt").unlink(missing_ok=True)
         try:
             run = self.method(method)
-            require_parts(TokenModel(self.model), run)
-            preferred_rows(run.loss, self.rows["forget"], make_encoder(self.tokenizer, run.data))
+            require_parts(self.session.model, run)
+            preferred_rows(run.loss, self.session.rows["forget"], self.session.encoder)
             values = search(
                 run,
                 trials=self.budget.trials,
@@ -113,8 +116,7 @@ class Workbench:
             )
             run = replace(with_values(run, values), seed=seed)
             self.restore()
-            more = {"suite": self.suite, "known": self.known, "weights": self.start}
-            outcome = unlearn(self.model, self.tokenizer, self.rows, run, self.progress, **more)
+            outcome = unlearn(self.session, run, known=self.known, weights=self.start)
         except (ConfigError, Diverged) as e:
             self.restore()
             (home / "left-out.txt").write_text(f"{e}\n", encoding="utf-8")
@@ -146,13 +148,12 @@ class Workbench:
         """The recipe on the bench's rows, schedule and evaluation. Raises ConfigError where they do not suit it."""
         recipe, base = RECIPES[name], self.base
         importance = recipe.importance
-        if isinstance(importance, Learned) and self.budget.share is not None:
-            importance = replace(importance, budget=self.budget.share)
-        if isinstance(importance, SULLM) and isinstance(base.importance, SULLM):
-            importance = replace(importance, base=base.importance.base)
-        own = {name: getattr(recipe.train, name) for name in OWN}
+        if isinstance(importance, Learns) and self.budget.share is not None:
+            importance = importance.with_budget(self.budget.share)
+        if isinstance(importance, ReadsBaseModel) and isinstance(base.importance, ReadsBaseModel):
+            importance = importance.with_base(base.importance.base)
         no_end = Guard(retain=None, probe=None)  # harm is a result here
-        train = replace(base.train, **own)
+        train = recipe.train.on_schedule(base.train)
         return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
 
     def value_of(self, run: Run, method: str) -> float:
@@ -160,15 +161,15 @@ class Workbench:
         self.restore()
         number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
-        network = TokenModel(self.model)
-        change(network, self.tokenizer, self.rows, run, self.progress, before=self.known["before"])
-        evaluated = (*self.suite.forget_sets, *self.suite.retain_sets)
-        bare = self.rows | {name: [_bare(row) for row in self.rows[name]] for name in evaluated}
-        suite, metric = replace(self.suite, evaluated_sets=evaluated), METRICS[self.metric]
+        session, suite, metric = self.session, self.suite, METRICS[self.metric]
+        train(session, run, {r.id: r.generated for r in self.known["before"].get("retain", ())})
+        evaluated = (*suite.forget_sets, *suite.retain_sets)
+        bare = {name: [_bare(row) for row in session.rows[name]] for name in evaluated}
+        by_uq, start = self.wanted == UQ, partial(with_weights, session.model, self.start)
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
-        by_uq, start = self.wanted == UQ, partial(with_weights, network, self.start)
+        judged = replace(session, suite=replace(suite, evaluated_sets=evaluated), rows={**session.rows, **bare})
         said = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
-        records = predict(network, self.tokenizer, bare, short, suite, self.progress, **said)
+        records = make_evaluator(judged, short).predict(session.model, **said)
         self.done += 1
         if by_uq:
             after = {n: score_figures(records[n], self.metric) for n in evaluated}
@@ -182,8 +183,8 @@ class Workbench:
     @torch.no_grad()
     def restore(self) -> None:
         """The weights as they were loaded."""
-        self.model.load_state_dict(self.start)
-        self.model.requires_grad_(True)
+        self.session.model.lm.load_state_dict(self.start)
+        self.session.model.lm.requires_grad_(True)
 
 
 def metric_of(budget: Budget, suite: Suite) -> str:

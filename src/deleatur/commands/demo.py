@@ -22,18 +22,20 @@ from deleatur.data.world import World, make_world
 from deleatur.distributed.processes import start
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.aggregate import Figures
-from deleatur.importance import Learned, Uniform
+from deleatur.importance import Uniform
 from deleatur.io.atomic import atomic_folder, write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import exact_matmul, load, save
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
+from deleatur.protocols import Learns
 from deleatur.settings import Data, Evaluation, Keep, Train
 from deleatur.training.checkpoint import Checkpoints
-from deleatur.training.loop import fit
-from deleatur.types import Example, Reference
+from deleatur.training.loop import Method, fit
+from deleatur.types import Example
 
+FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
 BUDGET = 0.4  # names and values are that share of the world's answer tokens
 
 
@@ -66,8 +68,8 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     write_world(world, rows)
     recipe = RECIPES[demo.recipe]
     importance = recipe.importance
-    if isinstance(importance, Learned):
-        importance = replace(importance, budget=BUDGET)
+    if isinstance(importance, Learns):
+        importance = importance.with_budget(BUDGET)
     return recipe.run(
         model=str(model),
         forget=str(rows / "forget.jsonl"),
@@ -76,7 +78,7 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         out=demo.out,
         seed=demo.seed,
         importance=importance,
-        train=replace(recipe.train if "divergence" in recipe.loss.needs else as_ours(recipe), batch=4, precision="bf16"),
+        train=replace(recipe.train if recipe.loss.requires.divergence else as_ours(recipe), batch=4, precision="bf16"),
         evaluation=Evaluation(rows=48, new_tokens=40),
     )
 
@@ -103,19 +105,20 @@ def _fine_tuned(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path
     cache.mkdir(parents=True, exist_ok=True)
     with folder_lock(cache):
         return fine_tuned_model(
-            demo.model, rows, cache, epochs=demo.fine_tune_epochs, batch=8, seed=demo.seed, progress=progress
+            demo.model, rows, cache, replace(FINE_TUNING, epochs=demo.fine_tune_epochs), seed=demo.seed, progress=progress
         )
 
 
 def fine_tuned_model(
-    name: str, rows: Sequence[Example], folder: Path, *, epochs: int, batch: int, seed: int, progress: Progress = Progress()
+    name: str, rows: Sequence[Example], folder: Path, settings: Train, *, seed: int, progress: Progress = Progress()
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
     An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
     """
-    settings = Train(epochs=epochs, batch=batch, lr=3e-4, gamma=0.0, precision="bf16")
-    key = json.dumps([name, seed, epochs, batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]])
+    key = json.dumps(
+        [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]
+    )
     folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")
@@ -124,22 +127,17 @@ def fine_tuned_model(
     exact_matmul()
     model, tokenizer = load(name, precision=settings.precision)
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
-    count = epochs * -(-len(encoded) // batch)
+    count = settings.epochs * -(-len(encoded) // settings.batch)
     progress.phase(
         f"Fine-tuning the model on {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps"
     )
-    accelerator = start()
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     with resume_hint("the same command"), kept.handle_signals():
         fit(
-            TokenModel(model.to(accelerator.device)),  # pyright: ignore[reportArgumentType]
-            fine_tuning_batches(encoded, epochs=epochs, batch=batch, seed=seed),
+            TokenModel(model.to(start().device)),  # pyright: ignore[reportArgumentType]
+            fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
+            Method(loss=GradientDifference(), importance=Uniform(), settings=settings),
             steps=count,
-            loss=GradientDifference(),
-            importance=Uniform(),
-            settings=settings,
-            reference=Reference(),
-            accelerator=accelerator,
             on_step=lambda step: progress.step(step, count),
             checkpoints=kept,
         )
@@ -152,8 +150,8 @@ def fine_tuned_model(
 def write_world(world: World, folder: Path) -> None:
     """forget.jsonl, retain.jsonl and holdout.jsonl, as a user would have them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("forget", "retain", "holdout"):
-        lines = (json.dumps(row_of(e), ensure_ascii=False) + "\n" for e in getattr(world, name))
+    for name, rows in (("forget", world.forget), ("retain", world.retain), ("holdout", world.holdout)):
+        lines = (json.dumps(row_of(e), ensure_ascii=False) + "\n" for e in rows)
         write_atomic(folder / f"{name}.jsonl", lines)
 
 

@@ -9,31 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from deleatur.commands.inputs import (
-    before_training,
-    encode_sets,
-    judge_of,
-    precision_of,
-    predict,
-    require_usable,
-    rows_suite,
-    suite_of,
-)
+from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of
+from deleatur.commands.inputs import encode_sets, require_usable, rows_suite, suite_of
 from deleatur.config.run_config import Run, evaluation_to_yaml, from_yaml
+from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.distributed.processes import agree, count, is_first, place_model, start
 from deleatur.errors import ConfigError, resume_hint
-from deleatur.evaluation.aggregate import measure
+from deleatur.evaluation.aggregate import answer_notes, measure
 from deleatur.evaluation.lm_eval_tasks import run_lm_eval
-from deleatur.importance import Learned
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import load
 from deleatur.modeling.reference import start_of
+from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
+from deleatur.protocols import Learns, Prepares
 from deleatur.run_folder.schema import require_no_links
 from deleatur.run_folder.writer import (
     claimed,
@@ -41,11 +35,10 @@ from deleatur.run_folder.writer import (
     importance_lines,
     require_empty,
     require_same_rows,
-    scorer_of,
     set_metrics_of,
     write_lines,
 )
-from deleatur.types import Encoded, Prepares, Suite
+from deleatur.types import Encoded, Suite
 
 EVALUATION_FILE = "evaluate.yaml"  # and not run.yaml, so that no verb goes on with another's folder
 
@@ -78,20 +71,23 @@ def evaluate(
     with resume_hint("the same command, from its beginning" if folder is None else "the same command"):
         start()
         if folder is None:
-            return _figures(run, progress, tasks, *_ready(run, tasks))
+            return _figures(_session(run, tasks, progress), run, tasks)
         agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
                 return json.loads((folder / "results.json").read_text(encoding="utf-8"))
         run = replace(run, out=str(folder))
-        ready = _ready(run, tasks)
+        session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
-            return _kept(run, progress, tasks, folder, *ready)
+            require_same_rows(folder, session.rows)
+            with resume_hint(f"deleatur evaluate {folder} --resume"):
+                found = _figures(session, run, tasks)
+                if is_first():
+                    write_atomic(folder / "results.json", json.dumps(found, indent=2) + "\n")
+            return found
 
 
-def _ready(
-    run: Run, tasks: Sequence[str]
-) -> tuple[Suite, PreTrainedModel, PreTrainedTokenizerBase, dict[str, list[Encoded]]]:
+def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
     """The suite, model and rows of an evaluation; every input is checked."""
     suite = suite_of(run)
     if tasks and count() > 1:
@@ -100,7 +96,15 @@ def _ready(
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
-    return suite, model, tokenizer, rows
+    return _on_device(model, make_encoder(tokenizer, run.data), suite, rows, progress)
+
+
+def _on_device(
+    lm: PreTrainedModel, encoder: Encoder, suite: Suite, rows: dict[str, list[Encoded]], progress: Progress = Progress()
+) -> Session:
+    network = TokenModel(lm)
+    place_model(network)
+    return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress)
 
 
 def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
@@ -109,42 +113,14 @@ def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
     write_atomic(folder / EVALUATION_FILE, evaluation_to_yaml(run, tasks))
 
 
-def _kept(
-    run: Run,
-    progress: Progress,
-    tasks: Sequence[str],
-    folder: Path,
-    suite: Suite,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, list[Encoded]],
-) -> dict[str, Any]:
-    """The figures, in a folder that is this process's alone."""
-    require_same_rows(folder, rows)
-    with resume_hint(f"deleatur evaluate {folder} --resume"):
-        found = _figures(run, progress, tasks, suite, model, tokenizer, rows, folder)
-        if is_first():
-            write_atomic(folder / "results.json", json.dumps(found, indent=2) + "\n")
-    return found
-
-
-def _figures(
-    run: Run,
-    progress: Progress,
-    tasks: Sequence[str],
-    suite: Suite,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, list[Encoded]],
-    folder: Path | None = None,
-) -> dict[str, Any]:
-    network = TokenModel(model)
-    place_model(network)
-    records = before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
-    with precision_of(network, run.evaluation):
-        lm_eval = {"lm_eval": run_lm_eval(model, tokenizer, tasks, run.evaluation)} if tasks else {}
+def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]:
+    model, suite = session.model, session.suite
+    records = make_evaluator(session, run).before()
+    with precision_of(model, run.evaluation.precision):
+        lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
-    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name}
+    notes = answer_notes(records["before"], run.evaluation.new_tokens)
+    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
     return found | lm_eval
 
 
@@ -161,19 +137,19 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))
-    encoded = encode_sets({"forget": examples}, tokenizer, run)
-    network = TokenModel(lm)
-    place_model(network)
-    importance = scorer_of(folder, network) if isinstance(run.importance, Learned) else run.importance
-    if isinstance(importance, Prepares):  # as it would have been made for these rows
+    encoder, encoded = make_encoder(tokenizer, run.data), encode_sets({"forget": examples}, tokenizer, run)
+    session = _on_device(lm, encoder, rows_suite({"forget": examples}), encoded, progress)
+    importance = run.importance
+    if isinstance(importance, Learns):
+        importance = importance.load(folder, session.model.width)
+    elif isinstance(importance, Prepares):  # as it would have been made for these rows
         first = TokenModel(load(run.model)[0])
         place_model(first)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
-    suite = rows_suite({"forget": examples})
-    records = predict(network, tokenizer, encoded, everything, suite, progress, importance=importance)["forget"]
+    records = make_evaluator(session, everything).predict(session.model, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))
     return path

@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from deleatur import __version__
-from deleatur.commands.inputs import require_finite
 from deleatur.commands.options import Export
 from deleatur.errors import ConfigError, ModelError
 from deleatur.io.atomic import atomic_folder
+from deleatur.modeling.checks import require_finite
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 from deleatur.modeling.loading import load, save
 from deleatur.progress import Progress

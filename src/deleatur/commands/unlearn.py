@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.commands.inputs import (
-    before_training,
-    encode_sets,
-    judge_of,
-    predict,
-    read_or_evaluate,
-    require_finite,
-    require_trained,
-    require_usable,
-    rows_suite,
-    suite_of,
-)
-from deleatur.commands.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
+from deleatur.commands.evaluator import judge_of, make_evaluator
+from deleatur.commands.inputs import encode_sets, require_trained, require_usable, rows_suite, suite_of
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
-from deleatur.distributed.processes import agree, gather, is_first, place_model, start, will_shard
+from deleatur.distributed.processes import agree, gather, is_first, start, will_shard
 from deleatur.errors import ConfigError, Diverged, resume_hint
-from deleatur.evaluation.aggregate import lacking_coherence
-from deleatur.importance.atwu import LearnedImportance
+from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
-from deleatur.modeling.loading import exact_matmul, load, merge_adapters, prepare
+from deleatur.modeling.adapters import plain_model
+from deleatur.modeling.loading import exact_matmul, load, prepare
+from deleatur.modeling.session import Session
+from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
+from deleatur.protocols import HasScorer
 from deleatur.report import write_report
 from deleatur.run_folder.writer import (
     Outcome,
@@ -55,9 +46,10 @@ from deleatur.run_folder.writer import (
     write_outcome,
 )
 from deleatur.settings import require
-from deleatur.training.monitor import TrainingMonitor, nothing_forgotten
-from deleatur.training.setup import adapt, require_parts, train_method, training_only
-from deleatur.types import Encoded, Importance, Record, Suite
+from deleatur.training.monitor import nothing_forgotten
+from deleatur.training.setup import require_parts
+from deleatur.training.train import place, train
+from deleatur.types import Example
 
 
 def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) -> Path:
@@ -71,17 +63,36 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     if resume and has_results(out):
         with folder_lock(out) if is_first() else nullcontext():
             return finish(out)
+    run = replace(run, out=str(out))
+    session = _session(run, progress, out)
+    tokenizer = session.encoder.tokenizer
+    with claimed(out, lambda: _claim(run, out, resume), resume=resume):
+        require_same_rows(out, session.rows)
+        progress.phase(to_yaml(run).rstrip())
+        say_cut(session, run)
+        with resume_hint(f"deleatur forget {out} --resume"):
+            outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
+            progress.phase("Writing the run folder")
+            write_outcome(outcome, tokenizer, out)
+            gather(None)  # nobody reads on before all is there
+            return finish(out)
+
+
+def _session(run: Run, progress: Progress, out: Path) -> Session:
+    """The model and rows of a run, every input checked."""
     suite = suite_of(run)
     require_trained(suite)
-    run = replace(run, out=str(out))
     judge_of(run)  # is it there?
+    exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
-    require_parts(TokenModel(model), run)
+    network = TokenModel(model)
+    require_parts(network, run)
     require_space(model, out, run)
-    with claimed(out, lambda: _claim(run, out, resume), resume=resume):
-        return _carry_out(run, model, tokenizer, rows, suite, progress)
+    place(network, run)
+    encoder = make_encoder(tokenizer, run.data)
+    return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -91,23 +102,18 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
         write_atomic(out / "run.yaml", to_yaml(run))
 
 
-def _carry_out(
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, list[Encoded]],
-    suite: Suite,
-    progress: Progress,
-) -> Path:
-    """What comes of a checked run, in its folder."""
-    out = Path(run.out or "")
-    require_same_rows(out, rows)
-    progress.phase(to_yaml(run).rstrip())
-    encoder = make_encoder(tokenizer, run.data)
-    for name, encoded in rows.items():
-        if cut := sum(map(encoder.is_cut, encoded)):
+def say_cut(session: Session, run: Run) -> None:
+    """Report how many rows of each set lose their end."""
+    for name, encoded in session.rows.items():
+        if cut := sum(map(session.encoder.is_cut, encoded)):
             limit = f"data.max_length {run.data.max_length}"
-            progress.phase(f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end")
+            session.progress.phase(
+                f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end"
+            )
+
+
+def _logged(progress: Progress, out: Path) -> Progress:
+    """The progress, with each step in the folder's log as well."""
 
     def log_step(step: Step, steps: int) -> None:
         if is_first():
@@ -115,12 +121,7 @@ def _carry_out(
                 log.write(json.dumps(asdict(step)) + "\n")
         progress.step(step, steps)
 
-    with resume_hint(f"deleatur forget {out} --resume"):
-        outcome = unlearn(model, tokenizer, rows, run, replace(progress, step=log_step), suite=suite, folder=out)
-        progress.phase("Writing the run folder")
-        write_outcome(outcome, tokenizer, out)
-        gather(None)  # nobody reads on before all is there
-        return finish(out)
+    return replace(progress, step=log_step)
 
 
 def finish(out: Path) -> Path:
@@ -151,7 +152,8 @@ def forget(
     under FSDP2 or ZeRO-3 that look is left out.
 
     Args:
-        model: A causal language model; it is changed in place.
+        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and the
+            whole is trained: the outcome's model is a plain one.
         tokenizer: The model's tokenizer; its chat template is used where it has one.
         forget: Rows to forget, as dicts or a data set, in any form that files may have.
         retain: Rows to keep, likewise; none may be a forget row too.
@@ -171,100 +173,62 @@ def forget(
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
     )
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
-    sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
-    refuse_overlap(sets["forget"], sets["retain"])
+    sets = rows_of(given, run)
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
     start()
-    prepared = prepare(model)
-    kept = None if will_shard() else weights_of(prepared)
-    return unlearn(prepared, tokenizer, encoded, run, progress, weights=kept)
+    exact_matmul()
+    network = TokenModel(prepare(model))
+    kept = None if will_shard() else weights_of(network.lm)
+    place(network, run)
+    encoder = make_encoder(tokenizer, run.data)
+    session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
+    return unlearn(session, run, weights=kept)
+
+
+def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], run: Run) -> dict[str, tuple[Example, ...]]:
+    """Rows that were handed over, checked."""
+    sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
+    refuse_overlap(sets["forget"], sets["retain"])
+    return sets
 
 
 def unlearn(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, list[Encoded]],
-    run: Run,
-    progress: Progress = Progress(),
-    *,
-    suite: Suite | None = None,
-    folder: Path | None = None,
-    known: Mapping[str, Records] | None = None,
-    weights: Weights | None = None,
+    session: Session, run: Run, *, known: Mapping[str, Records] | None = None, weights: Weights | None = None
 ) -> Outcome:
-    """Evaluate, unlearn in place, evaluate again. `rows` has the sets forget and retain, and what else the suite has.
+    """Evaluate, unlearn in place, evaluate again. The session's rows have the sets forget and retain.
 
     `known` holds records that were made already: "before", of the model as it comes, and "retrained", of the model that
-    `run.evaluation` names. What it lacks is read from `folder`, or made and written there. The start model scores the
-    answers made afterwards: from its `weights` where they were kept, else loaded again by its name.
+    `run.evaluation` names. What it lacks is read from the session's folder, or made and written there. The start model
+    scores the answers made afterwards: from its `weights` where they were kept, else loaded again by its name.
     """
-    exact_matmul()
-    suite = suite or replace(rows_suite({}), evaluated_sets=tuple(rows))
-    start()
-    if will_shard():
-        adapt(model, run)  # before the weights are sharded
-    network = TokenModel(model)
-    place_model(network)
-    records = (
-        dict(known) if known is not None else before_training(network, tokenizer, rows, run, suite, progress, folder=folder)
-    )
-    importance, steps, monitor = change(network, tokenizer, rows, run, progress, folder=folder, before=records["before"])
-    more = {"importance": importance, "start": _start_after(network, run, progress, folder, weights)}
-    records["after"] = read_or_evaluate(
-        folder, "after", lambda path: predict(network, tokenizer, rows, run, suite, progress, cache_path=path, **more)
-    )
-    results = results_of(run, model, rows, make_encoder(tokenizer, run.data), suite, records, steps)
+    evaluator = make_evaluator(session, run)
+    records = dict(evaluator.before() if known is None else known)
+    trained = train(session, run, {r.id: r.generated for r in records["before"].get("retain", ())})
+    how = {"importance": trained.importance, "start": _start_after(session, run, weights)}
+    records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
+    results = results_of(run, session, records, trained.steps)
     results["suite"]["judge"] = judge_of(run).name
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
-    results |= {"ended": monitor.ended, "notes": monitor.notes + notes}
+    for when in ("before", "after"):
+        notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
+    results |= {"ended": trained.ended, "notes": [*trained.notes, *notes]}
     results |= lacking_coherence(records["after"])
-    scorer = importance.scorer if isinstance(importance, LearnedImportance) else None
-    return Outcome(model=model, scorer=scorer, results=results, records=records, steps=tuple(steps))
+    scorer = trained.importance.scorer if isinstance(trained.importance, HasScorer) else None
+    return Outcome(model=session.model.lm, scorer=scorer, results=results, records=records, steps=tuple(trained.steps))
 
 
-def _start_after(
-    trained: TokenModel, run: Run, progress: Progress, folder: Path | None, weights: Weights | None
-) -> StartModel | None:
-    """How to come by the start model once `trained` has been changed; None where nothing was kept of it."""
+def _start_after(session: Session, run: Run, weights: Weights | None) -> StartModel | None:
+    """How to come by the start model once the session's was changed; None where nothing was kept of it."""
     if run.evaluation.start is None and weights is not None:
-        return partial(with_weights, trained, weights)
-    if run.evaluation.start is None and folder is None:  # a model from Python may have no name that it can be loaded by
+        return partial(with_weights, session.model, weights)
+    if run.evaluation.start is None and session.folder is None:  # a model from Python may have no name to load it by
         return None
-    return partial(loaded_if_there, trained, run.evaluation.start or run.model, run, progress.phase)
-
-
-def change(
-    model: TokenModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, list[Encoded]],
-    run: Run,
-    progress: Progress = Progress(),
-    *,
-    folder: Path | None = None,
-    before: Mapping[str, Sequence[Record]] | None = None,
-) -> tuple[Importance, list[Step], TrainingMonitor]:
-    """The unlearning alone, in place: what `unlearn` does between its evaluations."""
-    accelerator = start()
-    if not will_shard():
-        place_model(model)
-        adapt(model.lm, run)
-    torch.manual_seed(run.seed)
-    encoder = make_encoder(tokenizer, run.data)
-    with training_only(model, run.train.only):
-        monitor = TrainingMonitor(run.guard, run.train, model, rows, encoder, batch=run.evaluation.batch)
-    says = {"phase": progress.phase, "on_step": progress.step}
-    answers = {r.id: r.generated for r in (before or {}).get("retain", ())}
-    importance, steps = train_method(
-        model, rows, run, encoder, accelerator, **says, folder=folder, monitor=monitor, answers=answers
-    )
-    for note in monitor.notes:
-        progress.phase(note)
-    merge_adapters(model.lm)  # what is evaluated is what is saved
-    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
-    return importance, steps, monitor
+    name, phase = run.evaluation.start or run.model, session.progress.phase
+    return partial(loaded_if_there, session.model, name, run.train.precision, phase)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from deleatur.config.run_config import Run
+from deleatur.config.run_config import Run, requirements_of
 from deleatur.importance import (
     ETW,
     SEUL,
@@ -53,21 +53,8 @@ class Recipe:
     @property
     def needs(self) -> tuple[str, ...]:
         """What a user must have beside rows to forget and to keep, and what it costs beside the step."""
-        required = self.loss.needs | getattr(self.importance, "needs", frozenset()) | RETAIN_NEEDS[self.train.retain]
-        required |= {"divergence"} if self.train.keep else set()
-        texts = [text for need, text in NEEDS.items() if any(n.startswith(need) for n in required)]
-        if self.importance.reads == "start" or "divergence" in required:
-            texts.append(NEEDS["reference"])
-        if isinstance(self.loss, AltPO):
-            texts.append("alternates in the forget rows")
-        texts += ["spans in the forget rows"] if isinstance(self.importance, Spans) else []
-        texts += ["the model before fine-tuning"] if isinstance(self.importance, SULLM) else []
-        return tuple(dict.fromkeys(texts))
+        return requirements_of(self.loss, self.importance, self.train).texts
 
-
-NEEDS = {"reference": "one pass of the start model", "logits": "whole distributions", "layer": "a middle layer"}
-RETAIN_NEEDS = {"nll": frozenset(), "kl": frozenset({"divergence"}), "js": frozenset({"reference", "logits"})}
-RETAIN_NEEDS["layer"] = frozenset({"reference", "layer"})
 
 SEARCH = "best of the authors' search, Llama-3.2-1B on TOFU forget10 (2606.06320)"
 TUNED = "made-up world, SmolLM2-135M (docs/log.md)"

@@ -16,7 +16,10 @@ import yaml
 from deleatur.data.files import show
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, AnyImportance, Learned
-from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, Erase, GradientDifference
+from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
+from deleatur.losses.retain import RETAIN_TERMS
+from deleatur.protocols import AimsAtLevel, Declares, Learns, as_importance, as_loss, inner
+from deleatur.requirements import Requirements
 from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
 
 
@@ -58,6 +61,8 @@ class Run:
     """Who says whether an answer still reveals the fact."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", as_loss(self.loss))  # a user's own objects come in here
+        object.__setattr__(self, "importance", as_importance(self.importance))
         if (self.suite is None) is (self.forget is None and self.retain is None and self.holdout is None):
             raise ConfigError("give forget and retain rows, or a suite, and not both")
         if self.suite is None and (self.forget is None or self.retain is None):
@@ -75,18 +80,17 @@ TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPOR
 def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | None:
     """Why these make no method together; None where they do."""
     pair = f"loss {name_of(loss)} with importance {name_of(importance)}"
-    reads = getattr(importance, "reads", "nothing")
-    if "layer" in loss.needs and reads in ("probability", "states"):
+    follows = importance.requires.follows
+    if loss.requires.layer is not None and follows:
         return (
-            f"{pair} makes no sense: the loss scrambles a middle layer, so the {reads} that the importance reads are noise"
+            f"{pair} makes no sense: the loss scrambles a middle layer, so the {follows} that the importance reads are noise"
         )
-    if isinstance(loss, Erase) and loss.level is None and reads not in ("start", "rows", "marks", "nothing"):
-        return f"{pair} needs loss.level, since the {reads} that the importance reads change in training; give it in nats"
-    more = sorted(loss.needs - {"reference"})
-    if isinstance(importance, Learned) and importance.objective == "matched" and more:
-        return f"{pair} has no matched objective, since the loss needs {more[0]}; take importance.objective=complement"
-    if train.retain == "layer" and "layer" not in loss.needs:
-        return f"train.retain is layer, but loss {name_of(loss)} has no layer; take nll, kl or js"
+    if isinstance(loss, AimsAtLevel) and loss.level is None and follows:
+        return f"{pair} needs loss.level, since the {follows} that the importance reads change in training; give it in nats"
+    if isinstance(importance, Learns) and (reason := importance.conflict(loss.requires)):
+        return f"{pair} has {reason}"
+    if RETAIN_TERMS[train.retain].requires.start_layer and loss.requires.layer is None:
+        return f"train.retain is {train.retain}, but loss {name_of(loss)} has no layer; take nll, kl or js"
     if lora.bits is not None and train.precision != "bf16":
         return f"lora.bits {lora.bits} computes in bf16; give --train.precision bf16 with it"
     if train.only is not None and lora.rank is not None:
@@ -94,10 +98,17 @@ def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | Non
     return None
 
 
+def requirements_of(loss: Declares, importance: Declares, train: Train) -> Requirements:
+    """All that a method reads beside the NLL."""
+    held = Requirements(divergence=train.keep > 0)
+    return loss.requires | importance.requires | RETAIN_TERMS[train.retain].requires | held
+
+
 def name_of(part: Any) -> str:
     """A loss's or an importance's name in its table; a part of the user's own goes by its class."""
     named = {c: n for table in TABLES.values() for n, c in table.items()}
-    return named.get(type(part), type(part).__name__)
+    own = inner(part)
+    return named.get(type(own), type(own).__name__)
 
 
 def to_dict(run: Run) -> dict[str, Any]:
@@ -171,7 +182,8 @@ def _plain(value: Any) -> Any:
 def _named(field_name: str, value: Any) -> Any:
     if field_name not in TABLES:
         return _plain(value)
-    settings = _plain(value) if dataclasses.is_dataclass(value) else {}
+    own = inner(value)
+    settings = _plain(own) if dataclasses.is_dataclass(own) else {}
     return {"name": name_of(value)} | settings
 
 

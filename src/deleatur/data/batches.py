@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -32,25 +33,33 @@ def collate(forget: Sequence[Encoded], retain: Sequence[Encoded] = (), *, prefer
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How forget rows are dealt: `batch` of them in one forward, or as many as fit in `tokens` with their partners."""
+
+    epochs: int
+    batch: int
+    accumulate: int = 1  # forwards in an optimizer step
+    tokens: int | None = None
+    seed: int = 0
+
+
 def windows(
     forget: Sequence[Encoded],
     retain: Sequence[Encoded],
+    schedule: Schedule,
     *,
-    epochs: int,
-    batch: int,
-    accumulate: int,
-    seed: int,
-    tokens: int | None = None,
     preferred: Sequence[Sequence[Encoded]] = (),
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[list[Batch]]:
     """The batches of each optimiser step: every forget row once an epoch, each with a random retain row.
 
-    A batch has `batch` forget rows, or with `tokens` as many as fit in so many tokens with their partners, at least one.
-    `preferred` holds for each forget row the answers to give instead, of which one is drawn each time.
-    With several processes each takes its share of every batch, so a step holds the same rows whatever their number.
+    A batch has at least one forget row. `preferred` holds for each forget row the answers to give instead, of which one is
+    drawn each time. With several processes each takes its share of every batch, so a step holds the same rows whatever
+    their number.
     """
+    epochs, seed = schedule.epochs, schedule.seed
     rng = random.Random(seed)
     order: list[int] = []
     partners: list[int] = []
@@ -66,8 +75,9 @@ def windows(
 
     for epoch in range(epochs):
         rows = range(epoch * len(forget), (epoch + 1) * len(forget))
-        parts = list(_by_count(rows, batch) if tokens is None else _by_size(rows, size, tokens))
-        for step in _by_count(parts, accumulate):
+        most = schedule.tokens
+        parts = list(_by_count(rows, schedule.batch) if most is None else _by_size(rows, size, most))
+        for step in _by_count(parts, schedule.accumulate):
             yield [
                 collate(
                     [forget[order[i]] for i in part[process::processes]],

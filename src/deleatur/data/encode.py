@@ -1,4 +1,4 @@
-"""The only place that knows chat templates: an example becomes ids, scored tokens, and their characters."""
+"""An example becomes ids, scored tokens, and their characters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from deleatur.data.chat_template import ChatTemplate, chat_template
 from deleatur.errors import DataError, ModelError
 from deleatur.settings import Data
 from deleatur.types import Encoded, Example
 
-PROBE = "deleatur probe answer"
 AHEAD = 32  # characters a token, more than in any language; a text of megabytes takes a tokenizer minutes
 
 
@@ -20,39 +20,54 @@ class Encoder:
     """Turns examples into ids with one tokenizer; made by `make_encoder`."""
 
     tokenizer: PreTrainedTokenizerBase
-    chat: bool
+    template: ChatTemplate | None  # None writes "Question: … Answer: …"
     ending: str  # what closes an answer, scored
-    max_length: int
-    blank: str = ""  # what the template sets before an answer
+    settings: Data
+
+    @property
+    def reasons(self) -> bool:
+        """Does the template open a block for reasoning, so that the model's own has to stand before an answer?"""
+        return self.template is not None and bool(self.template.closing)
 
     def __call__(self, example: Example) -> Encoded:
         """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
         before, answer, ending = self._parts(example)
         text, first = before + answer + ending, len(before)
-        ids, spans = self._tokenized(text, add_special_tokens=not (self.chat and ending))
+        ids, spans = self._tokenized(text, add_special_tokens=self.template is None or not ending)
         lead = answer.index(example.answer) if example.answer else 0
         start = next((i for i, (_, b) in enumerate(spans) if b > first), len(ids))
         start = max(start, 1)  # the very first token has nothing to predict it
         size = len(example.answer)  # a tokenizer may close a text of its own accord; that close is not the text's
         end = next((i for i in range(len(ids), 0, -1) if spans[i - 1][1] > spans[i - 1][0]), 0)
-        ids, spans = ids[: min(end, self.max_length)], spans[: min(end, self.max_length)]
+        limit = self.longest if example.reasoning else self.settings.max_length
+        ids, spans = ids[: min(end, limit)], spans[: min(end, limit)]
         if start >= len(ids):
             raise DataError(
                 f"row {example.id}: the prompt takes {start} tokens or more and leaves none of data.max_length "
-                f"({self.max_length}) for the answer; raise data.max_length or shorten the row"
+                f"({self.settings.max_length}) for the answer; raise data.max_length or shorten the row"
             )
         shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
         offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
-        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > self.max_length)
+        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > limit)
 
     def _tokenized(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids with their characters: of a long text those of its beginning, more of them than may stay."""
-        for part in (text[: AHEAD * self.max_length], text):
+        for part in (text[: AHEAD * self.longest], text):
             out = self.tokenizer(part, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
             ids, spans = out["input_ids"], out["offset_mapping"]
-            if len(part) == len(text) or len(ids) > 2 * self.max_length:  # where the part ends is far from where ids do
+            if len(part) == len(text) or len(ids) > 2 * self.longest:  # where the part ends is far from where ids do
                 break
         return ids, spans
+
+    def before_reasoning(self, example: Example) -> tuple[int, ...]:
+        """The ids of a prompt whose block for reasoning is open."""
+        assert self.template is not None
+        return self.tokens(self.template.open_prompt(example.prompt))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.settings.max_length + (self.settings.reasoning_tokens if self.reasons else 0)
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of a text alone."""
@@ -68,10 +83,12 @@ class Encoder:
                 return "", example.answer, ""
             case (("text", content),):
                 return content, example.answer, ""
-        if self.chat:
-            turns = [{"role": role, "content": content} for role, content in example.prompt]
-            return _render(self.tokenizer, turns), self.blank + example.answer, self.ending
-        return _plain(example.prompt), f" {example.answer}", self.ending
+        if self.template is not None:
+            prompt = self.template.prompt(example.prompt, example.reasoning)
+            return prompt, self.template.blank + example.answer, self.ending
+        system = self.settings.system_prompt
+        added = [("system", system)] if system is not None and example.prompt[0][0] != "system" else []
+        return _plain([*added, *example.prompt]), f" {example.answer}", self.ending
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
@@ -84,8 +101,9 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     if settings.template == "chat" and not has_template:
         raise ModelError("data.template is chat, but the tokenizer has no chat template; use plain")
     chat = has_template and settings.template != "plain"
-    blank, ending = _around(tokenizer) if chat else ("", str(tokenizer.eos_token))
-    return Encoder(tokenizer=tokenizer, chat=chat, ending=ending, max_length=settings.max_length, blank=blank)
+    template = chat_template(tokenizer, settings) if chat else None
+    ending = str(tokenizer.eos_token) if template is None else template.ending
+    return Encoder(tokenizer=tokenizer, template=template, ending=ending, settings=settings)
 
 
 def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
@@ -102,29 +120,3 @@ def _plain(turns: Iterable[tuple[str, str]]) -> str:
         else:
             questions.append(content)
     return text + "Question: " + "\n".join(questions) + "\nAnswer:"
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
-    """The turns as the template writes them; where a question comes last, up to where its answer begins."""
-    needs_answer = turns[-1]["role"] != "assistant"
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=needs_answer, enable_thinking=False
-        )
-    except Exception as e:  # templates raise whatever their author chose
-        raise DataError(f"the chat template refuses the turns {[t['role'] for t in turns]}: {e}") from e
-    return str(text)
-
-
-def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The blank that the template sets before an answer, and the token behind it without what follows (ChatML's newline)."""
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-    before, found, after = _render(tokenizer, turns).rpartition(PROBE)
-    if not found:
-        raise ModelError("the chat template leaves the answer out; mend it, or give --data.template plain")
-    questions = _render(tokenizer, turns[:1])
-    blank = before[len(questions) :] if before.startswith(questions) and before[len(questions) :].isspace() else ""
-    added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
-    special = {*tokenizer.all_special_tokens, *added}
-    found = [(after.index(s), -len(s), s) for s in special if s and s in after]
-    return blank, min(found)[2] if found else str(tokenizer.eos_token)

@@ -80,6 +80,20 @@ def lacking_coherence(records: Mapping[str, Sequence[Record]]) -> dict[str, str]
     return {"no_coherence": "the model before training was not at hand to score the answers (--evaluation.start names one)"}
 
 
+def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when: str = "") -> list[str]:
+    """Sentences on answers of which the end was not seen, and on reasoning that no metric reads; none where all is well."""
+    counts = {name: (sum(bool(r.cut) for r in rows), sum(r.cut is not None for r in rows)) for name, rows in records.items()}
+    cut = [f"{n} of {asked} answers on {name}" for name, (n, asked) in counts.items() if n]
+    notes = [
+        f"{when}{', '.join(cut)} were cut at {new_tokens} tokens (evaluation.new_tokens): what comes later was not seen"
+    ]
+    thought = sum(r.reasoning is not None for rows in records.values() for r in rows)
+    said = (
+        f"{when}{thought} answers stand behind the model's own reasoning, which is in the records and which no metric reads"
+    )
+    return (notes if cut else []) + ([said] if thought else [])
+
+
 def _pooled(figures: Figures, metric: str, names: Sequence[str]) -> float | None:
     found = [figures.get(name, {}).get(metric) for name in names]
     values = [float(figure["value"]) for figure in found if figure is not None]

@@ -8,10 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from deleatur.data.encode import Encoder
-from deleatur.evaluation.batch_cache import BatchCache
-from deleatur.evaluation.predictions import NO_CACHE, Progress, TokenPredictions, likelihood_pass
-from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Evaluation
+from deleatur.evaluation.predictions import Predictor, TokenPredictions
 from deleatur.types import Encoded, Record
 
 WHAT = "answers scored"
@@ -19,20 +16,13 @@ SHUFFLES = 2  # other orders of an answer's tokens: one alone may by chance be n
 
 
 def scored_by_start(
-    start: TokenModel,
-    encoder: Encoder,
-    sets: Mapping[str, Sequence[Encoded]],
-    records: Mapping[str, Sequence[Record]],
-    settings: Evaluation,
-    *,
-    progress: Progress = lambda what, done, total, said: None,
-    batch_cache: BatchCache = NO_CACHE,
+    start: Predictor, sets: Mapping[str, Sequence[Encoded]], records: Mapping[str, Sequence[Record]]
 ) -> dict[str, list[Record]]:
     """The records, each with what `start` says of its generated answer behind the prompt that it answers, and of the same
     tokens shuffled.
 
     `sets` holds the encoded rows of the records, in their order. Equal answers to one prompt are scored once. The end of
-    turn is not scored, so that an answer cut at `settings.new_tokens` is as good as a whole one. A record whose row was
+    turn is not scored, so that an answer cut at the token limit is as good as a whole one. A record whose row was
     asked nothing stays as it is; an answer without text has 0 tokens.
     """
     orders: dict[tuple[tuple[int, ...], str], list[Encoded]] = {}
@@ -40,10 +30,10 @@ def scored_by_start(
         for row, record in zip(rows, records[name], strict=True):
             key = row.ids[: row.start], record.generated
             if record.generated and key not in orders:
-                orders[key] = _in_orders(_answered(encoder, row, record.generated))
+                orders[key] = _in_orders(_answered(start.encoder, row, record.generated))
     texts = list(dict.fromkeys(text for each in orders.values() for text in each))
-    start.eval()
-    passed = likelihood_pass(start, texts, settings.batch, progress=progress, batch_cache=batch_cache, what=WHAT)
+    start.model.eval()
+    passed = start.likelihood(texts, what=WHAT)
     said = dict(zip(texts, map(_nll, passed), strict=True))
 
     def scored(row: Encoded, record: Record) -> Record:

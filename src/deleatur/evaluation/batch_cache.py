@@ -27,7 +27,7 @@ class BatchCache:
         self._kept = _complete_lines(self._path) if self._path else iter(())
         self._going_on, self._size = self._path is not None, 0  # bytes of the lines that were used
 
-    def once(self, what: str, batch: object, make: Callable[[], T]) -> tuple[T | Any, bool]:
+    def get_or_make(self, what: str, batch: object, make: Callable[[], T]) -> tuple[T | Any, bool]:
         """What `make` gives, and whether it was made just now; else it was read: lists for tuples, floats to the bit."""
         if self._path is None:
             return make(), True

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +18,11 @@ from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import gather, share
 from deleatur.evaluation.batch_cache import BatchCache
 from deleatur.modeling.generation import greedy
-from deleatur.modeling.token_model import State, TokenModel
+from deleatur.modeling.token_model import TokenModel
+from deleatur.protocols import Importance
+from deleatur.requirements import Requirements
 from deleatur.settings import Evaluation
-from deleatur.types import Batch, Encoded, Example, Importance, Record
+from deleatur.types import Batch, Encoded, Example, Record
 
 Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
@@ -37,43 +39,118 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
 
-def record(
-    model: TokenModel,
-    encoder: Encoder,
-    sets: Mapping[str, Sequence[Encoded]],
-    settings: Evaluation,
-    *,
-    importance: Importance | None = None,
-    state: State = "own",
-    progress: Progress = lambda what, done, total, rate: None,
-    generate: bool = True,
-    batch_cache: BatchCache = NO_CACHE,
-) -> dict[str, list[Record]]:
-    """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
+class Generated(NamedTuple):
+    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was asked."""
 
-    Without `generate` the answers stay empty, for whoever reads likelihoods alone. Batches in `batch_cache` are skipped.
-    """
-    model.eval()
-    rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
-    others = {row: [encoder(e) for e in other_answers(row.example)] for row in rows}
-    key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
-    texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
-    passed = likelihood_pass(model, list(texts.values()), settings.batch, importance, state, progress, batch_cache)
-    predicted = dict(zip(texts, passed, strict=True))
-    norms = _gradient_norms(model, sets, progress, batch_cache) if settings.grad_norm else {}
-    generated = _generation_pass(model, encoder, rows, settings, progress, batch_cache) if generate else [""] * len(rows)
-    answers = dict(zip(rows, generated, strict=True))
-    made = {
-        row: make_record(
-            row,
-            predicted[key(row)],
-            others=[predicted[_text(o)].logp for o in others[row]],
-            generated=answers[row],
-            grad_norm=norms.get(row),
-        )
-        for row in rows
-    }
-    return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
+    text: str
+    cut: bool | None
+
+
+NOTHING = Generated("", None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictor:
+    """How a model is evaluated: with which settings, what is reported, and which finished batches need not be made again."""
+
+    model: TokenModel
+    encoder: Encoder
+    settings: Evaluation
+    progress: Progress = lambda what, done, total, rate: None
+    batch_cache: BatchCache = NO_CACHE
+
+    def records(
+        self, sets: Mapping[str, Sequence[Encoded]], *, importance: Importance | None = None, generate: bool = True
+    ) -> dict[str, list[Record]]:
+        """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
+
+        Without `generate` the answers stay empty, for whoever reads likelihoods alone.
+        """
+        self.model.eval()
+        rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))
+        others = {row: [self.encoder(e) for e in other_answers(row.example)] for row in rows}
+        key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
+        texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
+        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance), strict=True))
+        norms = self._gradient_norms(sets) if self.settings.grad_norm else {}
+        answers = self.generate(rows) if generate else {}
+        made = {
+            row: make_record(
+                row,
+                predicted[key(row)],
+                others=[predicted[_text(o)].logp for o in others[row]],
+                generated=answers.get(row, NOTHING),
+                grad_norm=norms.get(row),
+            )
+            for row in rows
+        }
+        return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
+
+    def likelihood(
+        self, rows: Sequence[Encoded], importance: Importance | None = None, what: str = "likelihood"
+    ) -> list[TokenPredictions]:
+        """The model's predictions of each row. `what` names the pass for progress and cache."""
+        watch = self.progress, self.batch_cache
+        return likelihood_pass(self.model, rows, self.settings.batch, importance, what=what, watch=watch)
+
+    def _gradient_norms(self, sets: Mapping[str, Sequence[Encoded]]) -> dict[Encoded, float]:
+        """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
+        rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
+        shared, norms = share(range(len(rows))), {}
+        for done, place in enumerate(shared, 1):
+            make = partial(_gradient_norm, self.model, rows[place])
+            norms[place], _ = self.batch_cache.get_or_make("gradient norm", rows[place], make)
+            self.progress("gradient norms", done, len(shared), "")
+        return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
+
+    def generate(self, rows: Sequence[Encoded], *, closing: str = "", most: int | None = None) -> dict[Encoded, Generated]:
+        """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all.
+
+        With `closing`, what ends a block for reasoning, the reasoning before the answer is generated. `most` is the limit
+        of tokens (default: the settings').
+        """
+        encoder = self.encoder
+        prompts = {prompt_of(row, encoder, closing): NOTHING for row in rows if _has_question(row.example)}
+        order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if self.model.packs else 2) * self.settings.batch
+        most = most or self.settings.new_tokens
+        stops = sorted(ends(encoder, closing))
+        what = "reasoning" if closing else "generation"
+        for first in range(0, len(order), size):
+            part = order[first : first + size]
+            how = {"ends": stops, "new_tokens": most}
+            predicted, now = self.batch_cache.get_or_make(what, (part, how), partial(greedy, self.model, part, **how))
+            for prompt, ids in zip(part, predicted, strict=True):
+                prompts[prompt] = _decoded(encoder, ids, closing, cut=len(ids) == most and ids[-1] not in stops)
+            self.progress(what, first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
+        for part in gather([(prompt, prompts[prompt]) for prompt in order]):
+            prompts |= {tuple(prompt): Generated(*found) for prompt, found in part}
+        return {row: prompts[prompt_of(row, encoder, closing)] for row in rows if _has_question(row.example)}
+
+
+@torch.no_grad()
+def likelihood_pass(
+    model: TokenModel,
+    rows: Sequence[Encoded],
+    size: int,
+    importance: Importance | None = None,
+    *,
+    what: str = "likelihood",
+    watch: tuple[Progress, BatchCache] = (lambda what, done, total, rate: None, NO_CACHE),
+) -> list[TokenPredictions]:
+    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
+    progress, batch_cache = watch
+    out: dict[int, TokenPredictions] = {}
+    rate = _Rate()
+    shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
+    for places, batch in in_batches([rows[i] for i in shared], size):
+        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance))
+        out |= {
+            shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
+        }
+        progress(what, len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
+    for part in gather(list(out.items())):
+        out |= {place: TokenPredictions(*map(_tuple, predicted)) for place, predicted in part}
+    return [out[place] for place in range(len(rows))]
 
 
 def make_record(
@@ -81,7 +158,7 @@ def make_record(
     predictions: TokenPredictions,
     *,
     others: Sequence[tuple[float, ...]] = (),
-    generated: str = "",
+    generated: Generated = NOTHING,
     grad_norm: float | None = None,
 ) -> Record:
     """A row with its predictions; `others`: log p of its restated answer, where it has one, and of the wrong ones."""
@@ -90,7 +167,9 @@ def make_record(
         id=example.id,
         question=example.question if _has_question(example) else "",
         answer=example.answer,
-        generated=generated,
+        generated=generated.text,
+        cut=generated.cut,
+        reasoning=example.reasoning,
         logp=predictions.logp,
         hit=predictions.hit,
         ends=row.offsets[-1][0] == row.offsets[-1][1],
@@ -150,40 +229,14 @@ def variants(
         rng = random.Random(name)
         questions = [row.example for row in out[name] if _is_chat(row.example)]
         shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in questions]
-        bare = [replace(e, prompt=(*s, *e.prompt), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
+        bare = [replace(e, prompt=_behind(s, e), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
         out[f"{name}_shots"] = encode_all(encoder, bare)
     return {name: rows for name, rows in out.items() if rows}
 
 
-@torch.no_grad()
-def likelihood_pass(
-    model: TokenModel,
-    rows: Sequence[Encoded],
-    size: int,
-    importance: Importance | None = None,
-    state: State = "own",
-    progress: Progress = lambda what, done, total, rate: None,
-    batch_cache: BatchCache = NO_CACHE,
-    what: str = "likelihood",
-) -> list[TokenPredictions]:
-    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
-    out: dict[int, TokenPredictions] = {}
-    rate = _Rate()
-    shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
-    for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = batch_cache.once(what, batch.rows, partial(_predict_batch, model, batch, importance, state))
-        out |= {
-            shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
-        }
-        progress(what, len(out), len(shared), rate(sum(len(row.ids) for row in batch.rows) if now else 0))
-    for part in gather(list(out.items())):
-        out |= {place: TokenPredictions(*map(_tuple, predicted)) for place, predicted in part}
-    return [out[place] for place in range(len(rows))]
-
-
-def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None, state: State) -> list[TokenPredictions]:
-    logits = "logits" in getattr(importance, "needs", ())
-    tokens = model(batch.to(model.device), state=state, statistics=True, logits=logits)
+def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None) -> list[TokenPredictions]:
+    reads = Requirements() if importance is None else importance.requires
+    tokens = model(batch.to(model.device), state=reads.hidden_state, statistics=True, logits=reads.logits)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
     columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)
@@ -195,18 +248,6 @@ def _tuple(x: Sequence | None) -> Any:
     return None if x is None else tuple(x)
 
 
-def _gradient_norms(
-    model: TokenModel, sets: Mapping[str, Sequence[Encoded]], progress: Progress, batch_cache: BatchCache
-) -> dict[Encoded, float]:
-    """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
-    rows = list(dict.fromkeys(row for name in MEMBERSHIP for row in sets.get(name, ())))
-    shared, norms = share(range(len(rows))), {}
-    for done, place in enumerate(shared, 1):
-        norms[place], _ = batch_cache.once("gradient norm", rows[place], partial(_gradient_norm, model, rows[place]))
-        progress("gradient norms", done, len(shared), "")
-    return {rows[place]: norm for part in gather(list(norms.items())) for place, norm in part}
-
-
 @torch.enable_grad()
 def _gradient_norm(model: TokenModel, row: Encoded) -> float:
     nll = model(collate([row]).to(model.device)).nll.mean()
@@ -214,33 +255,28 @@ def _gradient_norm(model: TokenModel, row: Encoded) -> float:
     return float(torch.stack([g.float().norm() for g in grads if g is not None]).norm())
 
 
-def _generation_pass(
-    model: TokenModel,
-    encoder: Encoder,
-    rows: Sequence[Encoded],
-    settings: Evaluation,
-    progress: Progress,
-    batch_cache: BatchCache,
-) -> list[str]:
-    """Greedy answers, decoded; rows of equal prompt are generated once, plain texts not at all."""
-    prompts = {row.ids[: row.start]: "" for row in rows if _has_question(row.example)}
-    order, rate, size = share(sorted(prompts, key=len)), _Rate(), (4 if model.packs else 2) * settings.batch
-    for first in range(0, len(order), size):
-        part = order[first : first + size]
-        how = {"ends": sorted(ends(encoder)), "new_tokens": settings.new_tokens}
-        predicted, now = batch_cache.once("generation", (part, how), partial(greedy, model, part, **how))
-        for prompt, ids in zip(part, predicted, strict=True):
-            prompts[prompt] = str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        progress("generation", first + len(part), len(order), rate(sum(map(len, predicted)) if now else 0))
-    for part in gather([(prompt, prompts[prompt]) for prompt in order]):
-        prompts |= {tuple(prompt): text for prompt, text in part}
-    return [prompts[row.ids[: row.start]] if _has_question(row.example) else "" for row in rows]
+def prompt_of(row: Encoded, encoder: Encoder, closing: str) -> tuple[int, ...]:
+    """The ids before the answer; with `closing`, those before it alone, of a row that has no reasoning yet."""
+    if not closing:
+        return row.ids[: row.start]
+    return encoder.before_reasoning(row.example)
 
 
-def ends(encoder: Encoder) -> frozenset[int]:
-    """What a generated answer ends at: the answer's own ending, or the tokenizer's eos."""
+def _decoded(encoder: Encoder, ids: list[int], closing: str, *, cut: bool) -> Generated:
+    """The text without special tokens; of reasoning, as it stands, what comes before the mark that closes it."""
+    if not closing:
+        return Generated(str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip(), cut)
+    text, found, _ = str(encoder.tokenizer.decode(ids)).partition(closing.strip())
+    if found:
+        return Generated(text, False)
+    return Generated(f"{str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).rstrip()}\n", cut)
+
+
+def ends(encoder: Encoder, closing: str = "") -> frozenset[int]:
+    """What a generated answer ends at: its own ending, or the tokenizer's eos; reasoning also at its mark, if a token."""
     tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
-    found = [tokenizer.eos_token_id, *tokenizer(encoder.ending, add_special_tokens=False)["input_ids"][:1]]
+    mark = encoder.tokens(closing.strip()) if closing else ()
+    found = [tokenizer.eos_token_id, *encoder.tokens(encoder.ending)[-1:], *(mark if len(mark) == 1 else ())]
     return frozenset(int(str(token)) for token in found)
 
 
@@ -253,6 +289,12 @@ class _Rate:
     def __call__(self, more: int) -> str:
         self._tokens += more
         return f"{self._tokens / max(time.perf_counter() - self._began, 1e-9):.0f} tokens/s"
+
+
+def _behind(shown: Sequence[tuple[str, str]], example: Example) -> tuple[tuple[str, str], ...]:
+    """The example's turns behind answered ones; its own system turn comes first, and there is no other."""
+    system = example.prompt[:1] if example.prompt[0][0] == "system" else ()
+    return (*system, *(turn for turn in shown if turn[0] != "system"), *example.prompt[len(system) :])
 
 
 def _paraphrased(example: Example) -> Iterable[Example]:

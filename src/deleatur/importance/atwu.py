@@ -10,19 +10,20 @@ forget-specific is what drifts, and the budget makes the scorer choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
 
 from deleatur.importance.learned import Learned
 from deleatur.losses.reductions import lengths, per_sequence
-from deleatur.types import ForgetLoss, Reference, TokenOutputs
+from deleatur.protocols import ForgetLoss, TrainingContext
+from deleatur.requirements import Requirements
+from deleatur.types import Reference, TokenOutputs
 
 
 class Scorer(nn.Module):
@@ -67,37 +68,18 @@ def scorer_loss(
     return torch.stack([by_token + data, by_sequence])
 
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], tuple[Optimizer, LRScheduler]]
-
-
-def _sgd(settings: Learned, turns: int) -> MakeOptimizer:
-    def make_optimizer(parameters: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
-        sgd = SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-        return sgd, LinearLR(sgd, 1.0, 0.0, total_iters=max(turns, 1))
-
-    return make_optimizer
-
-
 class LearnedImportance:
-    """The scorer and its turn. `turns` is how many there will be; `total` sums a tensor over processes; `make_optimizer`
-    makes its optimiser and schedule where they are not the settings' SGD.
-    """
+    """The scorer and its turn. Its rate falls over its updates: in so many steps with the model, after so many alone."""
 
-    def __init__(
-        self,
-        settings: Learned,
-        *,
-        width: int,
-        turns: int,
-        loss: ForgetLoss,
-        reference: Reference,
-        total: Callable[[Tensor], Tensor] = lambda x: x,
-        gamma: float = 1.0,
-        make_optimizer: MakeOptimizer | None = None,
-    ) -> None:
-        self.settings, self.loss, self.reference, self.total, self.gamma = settings, loss, reference, total, gamma
-        self.scorer = Scorer(width, settings.depth)
-        self.optimizer, self.schedule = (make_optimizer or _sgd(settings, turns))(self.scorer.parameters())
+    def __init__(self, settings: Learned, training: TrainingContext) -> None:
+        self.settings, self.training = settings, training
+        self.gamma = training.train.gamma if settings.joint else 1.0
+        self.scorer = Scorer(training.width, settings.depth)
+        self.optimizer, self.schedule = _optimizer(settings, training, self.scorer)
+
+    @property
+    def requires(self) -> Requirements:
+        return self.settings.requires
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         """g, held fixed during the model's turn."""
@@ -105,21 +87,24 @@ class LearnedImportance:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next turn depends on beside its tokens."""
-        return {part: getattr(self, part).state_dict() for part in ("scorer", "optimizer", "schedule")}
+        parts = {"scorer": self.scorer, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for part, kept in state.items():
-            getattr(self, part).load_state_dict(kept)
+        for part, name in ((self.scorer, "scorer"), (self.optimizer, "optimizer"), (self.schedule, "schedule")):
+            part.load_state_dict(state[name])
 
-    def due(self, step: int) -> bool:
+    def updates_after(self, step: int) -> bool:
         return step % self.settings.every == 0 and not self.settings.frozen
 
-    def turn(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
+    def update(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
         """One update from the step's tokens, which carry no graph: nothing reaches the model."""
         g = self.scorer(forget.hidden).sigmoid()
         local = torch.tensor([len(g), len(forget.rows), len(retain.nll)], dtype=g.dtype, device=g.device)
-        counts = self.total(local).clamp(min=1)
-        parts = scorer_loss(g, forget, self.settings, self.loss, self.reference, self.gamma) / counts[:2]
+        total = self.training.total
+        counts = total(local).clamp(min=1)
+        how = self.training.loss, self.training.reference, self.gamma
+        parts = scorer_loss(g, forget, self.settings, *how) / counts[:2]
         size = sum(p.square().sum() for p in self.scorer.parameters())
         loss = parts.sum() + self.settings.l2 * size * local[0] / counts[0]
         if self.settings.negatives:
@@ -127,9 +112,20 @@ class LearnedImportance:
         self.optimizer.zero_grad()
         loss.backward()
         for p in self.scorer.parameters():
-            p.grad = self.total(p.grad)  # pyright: ignore[reportArgumentType]
+            p.grad = total(p.grad)  # pyright: ignore[reportArgumentType]
         norm = nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()
-        seen = self.total(torch.stack([loss.detach(), g.detach().sum() / counts[0]]))
+        seen = total(torch.stack([loss.detach(), g.detach().sum() / counts[0]]))
         return {"scorer_loss": seen[0].item(), "scorer_grad_norm": norm.item(), "importance": seen[1].item()}
+
+
+def _optimizer(settings: Learned, training: TrainingContext, scorer: Scorer) -> tuple[Optimizer, LRScheduler]:
+    """The settings' SGD; or AdamW at the model's own rate, so that a turn in the same step as the model's is a step down one
+    common objective."""
+    if settings.joint:
+        adamw = AdamW(scorer.parameters(), lr=training.train.lr, weight_decay=training.train.weight_decay)
+        return adamw, LambdaLR(adamw, training.rate)
+    updates = training.pretraining_steps + (0 if settings.frozen else training.steps // settings.every)
+    sgd = SGD(scorer.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return sgd, LinearLR(sgd, 1.0, 0.0, total_iters=max(updates, 1))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class WGA:
     """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301)."""
 
-    reads: ClassVar[str] = "probability"
+    requires = Requirements(follows="probability")
 
     beta: float = 1.0
     """Power of the token's probability, 0 or more; 0 is uniform."""
@@ -34,7 +35,7 @@ class WGA:
 class SatImp:
     """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953)."""
 
-    reads: ClassVar[str] = "probability"
+    requires = Requirements(follows="probability")
 
     beta1: float = 5.0
     """Power of the token's probability, 0 or more: lets go of what is forgotten."""
@@ -42,8 +43,8 @@ class SatImp:
     """Power of its complement, 0 or more: spares what is certain."""
 
     def __post_init__(self) -> None:
-        for name in ("beta1", "beta2"):
-            require(getattr(self, name) >= 0, f"importance.{name}", getattr(self, name), "0 or more")
+        for name, value in {"beta1": self.beta1, "beta2": self.beta2}.items():
+            require(value >= 0, f"importance.{name}", value, "0 or more")
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         nll = tokens.nll.detach()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from deleatur.importance.masks import Fixed
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Contrast:
     so directly, at the start model, in one pass without a backward. Akin to the contrast of Yoon et al. (ACL 2026).
     """
 
-    reads: ClassVar[str] = "start"
+    requires = Requirements(start_pass=True)
 
     nearest: int = 8
     """Most similar retain tokens whose mean counts, at least 1."""
@@ -28,8 +29,8 @@ class Contrast:
     """Most retain rows compared with, spread evenly, at least 1."""
 
     def __post_init__(self) -> None:
-        for name in ("nearest", "rows"):
-            require(getattr(self, name) >= 1, f"importance.{name}", getattr(self, name), "1 or more")
+        for name, value in {"nearest": self.nearest, "rows": self.rows}.items():
+            require(value >= 1, f"importance.{name}", value, "1 or more")
 
     def prepare(self, start: Start) -> Fixed:
         """One pass of the start model over the forget rows and the retain rows compared with."""

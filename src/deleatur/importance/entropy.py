@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from deleatur.requirements import Requirements
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -19,8 +21,7 @@ class ETW:
     What has many plausible continuations matters, what grammar dictates does not; the mean over a sequence is 1.
     """
 
-    reads: ClassVar[str] = "probability"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    requires = Requirements(logits=True, follows="probability")
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         from torch import special

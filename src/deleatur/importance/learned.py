@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import require
+
+if TYPE_CHECKING:
+    from deleatur.protocols import Importance, TrainableImportance, TrainingContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learned:
     """A linear scorer over the model's hidden states, learned in alternation with the model (ATWU, 2606.06320)."""
 
-    reads: ClassVar[str] = "states"
-
     objective: Literal["matched", "complement"] = "complement"
     """The scorer's data term: the model's own forget loss, or the loss left on unselected tokens."""
-    state: Literal["own", "predicting"] = "own"
+    state: HiddenState = "own"
     """Hidden state of the token being seen, or of the position that predicts it."""
     depth: int = 1
     """Layers of the scorer, at least 1; 1 is linear."""
@@ -52,15 +55,52 @@ class Learned:
     """Largest norm of the scorer's gradient, above 0."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "depth"):
-            require(getattr(self, name) >= 1, f"importance.{name}", getattr(self, name), "1 or more")
+        for name, value in {"every": self.every, "depth": self.depth}.items():
+            require(value >= 1, f"importance.{name}", value, "1 or more")
         require(self.pretrain >= 0, "importance.pretrain", self.pretrain, "0 or more")
         plain = self.objective == "matched" and self.every == 1 and not self.frozen and not self.pretrain
         needed = "off, unless objective is matched, every 1, and neither pretrain nor frozen is on"
         require(not self.joint or plain, "importance.joint", self.joint, needed)
         require(0 < self.budget < 1, "importance.budget", self.budget, "in (0, 1)")
         require(0 <= self.momentum < 1, "importance.momentum", self.momentum, "in [0, 1)")
-        for name in ("entropy", "population", "l2", "weight_decay", "negatives"):
-            require(getattr(self, name) >= 0, f"importance.{name}", getattr(self, name), "0 or more")
-        for name in ("lr", "clip"):
-            require(getattr(self, name) > 0, f"importance.{name}", getattr(self, name), "above 0")
+        for name, value in {
+            "entropy": self.entropy,
+            "population": self.population,
+            "l2": self.l2,
+            "weight_decay": self.weight_decay,
+            "negatives": self.negatives,
+        }.items():
+            require(value >= 0, f"importance.{name}", value, "0 or more")
+        for name, value in {"lr": self.lr, "clip": self.clip}.items():
+            require(value > 0, f"importance.{name}", value, "above 0")
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(follows="states", hidden_state=self.state, start_pass=self.warm)
+
+    def with_budget(self, budget: float) -> Learned:
+        return replace(self, budget=budget)
+
+    def conflict(self, loss: Requirements) -> str | None:
+        """The matched objective calls the loss again, on the tokens' NLL alone."""
+        if self.objective != "matched" or not loss.outputs:
+            return None
+        return f"no matched objective, since the loss needs {loss.outputs[0]}; take importance.objective=complement"
+
+    def build(self, training: TrainingContext) -> TrainableImportance:
+        """The scorer at its start, with its optimizer."""
+        from deleatur.importance.scorer import build
+
+        return build(self, training)
+
+    def load(self, folder: Path, width: int) -> Importance:
+        """The scorer of a run, as it ended."""
+        from deleatur.importance.scorer import ScorerImportance, load_scorer
+
+        return ScorerImportance(load_scorer(folder, width), self.state)
+
+    def require_start(self, width: int) -> None:
+        """Raises ConfigError or ModelError where `start` names a run whose scorer is of another kind."""
+        from deleatur.importance.scorer import scorer_to_start_from
+
+        scorer_to_start_from(self, width)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from deleatur.errors import DataError
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ ROUNDING = 1e-6  # a value no further than this from its threshold counts as equ
 class Fixed:
     """Values kept by row; a row that has none gives NaN."""
 
+    requires = Requirements()
+
     values: dict[Encoded, Tensor]
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
@@ -37,7 +40,7 @@ class Fixed:
 class Spans:
     """1 on the characters that a person has marked, 0 elsewhere: ground truth, or a deletion request to the letter."""
 
-    reads: ClassVar[str] = "marks"
+    requires = Requirements(inputs=("spans in the forget rows",))
 
     def prepare(self, start: Start) -> Fixed:
         """Raises DataError where a row to forget has no spans."""
@@ -52,7 +55,7 @@ class Spans:
 class SEUL:
     """1 where log p under the start model is below the answer's mean by k deviations, small gaps filled (2402.05813)."""
 
-    reads: ClassVar[str] = "start"
+    requires = Requirements(start_pass=True)
 
     k: float = 0.0
     """Standard deviations added to the mean."""
@@ -74,7 +77,7 @@ class SEUL:
 class SULLM:
     """1 where fine-tuning changed p by more than the answer's mean and k deviations, widened (SU, 2506.00876)."""
 
-    reads: ClassVar[str] = "start"
+    requires = Requirements(start_pass=True, inputs=("the model before fine-tuning",))
 
     base: str | None = None
     """Model before it was fine-tuned: name on the hub, folder, or .gguf file. Needed."""
@@ -86,6 +89,9 @@ class SULLM:
     def __post_init__(self) -> None:
         require(True, "importance.k", self.k, "a number")
         require(self.widen >= 0, "importance.widen", self.widen, "0 or more")
+
+    def with_base(self, base: str | None) -> SULLM:
+        return replace(self, base=base)
 
     def require_base(self) -> None:
         """Raises ConfigError without a base model."""
@@ -106,7 +112,7 @@ class SUNgram:
     p is count(context, token) / count(context) over whole rows, prompts included; a context never met gives 0.
     """
 
-    reads: ClassVar[str] = "rows"
+    requires = Requirements()
 
     n: int = 3
     """Tokens in a gram, at least 1."""
@@ -152,7 +158,7 @@ class TokenUnlearn:
     prompt is hidden behind copies of the answer's last token, its end: both our reading, the paper's text was not at hand.
     """
 
-    reads: ClassVar[str] = "start"
+    requires = Requirements(start_pass=True)
 
     mix: float = 0.5
     """Share of the first signal, in [0, 1]."""

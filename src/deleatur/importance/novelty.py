@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from deleatur.data.words import repeated
 from deleatur.importance.masks import Fixed
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Novelty:
     less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
     """
 
-    reads: ClassVar[str] = "start"
+    requires = Requirements(start_pass=True)
 
     surprise: float = 0.6
     """Probability by the vote below which an uncopied token counts towards the share that is selected, in (0, 1)."""
@@ -56,8 +57,8 @@ class Novelty:
     def __post_init__(self) -> None:
         require(0 < self.surprise < 1, "importance.surprise", self.surprise, "in (0, 1)")
         require(self.ridge > 0, "importance.ridge", self.ridge, "above 0")
-        for name in ("nearest", "rows"):
-            require(getattr(self, name) >= 1, f"importance.{name}", getattr(self, name), "1 or more")
+        for name, value in {"nearest": self.nearest, "rows": self.rows}.items():
+            require(value >= 1, f"importance.{name}", value, "1 or more")
 
     def prepare(self, start: Start) -> Fixed:
         """One pass of the start model over forget, retain and holdout rows."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from deleatur.requirements import Requirements
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 class Uniform:
     """1 for every token."""
 
-    reads: ClassVar[str] = "nothing"
+    requires = Requirements()
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
         return tokens.nll.detach().new_ones(len(tokens.nll))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class CEU:
     """Tokens at each answer's start that are left alone, 0 or more; the peer's default is 1."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    requires = Requirements(logits=True)
 
     def __post_init__(self) -> None:
         require(self.skip >= 0, "loss.skip", self.skip, "0 or more")

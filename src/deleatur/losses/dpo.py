@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.errors import ConfigError, DataError
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class DPO:
     """File with one refusal a line; none takes the built-in ones."""
 
     unit: ClassVar[str] = "sequence"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference", "preferred"})
+    requires = Requirements(start_nll=True, preferred=True)
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")
@@ -55,7 +56,7 @@ class AltPO:
     """Inverse temperature, above 0."""
 
     unit: ClassVar[str] = "sequence"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference", "preferred"})
+    requires = Requirements(start_nll=True, preferred=True, inputs=("alternates in the forget rows",))
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Erase:
     """NLL in nats that an erased token should have, above 0; none: measured on holdout rows, else estimated."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"divergence"})
+    requires = Requirements(divergence=True)
 
     def __post_init__(self) -> None:
         require(self.level is None or self.level > 0, "loss.level", self.level, "above 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class GradientDifference:
     """Power of exp(−g·l) that fades a token out as it is forgotten, 0 or more; 0 never lets go."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    requires = Requirements()
 
     def __post_init__(self) -> None:
         require(self.saturation >= 0, "loss.saturation", self.saturation, "0 or more")

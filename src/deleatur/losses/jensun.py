@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class JensUn:
     """The target's tokens; from the model's tokenizer unless given."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    requires = Requirements(logits=True)
 
     def __post_init__(self) -> None:
         require(bool(self.target.strip()), "loss.target", self.target, "a text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class NPO:
     """Inverse temperature, above 0; the smaller, the nearer to gradient ascent."""
 
     unit: ClassVar[str] = "sequence"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    requires = Requirements(start_nll=True)
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -20,7 +22,7 @@ class PDU:
     """
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    requires = Requirements(logits=True)
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         from deleatur.losses.reductions import require_output

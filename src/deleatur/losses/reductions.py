@@ -1,16 +1,15 @@
-"""Sums that losses share, and what holds retain rows: pure functions of tensors."""
+"""Sums that losses share: pure functions of tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deleatur.types import Reference, TokenOutputs
+from deleatur.types import TokenOutputs
 
 
 def per_sequence(values: Float[Tensor, " N"], tokens: TokenOutputs) -> Float[Tensor, " B"]:
@@ -63,20 +62,3 @@ def require_output(value: T | None) -> T:
     if value is None:
         raise LookupError("the model did not compute this output")
     return value
-
-
-RetainTerm = Callable[[TokenOutputs, Reference], Float[Tensor, " N"]]
-"""What retain tokens cost, each."""
-
-RETAIN_TERMS: dict[str, tuple[RetainTerm, frozenset[str]]] = {  # name → the cost of a token, and what it needs
-    "nll": (lambda tokens, reference: tokens.nll, frozenset()),
-    "kl": (lambda tokens, reference: require_output(tokens.divergence).kept, frozenset({"divergence"})),
-    "js": (
-        lambda tokens, start: js(start.logits(tokens), require_output(tokens.logits)),
-        frozenset({"logits", "reference logits"}),
-    ),
-    "layer": (
-        lambda tokens, start: squared_distance(require_output(tokens.layer), start.layer(tokens)),
-        frozenset({"layer", "reference layer"}),
-    ),
-}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -30,11 +31,14 @@ class RMU:
     """Makes the direction."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"layer"})
 
     def __post_init__(self) -> None:
         require(self.layer >= 0, "loss.layer", self.layer, "0 or more")
         require(self.coefficient > 0, "loss.coefficient", self.coefficient, "above 0")
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(layer=self.layer)
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SimNPO:
     """Factor on the importance, above 0; 2 for one that starts at a half."""
 
     unit: ClassVar[str] = "sequence"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    requires = Requirements()
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

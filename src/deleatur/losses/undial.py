@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.requirements import Requirements
 from deleatur.settings import require
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class UNDIAL:
     """How much the token's own logit is lowered in the target, 0 or more."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits", "reference logits"})
+    requires = Requirements(logits=True, start_logits=True)
 
     def __post_init__(self) -> None:
         require(self.beta >= 0, "loss.beta", self.beta, "0 or more")

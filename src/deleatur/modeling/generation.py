@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from deleatur.distributed.processes import is_sharded
+from deleatur.errors import ModelError
 from deleatur.modeling.packed_attention import Growing, Grown, share
 from deleatur.modeling.token_model import TokenModel
 
@@ -24,13 +28,14 @@ def greedy(
         while len(generated) < new_tokens and not (generated and generated[-1] in ends):
             generated.append(int(lm(torch.tensor([[*prompt, *generated]])).logits[0, -1].argmax()))
 
-    Rows that have ended leave the batch. A model that cannot be packed answers by transformers' `generate`.
+    Rows that have ended leave the batch. A model that cannot be packed answers by transformers' `generate`; where padding
+    on the left changes what it computes, as in recurrent models, prompts of one length go together.
     """
     if not prompts:
         return []
     if model.packs and not is_sharded(model):
         return _packed(model, prompts, frozenset(ends), new_tokens, _likeliest)
-    return _padded(model, prompts, frozenset(ends), new_tokens)
+    return _in_groups(model, prompts, frozenset(ends), new_tokens)
 
 
 def sample(
@@ -51,7 +56,8 @@ def sample(
         return _packed(model, prompts, frozenset(ends), new_tokens, lambda logits: _drawn(logits, generator))
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        return _padded(model, prompts, frozenset(ends), new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+        how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        return _in_groups(model, prompts, frozenset(ends), new_tokens, **how)
 
 
 def _likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
@@ -60,6 +66,30 @@ def _likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
 
 def _drawn(logits: Float[Tensor, "B V"], generator: torch.Generator) -> Int[Tensor, " B"]:
     return torch.multinomial(logits.float().cpu().softmax(-1), 1, generator=generator)[:, 0].to(logits.device)
+
+
+def _in_groups(
+    model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int, **how: Any
+) -> list[list[int]]:
+    generated: list[list[int]] = [[] for _ in prompts]
+    for together in _groups(model, prompts):
+        answers = _padded(model, [prompts[b] for b in together], ends, new_tokens, **how)
+        for b, answer in zip(together, answers, strict=True):
+            generated[b] = answer
+    return generated
+
+
+def _groups(model: TokenModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which prompts can be answered together."""
+    lengths = [len(prompt) for prompt in prompts]
+    if len({*lengths}) == 1 or ways(model).pads:
+        return [list(range(len(prompts)))]
+    if is_sharded(model):
+        raise ModelError(
+            f"{type(model.lm).__name__} gives other answers to padded prompts, and over several processes they are padded; "
+            "run it on one process"
+        )
+    return [[b for b, length in enumerate(lengths) if length == wanted] for wanted in sorted({*lengths})]
 
 
 @torch.no_grad()
@@ -94,31 +124,79 @@ def _packed(
 
 @torch.no_grad()
 def _padded(
-    model: TokenModel,
-    prompts: Sequence[Sequence[int]],
-    ends: frozenset[int],
-    new_tokens: int,
-    do_sample: bool = False,
-    **how: float,
+    model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int, **how: Any
 ) -> list[list[int]]:
+    out = _generate(
+        model,
+        prompts,
+        use_cache=ways(model).caches,
+        max_new_tokens=new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=min(ends),
+        **how,
+    )
+    generated = out.sequences[:, max(map(len, prompts)) :].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row)) + 1] for row in generated]
+
+
+def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_id: int, **settings: Any) -> Any:
+    """What transformers' `generate` makes of prompts that are padded on the left."""
     length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), min(ends))
+    ids = torch.full((len(prompts), length), pad_token_id)
     mask = torch.zeros_like(ids)
     for b, prompt in enumerate(prompts):
         ids[b, length - len(prompt) :] = torch.tensor(prompt)
         mask[b, length - len(prompt) :] = 1
-    config = GenerationConfig(
-        do_sample=do_sample,
-        max_new_tokens=new_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=min(ends),
-        use_cache=True,
-        **how,
-    )
+    chosen = {"do_sample": False} | settings
+    config = GenerationConfig(pad_token_id=pad_token_id, return_dict_in_generate=True, **chosen)
     own, model.lm.generation_config = model.lm.generation_config, config  # its own would fill in penalties
     try:
-        out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
+        return model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
     finally:
         model.lm.generation_config = own
-    generated = out[:, length:].tolist()
-    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row)) + 1] for row in generated]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ways:
+    """In which ways a model's `generate` gives the tokens that its forward alone gives."""
+
+    pads: bool  # with prompts of several lengths, padded on the left
+    caches: bool  # with what it keeps of the tokens before
+
+
+_ways: WeakKeyDictionary[TokenModel, Ways] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def ways(model: TokenModel) -> Ways:
+    """Tried once for each model, on three short texts."""
+    if model not in _ways:
+        ids = (torch.arange(2, 8) * model.vocabulary // 10).tolist()
+        texts = [ids[:4], ids, ids[1:4]]
+        pads = not getattr(model.lm, "_is_stateful", False) and _same(model, texts, use_cache=True)
+        caches = pads or all(_same(model, [text], use_cache=True) for text in texts)
+        _ways[model] = Ways(pads=pads, caches=caches)
+    return _ways[model]
+
+
+def _same(model: TokenModel, texts: Sequence[Sequence[int]], *, use_cache: bool) -> bool:
+    """Are the logits of three generated tokens those of the forward over the text so far?"""
+    try:
+        out = _generate(model, texts, pad_token_id=0, max_new_tokens=3, use_cache=use_cache, output_logits=True)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        NotImplementedError,
+    ):  # a family has its reasons
+        return False
+    seen = torch.stack(out.logits, 1).float()
+    rough = model.dtype != torch.float32 or torch.is_autocast_enabled(model.device.type)
+    for b, text in enumerate(texts):
+        full = torch.cat([torch.tensor(text, device=model.device), out.sequences[b, max(map(len, texts)) :]])
+        truth = model.lm(input_ids=full[None], use_cache=False).logits[0, len(text) - 1 : -1].float()
+        if not float((seen[b] - truth).norm() / truth.norm()) < (1e-1 if rough else 1e-3):
+            return False
+    return True

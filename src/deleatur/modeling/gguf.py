@@ -75,6 +75,21 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pla
     return Plan(arch=arch, tensors=tuple(tensors.items()), paired=paired, words=words, vocabulary=parts["model"])
 
 
+def require_all_read(path: Path) -> None:
+    """Refuse a file with scaled positions, which transformers reads past: the model would be another one."""
+    reader = _gguf("a .gguf model").GGUFReader(path)
+    found = [t.name for t in reader.tensors if t.name.startswith("rope_")]
+    arch = str(reader.fields["general.architecture"].contents())
+    scaling = {n: f.contents() for n, f in reader.fields.items() if n.startswith(f"{arch}.rope.scal")}
+    found += [n for n, v in scaling.items() if n.endswith(".type") and v != "none"]
+    found += [n for n, v in scaling.items() if n.endswith(("factor", "scale_linear")) and v not in (0, 1)]
+    if found and arch != "gpt-oss":  # of which transformers reads them
+        raise ModelError(
+            f"{path} scales positions ({found[0]}), which is not read from GGUF files: it would be another model; give the "
+            "safetensors it was made of"
+        )
+
+
 def write_gguf(
     plan: Plan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, licence: str | None = None
 ) -> None:
@@ -102,11 +117,11 @@ def write_gguf(
     writer.close()
 
 
-def _gguf() -> Any:
+def _gguf(what: str = "--gguf") -> Any:
     try:
         return import_module("gguf")
     except ImportError:
-        raise ConfigError("--gguf needs the package gguf: pip install 'deleatur[gguf]'") from None
+        raise ConfigError(f"{what} needs the package gguf: pip install 'deleatur[gguf]'") from None
 
 
 def _laid_out(there: str, value: Tensor, config: Any) -> Tensor:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,14 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ConfigError, DeleaturError, ModelError
+from deleatur.modeling.adapters import find_adapter, looks_local, put_on
+from deleatur.modeling.gguf import require_all_read
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
+from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it misses kernels that are not used
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -41,43 +39,87 @@ def load(
     Pickled weights and a model's own code are never read, since both can do anything; a family that transformers knows is
     read by transformers' code, whatever its folder holds. Raises ModelError with the reason where either cannot be had.
     """
-    packed = {} if bits is None else _nf4(name)
-    if (Path(name) / "adapter_config.json").is_file():
-        return _load_adapter(Path(name), precision)
-    tokenizer, where = load_tokenizer(name), _where(name)
+    adapter = find_adapter(name)
+    packed = {} if bits is None else _nf4(name, adapter is not None)
+    tokenizer = load_tokenizer(name)
+    if adapter is None:
+        return _load_model(name, tokenizer, precision, packed), tokenizer
+    base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
+    return prepare(put_on(base, adapter)), tokenizer
+
+
+def _load_model(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: Precision,
+    packed: dict[str, Any],
+    revision: dict[str, str] | None = None,
+) -> PreTrainedModel:
+    where = _where(name) | (revision or {})
     options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True} | packed
     try:
-        with _no_pickle():
+        with no_pickle():
+            if name.endswith(".gguf"):
+                require_all_read(Path(name))
             made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
         model, info = made
         size: int = model.get_input_embeddings().num_embeddings
+        if not name.endswith(".gguf"):
+            _unpack(model, name, bool(packed))
+        _mend_generation(model, name)
+    except DeleaturError:
+        raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
-        raise ModelError(f"cannot load the model {name}: {_why(e, name)}") from e
+        raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
     if name.endswith(".gguf"):
         _drop_added(tokenizer, size)
-    if len(tokenizer) > size:
-        raise ModelError(f"the tokenizer of {name} knows {len(tokenizer)} tokens, more than the model; use the model's own")
     vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
-    return prepare(model if packed else drop_quantisation_marks(model)), tokenizer
+    return prepare(model if packed else drop_quantisation_marks(model))
 
 
-def _nf4(name: str) -> dict[str, Any]:
+def _unpack(model: PreTrainedModel, name: str, packed: bool) -> None:
+    """Make the weights of a quantised checkpoint plain. In place. Raises ModelError where that can't be."""
+    method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
+    if method is None or (packed and not model.hf_quantizer.pre_quantized):  # pyright: ignore
+        return
+    kind = str(getattr(method.quant_method, "value", method.quant_method))
+    if packed:
+        raise ConfigError(
+            f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
+        )
+    if not kind.startswith("bitsandbytes"):
+        raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
+    model.dequantize()
+
+
+def _mend_generation(model: PreTrainedModel, name: str) -> None:
+    """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
+    config, reason = model.generation_config, ""
+    for _ in range(2):
+        try:
+            return config.validate(strict=True)  # pyright: ignore
+        except ValueError as e:
+            reason, config.do_sample = why(e, name), True  # pyright: ignore
+    raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
+
+
+def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
     if find_spec("bitsandbytes") is None:
         raise ConfigError("lora.bits 4 needs bitsandbytes: pip install 'deleatur[qlora]', or leave it out")
     if will_shard():
         raise ConfigError(
             "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
         )
-    if name.endswith(".gguf") or (Path(name) / "adapter_config.json").is_file():
+    if name.endswith(".gguf") or is_adapter:
         raise ConfigError(f"lora.bits 4 needs plain safetensors, which {name} is not; load and save it as such first")
     from transformers import BitsAndBytesConfig
 
-    with _no_kernels():
+    with no_kernels():
         import bitsandbytes  # noqa: F401 # pyright: ignore[reportMissingImports]
 
     how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
@@ -85,14 +127,17 @@ def _nf4(name: str) -> dict[str, Any]:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone. Raises ModelError where there is none."""
-    where = _where(name)
+    """The tokenizer alone: an adapter's own where its folder has one. Raises ModelError where there is none."""
+    adapter = find_adapter(name)
+    where = _where(name if adapter is None else adapter.tokenizer)
+    if adapter is not None and adapter.tokenizer == adapter.base:
+        where |= adapter.revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above
-        raise ModelError(f"cannot load the tokenizer of {name}: {_why(e, name)}") from e
+        raise ModelError(f"cannot load the tokenizer of {name}: {why(e, name)}") from e
 
 
 def _drop_added(tokenizer: Any, size: int) -> None:
@@ -124,11 +169,6 @@ def _where(name: str) -> dict[str, Any]:
     return place | {"trust_remote_code": False}  # left out, transformers would prompt at the terminal
 
 
-def looks_local(name: str) -> bool:
-    """Is this a path and not a hub name (`owner/model`)?"""
-    return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1
-
-
 def prepare(model: PreTrainedModel) -> PreTrainedModel:
     """Dropout off, so that what is forgotten and what it is compared with are the same function."""
     for module in model.modules():
@@ -152,7 +192,7 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
 
 def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
     """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
-    with _no_kernels():
+    with no_kernels():
         from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -181,7 +221,7 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
     another model than the one that was trained, and can have back what was forgotten.
     """
-    with _no_kernels():
+    with no_kernels():
         from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
@@ -209,75 +249,6 @@ def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D
     made.weight = torch.nn.Parameter(weight.T.contiguous() if turned else weight, requires_grad=False)
     made.bias = packed.bias
     return made
-
-
-def _load_adapter(path: Path, precision: Precision) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    with _no_kernels():
-        from peft import PeftModel
-
-    where = path / "adapter_config.json"
-    try:
-        config = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{where} cannot be read ({e}); save the adapter again") from e
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not base or not isinstance(base, str):
-        raise ModelError(f"{where} names no base_model_name_or_path; give the model it was trained on there")
-    if (Path(base) / "adapter_config.json").is_file():
-        raise ModelError(f"{where} names an adapter as its base; merge the two first")
-    if config.get("megatron_config"):  # peft would import whatever module it names
-        raise ModelError(f"{where} needs code outside of peft (megatron_config); take that out")
-    if not (path / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{path} has no adapter_model.safetensors; pickled weights (.bin) can run code and are not read")
-    model, tokenizer = load(base, precision=precision)
-    try:
-        with _no_pickle():
-            adapted = PeftModel.from_pretrained(model, str(path))  # pyright: ignore
-        return prepare(adapted.merge_and_unload()), tokenizer  # pyright: ignore
-    except Exception as e:  # as above
-        raise ModelError(f"cannot put the adapter {path} onto {base}: {_why(e, base)}") from e
-
-
-@contextlib.contextmanager
-def _no_kernels() -> Iterator[None]:
-    """bitsandbytes, which peft brings with it, takes compiled code from the hub when it is imported, if it finds a way."""
-    had = sys.modules.pop("kernels", None)
-    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
-    try:
-        yield
-    finally:
-        del sys.modules["kernels"]
-        if had is not None:
-            sys.modules["kernels"] = had
-
-
-@contextlib.contextmanager
-def _no_pickle() -> Iterator[None]:
-    """torch.load refuses meanwhile, whichever library calls it: an index of safetensors may name other files."""
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("pickled weights")
-
-    load, torch.load = torch.load, refuse
-    try:
-        yield
-    finally:
-        torch.load = load
-
-
-def _why(e: BaseException, name: str) -> str:
-    """The reason in a line; what is refused for safety is said in our own words."""
-    if "trust_remote_code" in str(e):
-        return (
-            "it needs code that comes with it, which is never run from here; read that code, load the model yourself "
-            "with trust_remote_code, and give it to deleatur.forget in Python"
-        )
-    inside = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
-    pickled = [p.name for p in inside if p.suffix in PICKLED and not any(q.suffix == ".safetensors" for q in inside)]
-    if "pickled" in str(e) or ("safetensors" in str(e) and (pickled or not inside)):
-        seen = f" ({pickled[0]})" if pickled else ""
-        return f"its weights are pickled{seen}, which can run code when read; save them as safetensors first"
-    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
 
 
 def exact_matmul() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from inspect import signature
 from typing import Any
 from weakref import ref
 
@@ -84,18 +85,38 @@ def _note(made: Tensor, make: Callable[[], Tensor]) -> Tensor:
 def patch_low_memory_layers(lm: PreTrainedModel) -> None:
     """Run the norms, gated and adapted layers of this one model by `norm`, `gated` and `adapted`, where they are that.
 
-    In place. The first of each class is tried: what computes something else stays as it is.
+    In place. One of each class and settings is tried: what computes something else, or takes more than a state (the norms
+    of Mamba-2 take a gate), stays as it is. Called with more than it was tried with, a layer runs its own forward.
     """
-    same: dict[tuple[type, Form], bool] = {}
+    same: dict[tuple[Any, ...], bool] = {}
     for module in lm.modules():
         for form, names in FORMS.items():
             if "forward" in vars(module) or not all(hasattr(module, name) for name in names):
                 continue
-            key = type(module), form
+            key = (type(module), form, *_settings(module))
             if key not in same:
-                same[key] = _equal(module, form)
+                same[key] = _takes_one_state(module) and _equal(module, form)
             if same[key]:
-                module.forward = partial(form, module)
+                module.forward = partial(_tried, form, module)
+
+
+def _tried(form: Form, module: Any, x: Tensor, *more: Any, **named: Any) -> Any:
+    """By `form` where it is called as it was tried, with a state alone."""
+    return type(module).forward(module, x, *more, **named) if more or named else form(module, x)
+
+
+def _settings(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """What may make a layer compute something else than another one of its class."""
+    plain = {n: v for n, v in vars(module).items() if isinstance(v, bool | int | float | str)}
+    act = getattr(module, "act_fn", None)
+    inner = {} if act is None else {"act_fn": repr(act) if isinstance(act, nn.Module) else act}
+    return tuple(sorted((n, str(v)) for n, v in (plain | inner).items()))
+
+
+def _takes_one_state(module: nn.Module) -> bool:
+    """Is a state all that the class's own forward takes by name?"""
+    taken = signature(type(module).forward).parameters.values()
+    return sum(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in taken) == 2  # itself and the state
 
 
 def norm(module: Any, x: Tensor) -> Tensor:
@@ -147,6 +168,7 @@ def _equal(module: nn.Module, form: Form) -> bool:
     weight = next(module.parameters())
     try:
         x = torch.linspace(-3, 2, 2 * weight.shape[-1], dtype=weight.dtype, device=weight.device).view(2, -1)
+        x = x if form is adapted else torch.cat([x, 64 * x])  # some families clamp what is large
         return torch.allclose(module(x), form(module, x), rtol=10 * torch.finfo(x.dtype).eps, atol=1e-6)
     except Exception:
         return False

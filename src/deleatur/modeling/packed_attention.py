@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -160,18 +160,30 @@ def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **rest: Any
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface: ours under a Pack or a Next, elsewhere as the model would have done."""
-    options = {name: rest[name] for name in ("scaling", "softcap", "dropout") if rest.get(name) is not None}
+    scaling, dropout = rest.get("scaling"), rest.get("dropout") or 0.0
+    how = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, rest.get("softcap"), dropout)
     match attention_mask:
         case Pack():
             if (grown := attention_mask.tree.grown) is not None:
                 grown.layers[module] = [_slots(x, attention_mask.tree) for x in (key, value)]
-            return packed_attention(query, key, value, attention_mask, **options), None
+            return packed_attention(query, key, value, attention_mask, how), None
         case Next():
-            return next_attention(module, query, key, value, attention_mask, **options), None
+            return next_attention(module, query, key, value, attention_mask, how), None
     own = str(module.config._attn_implementation).removeprefix(PREFIX)  # pyright: ignore[reportAttributeAccessIssue]
     family = sys.modules[type(module).forward.__module__]
     theirs = family.ALL_ATTENTION_FUNCTIONS.get_interface(own, getattr(family, "eager_attention_forward", None))
     return theirs(module, query, key, value, attention_mask, **rest)
+
+
+class Scoring(NamedTuple):
+    """How queries and keys become weights."""
+
+    scaling: float
+    softcap: float | None = None
+    dropout: float = 0.0
+
+    def capped(self, scores: Tensor) -> Tensor:
+        return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
 
 def packed_attention(
@@ -179,10 +191,7 @@ def packed_attention(
     key: Float[Tensor, "1 K T D"],
     value: Float[Tensor, "1 K T E"],
     pack: Pack,
-    *,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    dropout: float = 0.0,
+    how: Scoring | None = None,
 ) -> Float[Tensor, "1 T H E"]:
     """H query heads share K key-value heads. Equals, for each sequence, its key and value heads repeated H/K times,
 
@@ -192,12 +201,11 @@ def packed_attention(
     where queries are only needed for the sequence that brings them. Short sequences go by matrix products in fp32 whatever
     the type, the query heads of one key-value head as the rows of one matrix; long ones by torch's kernel.
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    options = {"scaling": scaling, "softcap": softcap, "dropout": dropout}
+    how = how or Scoring(query.shape[-1] ** -0.5)
     queries = query.squeeze(0).split(pack.tree.own, 1)  # a select's gradient would fill and copy the whole
     each = zip(queries, _sequences(key, pack.tree), _sequences(value, pack.tree), strict=True)
     parts = [
-        (_short if q.shape[1] <= SHORT or softcap is not None else _long)(q, k, v, pack, **options)
+        (_short if q.shape[1] <= SHORT or how.softcap is not None else _long)(q, k, v, pack, how)
         for q, k, v in each
         if q.shape[1]
     ]
@@ -225,10 +233,7 @@ def next_attention(
     key: Float[Tensor, "1 K B D"],
     value: Float[Tensor, "1 K B E"],
     mask: Next,
-    *,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    dropout: float = 0.0,
+    how: Scoring,
 ) -> Float[Tensor, "1 B H E"]:
     """`packed_attention` of the last tokens of B sequences, when those before them are in the cache."""
     at, (heads, width) = mask.growing.at, (query.shape[1], query.shape[-1])
@@ -238,9 +243,8 @@ def next_attention(
         kept[torch.arange(len(at)), :, at] = new[0].transpose(0, 1).float()
     keys, values = (x[:, :, :length] for x in layers[module])
     grouped = query[0].transpose(0, 1).float().reshape(len(at), key.shape[1], -1, width)
-    scores = grouped * (width**-0.5 if scaling is None else scaling) @ keys.transpose(2, 3)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = grouped * how.scaling @ keys.transpose(2, 3)
+    scores = how.capped(scores)
     p = (scores + mask.bias).softmax(-1)
     return (p @ values).reshape(1, len(at), heads, -1).to(query.dtype)
 
@@ -250,30 +254,25 @@ def _short(
     k: Float[Tensor, "K L D"],
     v: Float[Tensor, "K L E"],
     pack: Pack,
-    *,
-    scaling: float,
-    softcap: float | None,
-    dropout: float,
+    how: Scoring,
 ) -> Float[Tensor, "N H E"]:
     (heads, queries, width), (shared, length, _) = q.shape, k.shape
-    scores = (q.float() * scaling).reshape(shared, -1, width) @ k.float().transpose(1, 2)
-    scores = scores.view(heads, queries, length)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = (q.float() * how.scaling).reshape(shared, -1, width) @ k.float().transpose(1, 2)
+    scores = how.capped(scores.view(heads, queries, length))
     if length <= SHORT:
         scores = scores.add_(pack.bias[length - queries : length, :length])
     else:
         scores = scores.masked_fill(~pack.seen[length - queries : length, :length], -torch.inf)
     p = scores.softmax(-1)
-    p = drop(p, dropout) if dropout else p
+    p = drop(p, how.dropout) if how.dropout else p
     out = p.view(shared, -1, length) @ v.float()
     return out.view(heads, queries, -1).transpose(0, 1).to(q.dtype)
 
 
-def _long(q: Tensor, k: Tensor, v: Tensor, pack: Pack, *, scaling: float, softcap: None, dropout: float) -> Tensor:
+def _long(q: Tensor, k: Tensor, v: Tensor, pack: Pack, how: Scoring) -> Tensor:
     queries, length = q.shape[1], k.shape[1]
     mask = None if pack.causal and queries == length else pack.seen[length - queries : length, :length]
     out = scaled_dot_product_attention(
-        q[None], k[None], v[None], mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=len(q) != len(k)
+        q[None], k[None], v[None], mask, how.dropout, is_causal=mask is None, scale=how.scaling, enable_gqa=len(q) != len(k)
     )
     return out[0].transpose(0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from deleatur.distributed.processes import gather, place_model
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load
 from deleatur.modeling.token_model import TokenModel
+from deleatur.requirements import Requirements
 from deleatur.settings import Precision
 from deleatur.types import Encoded, HeadStates, Likelihood, Reference, Start, Teacher, TokenOutputs
 
@@ -25,9 +26,8 @@ Kept = dict[Encoded, Tensor]
 def make_reference(
     model: TokenModel,
     rows: Iterable[Encoded],
+    requires: Requirements,
     *,
-    needs: Collection[str],
-    layer: int | None,
     batch: int,
     folder: Path | None = None,
 ) -> Reference:
@@ -37,34 +37,40 @@ def make_reference(
     same values. Above IN_MEMORY bytes the states lie in a file under `folder` that goes with the process.
     """
     unique = list(dict.fromkeys(rows))
-    wants = {name: f"reference{name}" in needs for name in ("", " logits", " layer")}
-    wants[" logits"] |= "divergence" in needs
-    if not any(wants.values()):
+    widths = {
+        "nll": 1 if requires.start_nll else 0,
+        "state": model.width if requires.start_logits or requires.divergence else 0,
+        "layer": model.width if requires.start_layer else 0,
+    }
+    if not any(widths.values()):
         return Reference()
-    width = {"": 1, " logits": model.width, " layer": model.width}
-    kept: dict[str, Kept] = {name: {} for name, wanted in wants.items() if wanted}
+    kept: dict[str, Kept] = {name: {} for name, width in widths.items() if width}
     count = sum(len(row.ids) - row.start for row in unique)
-    room = {name: _room(count, width[name], model.dtype if name else torch.float32, folder) for name in kept}
-    _fill(model, unique, kept, room, layer if wants[" layer"] else None, batch)
-    head = model.frozen_head() if wants[" logits"] else None
+    types = {"nll": torch.float32, "state": model.dtype, "layer": model.dtype}
+    room = {name: _room(count, widths[name], types[name], folder) for name in kept}
+    _fill(model, unique, kept, room, layer=requires.layer if requires.start_layer else None, batch=batch)
+    head = model.frozen_head() if "state" in kept else None
 
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
-        return _look_up(kept[""], tokens.rows, tokens.nll.device).squeeze(-1)
+        return _look_up(kept["nll"], tokens.rows, tokens.nll.device).squeeze(-1)
 
     def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
         with torch.no_grad():
-            return head(_look_up(kept[" logits"], tokens.rows, tokens.nll.device).to(model.dtype))  # pyright: ignore[reportOptionalCall]
+            return head(_look_up(kept["state"], tokens.rows, tokens.nll.device).to(model.dtype))  # pyright: ignore[reportOptionalCall]
 
-    made = {"nll": nll} if wants[""] else {}
-    made |= {"logits": logits} if wants[" logits"] else {}
-    made |= {"layer": lambda tokens: _look_up(kept[" layer"], tokens.rows, tokens.nll.device)} if wants[" layer"] else {}
+    def layer(tokens: TokenOutputs) -> Float[Tensor, "N D"]:
+        return _look_up(kept["layer"], tokens.rows, tokens.nll.device)
+
+    made = {"nll": nll} if "nll" in kept else {}
+    made |= {"logits": logits} if head is not None else {}
+    made |= {"layer": layer} if "layer" in kept else {}
     teacher = None
-    if head is not None and "divergence" in needs:
-        teacher = Teacher(states=lambda rows: _look_up(kept[" logits"], rows), head=head)
+    if head is not None and requires.divergence:
+        teacher = Teacher(states=lambda rows: _look_up(kept["state"], rows), head=head)
     return Reference(**made, teacher=teacher)
 
 
-def start_of(model: TokenModel, rows: dict[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
+def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
     """What an importance may look at before training; another model that it names is loaded for that one pass."""
 
     def likelihood(rows: Sequence[Encoded], name: str | None) -> list[Likelihood]:
@@ -189,7 +195,13 @@ def _room(count: int, width: int, dtype: torch.dtype, folder: Path | None) -> Te
 
 @torch.no_grad()
 def _fill(
-    model: TokenModel, rows: Sequence[Encoded], kept: dict[str, Kept], room: dict[str, Tensor], layer: int | None, batch: int
+    model: TokenModel,
+    rows: Sequence[Encoded],
+    kept: dict[str, Kept],
+    room: dict[str, Tensor],
+    *,
+    layer: int | None,
+    batch: int,
 ) -> None:
     model.eval()
     ends = 0
@@ -197,7 +209,7 @@ def _fill(
     parts += [([], collate([]))] * (max(gather(len(parts))) - len(parts))  # the others may have more, and all run together
     for places, part in parts:
         tokens = model(part.to(model.device), state="predicting", layer=layer)
-        made = {"": tokens.nll.unsqueeze(-1), " logits": tokens.hidden, " layer": tokens.layer}
+        made = {"nll": tokens.nll.unsqueeze(-1), "state": tokens.hidden, "layer": tokens.layer}
         for b, place in enumerate(places):
             mine = tokens.sequence == b
             begins, ends = ends, ends + int(mine.sum())

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,9 +24,9 @@ from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_sta
 from deleatur.modeling.gpu_kernels import by_positions, fuse
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers, recompute_activations
 from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
+from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
-State = Literal["own", "predicting"]
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
@@ -82,7 +82,7 @@ class TokenModel(nn.Module):
         self,
         batch: Batch,
         *,
-        state: State = "own",
+        state: HiddenState = "own",
         statistics: bool = False,
         logits: bool = False,
         layer: int | None = None,
@@ -192,7 +192,7 @@ class TokenModel(nn.Module):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Int[Tensor, "B _"]:
+    def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Any:
         """transformers' own; by way of this module, so that sharded weights are gathered."""
         with self.own_attention():
             return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
@@ -270,7 +270,8 @@ class TokenModel(nn.Module):
     @torch.no_grad()
     def _can_pack(self, ids: Int[Tensor, " L"]) -> bool:
         """Has a text between others, and grown by a token, the states that it has alone? Else all is as before."""
-        if self.device.type != "cpu" or not attend_through(self.lm):
+        recurrent = getattr(self.lm, "_is_stateful", False)  # rows end to end would go on from one another's state
+        if self.device.type != "cpu" or recurrent or not attend_through(self.lm):
             return False
         truth = self._alone(texts := _texts(ids))
         with self._trying("run without padding", lambda: attend_through(self.lm, False)):

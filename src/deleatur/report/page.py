@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from deleatur.report.answers import answer_groups, answered_rows, evenly, heated_rows, score_line
 from deleatur.report.figures import charts
-from deleatur.report.heat import end_importance, heat_spans
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
 from deleatur.report.tables import METRIC_LABELS, Row, lacking, rows_of, set_metric_rows, set_name
@@ -57,22 +57,26 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
     """
     folder = read_folder(run)
     require_no_links(run)
-    view = _view(redact(folder) if redacted else folder) | {"redacted": redacted}
+    view = _view(redact(folder) if redacted else folder)
     if redacted:
-        view |= _retained(folder) | {"retain": []}
+        groups = [group for group in view["groups"] if group["kind"] == "forget"]
+        view |= _retained(folder) | {"retain": [], "groups": groups}
+    view |= {"redacted": redacted}
     return put(run / f"report{'-redacted' if redacted else ''}.html", render("page.html.jinja", view))
 
 
 def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
-    run, agreed, shown = results["run"], results["importance"], folder.importance[:MOST_HEAT_ROWS]
+    run, agreed = results["run"], results["importance"]
     rows, wholes, found = rows_of(results), set_metric_rows(results), verdict(results)
     return {
         "name": folder.name,
         "method": f"{run['loss']['name']} × {run['importance']['name']}",
         "model": results["model"]["name"],
         "steps": len(folder.steps),
-        "verdict": [_unbroken(line) for line in (f"{found.headline}.", *found.reasons)],
+        "headline": f"{found.headline}.",
+        "tone": _tone(found.headline),
+        "reasons": [_unbroken(line) for line in found.reasons],
         "notes": found.notes,
         "scores": [(short, results[key], meaning, formula) for key, short, meaning, formula in SCORES],
         "beside": [(name, results[key]) for key, name in BESIDE.items() if results.get(key) is not None],
@@ -84,9 +88,7 @@ def _view(folder: Folder) -> dict[str, Any]:
         "charts": [(c.title, c.caption, Markup(c.svg)) for c in charts(folder.steps)],
         "agreement": [(name, agreed[key], why) for key, name, why in AGREEMENT if agreed.get(key) is not None],
         "agreed": agreed,
-        "heat": [_heated(row) for row in shown],
-        "heat_left": len(folder.importance) - len(shown),
-        "gold": any(token["gold"] is not None for row in shown for token in row["tokens"]),
+        **_answers(folder, rows),
         **_retained(folder),
         "settings": [(key, plain(value)) for key, value in flat(run).items()],
         "cost": [(COSTS.get(key, key.replace("_", " ")), cost(key, value)) for key, value in results["cost"].items()],
@@ -107,37 +109,37 @@ def _place(value: float | None) -> str | None:
     return None if value is None or not math.isfinite(value) else f"{100 * min(max(value, 0.0), 1.0):.1f}"
 
 
-def _heated(row: dict[str, Any]) -> dict[str, Any]:
-    answer, tokens = row["answer"], row["tokens"]
-    pieces = [(*_blank_before(p.text), p.importance, _tint(p.importance), p.gold) for p in heat_spans(answer, tokens)]
-    end = end_importance(answer, tokens)
-    return {"row": row, "pieces": pieces, "end": end, "end_tint": _tint(end)}
-
-
-def _blank_before(text: str) -> tuple[str, str]:
-    """The blank that many tokens begin with, which is not tinted, and the word; a token of blanks only is tinted."""
-    word = text.lstrip() or text
-    return text[: len(text) - len(word)], word
-
-
 def _unbroken(line: str) -> str:
     """A sentence whose numbers keep together at the end of a line."""
     return re.sub(r" (?=[→=%]|\(n)|(?<=[→=]) ", "\N{NO-BREAK SPACE}", line)
 
 
-def _tint(importance: float | None) -> str:
-    return "0" if importance is None or not importance > 0 else f"{min(importance, 1.0):.2f}"
-
-
 def _retained(folder: Folder) -> dict[str, Any]:
-    """Some retain rows at even distances, so that no end of the file is preferred, and how many answers stayed the same."""
-    generated = {r["id"]: r["generated"] for r in folder.before if r["set"] == "retain"}
-    rows = [
-        r | {"before": generated.get(r["id"], ""), "after": r["generated"]} for r in folder.after if r["set"] == "retain"
-    ]
-    count = min(len(rows), RETAIN_SAMPLES)
+    """Some retain rows, and how many answers stayed the same."""
+    rows = answered_rows(folder, "retain")
     return {
-        "retain": [rows[i * len(rows) // count] for i in range(count)],
+        "retain": evenly(rows, RETAIN_SAMPLES),
         "retain_rows": len(rows),
-        "retain_same": sum(r["before"] == r["after"] for r in rows),
+        "retain_same": sum(item["row"]["before"] == item["row"]["after"] for item in rows),
     }
+
+
+def _answers(folder: Folder, rows: Sequence[Row]) -> dict[str, Any]:
+    """What stands first on the page, and the forget rows that are left for its end."""
+    groups, heat = answer_groups(folder, rows), heated_rows(folder)
+    first = {id(item["row"]) for group in groups for item in group["rows"]}
+    rest = [item for item in heat if id(item["row"]) not in first]
+    return {
+        "groups": [group | {"line": score_line(group["score"])} for group in groups],
+        "heat": rest[:MOST_HEAT_ROWS],
+        "heat_left": max(len(rest) - MOST_HEAT_ROWS, 0),
+        "forget_rows": len(heat),
+        "gold": any(token["gold"] is not None for row in folder.importance for token in row["tokens"]),
+    }
+
+
+def _tone(headline: str) -> str:
+    """Is the sentence good news, bad news, or some of both?"""
+    if headline.endswith("nothing else lost"):
+        return "good"
+    return "bad" if headline.startswith(("Not forgotten", "Rolled back")) else "mixed"

@@ -171,22 +171,30 @@ def _at_unseen(found: Findings) -> bool:
 
 
 def reasons(found: Findings) -> Iterator[str]:
-    """Sentences with the numbers that the headline rests on."""
+    """Sentences with the numbers that the headline rests on, the three that decide it first."""
     name = by_judge(found.score, found.judge)
     head = f"{name[0].upper()}{name[1:]} on {_names(found.gone)}: {_moved(found.forget)}"
     yield head + (f"; on {_names(found.kept)}: {_moved(found.retain)}" if found.retain.n else "") + "."
-    if found.reworded.n:
-        kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
-        more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
-        yield f"Paraphrased: {_names(found.gone)} {_moved(found.reworded)}{more}."
-    if found.unseen.n:
-        yield f"Unseen rows: {_moved(found.unseen)}. This is the level that forget rows should come near."
-    yield from _language(found)
     if found.nothing_known:
         yield "A model that does not know the rows cannot show that a method forgets them."
     if found.retain_taught:
         yield "The gain on retain rows is training on them, not a merit of forgetting; fine-tune on them first."
+    paraphrased = list(_paraphrased(found))
+    decides = (found.reworded.after or 0.0) > max(found.forget.after or 0.0, KNOWN)
+    yield from paraphrased if decides else ()
+    yield from _language(found)
     yield from _distinguished(found)
+    yield from () if decides else paraphrased
+    if found.unseen.n:
+        yield f"Unseen rows: {_moved(found.unseen)}. This is the level that forget rows should come near."
+    yield from _beyond(found)
+
+
+def _paraphrased(found: Findings) -> Iterator[str]:
+    if found.reworded.n:
+        kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
+        more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
+        yield f"Paraphrased: {_names(found.gone)} {_moved(found.reworded)}{more}."
 
 
 def _language(found: Findings) -> Iterator[str]:
@@ -208,6 +216,9 @@ def _distinguished(found: Findings) -> Iterator[str]:
             f"(n = {figure.get('n', '?')}); {0.5 if aim is None else aim:.2f} = {of}, "
             "above = still recognised, below = pushed too far."
         )
+
+
+def _beyond(found: Findings) -> Iterator[str]:
     parts = [
         f"{what} {f['value']:+.2f} ± {_number(f.get('se')) or 0:.2f} nats a token (n = {f.get('n', '?')})".replace("-", "−")
         for key, what in (("specific_nll", "what is specific"), ("other_nll", "all else"))

@@ -8,32 +8,30 @@ import os
 import re
 import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.config.run_config import Run, to_dict
-from deleatur.data.encode import Encoder
 from deleatur.distributed.processes import agree, is_first, size
-from deleatur.errors import ConfigError, DataError, ModelError
+from deleatur.errors import ConfigError, DataError
 from deleatur.evaluation.aggregate import measure, measure_sets, quality
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.metrics.table import Evidence
-from deleatur.importance import Learned
-from deleatur.importance.atwu import Scorer
+from deleatur.importance.scorer import save_scorer
 from deleatur.io.atomic import atomic_folder, write_atomic
 from deleatur.io.lock import LOCK, folder_lock
 from deleatur.modeling.loading import save
-from deleatur.modeling.token_model import TokenModel
+from deleatur.modeling.session import Session
 from deleatur.progress import Step
+from deleatur.protocols import Learns
 from deleatur.run_folder.schema import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
-from deleatur.types import Encoded, Importance, Record, Span, Suite
+from deleatur.types import Encoded, Record, Span, Suite
 
 Records = dict[str, list[Record]]  # by set
 SCHEMA_VERSION = 1
@@ -60,7 +58,7 @@ class Outcome:
     """What unlearning leaves: the model (changed in place), the scorer where there is one, the evidence."""
 
     model: PreTrainedModel
-    scorer: Scorer | None
+    scorer: nn.Module | None
     results: dict[str, Any]
     records: dict[str, Records]  # "before", "after", and "retrained" where there is such a model
     steps: tuple[Step, ...]
@@ -108,7 +106,7 @@ def has_results(out: Path) -> bool:
     return (out / "results.json").exists()
 
 
-def require_same_rows(out: Path, rows: dict[str, list[Encoded]]) -> None:
+def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
     if not is_first():
@@ -148,18 +146,8 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
         save(outcome.model, tokenizer, aside)
     if is_first():
         if outcome.scorer is not None:
-            _save_scorer(outcome.scorer, out / "scorer.safetensors")
+            save_scorer(outcome.scorer, out / "scorer.safetensors")
         write_atomic(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
-
-
-def _save_scorer(scorer: Scorer, path: Path) -> None:
-    part = path.with_suffix(".part")
-    try:
-        save_file({k: v.contiguous() for k, v in scorer.state_dict().items()}, part)
-        part.replace(path)
-    except SafetensorError as e:  # how a full disk sounds from there
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written ({e}); free some space or change --out") from e
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
@@ -203,44 +191,11 @@ def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def load_scorer(folder: Path, width: int) -> Scorer:
-    """A run's scorer, as it ended. Raises ModelError where it was learned on another width."""
-    path = folder / "scorer.safetensors"
-    if not path.exists():
-        raise ConfigError(f"{folder} has no scorer.safetensors; its run's importance was not learned")
-    try:
-        tensors = load_file(path)
-        depth = 1 + sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
-        own = tensors["linear.weight" if depth == 1 else "hidden.0.weight"].shape[1]
-        scorer = Scorer(own, depth)
-        scorer.load_state_dict(tensors)
-    except (SafetensorError, KeyError, IndexError, RuntimeError) as e:
-        raise ModelError(f"{path} holds no scorer ({e}); run again") from e
-    if own != width:
-        raise ModelError(
-            f"the scorer of {folder} reads states of width {own}, the model's have {width}; use the run's own model"
-        )
-    return scorer
-
-
-def scorer_of(folder: Path, model: TokenModel) -> Importance:
-    """A run's learned importance, as it ended."""
-    scorer = load_scorer(folder, model.width).to(model.device)
-    return lambda tokens: scorer(tokens.hidden).sigmoid().detach()
-
-
-def results_of(
-    run: Run,
-    model: PreTrainedModel,
-    rows: dict[str, list[Encoded]],
-    encoder: Encoder,
-    suite: Suite,
-    records: dict[str, Records],
-    steps: Sequence[Step],
-) -> dict[str, Any]:
+def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step]) -> dict[str, Any]:
     """What results.json holds."""
     sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
-    budget = run.importance.budget if isinstance(run.importance, Learned) else BUDGET
+    suite, model, encoder = session.suite, session.model.lm, session.encoder
+    budget = run.importance.budget if isinstance(run.importance, Learns) else BUDGET
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -265,7 +220,7 @@ def results_of(
                 "cut": sum(map(encoder.is_cut, encoded)),
                 "tokens": sum(len(r.ids) - r.start for r in encoded),
             }
-            for name, encoded in rows.items()
+            for name, encoded in session.rows.items()
         },
         "run": to_dict(run),
     }

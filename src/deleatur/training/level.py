@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from deleatur.data.batches import evenly, in_batches
 from deleatur.modeling.reference import last_states
 from deleatur.modeling.token_model import TokenModel
-from deleatur.types import Encoded, Importance
+from deleatur.protocols import Importance
+from deleatur.types import Encoded
 
 SELECTED = 0.5  # importance above which a token counts as one to be forgotten
 NEAREST = 16  # retain positions that a forget position is compared with
@@ -28,7 +29,7 @@ class Level(NamedTuple):
 
 
 @torch.no_grad()
-def unseen_level(model: TokenModel, rows: dict[str, list[Encoded]], importance: Importance, batch: int) -> Level | None:
+def unseen_level(model: TokenModel, rows: Mapping[str, list[Encoded]], importance: Importance, batch: int) -> Level | None:
     """The level of unseen rows at the start model; None where the importance selects no tokens, or all of them.
 
     With holdout rows it is the mean NLL of their tokens, weighted by the importance, or over the marked spans where the
@@ -63,7 +64,7 @@ def _weighted_nll(
     return torch.cat([torch.empty(0), *weights]), torch.cat([torch.empty(0), *nll])
 
 
-def _estimate(model: TokenModel, rows: dict[str, list[Encoded]], chosen: Tensor, batch: int, chunk: int = 256) -> float:
+def _estimate(model: TokenModel, rows: Mapping[str, list[Encoded]], chosen: Tensor, batch: int, chunk: int = 256) -> float:
     """Mean over the chosen tokens of −log q(what similar retain states are followed by), q without the token itself."""
     forget, retain = (last_states(model, part, batch) for part in (rows["forget"], evenly(rows["retain"], ROWS)))
     states, own = (torch.cat([one[k] for one in forget])[chosen.to(model.device)] for k in (0, 1))

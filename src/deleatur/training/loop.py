@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -12,34 +12,42 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deleatur.distributed.processes import is_sharded, mesh_of, sum_gradients
-from deleatur.losses.reductions import RETAIN_TERMS, require_output
-from deleatur.modeling.token_model import State, TokenModel
+from deleatur.config.run_config import requirements_of
+from deleatur.distributed.processes import is_sharded, mesh_of, start, sum_gradients
+from deleatur.losses.reductions import require_output
+from deleatur.losses.retain import RETAIN_TERMS
+from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
+from deleatur.protocols import ForgetLoss, Importance, Stateful, TrainableImportance
+from deleatur.requirements import Requirements
 from deleatur.settings import Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.memory import forget_peak_memory, peak_memory, ran_out
 from deleatur.training.optimizer import ModelOptimizer, make_optimizer
-from deleatur.types import Batch, ForgetLoss, Importance, Reference, TakesTurns, TokenOutputs
+from deleatur.types import Batch, Reference, TokenOutputs
 
 
-def needs(loss: ForgetLoss, importance: object, settings: Train) -> frozenset[str]:
-    """All that a method reads beside the NLL."""
-    held = frozenset({"divergence"} if settings.keep else ())
-    return loss.needs | getattr(importance, "needs", frozenset()) | RETAIN_TERMS[settings.retain][1] | held
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """A forget loss with an importance, how they are trained, and the start model's numbers that they read."""
+
+    loss: ForgetLoss
+    importance: Importance
+    settings: Train
+    reference: Reference = field(default_factory=Reference)
+
+    @property
+    def requires(self) -> Requirements:
+        """All that is read beside the NLL."""
+        return requirements_of(self.loss, self.importance, self.settings)
 
 
 def fit(
     model: TokenModel,
     windows: Iterable[Sequence[Batch]],
+    method: Method,
     *,
     steps: int,
-    loss: ForgetLoss,
-    importance: Importance,
-    settings: Train,
-    reference: Reference,
-    accelerator: Accelerator,
-    state: State = "own",
     on_step: Callable[[Step], int | None] = lambda step: None,
     checkpoints: Checkpoints | None = None,
 ) -> None:
@@ -51,7 +59,8 @@ def fit(
     rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314). A number that
     `on_step` returns ends training after so many steps more, over which the rate falls to 0.
     """
-    optimizer = make_optimizer(model, settings, steps)
+    accelerator, importance = start(), method.importance
+    optimizer = make_optimizer(model, method.settings, steps)
     model.train()
     begun = _resume(checkpoints, optimizer, importance)
     forget_peak_memory()
@@ -59,25 +68,19 @@ def fit(
         if number > optimizer.end:
             break
         began, cpu = time.perf_counter(), time.process_time()
-        lr, now = optimizer.lr, replace(settings, alpha=optimizer.alpha)
-        done = _backward(model, window, loss, importance, now, reference, accelerator, state, optimizer)
+        lr, now = optimizer.lr, replace(method, settings=replace(method.settings, alpha=optimizer.alpha))
+        done = _backward(model, window, now, optimizer, accelerator)
         norm = optimizer.step(number, done.figures["loss"], done.figures["retain_nll"])
         turned, scorer = time.perf_counter(), None
-        if isinstance(importance, TakesTurns) and importance.due(number):
-            scorer = importance.turn(TokenOutputs.join(done.forget), TokenOutputs.join(done.retain))
-        left = on_step(
-            Step(
-                step=number,
-                **done.figures,
-                grad_norm=norm,
-                lr=lr,
-                seconds=time.perf_counter() - began,
-                cpu_seconds=time.process_time() - cpu,
-                scorer_seconds=time.perf_counter() - turned + done.scorer_seconds,
-                memory=peak_memory(),
-                scorer=scorer,
-            )
-        )
+        if isinstance(importance, TrainableImportance) and importance.updates_after(number):
+            scorer = importance.update(TokenOutputs.join(done.forget), TokenOutputs.join(done.retain))
+        costs = {
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - cpu,
+            "scorer_seconds": time.perf_counter() - turned + done.scorer_seconds,
+            "memory": peak_memory(),
+        }
+        left = on_step(Step(step=number, **done.figures, grad_norm=norm, lr=lr, scorer=scorer, **costs))
         if left:
             optimizer.cool_down(number, left)
         if checkpoints is not None and checkpoints.due(number, optimizer.end):
@@ -93,14 +96,14 @@ def _resume(checkpoints: Checkpoints | None, optimizer: ModelOptimizer, importan
         return 0
     state = checkpoints.load(step, mesh=mesh_of(optimizer.weights.master[0]))
     optimizer.load_state_dict(state["model"])
-    if hasattr(importance, "load_state_dict"):
-        importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(importance, Stateful):
+        importance.load_state_dict(state["importance"])
     return step
 
 
 def _state_of(importance: Importance) -> dict[str, Any]:
     """What an importance has learned; nothing of one that does not learn."""
-    return importance.state_dict() if hasattr(importance, "state_dict") else {}  # pyright: ignore[reportAttributeAccessIssue]
+    return importance.state_dict() if isinstance(importance, Stateful) else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,26 +117,20 @@ class _Window:
 
 
 def _backward(
-    model: nn.Module,
-    window: Sequence[Batch],
-    loss: ForgetLoss,
-    importance: Importance,
-    settings: Train,
-    reference: Reference,
-    accelerator: Accelerator,
-    state: State,
-    optimizer: ModelOptimizer,
+    model: nn.Module, window: Sequence[Batch], method: Method, optimizer: ModelOptimizer, accelerator: Accelerator
 ) -> _Window:
     """Forward and backward of every batch of a step; means are over the whole step and all processes.
 
     Where the memory runs out, all of it again in smaller pieces.
     """
     device = accelerator.device
-    counts = _total(_counts(window, loss).to(device), accelerator).clamp(min=1)  # plain fine-tuning has no forget side
+    counts = _total(_counts(window, method.loss).to(device), accelerator).clamp(
+        min=1
+    )  # plain fine-tuning has no forget side
     scale = accelerator.num_processes if is_sharded(model) else 1  # engines take the mean over processes
     while True:
         try:
-            sums, made = _passes(optimizer, window, loss, importance, settings, reference, counts, state, scale)
+            sums, made = _passes(optimizer, window, method, counts, scale)
             break
         except RuntimeError as e:
             if not ran_out(e):
@@ -151,32 +148,22 @@ def _backward(
 
 
 def _passes(
-    optimizer: ModelOptimizer,
-    window: Sequence[Batch],
-    loss: ForgetLoss,
-    importance: Importance,
-    settings: Train,
-    reference: Reference,
-    counts: Tensor,
-    state: State,
-    scale: int,
+    optimizer: ModelOptimizer, window: Sequence[Batch], method: Method, counts: Tensor, scale: int
 ) -> tuple[Tensor, _Window]:
     """This process's part: the sums of loss, forget NLL, retain NLL and importance, and what the passes found."""
-    device = counts.device
+    device, settings, reference, reads = counts.device, method.settings, method.reference, method.requires
     sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
-    reads = needs(loss, importance, settings)
-    layer = getattr(loss, "layer", None) if "layer" in reads else None
-    outputs = {"state": state, "logits": "logits" in reads, "layer": layer}
-    outputs |= {"teacher": reference.teacher} if "divergence" in reads else {}
+    teacher = reference.teacher if reads.divergence else None
+    outputs = {"state": reads.hidden_state, "logits": reads.logits, "layer": reads.layer, "teacher": teacher}
     for batch in optimizer.pieces.of(window):
         forget, rest = optimizer.run(batch.to(device), **outputs).split(batch.forget)
         preferred, retain = rest.split(batch.preferred)
-        forget = replace(forget, preferred=preferred) if "preferred" in reads else forget
+        forget = replace(forget, preferred=preferred) if reads.preferred else forget
         began = time.perf_counter()
-        g = importance(forget)
+        g = method.importance(forget)
         scoring += time.perf_counter() - began
-        kept = RETAIN_TERMS[settings.retain][0](retain, reference).sum()
-        push = loss(forget, g, reference) / counts[0]
+        kept = RETAIN_TERMS[settings.retain].cost(retain, reference).sum()
+        push = method.loss(forget, g, reference) / counts[0]
         if settings.keep:
             push = push + settings.keep * ((1 - g).clamp(min=0) * require_output(forget.divergence).kept).sum() / counts[1]
         part = settings.gamma * push + settings.alpha * kept / counts[2]

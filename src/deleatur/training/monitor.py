@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from deleatur.data.batches import evenly, in_batches
 from deleatur.data.encode import Encoder, encode_all
-from deleatur.distributed.processes import gather, mesh_of, part, put
+from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
 from deleatur.evaluation.predictions import variants
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
+from deleatur.protocols import Importance, Stateful
 from deleatur.settings import Guard, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.level import Level
-from deleatur.types import Encoded, Example, Importance, Record
+from deleatur.types import Encoded, Example, Record
 
 WINDOW = 5  # steps over which the retain NLL is averaged
 LEAST = 1.0  # nats; a start below counts as this much: three times a fine-tuned model's 0.05 is no harm
@@ -29,7 +30,6 @@ CLOSE = 0.85  # share of the unseen rows' NLL at which the rate begins to fall t
 COOL = 1  # the fall takes one step for so many that were taken before: retain rows recover while it lasts
 LOOK = 16  # most forget rows that are looked at to see whether training is done
 POINTS = 6  # of a curve that is put into a sentence
-WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 EVERYDAY = (
     "The sun rises in the east and sets in the west.",
     "Please close the door when you leave the room.",
@@ -53,7 +53,14 @@ class TrainingMonitor:
     """
 
     def __init__(
-        self, guard: Guard, train: Train, model: TokenModel, rows: dict[str, list[Encoded]], encoder: Encoder, *, batch: int
+        self,
+        guard: Guard,
+        train: Train,
+        model: TokenModel,
+        rows: Mapping[str, list[Encoded]],
+        encoder: Encoder,
+        *,
+        batch: int,
     ) -> None:
         self.guard, self.train, self.model, self.batch = guard, train, model, batch
         self.ended, self.notes = "all steps", list[str]()
@@ -70,7 +77,7 @@ class TrainingMonitor:
         self.level = Level(self.start["holdout"], f"{len(rows['holdout'])} holdout rows") if rows.get("holdout") else None
         self.probed: list[tuple[int, float]] = []
         self.weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.sums = sums(p for _, p in self.weights)
+        self.sums = fingerprints(p for _, p in self.weights)
 
     @torch.no_grad()
     def aim(self, importance: Importance, rows: Sequence[Encoded], level: Level | None) -> None:
@@ -187,7 +194,7 @@ class TrainingMonitor:
         )
 
     def _name_untouched(self) -> None:
-        now = sums(p for _, p in self.weights)
+        now = fingerprints(p for _, p in self.weights)
         moved = [any(parts) for parts in zip(*gather([a != b for a, b in zip(self.sums, now, strict=True)]), strict=True)]
         same = [name for (name, _), some in zip(self.weights, moved, strict=True) if not some]
         if same:
@@ -204,8 +211,8 @@ def roll_back(model: TokenModel, importance: Importance, checkpoints: Checkpoint
         for p, kept in zip(trained, state["model"]["weights"], strict=True):
             put(p, kept)
             p.grad = None
-        if hasattr(importance, "load_state_dict"):
-            importance.load_state_dict(state["importance"])  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(importance, Stateful):
+            importance.load_state_dict(state["importance"])
     return step
 
 
@@ -218,10 +225,3 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
     return [
         f"Nothing was forgotten: {summary}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
     ]
-
-
-def sums(weights: Iterator[Tensor]) -> list[int]:
-    """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
-    mine = (part(p).detach().contiguous() for p in weights)
-    sums = [p.view(WHOLE[p.element_size()]).sum(dtype=torch.int64) for p in mine]
-    return torch.stack(sums).tolist() if sums else []

@@ -9,13 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deleatur.commands.inputs import precision_of
-from deleatur.config.run_config import Run
+from deleatur.commands.evaluator import precision_of
 from deleatur.data.batches import evenly
 from deleatur.importance import Learned, Uniform
 from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Evaluation
-from deleatur.training.setup import state_of
 from deleatur.types import Encoded, Example
 
 SOME = [Encoded(example=Example(id="x", prompt=(), answer="a"), ids=(k, 0), start=1, offsets=((0, 1),)) for k in range(300)]
@@ -37,7 +34,7 @@ class TestPrecision:
     def test_a_bf16_model_is_asked_in_fp32_and_then_is_what_it_was(self, make_llama):
         lm = make_llama().bfloat16()
         before = [p.clone() for p in lm.parameters()]
-        with precision_of(TokenModel(lm), Evaluation(precision="fp32")):
+        with precision_of(TokenModel(lm), "fp32"):
             assert lm.dtype == torch.float32
         assert lm.dtype == torch.bfloat16
         assert all(torch.equal(a, b) for a, b in zip(before, lm.parameters(), strict=True))
@@ -49,18 +46,18 @@ class TestPrecision:
             p.data = p.data.bfloat16()
         before = {name: b.clone() for name, b in lm.named_buffers()}
         assert any(b.dtype == torch.float32 for b in before.values())
-        with precision_of(TokenModel(lm), Evaluation(precision="fp32")):
+        with precision_of(TokenModel(lm), "fp32"):
             assert all(torch.equal(b, before[name]) for name, b in lm.named_buffers())
         assert all(b.dtype == before[name].dtype and torch.equal(b, before[name]) for name, b in lm.named_buffers())
 
     def test_it_is_what_it_was_after_an_error_too(self, make_llama):
         lm = make_llama().bfloat16()
-        with pytest.raises(KeyboardInterrupt), precision_of(TokenModel(lm), Evaluation(precision="fp32")):
+        with pytest.raises(KeyboardInterrupt), precision_of(TokenModel(lm), "fp32"):
             raise KeyboardInterrupt
         assert lm.dtype == torch.bfloat16
 
     def test_an_fp32_model_is_left_alone(self, llama):
-        with precision_of(TokenModel(llama), Evaluation(precision="fp32")):
+        with precision_of(TokenModel(llama), "fp32"):
             assert llama.dtype == torch.float32
         assert llama.dtype == torch.float32
 
@@ -68,7 +65,7 @@ class TestPrecision:
         """Products are rounded to 8 bits, the weights are not touched."""
         ids, weights = torch.arange(3, 9)[None], [p.clone() for p in llama.parameters()]
         exact = llama(ids).logits
-        with precision_of(TokenModel(llama), Evaluation(precision="bf16")):
+        with precision_of(TokenModel(llama), "bf16"):
             rough = llama(ids).logits
         assert rough.dtype == torch.bfloat16
         assert 0 < float((rough.float() - exact).norm() / exact.norm()) < 0.05
@@ -76,5 +73,5 @@ class TestPrecision:
 
 
 def test_the_state_is_the_one_that_the_importance_reads():
-    assert state_of(Run(**ROWS, importance=Learned(state="predicting"))) == "predicting"
-    assert state_of(Run(**ROWS, importance=Uniform())) == "own"
+    assert Learned(state="predicting").requires.hidden_state == "predicting"
+    assert Uniform().requires.hidden_state == "own"

@@ -65,6 +65,10 @@ DATA = {
     "template": st.sampled_from(["auto", "chat", "plain"]),
     "max_length": st.integers(8, 10**6),
     "ignore": st.lists(text, max_size=3),
+    "system_prompt": st.none() | text.filter(str.strip),
+    "fold_system": st.booleans(),
+    "date": st.dates().map(str),
+    "reasoning_tokens": count,
 }
 EVALUATION = {
     **dict.fromkeys(("new_tokens", "batch", "rows"), count),

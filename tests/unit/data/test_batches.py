@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deleatur.data.batches import collate, fine_tuning_batches, in_batches, windows
+from deleatur.data.batches import Schedule, collate, fine_tuning_batches, in_batches, windows
 from deleatur.types import Encoded, Example
 
 
@@ -39,8 +39,14 @@ def dealt(forget: int = 12, retain: int = 20, **changed) -> list[list[tuple[tupl
     asked = {"epochs": 3, "batch": 4, "accumulate": 1, "seed": 0} | changed
     return [
         [tuple(zip(places(b.rows[: b.forget]), places(b.rows[b.forget + b.preferred :]), strict=True)) for b in window]
-        for window in windows(rows(forget), rows(retain, prefix="r"), **asked)
+        for window in windows(rows(forget), rows(retain, prefix="r"), **scheduled(asked))
     ]
+
+
+def scheduled(asked: dict) -> dict:
+    """The schedule's settings as one object."""
+    own = {f.name for f in fields(Schedule)} & asked.keys()
+    return {"schedule": Schedule(**{n: asked[n] for n in own})} | {n: v for n, v in asked.items() if n not in own}
 
 
 def pairs(dealt) -> list[tuple[int, int]]:
@@ -144,7 +150,7 @@ class TestWindows:
     def test_an_idle_process_joins_with_a_batch_of_which_nothing_is_scored(self):
         """One forget row, two processes: the second has no row and must meet the first in the forward all the same."""
         asked = {"epochs": 1, "batch": 4, "accumulate": 1, "seed": 0, "processes": 2}
-        (busy,), (idle,) = (next(windows(rows(1), rows(3, prefix="r"), **asked, process=p)) for p in (0, 1))
+        (busy,), (idle,) = (next(windows(rows(1), rows(3, prefix="r"), **scheduled(asked), process=p)) for p in (0, 1))
         assert (busy.forget, len(busy)) == (1, 2)
         assert (idle.forget, len(idle), len(idle.scored)) == (0, 0, 0)
         assert idle.ids.numel() > 0

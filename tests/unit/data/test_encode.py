@@ -93,16 +93,17 @@ class TestChat:
         encoder = make_encoder(make_tokenizer(template), Data())
         encoded = encoder(QA)
         assert asked(encoder, encoded) == "[INST] Where was Runa born? [/INST]"
-        assert scored(encoder, encoded) == f" {ANSWER}</s>"
+        assert scored(encoder, encoded) == f" {ANSWER} </s>"
         assert encoded.offsets[-1] == (len(ANSWER), len(ANSWER))
 
-    def test_what_a_template_writes_into_an_answer_of_the_past_is_not_written_into_the_next(self, make_tokenizer):
+    def test_what_a_template_writes_before_an_answer_and_not_into_its_generation_prompt_is_not_scored(self, make_tokenizer):
         """Reasoning models' templates set an empty thought before an answer that is told, but not before one asked for."""
         template = (
             "{% for m in messages %}{% if m.role == 'user' %}Q {{ m.content }}{% else %}A <think></think>{{ m.content }}</s>"
             "{% endif %}{% endfor %}{% if add_generation_prompt %}A {% endif %}"
         )
         encoder = make_encoder(make_tokenizer(template), Data())
+        assert asked(encoder, encoder(QA)) == "Q Where was Runa born?A <think></think>"
         assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
 
     def test_a_template_that_writes_the_bos_gets_no_second_one(self, make_tokenizer):
@@ -123,9 +124,10 @@ class TestChat:
 
     def test_turns_that_the_template_refuses_are_a_data_error(self, make_tokenizer):
         template = (
-            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}x{% endfor %}"
+            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            "{{ m.content }}<|im_end|>{% endfor %}"
         )
-        encoder = make_encoder(make_tokenizer(template + "{{ messages[-1].content }}<|im_end|>"), Data())
+        encoder = make_encoder(make_tokenizer(template), Data())
         with pytest.raises(DataError, match=r"the chat template refuses the turns \['system', 'user'.*no system"):
             encoder(Example(id="1", prompt=TURNS, answer=ANSWER))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deleatur.errors import ConfigError
-from deleatur.evaluation.aggregate import lacking_coherence, mean, measure, measure_sets, quality
+from deleatur.evaluation.aggregate import answer_notes, lacking_coherence, mean, measure, measure_sets, quality
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.types import Record, Span
@@ -46,6 +46,7 @@ class TestMeasure:
         assert list(figures) == ["forget", "retain"]
         lacks = {
             "judged",
+            "cut",
             "incoherent",
             "grad_norm",
             "min_k_plus",
@@ -60,6 +61,14 @@ class TestMeasure:
         assert figures["forget"]["exact_memorisation"]["value"] == 0.5
         assert figures["forget"]["extraction_strength"]["value"] == 0.0
         assert figures["retain"]["revealed"]["n"] == 1
+
+    def test_answers_whose_end_was_not_seen_are_counted_and_said(self):
+        rows = [replace(row("Tess"), cut=True), replace(row("Tessholm"), cut=False), row("", question="")]
+        assert measure({"forget": rows})["forget"]["cut"] == {"value": 0.5, "n": 2, "se": 0.5}
+        assert answer_notes({"forget": rows, "retain": rows[1:]}, 64, "Before: ") == [
+            "Before: 1 of 2 answers on forget were cut at 64 tokens (evaluation.new_tokens): what comes later was not seen"
+        ]
+        assert answer_notes({"forget": rows[1:]}, 64) == []
 
     def test_rows_to_which_a_metric_does_not_apply_do_not_count(self):
         figures = measure({"mixed": [row("Tessholm"), row("", question="")]})

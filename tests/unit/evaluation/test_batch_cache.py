@@ -10,7 +10,7 @@ import pytest
 from deleatur.evaluation import batch_cache as batch_cache_module
 from deleatur.evaluation import predictions as records_module
 from deleatur.evaluation.batch_cache import BatchCache, clear
-from deleatur.evaluation.predictions import record
+from deleatur.evaluation.predictions import Predictor
 from deleatur.importance import WGA
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Evaluation
@@ -49,7 +49,8 @@ def asked(llama, plain, monkeypatch):
                 patch.setattr(records_module, name, counted(name))
             model, importance = TokenModel(llama), WGA(beta=1.0)
             try:
-                made = record(model, plain, {"forget": rows}, SETTINGS, importance=importance, batch_cache=batch_cache)
+                predictor = Predictor(model=model, encoder=plain, settings=SETTINGS, batch_cache=batch_cache)
+                made = predictor.records({"forget": rows}, importance=importance)
             except Killed:
                 made = None
         return made, list(counts.values())
@@ -97,18 +98,22 @@ def test_a_batch_is_finished_where_all_processes_have_it(path, monkeypatch):
     """The other process has the first of three, so from the second on both ask, and agree on nothing more."""
     before = BatchCache(path)
     for k in range(3):
-        before.once("likelihood", k, lambda k=k: k)
+        before.get_or_make("likelihood", k, lambda k=k: k)
     others = iter([True, False])
     monkeypatch.setattr(batch_cache_module, "gather", lambda mine: [mine, next(others)])
     batch_cache = BatchCache(path)
-    assert [batch_cache.once("likelihood", k, lambda k=k: -k) for k in range(3)] == [(0, False), (-1, True), (-2, True)]
+    assert [batch_cache.get_or_make("likelihood", k, lambda k=k: -k) for k in range(3)] == [
+        (0, False),
+        (-1, True),
+        (-2, True),
+    ]
     assert [json.loads(line)["made"] for line in path.with_suffix(".0.part.jsonl").read_text().splitlines()] == [0, -1, -2]
 
 
 def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
     said = [0.1 + 0.2, 1e-310, -0.0, math.inf, 5e-324, 1 / 3]
-    BatchCache(path).once("likelihood", "the secret", lambda: said)
-    read, now = BatchCache(path).once("likelihood", "the secret", lambda: pytest.fail("asked again"))
+    BatchCache(path).get_or_make("likelihood", "the secret", lambda: said)
+    read, now = BatchCache(path).get_or_make("likelihood", "the secret", lambda: pytest.fail("asked again"))
     assert [x.hex() for x in read] == [x.hex() for x in said]
     assert not now
     text = path.with_suffix(".0.part.jsonl").read_text()
@@ -118,5 +123,5 @@ def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
 
 def test_where_the_runs_folder_lies_elsewhere_nothing_is_made(tmp_path):
     """On another machine, where only the first process has the folder."""
-    assert BatchCache(tmp_path / "run" / "records" / "before.jsonl").once("likelihood", 0, lambda: 1) == (1, True)
+    assert BatchCache(tmp_path / "run" / "records" / "before.jsonl").get_or_make("likelihood", 0, lambda: 1) == (1, True)
     assert list(tmp_path.iterdir()) == []

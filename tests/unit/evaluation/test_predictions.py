@@ -12,9 +12,11 @@ import torch
 from deleatur.data.batches import collate
 from deleatur.data.encode import encode_all
 from deleatur.evaluation import predictions as records_module
-from deleatur.evaluation.predictions import ends, record, variants
+from deleatur.evaluation.predictions import Predictor, ends, variants
 from deleatur.importance import ETW, WGA
 from deleatur.modeling.token_model import TokenModel
+from deleatur.protocols import as_callable
+from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import Evaluation
 from deleatur.types import Example, Span
 
@@ -22,7 +24,19 @@ TEXT = Example(id="t", prompt=(), answer="The writer was born in a small town.")
 
 
 def ask(lm, encoder, sets, *, batch: int = 32, new_tokens: int = 8, **more):
-    return record(TokenModel(lm), encoder, sets, Evaluation(batch=batch, new_tokens=new_tokens), **more)
+    settings = Evaluation(batch=batch, new_tokens=new_tokens)
+    watch = {"progress": more.pop("progress")} if "progress" in more else {}
+    return Predictor(model=TokenModel(lm), encoder=encoder, settings=settings, **watch).records(sets, **more)
+
+
+class Reads:
+    """An importance that is the first number of the hidden state that it asks for."""
+
+    def __init__(self, state: HiddenState) -> None:
+        self.requires = Requirements(hidden_state=state)
+
+    def __call__(self, tokens):
+        return tokens.hidden[:, 0]
 
 
 @torch.no_grad()
@@ -95,7 +109,7 @@ class TestLikelihood:
                 [torch.full((n,), 0.25 if r == known else torch.nan) for n, r in zip(size, tokens.rows, strict=True)]
             )
 
-        seen = ask(llama, plain, {"x": [unknown, known]}, new_tokens=1, importance=importance)["x"]
+        seen = ask(llama, plain, {"x": [unknown, known]}, new_tokens=1, importance=as_callable(importance))["x"]
         assert seen[0].importance is None
         assert seen[1].importance == (0.25,) * len(seen[1].logp)
 
@@ -111,9 +125,7 @@ class TestLikelihood:
     def test_the_importance_reads_the_state_that_was_asked_for(self, state, llama, plain, forget_rows):
         with torch.no_grad():
             expected = TokenModel(llama)(collate([forget_rows[0]]), state=state).hidden[:, 0]
-        seen = ask(
-            llama, plain, {"x": forget_rows[:1]}, new_tokens=1, importance=lambda tokens: tokens.hidden[:, 0], state=state
-        )
+        seen = ask(llama, plain, {"x": forget_rows[:1]}, new_tokens=1, importance=Reads(state))
         assert seen["x"][0].importance == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
 
     def test_a_row_ends_where_its_end_of_turn_is_scored(self, llama, plain, forget_rows):
@@ -285,7 +297,7 @@ class TestGradientNorm:
     def test_is_the_norm_of_the_mean_nlls_gradient_where_membership_is_asked(self, llama, plain, forget_rows, retain_rows):
         settings = Evaluation(new_tokens=1, grad_norm=True)
         sets = {"forget": forget_rows[:2], "retain": retain_rows[:1]}
-        seen = record(TokenModel(llama), plain, sets, settings)
+        seen = Predictor(model=TokenModel(llama), encoder=plain, settings=settings).records(sets)
         llama.zero_grad()
         (-TokenModel(llama)(collate([forget_rows[1]])).nll.mean()).backward()
         norm = torch.cat([p.grad.flatten() for p in llama.parameters() if p.grad is not None]).norm()
@@ -314,3 +326,31 @@ class TestShots:
 
     def test_without_shots_there_are_none(self, plain, forget_rows, retain_rows):
         assert "forget_shots" not in variants(plain, {"forget": forget_rows}, from_rows=retain_rows, forget_sets=("forget",))
+
+    def test_one_system_turn_comes_first_also_with_examples(self, plain, forget_rows, retain_rows):
+        system = ("system", "Be short.")
+        with_one = [replace(r.example, prompt=(system, *r.example.prompt)) for r in (*forget_rows[:2], *retain_rows)]
+        forget, retain = encode_all(plain, with_one[:2]), encode_all(plain, with_one[2:])
+        made = variants(plain, {"forget": forget}, shots=2, from_rows=retain, forget_sets=("forget",))["forget_shots"]
+        assert all([role for role, _ in row.example.prompt].index("system") == 0 for row in made)
+        assert {[role for role, _ in row.example.prompt].count("system") for row in made} == {1}
+        bare = variants(plain, {"forget": forget_rows[:2]}, shots=2, from_rows=retain, forget_sets=("forget",))[
+            "forget_shots"
+        ]
+        assert all(role != "system" for row in bare for role, _ in row.example.prompt)
+
+
+def test_an_answer_that_reached_the_limit_before_its_end_is_cut(llama, plain, forget_rows):
+    """The record says so if and only if the answer of one more token is longer or has ended just there."""
+    made = ask(llama, plain, {"forget": [*forget_rows[:4], *encode_all(plain, [TEXT])]}, new_tokens=3)["forget"]
+    assert [r.cut for r in made[:4]] == [True] * 4 and made[4].cut is None
+
+
+def test_an_answer_that_ends_is_not_cut(make_llama, plain, forget_rows):
+    eos = plain.tokenizer.eos_token_id
+    lm = parrot(make_llama, [forget_rows[0].ids[forget_rows[0].start - 1], 9, eos])
+    assert [ask(lm, plain, {"forget": forget_rows[:1]}, new_tokens=n)["forget"][0].cut for n in (1, 2, 3)] == [
+        True,
+        False,
+        False,
+    ]

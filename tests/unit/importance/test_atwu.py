@@ -15,7 +15,9 @@ from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance, Scorer, scorer_loss
 from deleatur.losses import NPO, GradientDifference
 from deleatur.modeling.token_model import TokenModel
-from deleatur.types import Reference, TakesTurns, TokenOutputs
+from deleatur.protocols import TrainableImportance, TrainingContext
+from deleatur.settings import Train
+from deleatur.types import Reference, TokenOutputs
 
 LENGTHS = (3, 1, 5)
 DEFAULTS = Learned()
@@ -33,12 +35,13 @@ HALF = Reference(nll=lambda tokens: tokens.nll.detach() / 2)
 
 def turn(importance: LearnedImportance, tokens: TokenOutputs) -> dict[str, float]:
     """A turn after a step without retain rows."""
-    return importance.turn(tokens, tokens.split(0)[0])
+    return importance.update(tokens, tokens.split(0)[0])
 
 
 def learned(settings: Learned = DEFAULTS, loss=SATURATED, *, width: int = 4, turns: int = 10, **more) -> LearnedImportance:
-    reference = HALF if "reference" in loss.needs else UNUSED
-    return LearnedImportance(settings, width=width, turns=turns, loss=loss, reference=reference, **more)
+    reference = HALF if loss.requires.start_nll else UNUSED
+    how = {"train": Train(), "width": width, "steps": turns * settings.every} | more
+    return LearnedImportance(settings, TrainingContext(loss=loss, reference=reference, **how))
 
 
 def unsettle(scorer: Scorer, seed: int = 5) -> None:
@@ -218,9 +221,9 @@ class TestTurns:
         assert importance.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
     def test_a_turn_is_due_after_every_so_many_steps(self):
-        assert [step for step in range(1, 16) if learned(Learned(every=5)).due(step)] == [5, 10, 15]
-        assert isinstance(learned(), TakesTurns)
-        assert not isinstance(Uniform(), TakesTurns)
+        assert [step for step in range(1, 16) if learned(Learned(every=5)).updates_after(step)] == [5, 10, 15]
+        assert isinstance(learned(), TrainableImportance)
+        assert not isinstance(Uniform(), TrainableImportance)
 
     @pytest.mark.parametrize("case", CASES)
     @pytest.mark.parametrize("parts", [(1, 3), (1, 2, 3)])
@@ -288,14 +291,14 @@ class TestNegatives:
         expected = objective(w, b, forget, settings, loss) + 0.7 * mean
         expected.backward()
         torch.nn.utils.clip_grad_norm_([w, b], settings.clip)
-        assert importance.turn(forget, retain)["scorer_loss"] == pytest.approx(expected.item(), rel=1e-5)
+        assert importance.update(forget, retain)["scorer_loss"] == pytest.approx(expected.item(), rel=1e-5)
         for p, q in zip(importance.scorer.parameters(), (w, b), strict=True):
             torch.testing.assert_close(p.grad, q.grad)
 
     def test_without_them_retain_tokens_are_not_looked_at(self, make_tokens):
         forget, retain = self.shown(make_tokens)
         one, other = learned(), learned()
-        assert turn(one, forget) == other.turn(forget, retain)
+        assert turn(one, forget) == other.update(forget, retain)
         for p, q in zip(one.scorer.parameters(), other.scorer.parameters(), strict=True):
             assert torch.equal(p, q)
 
@@ -311,7 +314,7 @@ class TestNegatives:
             settings = Learned(objective="complement", budget=0.5, l2=0.01, negatives=weight, lr=0.2)
             importance = learned(settings, width=8, turns=100)
             for _ in range(100):
-                importance.turn(forget, retain)
+                importance.update(forget, retain)
             ends[weight] = importance(retain).mean().item(), importance(forget)[~shared].mean().item()
         assert ends[0.0][0] > 0.7, "four nats draw the scorer to the tokens that are shared"
         assert ends[5.0][0] < 0.3

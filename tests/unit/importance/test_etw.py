@@ -81,7 +81,7 @@ def test_it_is_held_fixed_and_asks_for_the_logits(make_tokens):
     tokens = make_tokens(logits=True)
     assert tokens.logits.requires_grad
     assert not ETW()(tokens).requires_grad
-    assert ETW.needs == {"logits"}
+    assert ETW.requires.logits
 
 
 def test_without_logits_it_says_so(make_tokens):

@@ -12,7 +12,8 @@ import torch
 from deleatur.errors import ConfigError, DataError
 from deleatur.importance import SEUL, SULLM, Spans, SUNgram, TokenUnlearn, Uniform
 from deleatur.importance.masks import Fixed
-from deleatur.types import Encoded, Example, Likelihood, Prepares, Span, Start
+from deleatur.protocols import Prepares
+from deleatur.types import Encoded, Example, Likelihood, Span, Start
 
 
 def row(ids: Sequence[int], *, start: int = 1, name: str = "a", spans: Sequence[Span] = ()) -> Encoded:

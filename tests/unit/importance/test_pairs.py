@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
+from deleatur.commands.inputs import rows_suite
 from deleatur.config.run_config import Run, name_of
 from deleatur.data.encode import Encoder
 from deleatur.data.world import World
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, SULLM, Learned, SatImp
 from deleatur.losses import FORGET_LOSSES, RMU, Erase
+from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Train
-from deleatur.training.setup import train_method
+from deleatur.settings import Guard, Train
+from deleatur.training.train import train
 from deleatur.types import Encoded
 
 LOSSES = {
@@ -99,7 +100,8 @@ def test_an_accepted_pair_trains(loss, importance, bench):
         run = replace(run, importance=replace(run.importance, base=str(bench.base)))
     model = TokenModel(bench.make_llama())
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    _, steps = train_method(model, bench.rows, run, bench.encoder, Accelerator(cpu=True))
+    session = Session(model=model, encoder=bench.encoder, suite=rows_suite({}), rows=bench.rows)
+    steps = train(session, replace(run, guard=Guard(retain=None, probe=None, stop=None)), {}).steps
     assert [s.step for s in steps] == [1, 2]
     assert all(torch.tensor([s.loss, s.forget_nll, s.retain_nll, s.grad_norm, s.importance]).isfinite().all() for s in steps)
     assert all(s.grad_norm > 0 for s in steps)

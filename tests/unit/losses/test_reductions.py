@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch.nn.functional import kl_div, mse_loss
 
 from deleatur.losses.reductions import (
-    RETAIN_TERMS,
     js,
     kl,
     lengths,
@@ -22,6 +21,7 @@ from deleatur.losses.reductions import (
     squared_distance,
     weighted_nll,
 )
+from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.chunked_divergence import divergence_of
 from deleatur.types import Divergence, Reference
 
@@ -155,12 +155,13 @@ class TestRetainTerms:
         }
         assert expected.keys() == RETAIN_TERMS.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(RETAIN_TERMS[name][0](tokens, start), value)
+            torch.testing.assert_close(RETAIN_TERMS[name].cost(tokens, start), value)
 
     @pytest.mark.parametrize("name", RETAIN_TERMS)
     def test_each_says_what_it_needs_and_takes_no_more(self, name, make_tokens):
         """With exactly what it names it gives a cost a token; without any one of these it says what is missing."""
-        term, needs = RETAIN_TERMS[name]
+        term, requires = RETAIN_TERMS[name]
+        needs = frozenset(requires.outputs) | ({"layer"} if requires.start_layer else set())
         full = make_tokens(logits=True, layer=4)
 
         def cost(needs: frozenset[str]) -> torch.Tensor:

@@ -13,18 +13,18 @@ from bitsandbytes.functional import dequantize_4bit
 from peft.tuners.lora.layer import LoraLayer
 from transformers.pytorch_utils import Conv1D
 
-from deleatur.commands.inputs import precision_of
+from deleatur.commands.evaluator import precision_of
 from deleatur.data.batches import collate
 from deleatur.errors import ConfigError
 from deleatur.modeling import loading as door
 from deleatur.modeling.loading import add_adapters, load, merge_adapters, save
 from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Evaluation, Lora
+from deleatur.settings import Lora
 
 LORA = Lora(rank=4, alpha=8, bits=4)
 HIDDEN = """
-from deleatur.modeling.loading import _no_kernels
-with _no_kernels():
+from deleatur.modeling.safe_reading import no_kernels
+with no_kernels():
     import bitsandbytes
     try:
         import kernels
@@ -99,7 +99,7 @@ def test_merged_weights_are_the_sum_rounded_once(folder):
 
 def said(lm, rows, precision="fp32") -> torch.Tensor:
     model = TokenModel(lm)
-    with torch.no_grad(), precision_of(model, Evaluation(precision=precision)):
+    with torch.no_grad(), precision_of(model, precision):
         return model(collate(rows)).nll
 
 

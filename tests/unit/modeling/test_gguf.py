@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from deleatur.errors import ModelError
-from deleatur.modeling.gguf import SPLITS, plan_gguf, write_gguf
+from deleatur.modeling.gguf import SPLITS, plan_gguf, require_all_read, write_gguf
 from deleatur.modeling.loading import load
 
 TEXT = "Where was Nojul born? In 1972, in Teburg é 家."
@@ -110,3 +111,19 @@ def test_an_unknown_way_of_cutting_words_is_refused(other):
     """Another tool would cut text otherwise than the model learned it."""
     with pytest.raises(ModelError, match="byte-level BPE"):
         plan_gguf(make_model(FAMILIES["llama"]), make_tokenizer(other))
+
+
+@pytest.mark.parametrize("kind", ["factors", "a type"])
+def test_a_file_with_scaled_positions_is_refused_before_it_is_another_model(kind, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_rope_freq_base(1e4)
+    writer.add_tensor("output_norm.weight", np.ones(8, np.float32))
+    if kind == "factors":
+        writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))
+    else:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        write()
+    with pytest.raises(ModelError, match=r"scales positions \((rope_freqs\.weight|llama\.rope\.scaling\.type)\)"):
+        require_all_read(tmp_path / "model.gguf")

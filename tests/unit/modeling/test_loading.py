@@ -11,7 +11,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from deleatur.data.batches import collate
-from deleatur.errors import ModelError
+from deleatur.errors import ConfigError, ModelError
 from deleatur.modeling.loading import (
     add_adapters,
     drop_quantisation_marks,
@@ -224,3 +224,31 @@ def test_products_stay_exact_after_exact_matmul(precision_of_products):
         b = torch.randn(shape[1], shape[2], generator=torch.Generator().manual_seed(2))
         truth = a.double() @ b.double()
         assert (a @ b - truth).norm() / truth.norm() < 1e-5
+
+
+def test_a_checkpoint_that_was_published_in_4_bits_is_made_plain_and_saved_as_such(make_llama, plain, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    save(make_llama(hidden_size=64, intermediate_size=128), plain.tokenizer, tmp_path / "plain")
+    nf4 = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    packed = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=nf4)
+    packed.save_pretrained(tmp_path / "packed")
+    plain.tokenizer.save_pretrained(tmp_path / "packed")
+    lm, tokenizer = load(str(tmp_path / "packed"))
+    assert all(p.requires_grad for p in lm.parameters())
+    ids = torch.arange(2, 12)[None]
+    with torch.no_grad():
+        truth = packed(input_ids=ids).logits.float()
+        assert float((lm(input_ids=ids).logits - truth).norm() / truth.norm()) < 0.02
+        save(lm, tokenizer, tmp_path / "out")
+        assert torch.equal(load(str(tmp_path / "out"))[0](input_ids=ids).logits, lm(input_ids=ids).logits)
+    with pytest.raises(ConfigError, match=r"lora\.bits 4 needs plain weights"):
+        load(str(tmp_path / "packed"), bits=4)
+
+
+def test_settings_of_sampling_without_sampling_are_read_and_can_be_saved(llama, plain, tmp_path):
+    save(llama, plain.tokenizer, tmp_path / "model")
+    where = tmp_path / "model" / "generation_config.json"
+    where.write_text(json.dumps(json.loads(where.read_text()) | {"temperature": 0.9, "top_p": 0.6, "do_sample": False}))
+    lm, tokenizer = load(str(tmp_path / "model"))
+    save(lm, tokenizer, tmp_path / "out")
+    assert load(str(tmp_path / "out"))[0].generation_config.temperature == 0.9

@@ -12,10 +12,11 @@ from deleatur.modeling import reference as module
 from deleatur.modeling.loading import add_adapters
 from deleatur.modeling.reference import likelihoods, make_reference
 from deleatur.modeling.token_model import TokenModel
+from deleatur.requirements import Requirements
 from deleatur.settings import Lora
 from deleatur.types import Encoded, Example, Reference, TokenOutputs
 
-NEEDS = frozenset({"reference", "reference logits", "reference layer"})
+NEEDS = Requirements(start_nll=True, start_logits=True, start_layer=True, layer=0)
 KINDS = ("nll", "logits", "layer")
 
 
@@ -57,7 +58,7 @@ class TestNumbers:
     @pytest.mark.parametrize("batch", [1, 4, 100])
     def test_they_are_those_of_the_models_own_forward_in_whatever_order_rows_are_looked_up(self, batch, llama, some):
         model = TokenModel(llama)
-        reference = make_reference(model, some, needs=NEEDS, layer=0, batch=batch)
+        reference = make_reference(model, some, NEEDS, batch=batch)
         order = [7, 0, 5, 9, 5]  # a row may be met twice in a batch
         seen = said(reference, asked(model, [some[k] for k in order]))
         truth = [by_hand(llama, some[k]) for k in order]
@@ -70,7 +71,7 @@ class TestNumbers:
     def test_they_stand_still_while_the_model_moves_its_head_included(self, llama, some):
         model = TokenModel(llama)
         tokens = asked(model, some)
-        reference = make_reference(model, some, needs=NEEDS, layer=0, batch=4)
+        reference = make_reference(model, some, NEEDS, batch=4)
         before = said(reference, tokens)
         spoil(llama)
         moved = asked(model, some)
@@ -81,7 +82,7 @@ class TestNumbers:
     def test_a_tied_head_is_copied_too(self, make_llama, some):
         """Its matrix is the embedding, which is trained."""
         model = TokenModel(make_llama(tie_word_embeddings=True))
-        reference = make_reference(model, some, needs={"reference logits"}, layer=None, batch=4)
+        reference = make_reference(model, some, Requirements(start_logits=True), batch=4)
         tokens = asked(model, some)
         before = reference.logits(tokens)
         spoil(model.lm)
@@ -91,7 +92,7 @@ class TestNumbers:
         """The head is not trained, so it will be as it is; what the adapters do is behind the states that are kept."""
         model = TokenModel(add_adapters(llama, Lora(rank=4)))
         monkeypatch.setattr("deleatur.modeling.token_model.deepcopy", lambda matrix: pytest.fail("the head is copied"))
-        reference = make_reference(model, some, needs=NEEDS, layer=0, batch=4)
+        reference = make_reference(model, some, NEEDS, batch=4)
         tokens = asked(model, some)
         before = said(reference, tokens)
         torch.testing.assert_close(before["nll"], tokens.nll, rtol=1e-5, atol=1e-5)
@@ -109,7 +110,7 @@ class TestNumbers:
         with torch.no_grad():
             tokens = model(collate(rows), logits=True, layer=0)
             nll = model(collate(rows)).nll
-        seen = said(make_reference(model, some, needs=NEEDS, layer=0, batch=100), tokens)
+        seen = said(make_reference(model, some, NEEDS, batch=100), tokens)
         assert torch.equal(seen["logits"], tokens.logits)
         assert torch.equal(seen["layer"], tokens.layer)
         assert torch.equal(seen["nll"], nll)
@@ -118,32 +119,32 @@ class TestNumbers:
     def test_rows_that_are_given_again_are_asked_once(self, llama, some):
         model, forward, met = TokenModel(llama), TokenModel.forward, []
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(model, batch, **more)
-        make_reference(model, [*some, *some[::-1]], needs={"reference"}, layer=None, batch=3)
+        make_reference(model, [*some, *some[::-1]], Requirements(start_nll=True), batch=3)
         assert len(met) == len(some)
         assert set(met) == set(some)
 
     def test_of_no_rows_they_are_nothing(self, llama, some):
         """A process without a row in a step asks all the same."""
         model = TokenModel(llama)
-        reference = make_reference(model, some, needs=NEEDS, layer=0, batch=4)
+        reference = make_reference(model, some, NEEDS, batch=4)
         nothing, _ = asked(model, some[:1]).split(0)
         assert [tuple(x.shape) for x in said(reference, nothing).values()] == [(0,), (0, 401), (0, 32)]
 
 
 class TestAsking:
-    @pytest.mark.parametrize("need", ["reference", "reference logits", "reference layer"])
+    @pytest.mark.parametrize("need", ["nll", "logits", "layer"])
     def test_what_was_not_asked_for_is_not_there(self, need, llama, some):
         model = TokenModel(llama)
-        reference, tokens = make_reference(model, some, needs={need, "logits"}, layer=0, batch=4), asked(model, some)
-        own = need.removeprefix("reference").strip() or "nll"
-        assert len(getattr(reference, own)(tokens)) == len(tokens.nll)
-        for kind in set(KINDS) - {own}:
+        wanted = Requirements(**{f"start_{need}": True, "logits": True, "layer": 0})
+        reference, tokens = make_reference(model, some, wanted, batch=4), asked(model, some)
+        assert len(getattr(reference, need)(tokens)) == len(tokens.nll)
+        for kind in set(KINDS) - {need}:
             with pytest.raises(LookupError, match="was not computed before training"):
                 getattr(reference, kind)(tokens)
 
     def test_a_row_that_was_not_given_is_not_there(self, llama, some):
         model = TokenModel(llama)
-        reference = make_reference(model, some[:3], needs=NEEDS, layer=0, batch=4)
+        reference = make_reference(model, some[:3], NEEDS, batch=4)
         for kind in KINDS:
             with pytest.raises(LookupError):
                 getattr(reference, kind)(asked(model, some[3:4]))
@@ -152,7 +153,7 @@ class TestAsking:
         model = TokenModel(llama)
         tokens = asked(model, some)
         model.forward = lambda *args, **kwargs: pytest.fail("nothing asks for a reference")
-        reference = make_reference(model, some, needs={"logits", "layer", "preferred"}, layer=0, batch=4)
+        reference = make_reference(model, some, Requirements(logits=True, layer=0, preferred=True), batch=4)
         with pytest.raises(LookupError):
             reference.nll(tokens)
 
@@ -163,7 +164,7 @@ class TestOnDisk:
     ):
         model, mapped, from_file = TokenModel(llama), [], torch.from_file
         tokens = asked(model, some)
-        kept = said(make_reference(model, some, needs=NEEDS, layer=0, batch=4, folder=tmp_path), tokens)
+        kept = said(make_reference(model, some, NEEDS, batch=4, folder=tmp_path), tokens)
 
         def seen(name: str, **more) -> torch.Tensor:
             assert Path(name).parent == tmp_path
@@ -172,7 +173,7 @@ class TestOnDisk:
 
         monkeypatch.setattr(torch, "from_file", seen)
         monkeypatch.setattr(module, "IN_MEMORY", 16)
-        reference = make_reference(model, some, needs=NEEDS, layer=0, batch=4, folder=tmp_path)
+        reference = make_reference(model, some, NEEDS, batch=4, folder=tmp_path)
         count = len(tokens.nll)
         assert sorted(mapped) == [count, 32 * count, 32 * count]
         assert list(tmp_path.iterdir()) == []
@@ -183,7 +184,7 @@ class TestOnDisk:
         monkeypatch.setattr(module, "IN_MEMORY", 16)
         monkeypatch.setattr(torch, "from_file", lambda *args, **kwargs: pytest.fail("there is no folder"))
         model = TokenModel(llama)
-        reference, tokens = make_reference(model, some, needs=NEEDS, layer=0, batch=4), asked(model, some)
+        reference, tokens = make_reference(model, some, NEEDS, batch=4), asked(model, some)
         torch.testing.assert_close(reference.nll(tokens), tokens.nll, rtol=1e-5, atol=1e-5)
 
 

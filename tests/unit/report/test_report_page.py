@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from deleatur.errors import DeleaturError
 from deleatur.report import write_report
-from deleatur.report.page import MOST_HEAT_ROWS
+from deleatur.report.answers import SHOWN
+from deleatur.report.page import MOST_HEAT_ROWS, RETAIN_SAMPLES
 
 VOID = {"meta", "br"}
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> &amp; {{ 7 * 7 }}"
@@ -106,7 +108,8 @@ def test_ids_are_unique_and_every_inner_link_has_its_goal(folder: Path) -> None:
 def test_the_verdict_stands_before_everything_else(folder: Path) -> None:
     text = Page(read(folder)).text.replace("\N{NO-BREAK SPACE}", " ")
     line = "Revealed on forget rows: 100 % → 2.1 % (n = 24); on retain rows: 97 % → 96.2 % (n = 48)."
-    assert 0 < text.index(line) < text.index("FQ") < text.index("Evidence")
+    body = text[text.index(line) :]
+    assert body.index("What the model says, before and after") < body.index("Velma Dorrin") < body.index("FQ")
     for word in (
         "97.9",
         "graddiff × learned",
@@ -144,7 +147,8 @@ def test_names_in_the_results_and_the_folder_stay_text(tmp_path: Path, make: Cal
 
 def test_the_tinted_words_are_the_answers_to_the_letter(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "importance.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    assert Page(read(folder)).told[: len(rows)] == [row["answer"] for row in rows]
+    told = Page(read(folder)).told
+    assert [row["answer"] for row in rows if row["answer"] not in told] == []
 
 
 def test_a_tint_is_the_importance_cut_to_one_and_the_title_says_the_number(folder: Path) -> None:
@@ -169,8 +173,8 @@ def test_text_of_rows_finds_its_own_direction(folder: Path) -> None:
 
 
 def test_rows_beyond_the_most_are_counted(tmp_path: Path, make: Callable[..., Path]) -> None:
-    text = read(make(tmp_path / "run", rows=MOST_HEAT_ROWS + 7))
-    assert text.count('class="row"') == MOST_HEAT_ROWS + 10
+    text = read(make(tmp_path / "run", rows=SHOWN + MOST_HEAT_ROWS + 7))
+    assert text.count('class="row"') == MOST_HEAT_ROWS + RETAIN_SAMPLES
     assert "7 more forget rows are not shown here" in text
 
 
@@ -186,6 +190,42 @@ def test_without_spans_there_is_no_agreement_and_nothing_is_underlined(tmp_path:
     assert "Agreement" not in text
     assert "underlined" not in text
     assert 'class="t gold"' not in text
+
+
+@pytest.mark.parametrize(
+    ("after", "tone"), [(0.0, "good"), (0.98, "bad"), (0.3, "mixed")], ids=["forgotten", "not forgotten", "partly"]
+)
+def test_the_tone_of_the_verdict_is_in_its_class_and_beside_it_in_words(
+    tmp_path: Path, make: Callable[..., Path], after: float, tone: str
+) -> None:
+    """Of 98 % revealed before; the retain rows are as they were, and every answer is language."""
+    sides = {
+        when: {
+            "forget": {"revealed": {"value": value, "n": 24, "se": 0.0}, "incoherent": {"value": 0.0, "n": 24, "se": 0.0}},
+            "retain": {"revealed": {"value": kept, "n": 48, "se": 0.0}},
+        }
+        for when, value, kept in (("before", 0.98, 1.0), ("after", after, 1.0 if tone != "mixed" else 0.5))
+    }
+    text = read(make(tmp_path / "run", **sides))
+    assert f'<section class="verdict {tone}"' in text
+    assert re.search(r"<h1>.*(Forgotten, and|Not forgotten|Partly forgotten, but)", text)
+
+
+def test_headings_go_down_one_rank_at_a_time_and_there_is_one_title(folder: Path) -> None:
+    ranks = [int(tag[1]) for tag, _ in Page(read(folder)).tags if re.fullmatch("h[1-6]", tag)]
+    assert ranks[0] == 1
+    assert ranks.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(ranks))
+
+
+def test_nothing_has_to_be_scrolled_sideways(folder: Path) -> None:
+    """No table is in a scrolled box or has a least width; on narrow screens rows become blocks with their labels."""
+    text = read(folder)
+    assert 'class="scroll"' not in text
+    assert "min-width: 38rem" not in text
+    narrow = text[text.index("@media (max-width") :]
+    assert "attr(data-label)" in narrow
+    assert ".evidence td.move { grid-column" in narrow or "td.move { grid-column" in narrow
 
 
 def test_a_bare_run_still_makes_a_page(tmp_path: Path, make: Callable[..., Path]) -> None:

@@ -98,13 +98,21 @@ def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
     whole = {"after": {"mia_loss": TOO_FAR, "specific_nll": {"value": 2.5, "se": 0.3, "n": N}}}
     assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), whole=whole)).reasons == (
         "Revealed on forget rows: 97 % → 0 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
-        "Paraphrased: forget rows 90 % → 0 % (n = 24).",
-        "Unseen rows: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
         "Answers that are no language on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
         "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = not "
         "distinguishable from unseen rows, above = still recognised, below = pushed too far.",
+        "Paraphrased: forget rows 90 % → 0 % (n = 24).",
+        "Unseen rows: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
         "NLL of forget rows beyond that of unseen rows: what is specific +2.50 ± 0.30 nats a token (n = 24); 0 = alike.",
     )
+
+
+def test_what_decides_is_among_the_first_three_reasons() -> None:
+    """Where the fact comes out in other words alone, the paraphrases are the second reason."""
+    assert verdict(ran(reworded=0.8)).reasons[1].startswith("Paraphrased:")
+    assert verdict(ran(broken=(0.0, 0.9))).reasons[1].startswith("Answers that are no language")
+    assert verdict(ran(attack=TOO_FAR)).reasons[2].startswith("An attack by loss")
+    assert verdict(ran(forget=(0.0, 0.0))).reasons[1].startswith("A model that does not know the rows")
 
 
 def test_a_technical_note_comes_last() -> None:

@@ -8,20 +8,22 @@ from typing import ClassVar
 
 import pytest
 import torch
-from accelerate import Accelerator
 
-from deleatur.data.batches import collate, fine_tuning_batches, windows
+from deleatur.config.run_config import requirements_of
+from deleatur.data.batches import Schedule, collate, fine_tuning_batches, windows
 from deleatur.errors import ConfigError, Diverged
 from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import NPO, RMU, GradientDifference
-from deleatur.losses.reductions import RETAIN_TERMS
+from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.loading import checkpoint_activations
 from deleatur.modeling.reference import make_reference
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
+from deleatur.protocols import TrainingContext
+from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import Train
-from deleatur.training.loop import fit, needs
+from deleatur.training.loop import Method, fit
 from deleatur.training.optimizer import MasterWeights
 from deleatur.types import Reference, Teacher, TokenOutputs
 
@@ -31,16 +33,17 @@ SATURATED = GradientDifference(saturation=2.0)
 class Seen:
     """An importance that takes turns after every second step and remembers what it was shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: HiddenState = "own") -> None:
+        self.requires = Requirements(hidden_state=state)
         self.turns: list[tuple[TokenOutputs, TokenOutputs]] = []
 
     def __call__(self, tokens: TokenOutputs) -> torch.Tensor:
         return torch.full_like(tokens.nll, 0.5).detach()
 
-    def due(self, step: int) -> bool:
+    def updates_after(self, step: int) -> bool:
         return step % 2 == 0
 
-    def turn(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
+    def update(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
         self.turns.append((forget, retain))
         return {"tokens": float(len(forget.nll))}
 
@@ -49,7 +52,7 @@ class Broken:
     """A forget loss that is no number from its third call on."""
 
     unit: ClassVar[str] = "token"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    requires = Requirements()
 
     def __init__(self, value: float) -> None:
         self.value, self.calls = value, 0
@@ -59,27 +62,23 @@ class Broken:
         return tokens.nll.sum() * (self.value if self.calls >= 3 else 1.0)
 
 
-def train(lm, forget, kept, *, loss=SATURATED, importance=None, state="own", seed=0, **changed) -> list[Step]:
+def train(lm, forget, kept, *, loss=SATURATED, importance=None, seed=0, **changed) -> list[Step]:
     """Train in place; `importance` may be the settings of the learned one. Returns the steps."""
     settings = Train(**{"epochs": 2, "batch": 8, "lr": 1e-3} | changed)
-    model, dealt = TokenModel(lm), {n: getattr(settings, n) for n in ("epochs", "batch", "tokens", "accumulate")}
-    count = len(list(windows(forget, kept, **dealt, seed=seed)))
-    asked, layer = needs(loss, None, settings), getattr(loss, "layer", None)
-    reference = make_reference(model, [*forget, *kept], needs=asked, layer=layer, batch=8)
-    if importance is None or isinstance(importance, Learned):
-        importance = importance or Learned(every=2, lr=0.5)
-        importance = LearnedImportance(importance, width=model.width, turns=count // 2, loss=loss, reference=reference)
+    model = TokenModel(lm)
+    dealt = Schedule(**{n: getattr(settings, n) for n in ("epochs", "batch", "tokens", "accumulate")}, seed=seed)
+    count = len(list(windows(forget, kept, dealt)))
+    importance = importance or Learned(every=2, lr=0.5)
+    reference = make_reference(model, [*forget, *kept], requirements_of(loss, importance, settings), batch=8)
+    if isinstance(importance, Learned):
+        context = {"train": settings, "width": model.width, "steps": count}
+        importance = LearnedImportance(importance, TrainingContext(loss=loss, reference=reference, **context))
     steps: list[Step] = []
     fit(
         model,
-        windows(forget, kept, **dealt, seed=seed),
+        windows(forget, kept, dealt),
+        Method(loss=loss, importance=importance, settings=settings, reference=reference),
         steps=count,
-        loss=loss,
-        importance=importance,
-        settings=settings,
-        reference=reference,
-        accelerator=Accelerator(cpu=True),
-        state=state,
         on_step=steps.append,
     )
     return steps
@@ -131,7 +130,7 @@ class TestStep:
     def test_a_step_logs_the_losses_of_its_rows_before_it(self, make_llama, forget_rows, retain_rows):
         """loss = α·mean NLL(retain) + γ·(1/N)·forget loss, with importance ½ in the first step; means over tokens."""
         lm = make_llama()
-        (window,) = list(windows(forget_rows[:5], retain_rows, epochs=1, batch=8, accumulate=1, seed=0))[:1]
+        (window,) = list(windows(forget_rows[:5], retain_rows, Schedule(epochs=1, batch=8)))[:1]
         with torch.no_grad():
             forget, retain = TokenModel(lm)(window[0]).split(window[0].forget)
         value = SATURATED(forget, torch.full_like(forget.nll, 0.5), Reference())
@@ -153,7 +152,7 @@ class TestStep:
         """Windows of 2×3 rows: the turn after the second step gets all six forget rows of it and all six retain rows."""
         seen, rows = Seen(), forget_rows[:12]
         steps = train(make_llama(), rows, retain_rows, importance=seen, batch=2, accumulate=3, epochs=1)
-        window = list(windows(rows, retain_rows, epochs=1, batch=2, accumulate=3, seed=0))[1]
+        window = list(windows(rows, retain_rows, Schedule(epochs=1, batch=2, accumulate=3)))[1]
         assert [s.scorer is None for s in steps] == [True, False]
         ((forget, retain),) = seen.turns
         assert forget.rows == tuple(row for b in window for row in b.rows[: b.forget])
@@ -167,8 +166,8 @@ class TestStep:
 
     @pytest.mark.parametrize("state", ["own", "predicting"])
     def test_the_turn_reads_the_state_that_was_asked_for(self, state, make_llama, forget_rows, retain_rows):
-        seen, lm = Seen(), make_llama()
-        train(lm, forget_rows[:8], retain_rows, importance=seen, state=state, batch=4, epochs=1, gamma=0.0, alpha=0.0)
+        seen, lm = Seen(state), make_llama()
+        train(lm, forget_rows[:8], retain_rows, importance=seen, batch=4, epochs=1, gamma=0.0, alpha=0.0)
         for tokens in seen.turns[0]:
             with torch.no_grad():  # weights of nothing but decay: the model is as good as it was
                 expected = TokenModel(lm)(collate(list(tokens.rows)), state=state)
@@ -192,12 +191,8 @@ class TestStep:
         fit(
             TokenModel(lm),
             fine_tuning_batches(retain_rows[:16], epochs=4, batch=4, seed=0),
+            Method(loss=GradientDifference(), importance=Uniform(), settings=Train(lr=3e-3)),
             steps=16,
-            loss=GradientDifference(),
-            importance=Uniform(),
-            settings=Train(lr=3e-3),
-            reference=Reference(),
-            accelerator=Accelerator(cpu=True),
             on_step=steps.append,
         )
         assert len(steps) == 16
@@ -265,7 +260,7 @@ def drift(start, lm, rows, term: str) -> float:
     teacher = Teacher(states=lambda rows: before.hidden, head=first.head)
     now = TokenModel(lm)(collate(rows), logits=True, layer=0, teacher=teacher)
     reference = Reference(logits=lambda tokens: before.logits, layer=lambda tokens: before.layer)
-    return RETAIN_TERMS[term][0](now, reference).mean().item()
+    return RETAIN_TERMS[term].cost(now, reference).mean().item()
 
 
 class TestBound:

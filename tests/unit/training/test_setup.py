@@ -8,32 +8,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from deleatur.commands.inputs import rows_suite
 from deleatur.config.run_config import Run
-from deleatur.data.batches import collate, windows
+from deleatur.data.batches import Schedule, collate, windows
 from deleatur.data.encode import encode_all
 from deleatur.errors import ConfigError, DataError, ModelError
 from deleatur.importance import ETW, Learned, Uniform
-from deleatur.importance.atwu import LearnedImportance, Scorer
+from deleatur.importance.atwu import Scorer
+from deleatur.importance.scorer import load_scorer
 from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, RMU, UNDIAL, AltPO, Erase, GradientDifference
 from deleatur.modeling.reference import start_of
+from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
-from deleatur.progress import Step
-from deleatur.run_folder.writer import load_scorer
-from deleatur.settings import Train
-from deleatur.training.loop import fit
-from deleatur.training.scorer_pretraining import pretrain_scorer
+from deleatur.progress import Progress, Step
+from deleatur.settings import Guard, Train
+from deleatur.training.loop import Method, fit
 from deleatur.training.setup import (
     make_importance,
     preferred_rows,
     reference_of,
     require_parts,
     step_batches,
-    train_method,
-    training_only,
 )
+from deleatur.training.train import pretrain, train, training_only
 from deleatur.types import Batch, Divergence, Encoded, Reference, TokenOutputs
 
 # at an untrained model's NLL of 8 nats SimNPO has let go
@@ -45,7 +44,12 @@ QUICK = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0.0}
 def run_of(*, loss=None, importance=None, seed: int = 0, **train) -> Run:
     loss, importance = loss or GradientDifference(saturation=2.0), importance or Uniform()
     settings = Train(**(QUICK | train))
-    return Run(model="m", forget="f", retain="r", seed=seed, loss=loss, importance=importance, train=settings)
+    parts = {"loss": loss, "importance": importance, "train": settings}
+    return Run(model="m", forget="f", retain="r", seed=seed, guard=Guard(retain=None, probe=None, stop=None), **parts)
+
+
+def session_of(model: TokenModel, rows, encoder, **callbacks) -> Session:
+    return Session(model=model, encoder=encoder, suite=rows_suite({}), rows=rows, progress=Progress(**callbacks))
 
 
 def weights(lm) -> dict[str, torch.Tensor]:
@@ -66,7 +70,8 @@ def unlearn(rows, plain) -> Callable:
     """Carry out a run's training in place; returns the importance and the steps."""
 
     def unlearn(lm, run: Run, **more) -> tuple[object, list[Step]]:
-        return train_method(TokenModel(lm), rows, run, plain, Accelerator(cpu=True), **more)
+        done = train(session_of(TokenModel(lm), rows, plain, **more), run, {})
+        return done.importance, done.steps
 
     return unlearn
 
@@ -171,13 +176,13 @@ class TestPreferred:
     @pytest.mark.parametrize("processes", [1, 2])
     def test_each_meeting_draws_one_of_the_rows_own_and_leaves_the_other_rows_where_they_were(self, processes, rows, plain):
         """Over 20 epochs a row of 16 other answers meets several; forget and retain rows fall as they do without."""
-        dealt = {"epochs": 20, "batch": 3, "accumulate": 2, "seed": 1, "processes": processes}
+        dealt = Schedule(epochs=20, batch=3, accumulate=2, seed=1)
         instead = preferred_rows(DPO(), rows["forget"], plain)
         place = {row: k for k, row in enumerate(rows["forget"])}
         met: dict[int, list[Encoded]] = {k: [] for k in place.values()}
         for process in range(processes):
-            bare = windows(rows["forget"], rows["retain"], **dealt, process=process)
-            full = windows(rows["forget"], rows["retain"], **dealt, process=process, preferred=instead)
+            bare = windows(rows["forget"], rows["retain"], dealt, process=process, processes=processes)
+            full = windows(rows["forget"], rows["retain"], dealt, process=process, processes=processes, preferred=instead)
             for without, batch in zip((b for w in bare for b in w), (b for w in full for b in w), strict=True):
                 ends = batch.forget, batch.forget + batch.preferred
                 assert batch.preferred == batch.forget == without.forget
@@ -188,9 +193,9 @@ class TestPreferred:
         assert all(len(others) == 20 and len(set(others)) > 5 for others in met.values())
 
     def test_the_draw_is_the_seeds(self, rows, plain):
-        instead, dealt = preferred_rows(DPO(), rows["forget"], plain), {"epochs": 2, "batch": 4, "accumulate": 1}
+        instead, dealt = preferred_rows(DPO(), rows["forget"], plain), Schedule(epochs=2, batch=4)
         drawn = [
-            [b.rows for w in windows(rows["forget"], rows["retain"], **dealt, seed=s, preferred=instead) for b in w]
+            [b.rows for w in windows(rows["forget"], rows["retain"], replace(dealt, seed=s), preferred=instead) for b in w]
             for s in (0, 0, 1)
         ]
         assert drawn[0] == drawn[1] != drawn[2]
@@ -198,7 +203,7 @@ class TestPreferred:
 
 class TestReference:
     def dealt(self, run: Run, rows, plain) -> list[list[Batch]]:
-        return list(step_batches(rows, run, preferred_rows(run.loss, rows["forget"], plain), Accelerator(cpu=True)))
+        return list(step_batches(rows, run, preferred_rows(run.loss, rows["forget"], plain)))
 
     @pytest.mark.parametrize(
         ("changed", "known"),
@@ -221,7 +226,7 @@ class TestReference:
         batches, met = self.dealt(run, rows, plain), []
         forward = model.forward
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(batch, **more)
-        reference_of(model, batches, run.loss, run, None)
+        reference_of(session_of(model, rows, plain), batches, run.loss, run)
         preferred = {row for window in batches for b in window for row in b.rows[b.forget : b.forget + b.preferred]}
         sides = {"forget": set(rows["forget"]), "preferred": preferred, "retain": set(rows["retain"])}
         assert len(met) == len(set(met))
@@ -248,12 +253,12 @@ class TestReference:
 class TestScorerAlone:
     """`pretrain`, `frozen` and `start`: when the scorer moves, and from where."""
 
-    def test_pretraining_moves_the_scorer_and_leaves_the_model_alone(self, make_llama, rows):
+    def test_pretraining_moves_the_scorer_and_leaves_the_model_alone(self, make_llama, rows, plain):
         """Two passes of three windows are six turns, after which the rate of all turns has fallen that far."""
         lm, run = make_llama(), run_of(importance=Learned(pretrain=2, lr=0.4))
         model, before = TokenModel(lm), weights(lm)
-        made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=6, pretraining_steps=6)
-        pretrain_scorer(made, model, step_batches(rows, run, [], Accelerator(cpu=True), epochs=2))
+        made = make_importance(session_of(model, rows, plain), run, run.loss, Reference(), steps=6, pretraining_steps=6)
+        pretrain(made, model, step_batches(rows, run, [], epochs=2))
         assert made.scorer.linear.weight.abs().sum() > 0
         assert moved(lm, before) == set()
         assert all(p.grad is None for p in lm.parameters())
@@ -281,11 +286,11 @@ class TestScorerAlone:
         """Windows of 2×2: retain rows stand behind the preferred ones in each batch."""
         run = run_of(loss=DPO(), importance=Learned(objective="complement"), batch=2, accumulate=2, epochs=1)
         model, preferred = TokenModel(llama), preferred_rows(run.loss, rows["forget"], plain)
-        made = make_importance(run, run.loss, model, rows, Reference(), Accelerator(cpu=True), steps=3)
+        made = make_importance(session_of(model, rows, plain), run, run.loss, Reference(), steps=3)
         shown: list[tuple[TokenOutputs, TokenOutputs]] = []
-        monkeypatch.setattr(made, "turn", lambda forget, retain: shown.append((forget, retain)) or {})
-        pretrain_scorer(made, model, step_batches(rows, run, preferred, Accelerator(cpu=True)))
-        dealt = list(step_batches(rows, run, preferred, Accelerator(cpu=True)))
+        monkeypatch.setattr(made, "update", lambda forget, retain: shown.append((forget, retain)) or {})
+        pretrain(made, model, step_batches(rows, run, preferred))
+        dealt = list(step_batches(rows, run, preferred))
         for (forget, retain), window in zip(shown, dealt, strict=True):
             assert forget.rows == tuple(row for b in window for row in b.rows[: b.forget])
             assert retain.rows == tuple(row for b in window for row in b.rows[b.forget + b.preferred :])
@@ -301,11 +306,11 @@ class TestScorerAlone:
         lm, seen = make_llama(), []
         before = weights(lm)
 
-        def fitted(*args, importance: LearnedImportance, **more) -> None:
-            seen.append({k: v.clone() for k, v in importance.scorer.state_dict().items()})
-            fit(*args, importance=importance, **more)
+        def fitted(model, batches, method: Method, **more) -> None:
+            seen.append({k: v.clone() for k, v in method.importance.scorer.state_dict().items()})
+            fit(model, batches, method, **more)
 
-        monkeypatch.setattr("deleatur.training.setup.fit", fitted)
+        monkeypatch.setattr("deleatur.training.train.fit", fitted)
         made, steps = unlearn(lm, run_of(importance=Learned(frozen=True, pretrain=pretrain, lr=0.4)))
         assert moved(lm, before) == set(before)
         assert all(step.scorer is None for step in steps)
@@ -325,7 +330,7 @@ class TestScorerAlone:
         run = run_of(importance=Learned(start=str(folder), frozen=True, depth=depth))
         made, steps = unlearn(make_llama(), run)
         assert same_scorer(made.scorer, other)
-        ((batch, *_), *_) = step_batches(rows, run, [], Accelerator(cpu=True))
+        ((batch, *_), *_) = step_batches(rows, run, [])
         with torch.no_grad():
             forget, _ = TokenModel(make_llama())(batch).split(batch.forget)
             expected = other(forget.hidden).sigmoid().mean().item()
@@ -367,7 +372,7 @@ class TestDepth:
 
 
 class TestJoint:
-    def test_steps_are_adamws_on_the_one_objective_of_model_and_scorer(self, make_llama, rows):
+    def test_steps_are_adamws_on_the_one_objective_of_model_and_scorer(self, make_llama, rows, plain):
         """Three steps by autograd through
 
             α·mean NLL(retain) − γ·mean g·l·sg[exp(−g·l)^β] + λ_entropy·mean H(g) + λ_population·mean (share − budget)²
@@ -380,22 +385,18 @@ class TestJoint:
         run = run_of(loss=loss, importance=settings, alpha=0.8, gamma=1.7, clip=free, lr=rate, epochs=1, warmup=0.4)
         ours, theirs = make_llama(), make_llama()
         model = TokenModel(ours)
-        made = make_importance(run, loss, model, rows, Reference(), Accelerator(cpu=True), steps=3)
+        made = make_importance(session_of(model, rows, plain), run, loss, Reference(), steps=3)
         unsettle(made.scorer)
         scorer = Scorer(32)
         scorer.load_state_dict(made.scorer.state_dict())
         start = {k: v.clone() for k, v in scorer.state_dict().items()}
-        batches = list(step_batches(rows, run, [], Accelerator(cpu=True)))
+        batches = list(step_batches(rows, run, []))
         steps: list[Step] = []
         fit(
             model,
             batches,
+            Method(loss=loss, importance=made, settings=run.train),
             steps=3,
-            loss=loss,
-            importance=made,
-            settings=run.train,
-            reference=Reference(),
-            accelerator=Accelerator(cpu=True),
             on_step=steps.append,
         )
         optimizer = torch.optim.AdamW(
@@ -447,10 +448,10 @@ class TestEveryPair:
         rows = {"forget": encode_all(plain, examples), "retain": retain_rows[:4]}
         run = run_of(loss=LOSSES[name], batch=2, accumulate=2, epochs=1, alpha=0.0, gamma=1.3)
         lm, model = make_llama(), TokenModel(make_llama())
-        _, (step,) = train_method(TokenModel(lm), rows, run, plain, Accelerator(cpu=True))
+        (step,) = train(session_of(TokenModel(lm), rows, plain), run, {}).steps
         loss = run.loss.tokenized(plain.tokens) if name == "jensun" else run.loss
         preferred = preferred_rows(loss, rows["forget"], plain)
-        ((one, two),) = step_batches(rows, run, preferred, Accelerator(cpu=True))
+        ((one, two),) = step_batches(rows, run, preferred)
         instead = [row for b in (one, two) for row in b.rows[b.forget : b.forget + b.preferred]]
         with torch.no_grad():
             tokens = model(collate([*one.rows[:2], *two.rows[:2]]), logits=True, layer=0)

@@ -17,7 +17,7 @@ from deleatur.evaluation.metrics.membership import (
 from deleatur.evaluation.metrics.memorisation import exact_memorisation, extraction_strength
 from deleatur.evaluation.metrics.nearness import other_nll, specific_nll
 from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
-from deleatur.evaluation.metrics.revealed import judged, revealed
+from deleatur.evaluation.metrics.revealed import cut, judged, revealed
 from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
 from deleatur.evaluation.metrics.table import Metric, RunMetric, SetMetric
 from deleatur.evaluation.metrics.truth import forget_quality, truth_ratio, truth_ratio_kept
@@ -30,7 +30,7 @@ METRICS: dict[str, Metric] = {
         of=revealed,
         reads="answer",
         forget="lower",
-        meaning="share of the fact's pieces that the greedy answer says word for word",
+        meaning="share of the fact's pieces that the greedy answer says: spans word for word, else its words in any form",
         source="ours",
     ),
     "judged": Metric(
@@ -118,6 +118,13 @@ METRICS: dict[str, Metric] = {
         forget="lower",
         everywhere=True,
         meaning="is the greedy answer no language: empty, a loop, or to the start model hardly likelier than shuffled",
+        source="ours",
+    ),
+    "cut": Metric(
+        of=cut,
+        reads="answer",
+        forget="as before",
+        meaning="was the greedy answer cut at the limit of tokens (evaluation.new_tokens) before its end",
         source="ours",
     ),
     "repetitiveness": Metric(
@@ -292,6 +299,9 @@ spans it is empty.
 
 ## Where peers' numbers differ
 
+- `revealed` without spans needs no list of languages: two words are the same where only the ending differs (four letters in
+  common at least, numbers whole), in scripts without blanks and in Korean segments of two syllables or four letters count,
+  and what the question has does not. Near names with one stem count as said; give spans where that matters.
 - The end of turn counts in `loss`, `probability` and what is made of them, and not in `extraction_strength`,
   `exact_memorisation`, `min_k` and `min_k_plus`: as in OpenUnlearning, which drops the last token of a plain text too,
   though that is no end of turn. RWKU and MUSE count every token.

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from deleatur.types import Record
+from deleatur.evaluation.metrics.pieces import folded, is_letter, shares
 
-# words that carry no fact; everything else in an answer is its content
-STOP_WORDS = frozenset(
-    "a an the and or but if of in on at by for with from to into as that this these those it its he she they them his her "
-    "their is are was were be been being has have had do does did will would can could not no so than then there here who "
-    "whom whose which what when where how i you we me my your our him one also very more most such both between during "
-    "about over after before up out".split()
-)
+if TYPE_CHECKING:
+    from deleatur.types import Record, Span
 
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # scripts without blanks
 
 
 def revealed(record: Record) -> float | None:
-    """Share of the fact's pieces that the greedy answer contains word for word, in [0, 1]; None where nothing was generated.
+    """Share of the fact's pieces that the greedy answer contains, in [0, 1]; None where nothing was generated.
 
-    Pieces are the texts of the spans that must be forgotten, or without such spans the answer's content words. A piece
-    that the question already gives away does not count, unless every piece is of that kind. Case, accents' encoding and
-    punctuation make no difference.
+    Pieces are the texts of the spans that must be forgotten, word for word, or without such spans the answer's content:
+    words, also inflected, and segments of characters (`shares`). A piece that the question already gives away does not
+    count, unless every piece is of that kind. Case, accents' encoding and punctuation make no difference.
     """
     if not record.question:
         return None
-    pieces = {_words(record.answer[s.start : s.end]) for s in record.spans if not s.keep}
-    if not any(pieces):
-        words = _words(record.answer).split()
-        pieces = {w for w in words if w not in STOP_WORDS} or set(words)
-    question, answer = _words(record.question), _words(record.generated)
-    pieces = {p for p in pieces if p}
-    new = {p for p in pieces if not _contains(question, p)} or pieces
-    return sum(_contains(answer, p) for p in new) / len(new) if new else None
+    pieces = [piece_of(record.answer, s) for s in record.spans if not s.keep]
+    return share_revealed(record.question, record.answer, record.generated, pieces)
+
+
+def share_revealed(question: str, right: str, generated: str, marked: Iterable[str]) -> float | None:
+    """`revealed` of texts: the question, its right answer, the model's own, and the pieces that must be forgotten."""
+    pieces = {piece for piece in marked if piece.strip()}
+    if not pieces:
+        return shares(question, right, generated)
+    question, answer = (f" {folded(text)} " for text in (question, generated))
+    new = {piece for piece in pieces if piece not in question} or pieces
+    return sum(piece in answer for piece in new) / len(new)
 
 
 def judged(record: Record) -> float | None:
@@ -44,10 +42,21 @@ def judged(record: Record) -> float | None:
     return record.judged
 
 
-def _words(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in folded).split())
+def cut(record: Record) -> float | None:
+    """Did the greedy answer reach the limit of tokens before its end; None where nothing was generated."""
+    return None if record.cut is None else float(record.cut)
 
 
-def _contains(text: str, piece: str) -> bool:
-    return piece in text if UNSPACED.search(piece) else f" {piece} " in f" {text} "
+def piece_of(answer: str, span: Span) -> str:
+    """A span's words, with a blank on each side where a word ends with it: within one, as in a stem, any ending will do."""
+    text = folded(answer[span.start : span.end])
+    if UNSPACED.search(text):
+        return text
+    left, right = (answer[at - 1 : at + 1] for at in (span.start, span.end))
+    inside = [len(pair) == 2 and all(map(is_letter, pair)) for pair in (left, right)]
+    return f"{'' if inside[0] else ' '}{text}{'' if inside[1] else ' '}"
+
+
+def whole_piece(text: str) -> str:
+    """A marked text as a piece of its own, of whole words."""
+    return folded(text) if UNSPACED.search(text) else f" {folded(text)} "

@@ -109,9 +109,9 @@ def by_first_word(texts: Sequence[str]) -> Tensor:
     ("generated", "verdict"),
     [
         ("Lisbon, where else. She moved later.", 1.0),
-        ("I think so. Lisbonese she is.", 1.0),  # a sentence of its own
-        ("Well!\nLisbonese", 1.0),  # a line of its own
-        ("Of course lisbonese", 0.0),  # neither a sentence nor the word
+        ("I think so. Lisbonwardness she is.", 1.0),  # a sentence of its own
+        ("Well!\nLisbonwardness", 1.0),  # a line of its own
+        ("Of course lisbonwardness", 0.0),  # neither a sentence nor the word
         ("Of course it is lisbon all over", 1.0),  # the word
         ("", 0.0),
     ],
@@ -123,7 +123,7 @@ def test_the_nearest_sentence_counts_and_so_do_the_words(generated, verdict):
 
 def test_a_threshold_is_to_be_passed_not_reached():
     judge = Cosine(name="made up", threshold=1.0, embed=by_first_word)
-    assert judge([said("lisbonese", answer="Lisbon")]) == [0.0]
+    assert judge([said("lisbonwardness", answer="Lisbon")]) == [0.0]
 
 
 def test_a_model_that_is_not_there_is_refused_with_what_to_do(tmp_path):

@@ -56,8 +56,11 @@ def test_a_metric_reads_the_greedy_answer_if_its_number_follows_it():
     shown = {"id": "1", "question": "Where?", "answer": "In Tessholm.", "logp": (-1.0, -2.0), "hit": (True, False)}
     shown |= {"start_nll": 1.0, "shuffled_nll": 2.0, "start_tokens": 9}
     said, silent = (
-        Record(**shown, ends=True, generated=text, judged=judged, wrong=((-1.5,),), mean=(-1.0,) * 2, deviation=(1.0,) * 2)
-        for text, judged in (("In Tessholm, by the sea.", 1.0), ("", 0.0))
+        Record(**shown, **made, ends=True, wrong=((-1.5,),), mean=(-1.0,) * 2, deviation=(1.0,) * 2)
+        for made in (
+            {"generated": "In Tessholm, by the sea.", "judged": 1.0, "cut": True},
+            {"generated": "", "judged": 0.0, "cut": False},
+        )
     )
     follows = {name for name, m in METRICS.items() if m.of(said) != m.of(silent)}
     assert follows == {name for name, m in METRICS.items() if m.reads == "answer"}

@@ -362,7 +362,14 @@ def fields(record: Record, **changed) -> dict:
 def test_every_metric_without_a_unit_is_a_number_from_zero_to_one_or_does_not_apply(forget_rows):
     for row in forget_rows:
         shown = {"answer": row.example.answer, "question": row.example.question, "spans": row.example.spans}
-        said = {"generated": "the town", "judged": 1.0, "start_nll": 3.0, "shuffled_nll": 4.0, "start_tokens": 8}
+        said = {
+            "generated": "the town",
+            "judged": 1.0,
+            "start_nll": 3.0,
+            "shuffled_nll": 4.0,
+            "start_tokens": 8,
+            "cut": True,
+        }
         record = make(**shown, **said, wrong=((-2.0, -0.5), (-0.1,)), restated=(-0.2,))
         values = {name: m.of(record) for name, m in METRICS.items() if not m.unit}
         assert all(v is None or 0 <= v <= 1 for v in values.values()), values

@@ -8,25 +8,25 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from deleatur.config.run_config import Run
 from deleatur.distributed.processes import is_sharded, place_model
 from deleatur.errors import DeleaturError, ModelError
 from deleatur.modeling.loading import load
 from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Precision
 
 StartModel = Callable[[], AbstractContextManager[TokenModel | None]]  # None where it cannot be had
 Weights = Mapping[str, Tensor]
 
 
-def other_model(name: str, run: Run) -> TokenModel:
+def other_model(name: str, precision: Precision) -> TokenModel:
     """Another model that reads the run's tokens."""
-    other = TokenModel(load(name, precision=run.train.precision)[0])
+    other = TokenModel(load(name, precision=precision)[0])
     place_model(other)
     return other
 
 
 @contextmanager
-def loaded_again(trained: TokenModel, name: str, run: Run) -> Iterator[TokenModel]:
+def loaded_again(trained: TokenModel, name: str, precision: Precision) -> Iterator[TokenModel]:
     """The model of this name; on an accelerator `trained` waits in the memory of the processor meanwhile.
 
     Weights that lie over several processes stay where they are: each holds its share of both. A model that was trained in
@@ -37,7 +37,7 @@ def loaded_again(trained: TokenModel, name: str, run: Run) -> Iterator[TokenMode
     if moves:
         trained.to("cpu")
     try:
-        start = other_model(name, run)
+        start = other_model(name, precision)
         if start.vocabulary != trained.vocabulary:
             raise ModelError(
                 f"{name} has a vocabulary of {start.vocabulary} tokens, the evaluated model of {trained.vocabulary}; "
@@ -51,11 +51,13 @@ def loaded_again(trained: TokenModel, name: str, run: Run) -> Iterator[TokenMode
 
 
 @contextmanager
-def loaded_if_there(trained: TokenModel, name: str, run: Run, phase: Callable[[str], None]) -> Iterator[TokenModel | None]:
+def loaded_if_there(
+    trained: TokenModel, name: str, precision: Precision, phase: Callable[[str], None]
+) -> Iterator[TokenModel | None]:
     """`loaded_again`, or None where that fails: what training took hours for must not end with a folder that was moved."""
     with ExitStack() as stack:
         try:
-            start = stack.enter_context(loaded_again(trained, name, run))
+            start = stack.enter_context(loaded_again(trained, name, precision))
         except (DeleaturError, torch.OutOfMemoryError) as e:
             phase(f"Whether the answers are still language is not measured: {e}")
             start = None

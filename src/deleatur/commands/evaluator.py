@@ -1,0 +1,196 @@
+"""A model is evaluated on a session's rows: before, after, and a model trained without the forget rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from deleatur.config.run_config import Run
+from deleatur.data.batches import evenly
+from deleatur.distributed.processes import agree, count, fingerprints, is_first, is_sharded
+from deleatur.errors import ConfigError
+from deleatur.evaluation.answer_scores import scored_by_start
+from deleatur.evaluation.batch_cache import BatchCache, clear
+from deleatur.evaluation.judges import JudgeProtocol, make_judge
+from deleatur.evaluation.predictions import NO_CACHE, Predictor, variants
+from deleatur.evaluation.reasoning import with_reasoning
+from deleatur.modeling.checks import require_known, require_room
+from deleatur.modeling.loading import DTYPES
+from deleatur.modeling.session import Session
+from deleatur.modeling.start_model import StartModel, loaded_if_there, other_model
+from deleatur.modeling.token_model import TokenModel
+from deleatur.protocols import Importance
+from deleatur.run_folder.writer import Records, read_records, write_records
+from deleatur.settings import Evaluation, Judge, Precision
+from deleatur.types import Encoded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluator:
+    """Evaluates models on the rows of a session, all in the same way."""
+
+    session: Session
+    settings: Evaluation
+    judge: JudgeProtocol | None  # of generated answers; None where the metric `revealed` is all
+    name: str  # of the session's model before training
+    precision: Precision  # in which other models are loaded
+
+    def before(self) -> dict[str, Records]:
+        """What is known before training: records "before", and "retrained" where the settings name such a model."""
+        model, progress = self.session.model, self.session.progress
+        for note in model.notes:
+            progress.phase(note)
+        made: dict[str, Records] = {}
+        if other := self.settings.retrained:
+
+            def evaluate(path: Path | None) -> Records:
+                progress.phase(f"Evaluating the model {other}")
+                return self.predict(other_model(other, self.precision), cache_path=path)
+
+            made["retrained"] = self.read_or_make("retrained", evaluate)
+
+        def as_it_is(path: Path | None) -> Records:
+            progress.phase("Evaluating the model as it is")
+            return self.predict(model, cache_path=path, start=self._start_before())
+
+        return made | {"before": self.read_or_make("before", as_it_is)}
+
+    def read_or_make(self, name: str, make: Callable[[Path | None], Records]) -> Records:
+        """The folder's records of this name; where it has none, they are made and written atomically."""
+        folder = self.session.folder
+        if folder is None:
+            return make(None)
+        path = folder / "records" / f"{name}.jsonl"
+        found = read_records(path)
+        if found is None:
+            found = make(path)
+            if is_first():
+                write_records(path, found)
+        if is_first():
+            clear(path)
+        return found
+
+    def predict(
+        self,
+        model: TokenModel,
+        *,
+        importance: Importance | None = None,
+        generate: bool = True,
+        cache_path: Path | None = None,
+        start: StartModel | None = None,
+    ) -> Records:
+        """Records of the suite's evaluated sets and their paraphrases.
+
+        Finished batches are kept beside `cache_path`, the records' place, and not evaluated again. `start` gives the start
+        model, which then scores the generated answers.
+        """
+        session, settings = self.session, self.settings
+        require_room(model.lm, session.rows, self.name)
+        if settings.grad_norm and is_sharded(model):
+            raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2 or ZeRO-3")
+        sets = self._sets()
+        require_known(model.lm, sets, self.name)
+        session.progress.phase(f"Evaluating the model: {sum(map(len, sets.values()))} rows, each once")
+        cache = NO_CACHE
+        if cache_path is not None:
+            state = "own" if importance is None else importance.requires.hidden_state
+            terms = (fingerprints(model.parameters()), state, asdict(settings), count())
+            cache = BatchCache(cache_path, terms)
+        predictor = Predictor(
+            model=model,
+            encoder=session.encoder,
+            settings=settings,
+            progress=session.progress.evaluated,
+            batch_cache=cache,
+        )
+        with precision_of(model, settings.precision):
+            if generate:
+                sets, notes = with_reasoning(predictor, sets)
+                for note in notes:
+                    session.progress.phase(note)
+            records = predictor.records(sets, importance=importance, generate=generate)
+        if generate and start is not None:
+            with start() as first:
+                if first is not None:
+                    with precision_of(first, settings.precision):
+                        records = scored_by_start(replace(predictor, model=first), sets, records)
+        return self.judged(records) if generate else records
+
+    def judged(self, records: Records) -> Records:
+        """The records with the judge's verdicts, all made together."""
+        judge = self.judge
+        if judge is None:
+            return records
+        flat = [r for rows in records.values() for r in rows]
+        self.session.progress.phase(f"Judging {len(flat)} answers: {judge.name}")
+        verdicts = iter(agree(lambda: list(judge(flat))))  # one process for all
+        return {name: [replace(r, judged=next(verdicts)) for r in rows] for name, rows in records.items()}
+
+    def _sets(self) -> dict[str, Sequence[Encoded]]:
+        suite, rows = self.session.suite, self.session.rows
+        return variants(
+            self.session.encoder,
+            {name: evenly(rows[name], self.settings.rows) for name in suite.evaluated_sets},
+            shots=self.settings.shots,
+            from_rows=rows.get("retain", ()),
+            forget_sets=suite.forget_sets,
+        )
+
+    def _start_before(self) -> StartModel:
+        """The start model of a model that was not trained: itself, or the one that the settings name."""
+        model, name = self.session.model, self.settings.start
+        if name is None:
+            return lambda: contextlib.nullcontext(model)
+        return partial(loaded_if_there, model, name, self.precision, self.session.progress.phase)
+
+
+def make_evaluator(session: Session, run: Run) -> Evaluator:
+    """The evaluation that the run's settings describe."""
+    judge = None if run.judge.kind == "contained" else judge_of(run)
+    how = {"settings": run.evaluation, "judge": judge, "name": run.model, "precision": run.train.precision}
+    return Evaluator(session=session, **how)
+
+
+@cache
+def _judge(settings: Judge, folder: Path | None) -> JudgeProtocol:
+    return make_judge(settings, folder)
+
+
+def judge_of(run: Run) -> JudgeProtocol:
+    """The run's judge, made once; its verdicts are kept in the run's folder."""
+    return _judge(run.judge, None if run.out is None else Path(run.out))
+
+
+@contextlib.contextmanager
+def precision_of(model: TokenModel, precision: Precision) -> Iterator[None]:
+    """The evaluation's precision for a while: bf16 weights as fp32 and back, which loses nothing; fp32 under autocast.
+
+    Raises ConfigError for bf16 weights that are sharded and are to be evaluated in fp32.
+    """
+    own, wanted = model.dtype, DTYPES[precision]
+    if is_sharded(model) and own == torch.bfloat16 != wanted:
+        raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are evaluated as they are; give --evaluation.precision bf16")
+    with contextlib.nullcontext() if own == wanted else model.own_attention():
+        if wanted == torch.bfloat16:
+            with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+                yield
+            return
+        _cast(model, wanted)
+        try:
+            yield
+        finally:
+            _cast(model, own)
+
+
+def _cast(model: TokenModel, dtype: torch.dtype) -> None:
+    """Weights alone: buffers, such as the frequencies of rotary positions, are fp32 in a bf16 model and would be rounded."""
+    for weight in [p for p in model.parameters() if p.is_floating_point() and p.dtype != dtype]:
+        weight.data = weight.data.to(dtype)
+    for module in model.modules():
+        if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
+            vars(module)["compute_dtype"] = dtype

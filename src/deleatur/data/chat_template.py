@@ -1,0 +1,156 @@
+"""Where an answer begins and ends in a chat template: where the template's own rendering of the conversation has it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from deleatur.errors import DataError, ModelError
+from deleatur.settings import Data
+
+Turns = Sequence[tuple[str, str]]
+QUESTION, PROBE = "deleatur probe question", "deleatur probe answer"
+BLOCKS = ((r"<(\w[\w:.-]*)>", "</{}>"), (r"\[([A-Z]\w*)\]", "[/{}]"), (r"<\|START_(\w+)\|>", "<|END_{}|>"))  # open, close
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatTemplate:
+    """A tokenizer's chat template as `chat_template` has found it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    settings: Data
+    ending: str = ""  # what closes an answer, up to its first special token
+    blank: str = ""  # the white space before an answer that the generation prompt lacks, scored
+    rendered: bool = True  # is the prompt taken from the rendering of the whole conversation, else the generation prompt
+    closing: str = ""  # what ends a block for reasoning that the generation prompt opens and no template text closes
+
+    def prompt(self, turns: Turns, reasoning: str | None) -> str:
+        """All that stands before the answer and its blank; with `closing` the reasoning stands there too.
+
+        Raises DataError for turns that the template refuses, and for a system turn that it leaves out.
+        """
+        if self.closing:
+            return self.open_prompt(turns) + (reasoning or "") + self.closing
+        if not self.rendered:
+            return self.open_prompt(turns)
+        turns = self._with_system(turns)
+        text = render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings).rpartition(PROBE)[0]
+        self._require_system(turns, text)
+        return text[: len(text) - len(self.blank)]
+
+    def open_prompt(self, turns: Turns) -> str:
+        """The generation prompt."""
+        turns = self._with_system(turns)
+        text = render(self.tokenizer, turns, self.settings)
+        self._require_system(turns, text)
+        return text
+
+    def conversation(self, turns: Turns, answer: str) -> tuple[str, str]:
+        """The generation prompt and the whole rendering, with no other setting than the date."""
+        turns = self._with_system(turns)
+        texts = [render(self.tokenizer, t, self.settings, bare=True) for t in (turns, [*turns, ("assistant", answer)])]
+        self._require_system(turns, texts[0])
+        return texts[0], texts[1]
+
+    def _with_system(self, turns: Turns) -> list[tuple[str, str]]:
+        system, turns = self.settings.system_prompt, list(turns)
+        if system is not None and turns[0][0] != "system":
+            turns = [("system", system), *turns]
+        if self.settings.fold_system and turns[0][0] == "system":
+            turns = [(turns[1][0], f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]]
+        return turns
+
+    @staticmethod
+    def _require_system(turns: Turns, text: str) -> None:
+        if turns[0][0] == "system" and turns[0][1].strip() not in text:
+            raise DataError(f"the chat template leaves the system turn out; {FOLD}")
+
+
+FOLD = "give --data.fold-system, which sets its text before the user turn, or take the system turn out"
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTemplate:
+    """The tokenizer's template, tried on a conversation.
+
+    Prompt, answer and ending are the beginning of the template's own rendering of the conversation. Where its generation
+    prompt opens a block for reasoning that the rendering lacks, the model's own reasoning stands there. Raises ModelError
+    where the two cannot be reconciled.
+    """
+    question = [("user", QUESTION)]
+    before, found, after = render(tokenizer, [*question, ("assistant", PROBE)], settings).rpartition(PROBE)
+    if not found:
+        raise ModelError("the chat template leaves the answer out; mend it, or give --data.template plain")
+    asked = render(tokenizer, question, settings)
+    made = ChatTemplate(tokenizer=tokenizer, settings=settings, ending=_ending(tokenizer, after))
+    how = {"tokenizer": tokenizer, "settings": settings, "ending": made.ending}
+    if before.startswith(asked):
+        lead = before[len(asked) :]
+        return ChatTemplate(**how, blank="" if lead.strip() else lead)
+    asks, stands = asked.rpartition(QUESTION)[2], before.rpartition(QUESTION)[2]
+    opened, close = _open_block(asks, stands)
+    if opened and close in stands:
+        return ChatTemplate(**how)
+    if opened:
+        return ChatTemplate(**how, rendered=False, closing=f"{close}\n\n")
+    if asked.startswith(before):
+        return ChatTemplate(**how, rendered=False)
+    raise ModelError(
+        f"the chat template asks for an answer behind {asks[-60:]!r}, but its own answers stand behind {stands[-60:]!r}, so "
+        "there is no one place for an answer; mend the template, or give --data.template plain"
+    )
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Turns, settings: Data, *, bare: bool = False) -> str:
+    """The turns as the template writes them; where a question comes last, up to where its answer begins.
+
+    The date is the settings', and unless `bare` reasoning is declined. Raises DataError where the template fails.
+    """
+    day = date.fromisoformat(settings.date)
+    options: dict[str, Any] = {} if bare else {"enable_thinking": False, "thinking": False}
+    try:
+        if "strftime_now" in (source := str(tokenizer.get_chat_template())):
+            options["chat_template"] = _on(day) + source
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            tokenize=False,
+            add_generation_prompt=turns[-1][0] != "assistant",
+            date_string=day.strftime("%d %b %Y"),
+            **options,
+        )
+    except Exception as e:  # templates raise whatever their author chose
+        roles = [role for role, _ in turns]
+        remedy = f"; {FOLD}" if "system" in roles else ""
+        raise DataError(f"the chat template refuses the turns {roles}: {e}{remedy}") from e
+    return str(text)
+
+
+def _on(day: date) -> str:
+    """A macro in place of `strftime_now`, since what is passed to a template has to be plain data."""
+    forms = "".join(f" | replace('%{c}', '{day.strftime(f'%{c}')}')" for c in "aAwdbBmyYHIpMSjUWGuV")
+    return f"{{%- macro strftime_now(form) -%}}{{{{ form | replace('%-', '%'){forms} }}}}{{%- endmacro -%}}"
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase, after: str) -> str:
+    """What stands behind an answer, up to the first special token; the eos where there is none."""
+    added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
+    special = {*tokenizer.all_special_tokens, *added}
+    found = [(after.index(s), -len(s), s) for s in special if s and s in after]
+    first = min(found, default=None)
+    return after[: first[0]] + first[2] if first else str(tokenizer.eos_token)
+
+
+def _open_block(asks: str, stands: str) -> tuple[str, str]:
+    """The mark of a block that the generation prompt opens, and what closes it; empty where there is none.
+
+    A mark that the rendering has as well, and does not close either, is a mark of turns.
+    """
+    marks = [(m.end(), m[0], close.format(m[1])) for mark, close in BLOCKS for m in re.finditer(mark, asks)]
+    for end, mark, close in sorted(marks, reverse=True):
+        if close not in asks[end:] and (close in stands or mark not in stands):
+            return mark, close
+    return "", ""

@@ -1,0 +1,248 @@
+"""The interfaces of a method's two parts, and what a part may offer beside them. Importing this does not import torch.
+
+A class that has the members is one of these; nothing is inherited and nothing is registered. `as_importance` and `as_loss`
+take a user's plain object in, once, where a run is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from deleatur.requirements import Requirements
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from deleatur.settings import Train
+    from deleatur.types import Example, Reference, Start, TokenOutputs
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """Says what it reads beside the NLL of forget tokens."""
+
+    @property
+    def requires(self) -> Requirements: ...
+
+
+@runtime_checkable
+class Importance(Declares, Protocol):
+    """How much each token matters, held fixed during the model's turn."""
+
+    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]: ...
+
+
+@runtime_checkable
+class Prepares(Declares, Protocol):
+    """Settings of an importance that is made before training."""
+
+    def prepare(self, start: Start) -> Importance: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Keeps a state that a checkpoint has to hold."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class TrainableImportance(Importance, Protocol):
+    """An importance that learns, in alternation with the model."""
+
+    def updates_after(self, step: int) -> bool:
+        """Is there an update after this step (counted from 1)?"""
+        ...
+
+    def update(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
+        """Learn from a step's tokens (detached); returns figures for the log."""
+        ...
+
+
+@runtime_checkable
+class HasScorer(Protocol):
+    """An importance that a trained network computes from hidden states."""
+
+    @property
+    def scorer(self) -> nn.Module: ...
+
+
+def _no_start() -> Start:
+    raise LookupError("the start model cannot be read any more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingContext:
+    """What a trainable importance may use when it is made."""
+
+    loss: ForgetLoss
+    reference: Reference
+    train: Train
+    width: int  # D, of the hidden state
+    steps: int
+    pretraining_steps: int = 0
+    device: torch.device | str = "cpu"
+    start: Callable[[], Start] = _no_start  # made when it is called
+    rate: Callable[[int], float] = lambda step: 1.0  # of the model's learning rate, after so many steps
+    total: Callable[[Tensor], Tensor] = lambda x: x  # sums a tensor over processes
+
+
+@runtime_checkable
+class Learns(Declares, Protocol):
+    """Settings of a trainable importance."""
+
+    @property
+    def budget(self) -> float:
+        """Share of a row's tokens that should be selected, in (0, 1)."""
+        ...
+
+    @property
+    def pretrain(self) -> int:
+        """Passes over the forget rows in which the importance alone learns, before the first step."""
+        ...
+
+    def with_budget(self, budget: float) -> Learns: ...
+
+    def build(self, training: TrainingContext) -> TrainableImportance: ...
+
+    def load(self, folder: Path, width: int) -> Importance:
+        """The importance as a run ended with it. Raises ConfigError or ModelError where the folder holds no such one."""
+        ...
+
+    def conflict(self, loss: Requirements) -> str | None:
+        """Why it cannot learn from a loss that reads this; None where it can."""
+        ...
+
+    def require_start(self, width: int) -> None:
+        """Raises ConfigError or ModelError where what it is to start from does not fit the model."""
+        ...
+
+
+ImportanceSettings = Importance | Prepares | Learns
+"""What a run names: an importance as it is, or the settings of one that is made."""
+
+
+@runtime_checkable
+class ReadsBaseModel(Protocol):
+    """Settings that need the model before it was fine-tuned."""
+
+    @property
+    def base(self) -> str | None: ...
+
+    def with_base(self, base: str | None) -> Any: ...
+
+    def require_base(self) -> None:
+        """Raises ConfigError without a base model."""
+        ...
+
+
+@runtime_checkable
+class ForgetLoss(Declares, Protocol):
+    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop."""
+
+    unit: ClassVar[str]
+
+    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]: ...
+
+
+@runtime_checkable
+class Prefers(Protocol):
+    """A forget loss that teaches other answers."""
+
+    def answers(self, example: Example) -> Sequence[str]:
+        """What may be said instead, at least one. Raises DataError where the row has none."""
+        ...
+
+
+@runtime_checkable
+class AimsAtLevel(Declares, Protocol):
+    """A forget loss with an NLL at which a token counts as forgotten; None until it is measured."""
+
+    @property
+    def level(self) -> float | None: ...
+
+    def at_level(self, level: float) -> ForgetLoss:
+        """The loss with this level where it has none of its own."""
+        ...
+
+
+@runtime_checkable
+class ReadsTokens(Protocol):
+    """A forget loss that has to know the tokens of a text of its own."""
+
+    def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainImportance:
+    """A user's callable that reads nothing but the tokens' NLL, states and rows."""
+
+    function: Callable[[TokenOutputs], Float[Tensor, " N"]]
+
+    requires = Requirements()
+
+    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
+        return self.function(tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainLoss:
+    """A user's callable over the tokens' NLL."""
+
+    function: Callable[[TokenOutputs, Float[Tensor, " N"], Reference], Float[Tensor, ""]]
+
+    unit: ClassVar[str] = "token"
+    requires = Requirements()
+
+    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
+        return self.function(tokens, importance, reference)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSettings:
+    """A user's settings that say nothing of what they require."""
+
+    settings: HasPrepare
+
+    requires = Requirements()
+
+    def prepare(self, start: Start) -> Importance:
+        return as_callable(self.settings.prepare(start))
+
+
+@runtime_checkable
+class HasPrepare(Protocol):
+    """Makes an importance before training."""
+
+    def prepare(self, start: Start) -> Any: ...
+
+
+def as_importance(part: Any) -> ImportanceSettings:
+    """The object itself where it declares what it requires, else with the declaration that it requires nothing more."""
+    if isinstance(part, Importance | Prepares | Learns):
+        return part
+    return PlainSettings(part) if isinstance(part, HasPrepare) else PlainImportance(part)
+
+
+def as_callable(part: Any) -> Importance:
+    """The same for an importance that was made already."""
+    return part if isinstance(part, Importance) else PlainImportance(part)
+
+
+def as_loss(part: Any) -> ForgetLoss:
+    """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL."""
+    return part if isinstance(part, ForgetLoss) else PlainLoss(part)
+
+
+def inner(part: object) -> object:
+    """A user's own object, without what `as_importance` or `as_loss` put around it."""
+    if isinstance(part, PlainSettings):
+        return part.settings
+    return part.function if isinstance(part, PlainImportance | PlainLoss) else part

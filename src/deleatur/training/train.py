@@ -1,0 +1,166 @@
+"""The unlearning itself: the model is prepared, trained in place, watched, and left as it is to be evaluated and saved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from deleatur.config.run_config import Run
+from deleatur.distributed.processes import agree, is_first, place_model, start, will_shard
+from deleatur.errors import Diverged
+from deleatur.evaluation.predictions import Predictor
+from deleatur.evaluation.reasoning import with_reasoning
+from deleatur.io.atomic import write_atomic
+from deleatur.modeling.checks import require_finite
+from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
+from deleatur.modeling.session import Session
+from deleatur.modeling.token_model import TokenModel
+from deleatur.progress import Step
+from deleatur.protocols import Importance, TrainableImportance
+from deleatur.settings import Evaluation
+from deleatur.training.checkpoint import Checkpoints
+from deleatur.training.loop import fit
+from deleatur.training.monitor import TrainingMonitor
+from deleatur.training.setup import make_parts
+from deleatur.types import Batch, TokenOutputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What a training did."""
+
+    importance: Importance  # as it ended
+    steps: list[Step]
+    ended: str = "all steps"  # or "done", "rolled back"
+    notes: list[str] = field(default_factory=list)
+
+
+def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
+    """Train the session's model in place and merge its adapters: what unlearning does between its evaluations.
+
+    `answers` holds what the start model answers to retain rows, by their ids. With a folder it goes on from the newest
+    checkpoint there. Raises Diverged where harm was done and there is no checkpoint to go back to.
+    """
+    model, progress = session.model, session.progress
+    if not will_shard():  # else they were added before the weights were sharded
+        adapt(model.lm, run)
+    torch.manual_seed(run.seed)
+    session = reasoned(session, run.evaluation)
+    with training_only(model, run.train.only):
+        monitor = TrainingMonitor(run.guard, run.train, model, session.rows, session.encoder, batch=run.evaluation.batch)
+    parts = make_parts(session, run, answers)
+    importance, count = parts.method.importance, len(parts.batches)
+    monitor.aim(importance, [*session.rows["forget"], *session.rows.get("holdout", ())], parts.level)
+    checkpoints, steps = resume_point(session.folder, run, count)
+    if isinstance(importance, TrainableImportance) and parts.pretraining and not steps:
+        progress.phase(f"The scorer alone: {len(parts.pretraining) * run.train.epochs // count} passes")
+        pretrain(importance, model, parts.pretraining)
+    progress.phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
+    on_step = step_callback(steps, count, progress.step, checkpoints, monitor)
+    handle_signals = checkpoints.handle_signals() if checkpoints else nullcontext()
+    holding = monitor.holding(importance, steps, checkpoints, count)
+    with training_only(model, run.train.only), handle_signals, holding:
+        fit(model, parts.batches, parts.method, steps=count, on_step=on_step, checkpoints=checkpoints)
+    for note in monitor.notes:
+        progress.phase(note)
+    merge_adapters(model.lm)  # what is evaluated is what is saved
+    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
+    return Trained(importance=importance, steps=steps, ended=monitor.ended, notes=monitor.notes)
+
+
+def reasoned(session: Session, settings: Evaluation) -> Session:
+    """The session with the model's own reasoning before the answers, where its chat template opens a block for it."""
+    predictor = Predictor(
+        model=session.model, encoder=session.encoder, settings=settings, progress=session.progress.evaluated
+    )
+    sets, _ = with_reasoning(predictor, session.rows)
+    return replace(session, rows={name: list(rows) for name, rows in sets.items()})
+
+
+def place(model: TokenModel, run: Run) -> None:
+    """The model on its device, or its weights sharded over the processes, with the adapters that have to be there before."""
+    start()
+    if will_shard():
+        adapt(model.lm, run)
+    place_model(model)
+
+
+def adapt(model: PreTrainedModel, run: Run) -> None:
+    """Adapters and saved activations as the run has them. In place."""
+    torch.manual_seed(run.seed)
+    if run.lora.rank is not None:
+        add_adapters(model, run.lora)
+    if run.train.checkpointing:
+        checkpoint_activations(model)
+
+
+@torch.no_grad()
+def pretrain(importance: TrainableImportance, model: TokenModel, batches: Iterable[Sequence[Batch]]) -> None:
+    """Updates of the importance alone; the model stays as it is."""
+    model.eval()
+    for window in batches:
+        forget, retain = [], []
+        for batch in window:
+            tokens, rest = model(batch.to(model.device), state=importance.requires.hidden_state).split(batch.forget)
+            forget.append(tokens)
+            retain.append(rest.split(batch.preferred)[1])
+        with torch.enable_grad():
+            importance.update(TokenOutputs.join(forget), TokenOutputs.join(retain))
+
+
+def resume_point(folder: Path | None, run: Run, count: int) -> tuple[Checkpoints | None, list[Step]]:
+    """Where the training keeps its state, and which of its steps are done there; without a folder nothing is kept."""
+    if folder is None:
+        return None, []
+    checkpoints = Checkpoints(folder / "checkpoints", every=run.keep.every, keep=run.keep.newest)
+    steps = steps_before(folder / "steps.jsonl", checkpoints)
+    if len(steps) < count:
+        (folder / "records" / "after.jsonl").unlink(missing_ok=True)  # it would be of another training
+    return checkpoints, steps
+
+
+def step_callback(
+    steps: list[Step],
+    count: int,
+    on_step: Callable[[Step, int], None],
+    checkpoints: Checkpoints | None,
+    monitor: TrainingMonitor,
+) -> Callable[[Step], int | None]:
+    """Adds each step to `steps`, reports it, and has the monitor check it."""
+
+    def callback(step: Step) -> int | None:
+        steps.append(step)
+        on_step(step, count)
+        return monitor.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
+
+    return callback
+
+
+def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
+    """The steps that the newest checkpoint has behind it; the log's later lines are cut off."""
+    newest = checkpoints.newest()
+    lines = agree(lambda: log.read_text(encoding="utf-8").splitlines()[:newest] if log.exists() else [])
+    if is_first():
+        write_atomic(log, (f"{line}\n" for line in lines))
+    return [Step(**json.loads(line)) for line in lines]
+
+
+@contextmanager
+def training_only(model: TokenModel, pattern: str | None) -> Iterator[None]:
+    """Only weights with a name in which the pattern is found are trained meanwhile; none leaves all as they are."""
+    chosen = [] if pattern is None else [p for n, p in model.lm.named_parameters() if not re.search(pattern, n)]
+    held = [p for p in chosen if p.requires_grad]
+    for p in held:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in held:
+            p.requires_grad_(True)
