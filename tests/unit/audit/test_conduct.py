@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,16 @@ class Broken:
 
 
 @pytest.fixture(scope="module")
-def of_original(workplace: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return workplace.audit("original", tmp_path_factory.mktemp("original") / "audit")
+def original_audit(workplace: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an audit of the original itself."""
+    out = tmp_path_factory.mktemp("original") / "audit"
+    workplace.audit("original", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def of_original(original_audit: Path) -> dict[str, Any]:
+    return json.loads((original_audit / "audit.json").read_text())
 
 
 def test_the_original_leaks_under_every_attack_that_claims_power(workplace: Any, of_original: dict[str, Any]) -> None:
@@ -81,7 +90,11 @@ def test_a_model_of_noise_is_damaged(workplace: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_judge_that_fails_makes_every_judged_attack_void(workplace: Any, tmp_path: Path, raises: bool) -> None:
+def test_a_judge_that_fails_makes_every_judged_attack_void(
+    workplace: Any, original_audit: Path, tmp_path: Path, raises: bool
+) -> None:
+    """The same answers, judged anew: what leaked without doubt is void."""
+    shutil.copytree(original_audit, tmp_path / "audit")
     said = workplace.audit("original", tmp_path / "audit", Broken(raises))
     judged = [said["attacks"][name] for name in ("ask", "draw", "compress", "relearn")]
     assert {a["verdict"] for a in judged} == {"VOID"}
@@ -107,7 +120,8 @@ def test_a_control_that_knows_the_rows_makes_the_audit_void(workplace: Any, tmp_
 
 def test_what_is_done_is_not_done_again(workplace: Any, tmp_path: Path) -> None:
     """One cell is taken away, as after a kill: it alone is made anew, and says the same."""
-    said = workplace.audit("second", tmp_path / "audit")
+    shutil.copytree(workplace.folder / "audit", tmp_path / "audit")
+    said = json.loads((tmp_path / "audit" / "audit.json").read_text())
     path = tmp_path / "audit" / "cells" / "relearn.audited.benign-30.json"
     before, made = json.loads(path.read_text()), []
     path.unlink()
