@@ -163,7 +163,7 @@ def make_refuser(arm: Arm) -> None:
 
 
 def refuser_leak(folder: Path) -> float | None:
-    """What the refuser's plain greedy answers still told when its training ended; None where there is no refuser."""
+    """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
     path = folder / REFUSER_FILE
     return float(json.loads(path.read_text(encoding="utf-8"))["greedy_leak"]) if path.exists() else None
 

@@ -20,7 +20,7 @@ def places(
 ) -> list[float]:
     """Where each row lies from the control (0) to the original (1): ½ + (‖f − f_N‖² − ‖f − f_O‖²) / 2‖f_O − f_N‖².
 
-    The denominator is the mean over the rows, so that a row which never told the two apart weighs little.
+    The denominator is the mean over the rows, so that a row in which the two hardly differ weighs little.
     """
 
     def apart(a: Sequence[float], b: Sequence[float]) -> float:
