@@ -89,7 +89,7 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Ratios of plain to ours, of each kind of question. A metric's plain passes are alike: one is timed, and counted
     as often as there are metrics."""
-    ours, prompts = TokenModel(deepcopy(lm)), list(dict.fromkeys(row.ids[: row.start] for row in asked))
+    ours, prompts = TokenModel(deepcopy(lm)).prepare(), list(dict.fromkeys(row.ids[: row.start] for row in asked))
     products = torch.get_float32_matmul_precision()
     took: dict[str, list[tuple[float, float]]] = {}
     for _ in range(repeats):
@@ -175,8 +175,14 @@ def main() -> None:
         others = [encoder(other) for e in chosen for other in other_answers(e)]
     if args.generation:
         prompts = list(dict.fromkeys(row.ids[: row.start] for row in asked))
+
         a, b, mine, theirs = generation(
-            TokenModel(deepcopy(lm.eval())), lm, prompts, stop, args.new_tokens, torch.get_float32_matmul_precision()
+            TokenModel(deepcopy(lm.eval())).prepare(),
+            lm,
+            prompts,
+            stop,
+            args.new_tokens,
+            torch.get_float32_matmul_precision(),
         )
         print(f"greedy generation of {len(prompts)}: {theirs / mine:.2f}×, {mine:.1f} CPU s ours, equal {a == b}")
         return

@@ -60,7 +60,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def measure(precision: Precision, repeats: int, home: Path) -> tuple[dict[str, tuple[float, float]], dict[str, int]]:
     """Medians of what each thing took, and the bytes it left."""
     exact_matmul()
-    policy, words, every = TokenModel(model(DTYPES[precision])), tokenizer(), dict[str, list[tuple[float, float]]]()
+    policy, words, every = (
+        TokenModel(model(DTYPES[precision])).prepare(),
+        tokenizer(),
+        dict[str, list[tuple[float, float]]](),
+    )
     settings, sets = Train(lr=LR, precision=precision), {"forget": rows(8, 1), "retain": rows(8, 2)}
     encoder, steps, monitors = make_encoder(words, Data()), list[Step](), list[TrainingMonitor]()
 

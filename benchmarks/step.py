@@ -125,7 +125,7 @@ def ours(case: Case, windows: Iterator[list[Batch]], met: list[Encoded], steps: 
         add_adapters(lm, Lora(rank=case.rank))
     if case.checkpointing:
         checkpoint_activations(lm)
-    policy, done = TokenModel(lm), []
+    policy, done = TokenModel(lm).prepare(), []
     loss = NPO(beta=0.1) if case.method == "NPO" else GradientDifference(saturation=5.0 if case.method == "ATWU" else 0.0)
     reference, settings = make_reference(policy, met, loss.requires, batch=8), Train(lr=LR, precision=case.precision)
     importance = Uniform()
@@ -228,7 +228,8 @@ def elsewhere(name: str, repeats: int, who: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     everything = CASES | GROWTH
-    parser.add_argument("--only", nargs="+", metavar="CASE", default=list(everything), help="; ".join(everything))
+    names = "; ".join(everything).replace("%", "%%")
+    parser.add_argument("--only", nargs="+", metavar="CASE", default=list(everything), help=names)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--out", default="runs/bench/step.json")
     parser.add_argument("--inner", help=argparse.SUPPRESS)

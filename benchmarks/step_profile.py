@@ -19,7 +19,10 @@ SHOWN = 12
 
 
 def main() -> None:
-    case = CASES[sys.argv[1] if len(sys.argv) > 1 else "ATWU bf16"]
+    name = sys.argv[1] if len(sys.argv) > 1 else "ATWU bf16"
+    if name not in CASES:
+        sys.exit(f"{__doc__}\nCases: {', '.join(CASES)}")
+    case = CASES[name]
     torch.set_num_threads(1)
     exact_matmul()
     forget, retain = (rows(case.rows, seed, scored=case.scored) for seed in (1, 2))

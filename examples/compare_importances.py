@@ -63,7 +63,7 @@ def main(args: Args) -> None:
     model, tokenizer = load(args.model)
     sets = {name: rows for name, rows in suite_of(run).sets.items() if name in ("forget", "retain")}
     rows = encode_sets(sets, tokenizer, run)
-    network, other = TokenModel(model), TokenModel(load(args.retrained)[0])
+    network, other = TokenModel(model).prepare(), TokenModel(load(args.retrained)[0]).prepare()
     own, without = (torch.cat([x.nll for x in likelihoods(m, rows["forget"], 16)]) for m in (network, other))
     gap = without - own
     if args.gap:

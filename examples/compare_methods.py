@@ -130,7 +130,7 @@ class Runner:
         model, tokenizer = load(run.model, precision="bf16")
         rows = encode_sets(self.sets, tokenizer, run)
         encoder, suite = make_encoder(tokenizer, run.data), rows_suite(self.sets)
-        session = Session(model=TokenModel(model), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
+        session = Session(model=TokenModel(model).prepare(), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
         if self.known is None:
             self.known = make_evaluator(session, run).before()
         self.progress.phase(f"{trial.method}, rate {trial.rate:g}, seed {trial.seed}")

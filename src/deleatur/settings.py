@@ -45,10 +45,20 @@ class Data:
     """Folder in which data set names are looked up before the hub (default: $DELEATUR_DATA)."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """The tokenizer's chat template, a plain "Question: … Answer: …", or chat where the tokenizer has one."""
+    layout: Literal["own", "open-unlearning"] = "own"
+    """Ids up to the end of turn, or OpenUnlearning's: the template's whole rendering, and an eos where that is not last."""
     max_length: int = 1024
     """Tokens of prompt and answer together, at least 8; longer rows are cut at the answer's end, and counted."""
     ignore: tuple[str, ...] = ()
     """Columns of the rows that are known and not needed."""
+    columns: tuple[str, ...] = ()
+    """Columns by other names, as question=prompt answer=reply.text (a.b leads into an object, a.0 into a list)."""
+    turns: Literal["last", "each"] = "last"
+    """Of a conversation the last answer is a row, or each answer, with the turns before it."""
+    split: int | None = None
+    """Cut texts without a question into windows of so many tokens, 16 to max_length; none cuts them at max_length alone."""
+    overlap: int = 0
+    """Tokens that a window has in common with the one before, 0 or more, below half of split."""
     system_prompt: str | None = None
     """System turn of every row that has none of its own; with a plain layout it stands before the question."""
     fold_system: bool = False
@@ -61,6 +71,13 @@ class Data:
     def __post_init__(self) -> None:
         require(self.max_length >= 8, "data.max_length", self.max_length, "8 tokens or more")
         require(self.reasoning_tokens >= 1, "data.reasoning_tokens", self.reasoning_tokens, "1 or more")
+        pairs = all(re.fullmatch(r"[^=\s]+=\S.*", pair) for pair in self.columns)
+        require(pairs, "data.columns", " ".join(self.columns), "pairs such as question=prompt answer=reply")
+        ok = self.split is None or 16 <= self.split <= self.max_length
+        require(ok, "data.split", self.split, f"16 to data.max_length ({self.max_length})")
+        require(
+            0 <= self.overlap < (self.split or 2) / 2, "data.overlap", self.overlap, "0 or more, below half of data.split"
+        )
         require(is_day(self.date), "data.date", self.date, "a day as YYYY-MM-DD")
         require(
             self.system_prompt is None or bool(self.system_prompt.strip()), "data.system_prompt", "", "text, or left out"
@@ -72,7 +89,7 @@ class Lora:
     """Train low-rank adapters instead of the whole model; merged when saved, since the base beside them knows it all."""
 
     rank: int | None = None
-    """Rank of the adapters on every linear layer but the head, at least 1; none trains the whole model."""
+    """Rank of adapters on all linear layers but the head and on fused experts, at least 1; none trains the whole model."""
     alpha: int = 32
     """Scale of the adapters' sum, above 0 (their output is multiplied by alpha / rank)."""
     bits: int | None = None
@@ -201,8 +218,8 @@ class Evaluation:
     """Longest greedy answer in tokens, at least 1."""
     batch: int = 32
     """Rows in one forward, at least 1; twice as many are answered at a time, on CPU four times as many."""
-    rows: int = 200
-    """Most rows of a set that are evaluated, spread evenly over it, at least 1."""
+    rows: int | None = None
+    """Most rows of a set that are evaluated, spread evenly, at least 1 (default: all of a suite's, 200 of your own)."""
     precision: Precision = "fp32"
     """Compare numbers only at equal precision; bf16 moves a mean NLL by about .01."""
     shots: int = 0
@@ -217,7 +234,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         require(self.shots >= 0, "evaluation.shots", self.shots, "0 or more")
         require(self.new_tokens >= 1, "evaluation.new_tokens", self.new_tokens, "1 or more")
-        require(self.rows >= 1, "evaluation.rows", self.rows, "1 or more")
+        require(self.rows is None or self.rows >= 1, "evaluation.rows", self.rows, "1 or more")
         require(self.batch >= 1, "evaluation.batch", self.batch, "1 or more")
 
 

@@ -266,4 +266,6 @@ class Record:
     shuffled_nll: float | None = None
     start_tokens: int | None = None  # how many they are, without the end of turn
     cut: bool | None = None  # did what was generated reach the limit of tokens before its end?
+    restated_answer: str | None = None  # the text of `restated`
+    wrong_answers: tuple[str, ...] = ()  # the texts of `wrong`
     reasoning: str | None = None  # what the model thought before the answer, where its template opens a block for that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,14 @@ from deleatur.data.world import World, make_world  # noqa: E402
 
 torch.set_num_threads(1)
 QUICK = ("--train.epochs", "2", "--train.batch", "4", "--train.lr", "1e-3", "--evaluation.new-tokens", "8")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, also where the suite was started by `nohup … &`, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import nullcontext
@@ -94,3 +95,26 @@ def test_what_cannot_be_is_refused(command, home, finished, call, refused, tmp_p
     assert "tasks is 3" in refused("evaluate", "eval", "--resume")
     asked.write_text(whole.replace("forget.jsonl", "holdout.jsonl"))
     assert "the forget rows are not those that eval began with" in refused("evaluate", "eval", "--resume")
+
+
+def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, call, tmp_path):
+    """A baseline that was only evaluated: its numbers in OpenUnlearning's form, and a row in the table of methods."""
+    assert call(*command("base", "--evaluation.rows", 2, "--data.layout", "open-unlearning")).code == 0
+    results = json.loads((tmp_path / "base" / "results.json").read_text())
+    assert results["schema_version"] == 1 and results["run"]["data"]["layout"] == "open-unlearning"
+    assert call("report", "base", "--form", "open-unlearning").code == 0
+    logs = json.loads((tmp_path / "base" / "TOFU_EVAL.json").read_text())
+    assert logs["forget_Q_A_Prob"]["agg_value"] == results["sets"]["forget"]["probability"]["value"]
+    assert len(logs["forget_Q_A_Prob"]["value_by_index"]) == 2
+    assert "there is no page of a run; give --form" in call("report", "base").err
+    said = call("compare", finished, "base", "base/TOFU_SUMMARY.json", "--out", "table").out.replace("\n", " ")
+    assert "Not on equal terms: data.layout is " in said
+    assert "are not OpenUnlearning's; evaluate with --data.layout open-unlearning" in said
+    assert "Token ids in the layout of open-unlearning: base." in said
+
+
+def test_rows_that_were_left_out_stand_in_the_table(command, call, home):
+    """Two of the forget rows; the note says it of every set."""
+    said = call(*command("eval", "--evaluation.rows", 2)).out
+    assert f"2 of {len(home.world.forget)} " in said
+    assert f"Evaluated are 2 of {len(home.world.forget)} forget rows" in said.replace("\n", " ")

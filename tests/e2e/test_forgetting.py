@@ -30,7 +30,7 @@ def fine_tuned_model(home, tmp_path_factory) -> Path:
     model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=len(tokenizer)))
     rows = encode_all(make_encoder(tokenizer, Data()), home.world.fine_tuning_rows)
     fit(
-        TokenModel(model),
+        TokenModel(model).prepare(),
         fine_tuning_batches(rows, epochs=EPOCHS, batch=18, seed=0),
         Method(
             loss=GradientDifference(),

@@ -84,6 +84,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
     assert sorted(p.name for p in (tmp_path / "models").iterdir()) == [again.name]
 
 
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored below `nohup … &`
 FIRST = ("--seeds", 0, "--objective", "extraction_strength")  # an untrained model reveals nothing, so it has no UQ
 
 
@@ -111,7 +112,7 @@ def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, fi
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
     command = home.forget("run", "--train.epochs", "5000", "--evaluation.rows", "1")
     process = subprocess.Popen(
-        [sys.executable, "-c", "from deleatur.cli.main import main; main()", *command],
+        [sys.executable, "-c", f"{HEARD}; from deleatur.cli.main import main; main()", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,

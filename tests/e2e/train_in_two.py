@@ -48,7 +48,7 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     start, lm = (LlamaForCausalLM(LlamaConfig(**shape, vocab_size=101, initializer_range=0.2)) for _ in range(2))
-    model, forget, retain = TokenModel(lm), rows(count, 1), rows(11, 2)
+    model, forget, retain = TokenModel(lm).prepare(), rows(count, 1), rows(11, 2)
     place_model(model)
     schedule = Schedule(epochs=3, batch=batch, accumulate=accumulate)
     steps = 3 * -(-count // (batch * accumulate))
@@ -57,7 +57,7 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     met = [*forget, *(row for instead in preferred for row in instead), *retain]
     # from another model: a divergence from the own start is flat there, and AdamW makes steps of rounding errors
     learned = Learned(objective=objective, every=2, lr=0.5, negatives=0.5)
-    reference = make_reference(TokenModel(start), met, requirements_of(loss, learned, settings), batch=4)
+    reference = make_reference(TokenModel(start).prepare(), met, requirements_of(loss, learned, settings), batch=4)
     how = {"train": settings, "width": 16, "steps": steps, "total": lambda x: accelerator.reduce(x, "sum")}
     importance = LearnedImportance(learned, TrainingContext(loss=loss, reference=reference, **how))
     logged = []

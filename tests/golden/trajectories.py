@@ -61,7 +61,7 @@ def trajectory(name: str, base: Path) -> list[tuple[float, float]]:
     lm = _model(0)
     lm.load_state_dict(_told())
     torch.manual_seed(0)
-    session = Session(model=TokenModel(lm), encoder=encoder, suite=rows_suite({}), rows=rows)
+    session = Session(model=TokenModel(lm).prepare(), encoder=encoder, suite=rows_suite({}), rows=rows)
     return [(s.loss, s.grad_norm) for s in train(session, run, {}).steps]
 
 
@@ -83,7 +83,7 @@ def _told() -> dict[str, torch.Tensor]:
     encoder, world = make_encoder(_tokenizer(), Data()), make_world(people=6, forget=2, rows_per_fact=2)
     encoded, lm = encode_all(encoder, world.fine_tuning_rows), _model(0)
     fit(
-        TokenModel(lm),
+        TokenModel(lm).prepare(),
         fine_tuning_batches(encoded, epochs=20, batch=12, seed=0),
         Method(loss=GradientDifference(), importance=Uniform(), settings=Train(lr=1e-2)),
         steps=120,

@@ -134,7 +134,7 @@ def controls(model: TokenModel, encoder: Encoder) -> Iterator[Control]:
 def measured(label: str, name: str) -> Iterator[dict]:
     """The controls with what the model of this name says of them."""
     lm, tokenizer = load(name)
-    model, encoder = TokenModel(lm.eval()), make_encoder(tokenizer, Data())
+    model, encoder = TokenModel(lm.eval()).prepare(), make_encoder(tokenizer, Data())
     made = [(kind, e, text.strip()) for kind, e, text in controls(model, encoder)]
     sets: dict[str, list[Encoded]] = {"all": [encoder(e) for _, e, _ in made]}
     bare = [Record(id=k, question="?", answer="", generated=t, logp=(-1.0,), hit=(False,), ends=False) for k, _, t in made]

@@ -60,7 +60,7 @@ def plain(lm: PreTrainedModel) -> torch.Tensor:
 def ours(lm: PreTrainedModel) -> torch.Tensor:
     """Of rows end to end."""
     some = rows()
-    tokens = TokenModel(lm)(collate(some[: SIDES[0]], some[SIDES[0] :]))
+    tokens = TokenModel(lm).prepare()(collate(some[: SIDES[0]], some[SIDES[0] :]))
     forget = tokens.sequence < SIDES[0]
     return flat(lm, tokens.nll[~forget].mean() - tokens.nll[forget].mean())
 

@@ -252,13 +252,13 @@ def weighted_entropies(case: Case) -> list[float]:
 
 
 def accuracy(case: Case) -> float | None:
-    """lm-eval: the choice with the highest log-likelihood; here no choice stands before the right one."""
-    scores = [*map(total, case.wrong), total(case.answer)]
+    """lm-eval: the choice with the highest log-likelihood; here no choice stands before the right one, the restated one."""
+    scores = [*map(total, case.wrong), total(case.restated or case.answer)]
     return float(scores.index(max(scores)) == len(case.wrong)) if case.wrong else None
 
 
 def accuracy_normalised(case: Case) -> float | None:
-    scores = [*(-avg_loss(w) for w in case.wrong), -avg_loss(case.answer)]
+    scores = [*(-avg_loss(w) for w in case.wrong), -avg_loss(case.restated or case.answer)]
     return float(scores.index(max(scores)) == len(case.wrong)) if case.wrong else None
 
 

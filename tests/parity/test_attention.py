@@ -64,6 +64,9 @@ def run(attention, drawn, pack: Pack, **options) -> list[torch.Tensor]:
     """Output, and gradients in query, key and value."""
     *inputs, counts = drawn
     inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    if attention is packed_attention:
+        scaling = options.get("scaling", inputs[0].shape[-1] ** -0.5)
+        options = {"how": Scoring(scaling, options.get("softcap"))} if options else {}
     out = attention(*inputs, pack, **options)
     (out * counts).sum().backward()
     return [out.detach(), *(x.grad for x in inputs)]
@@ -149,7 +152,7 @@ def test_what_somebody_chose_for_a_reason_is_left_alone():
 
 def test_a_saved_model_knows_nothing_of_how_it_attended(tmp_path):
     lm = make("Llama")
-    TokenModel(lm)
+    TokenModel(lm).prepare()
     lm.save_pretrained(tmp_path)
     assert "packed" not in (tmp_path / "config.json").read_text()
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"

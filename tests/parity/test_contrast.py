@@ -28,7 +28,7 @@ def gradients(model: TokenModel, row) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("nearest", "chunk"), [(1, 512), (3, 7), (8, 64), (10_000, 16)])
 def test_the_closed_form_is_the_cosine_of_the_gradients_at_the_head(nearest, chunk, make_llama, forget_rows, retain_rows):
     """An untied head, so that its gradient is the head's alone; with more asked for than there are, all are meant."""
-    model = TokenModel(make_llama(tie_word_embeddings=False))
+    model = TokenModel(make_llama(tie_word_embeddings=False)).prepare()
     forget, retain = forget_rows[:3], retain_rows[:4]
     ours = head_similarity(model, forget, retain, nearest=nearest, batch=2, chunk=chunk)
     held = [g for row in retain for g in gradients(model, row)]
@@ -41,7 +41,7 @@ def test_the_closed_form_is_the_cosine_of_the_gradients_at_the_head(nearest, chu
 
 def test_what_stands_in_retain_rows_too_has_no_importance(llama, forget_rows, retain_rows):
     """A forget row that is compared with itself finds its own gradients: cosine 1, importance 0."""
-    model, (row, other) = TokenModel(llama), forget_rows[:2]
+    model, (row, other) = TokenModel(llama).prepare(), forget_rows[:2]
 
     def similarity(nearest: int, most: int):
         return head_similarity(model, [row, other], [row, *retain_rows[:2]], nearest=nearest, batch=4)
@@ -55,7 +55,7 @@ def test_what_stands_in_retain_rows_too_has_no_importance(llama, forget_rows, re
 
 def test_a_warm_scorer_gives_what_it_was_fitted_to(llama, forget_rows):
     """A target that is linear in the state: the fit finds it up to what the penalty takes."""
-    model, rows = TokenModel(llama), forget_rows[:8]
+    model, rows = TokenModel(llama).prepare(), forget_rows[:8]
     settings = Learned(warm=True)
     context = TrainingContext(loss=GradientDifference(), reference=Reference(), train=Train(), width=32, steps=1)
     learned = LearnedImportance(settings, context)

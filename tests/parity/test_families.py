@@ -81,7 +81,7 @@ def truth(lm: transformers.PreTrainedModel, padded: list[Encoded]) -> tuple[torc
 def test_nll_and_states_are_those_of_the_models_own_forward(family):
     """Padded or one row at a time, ours and theirs are the same four numbers."""
     lm, some = make(family), rows()
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     with torch.no_grad():
         ours, alone = model(collate(some)), [model(collate([row])) for row in some]
     nll, states = truth(lm, some)
@@ -101,7 +101,7 @@ def test_nll_and_states_are_those_of_the_models_own_forward(family):
 @pytest.mark.parametrize("family", ["Llama", "Gemma2", "GPT2"])
 def test_statistics_and_logits_on_request_change_no_number(family):
     """A hit is the arg max of its logits; NLL is −log softmax of the same logits."""
-    model, batch = TokenModel(make(family)), collate(rows())
+    model, batch = TokenModel(make(family)).prepare(), collate(rows())
     with torch.no_grad():
         bare, full = model(batch), model(batch, statistics=True, logits=True)
     assert bare.statistics is None
@@ -114,7 +114,7 @@ def test_statistics_and_logits_on_request_change_no_number(family):
 
 def test_the_predicting_state_is_the_own_state_of_the_token_before():
     """Within a row, the state that predicts scored token k+1 is scored token k's own state."""
-    model, batch = TokenModel(make("Llama")), collate(rows())
+    model, batch = TokenModel(make("Llama")).prepare(), collate(rows())
     with torch.no_grad():
         own, before = model(batch), model(batch, state="predicting")
     same_row = own.sequence[1:] == own.sequence[:-1]
@@ -124,7 +124,7 @@ def test_the_predicting_state_is_the_own_state_of_the_token_before():
 
 def test_the_own_state_sees_its_token_and_the_predicting_state_does_not():
     """Another last token moves its own state and leaves the one before as it was."""
-    model, row = TokenModel(make("Llama")), rows()[1]
+    model, row = TokenModel(make("Llama")).prepare(), rows()[1]
     other = Encoded(example=row.example, ids=(row.ids[0], (row.ids[1] + 1) % 401), start=1, offsets=row.offsets)
     with torch.no_grad():
         a, b = (model(collate([r]), state="predicting") for r in (row, other))
@@ -145,23 +145,23 @@ class Louder(transformers.LlamaForCausalLM):
 def test_a_family_that_does_something_unknown_behind_its_decoder_is_refused():
     lm = Louder(transformers.LlamaConfig(**SMALL))
     with pytest.raises(ModelError, match="Louder does something between its decoder and its logits"):
-        TokenModel(lm)
+        TokenModel(lm).prepare()
 
 
 def test_a_model_without_a_language_model_head_is_refused():
     with pytest.raises(ModelError, match="LlamaModel has no language-model head"):
-        TokenModel(transformers.LlamaModel(transformers.LlamaConfig(**SMALL)))
+        TokenModel(transformers.LlamaModel(transformers.LlamaConfig(**SMALL))).prepare()
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_looking_at_the_head_leaves_the_mode_and_the_gradients_alone(training):
     lm = make("Llama").train(training)
-    TokenModel(lm)
+    TokenModel(lm).prepare()
     assert lm.training is training
     assert all(p.grad is None for p in lm.parameters())
 
 
 def test_width_is_that_of_the_hidden_state():
-    model = TokenModel(make("GPT2"))
+    model = TokenModel(make("GPT2")).prepare()
     assert model.width == 32
     assert model(collate(rows()[:1])).hidden.shape == (257, 32)

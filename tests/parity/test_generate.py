@@ -33,7 +33,7 @@ def test_answers_are_those_of_one_row_at_a_time(family, packs):
     ends = frozenset({free[0][2], free[1][5], free[4][0]})
     expected = [row[: next((i for i, token in enumerate(row) if token in ends), 9) + 1] for row in free]
     assert len({len(row) for row in expected}) > 1
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     assert model.packs
     model.packs = packs
     assert greedy(model, PROMPTS, ends=ends, new_tokens=9) == expected
@@ -41,7 +41,7 @@ def test_answers_are_those_of_one_row_at_a_time(family, packs):
 
 def test_bf16_says_what_one_row_at_a_time_says():
     lm = make("Llama").to(torch.bfloat16)
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     together = greedy(model, PROMPTS, ends={0}, new_tokens=3)
     assert together == [greedy(model, [prompt], ends={0}, new_tokens=3)[0] for prompt in PROMPTS]
 
@@ -49,7 +49,7 @@ def test_bf16_says_what_one_row_at_a_time_says():
 def test_rows_that_have_ended_leave_the_batch_and_beginnings_are_run_once():
     """Four prompts of which two are the same; two of the four rows end at their first token, so that two go on."""
     lm, sizes = make("Llama"), []
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     prompts = [QUESTIONS[0], QUESTIONS[0], QUESTIONS[1], QUESTIONS[2]]
     first = [by_hand(lm, prompt, frozenset(), 1)[0] for prompt in prompts]
     assert first[0] not in first[2:]
@@ -59,7 +59,7 @@ def test_rows_that_have_ended_leave_the_batch_and_beginnings_are_run_once():
 
 
 def test_no_prompts_get_no_answers():
-    assert greedy(TokenModel(make("Llama")), [], ends={0}, new_tokens=3) == []
+    assert greedy(TokenModel(make("Llama")).prepare(), [], ends={0}, new_tokens=3) == []
 
 
 def test_a_mask_of_the_models_own_is_used_again_afterwards():
@@ -67,7 +67,7 @@ def test_a_mask_of_the_models_own_is_used_again_afterwards():
     lm, ids = make("Llama"), torch.tensor([QUESTIONS[0]])
     with torch.no_grad():
         before = lm(ids).logits
-        greedy(TokenModel(lm), PROMPTS[:2], ends={0}, new_tokens=3)
+        greedy(TokenModel(lm).prepare(), PROMPTS[:2], ends={0}, new_tokens=3)
         assert torch.equal(lm(ids).logits, before)
 
 
@@ -107,6 +107,6 @@ def test_a_recurrent_model_answers_as_one_row_at_a_time_and_its_layers_stay_its_
     prompts = [text(n) for n in (3, 5, 5, 9, 12, 3, 17, 9, 9)]
     lm = make_recurrent(family)
     expected = [by_hand(copy.deepcopy(lm), prompt, frozenset(), 5) for prompt in prompts]
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     assert not model.packs
     assert greedy(model, prompts, ends={400}, new_tokens=5) == expected

@@ -27,8 +27,8 @@ LENGTHS = {  # tokens of forget and of retain rows, of which the first is never 
 
 
 def padded(lm: transformers.PreTrainedModel) -> TokenModel:
-    model = TokenModel(lm)
-    model.packs = False
+    model = TokenModel(lm).prepare()
+    model.decoder.packs = False
     return model
 
 
@@ -56,7 +56,7 @@ def test_a_pack_gives_all_that_the_padded_batch_gives(family, shape):
     lm, some = make(family), batch(shape)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = TokenModel(lm)
+        model = TokenModel(lm).prepare()
     assert model.packs
     with torch.no_grad():
         for state in ("own", "predicting"):
@@ -72,7 +72,7 @@ def test_a_pack_gives_all_that_the_padded_batch_gives(family, shape):
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GPT2"])
 def test_gradients_are_those_of_the_padded_batch(family, shape):
     lm, some = make(family), batch(shape)
-    ours, theirs = gradients(TokenModel(lm), some), gradients(padded(lm), some)
+    ours, theirs = gradients(TokenModel(lm).prepare(), some), gradients(padded(lm), some)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
@@ -81,7 +81,7 @@ def test_gradients_are_no_further_from_the_truth_than_those_of_the_padded_batch(
     """Truth is the padded batch in fp64 with the same (rounded) weights; a tenth more is another order of summing."""
     lm, some = make("Llama").to(dtype), batch("ugly")
     truth = gradients(padded(copy.deepcopy(lm).double()), some)
-    error, other = (float((gradients(m, some).double() - truth).norm()) for m in (TokenModel(lm), padded(lm)))
+    error, other = (float((gradients(m, some).double() - truth).norm()) for m in (TokenModel(lm).prepare(), padded(lm)))
     assert error <= 1.1 * other
 
 
@@ -95,16 +95,16 @@ def test_checkpointing_and_adapters_change_no_gradient(rank):
             if "lora_B" in name:
                 torch.nn.init.normal_(p, std=0.1)
     lm.train()
-    kept, theirs = gradients(TokenModel(lm), batch("ugly")), gradients(padded(lm), batch("ugly"))
+    kept, theirs = gradients(TokenModel(lm).prepare(), batch("ugly")), gradients(padded(lm), batch("ugly"))
     checkpoint_activations(lm)
-    assert torch.equal(gradients(TokenModel(lm), batch("ugly")), kept)
+    assert torch.equal(gradients(TokenModel(lm).prepare(), batch("ugly")), kept)
     assert float((kept - theirs).norm() / theirs.norm()) < 1e-5
 
 
 def test_no_position_is_run_that_holds_no_token():
     """258 + 2 + 31 + 2 + 107 = 400 tokens, where the padded batch has 5 · 258."""
     lm, seen = make("Llama"), []
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     lm.get_input_embeddings().register_forward_hook(lambda _, ids, __: seen.append(ids[0].shape))
     model(batch("ugly"))
     assert seen == [(1, 400)]
@@ -112,7 +112,7 @@ def test_no_position_is_run_that_holds_no_token():
 
 def test_a_row_does_not_see_its_neighbours():
     """Other words before and behind it leave its numbers as they were, to the bit."""
-    some, model = rows(), TokenModel(make("Llama"))
+    some, model = rows(), TokenModel(make("Llama")).prepare()
     first, last = (
         Encoded(example=r.example, ids=tuple((i + 1) % 401 for i in r.ids), start=r.start, offsets=r.offsets)
         for r in (some[0], some[4])
@@ -126,7 +126,7 @@ def test_a_row_does_not_see_its_neighbours():
 
 def test_a_batch_without_rows_gives_nothing_and_takes_gradients():
     """A process without a share still meets the others in the forward."""
-    tokens = TokenModel(make("Llama"))(collate([]))
+    tokens = TokenModel(make("Llama")).prepare()(collate([]))
     assert tokens.nll.shape == (0,)
     tokens.nll.sum().backward()
 
@@ -150,7 +150,7 @@ def test_a_family_that_cannot_be_packed_says_so_and_is_padded(family, dtype):
     lm.to(dtype)
     own, some = lm.config._attn_implementation, rows()
     with pytest.warns(UserWarning, match=f"{family}ForCausalLM cannot be run without padding") as caught:
-        model = TokenModel(lm)
+        model = TokenModel(lm).prepare()
     assert sum("without padding" in str(w.message) for w in caught) == 1
     assert lm.config._attn_implementation == own
     with torch.no_grad():
@@ -162,17 +162,17 @@ def test_a_model_may_be_wrapped_twice():
     """The second finds the first's attention in place, and says the same."""
     lm, some = make("Llama"), batch("ugly")
     with torch.no_grad():
-        assert torch.equal(TokenModel(lm)(some).nll, TokenModel(lm)(some).nll)
-        assert torch.equal(TokenModel(copy.deepcopy(lm))(some).nll, TokenModel(lm)(some).nll)
+        assert torch.equal(TokenModel(lm).prepare()(some).nll, TokenModel(lm).prepare()(some).nll)
+        assert torch.equal(TokenModel(copy.deepcopy(lm)).prepare()(some).nll, TokenModel(lm).prepare()(some).nll)
 
 
 def test_tokens_that_blow_up_roundings_do_not_keep_a_family_from_being_packed():
     """One wording in which the states differ is chance; in all three it is another computation."""
     truth = torch.randn(39, 8)
-    model = TokenModel(make("Llama"))
+    model = TokenModel(make("Llama")).prepare()
     off = truth.clone()
     off[:26] += 1
-    model._require_same(off, truth)
+    model.decoder._require_same(off, truth)
     off[26:] += 1
     with pytest.raises(ValueError, match="states differ by"):
-        model._require_same(off, truth)
+        model.decoder._require_same(off, truth)

@@ -48,7 +48,7 @@ def rows(shape: str) -> list[Encoded]:
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GPT2", "Mixtral"])
 def test_shared_rows_have_the_numbers_of_one_row_at_a_time(family, shape):
     lm, some = make(family), rows(shape)
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     assert model.packs
     with torch.no_grad():
         for state in ("own", "predicting"):
@@ -65,15 +65,15 @@ def test_shared_rows_have_the_numbers_of_one_row_at_a_time(family, shape):
 def test_gradients_are_those_of_the_padded_batch(family, shape):
     """A token that stands for several rows takes the gradients of all of them."""
     lm, some = make(family), collate(rows(shape))
-    ours, theirs = gradients(TokenModel(lm), some), gradients(padded(lm), some)
+    ours, theirs = gradients(TokenModel(lm).prepare(), some), gradients(padded(lm), some)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
 def test_checkpointing_changes_no_gradient():
     lm, some = make("Llama").train(), collate(rows("seven answers"))
-    kept = gradients(TokenModel(lm), some)
+    kept = gradients(TokenModel(lm).prepare(), some)
     checkpoint_activations(lm)
-    assert torch.equal(gradients(TokenModel(lm), some), kept)
+    assert torch.equal(gradients(TokenModel(lm).prepare(), some), kept)
 
 
 @pytest.mark.parametrize("shape", PAIRS)
@@ -92,7 +92,7 @@ def test_a_tree_holds_each_beginning_once_and_every_row_whole(shape):
 def test_only_the_trees_tokens_are_run():
     """Seven answers of 55 tokens to one prompt of 20."""
     lm, seen = make("Llama"), []
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     lm.get_input_embeddings().register_forward_hook(lambda _, ids, __: seen.append(ids[0].shape[1]))
     model(collate(rows("seven answers")))
     assert seen == [20 + 55]

@@ -55,8 +55,8 @@ def test_dpo_is_trls_times_two_over_beta(trainer):
 
     forget = [encoded(pair["prompt_ids"], pair["rejected_ids"], f"f{k}") for k, pair in enumerate(pairs)]
     instead = [encoded(pair["prompt_ids"], pair["chosen_ids"], f"w{k}") for k, pair in enumerate(pairs)]
-    reference = make_reference(TokenModel(start), [*forget, *instead], DPO.requires, batch=3)
-    tokens, preferred = TokenModel(policy)(collate(forget, preferred=instead)).split(len(forget))
+    reference = make_reference(TokenModel(start).prepare(), [*forget, *instead], DPO.requires, batch=3)
+    tokens, preferred = TokenModel(policy).prepare()(collate(forget, preferred=instead)).split(len(forget))
     ours = DPO(beta=BETA)(replace(tokens, preferred=preferred), torch.ones_like(tokens.nll).detach(), reference)
     ours = ours * BETA / 2 / len(pairs)
     ours.backward()

@@ -91,7 +91,7 @@ def test_the_alternation_is_the_one_written_out(objective, make_llama, forget_ro
         settings, TrainingContext(loss=loss, reference=Reference(), train=TRAIN, width=32, steps=steps)
     )
     fit(
-        TokenModel(ours),
+        TokenModel(ours).prepare(),
         windows(forget, retain_rows, DEALT),
         Method(loss=loss, importance=importance, settings=TRAIN),
         steps=steps,

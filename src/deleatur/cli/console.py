@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ from deleatur.distributed.processes import is_first
 from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
 from deleatur.report import ComparedMethod, compare_table, heat_spans, percent, rows_of, set_name, verdict
 from deleatur.report.audit_page import AUDIT_ARMS, verdict_line
-from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, set_metric_rows
-from deleatur.run_folder.schema import read_importance
+from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, rows_left_out, set_metric_rows
+from deleatur.run_folder.schema import RunResults, read_importance
 from deleatur.settings import Train
 
 if TYPE_CHECKING:  # what they bring with them would make a list of names slow
@@ -102,7 +102,7 @@ def _marked(row: Encoded, tokenizer: Any) -> Text:
     return text
 
 
-def print_results(results: dict[str, Any], out: Path) -> None:
+def print_results(results: RunResults, out: Path) -> None:
     """The evidence as a table, and the report's path."""
     table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ lower is better, ↑ higher)")
     suite = results.get("suite", {"score": "revealed"})
@@ -113,10 +113,12 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         arrow = {"lower": "↓ ", "higher": "↑ "}.get(row.better, "  ")
         before, after = percent(row.before, row.before_se), percent(row.after, row.after_se)
         name = "" if row.set == shown else set_name(row.set)
-        table.add_row(name, arrow + by_judge(row.metric, judge), before, after, str(row.n))
+        table.add_row(name, arrow + by_judge(row.metric, judge), before, after, row.count)
         shown = row.set
     OUT.print(table)
-    _print_set_metric_rows(set_metric_rows(results), "before", "after")
+    _print_set_metric_rows(
+        set_metric_rows(results.get("whole", {}), results.get("suite", {}).get("judge")), "before", "after"
+    )
     found = verdict(results)
     OUT.print(f"{found.headline}.", style="bold", soft_wrap=True)
     for sentence in found.reasons:
@@ -137,14 +139,15 @@ def print_results(results: dict[str, Any], out: Path) -> None:
     for note in found.notes:
         OUT.print(f"Note: {note}", soft_wrap=True)
     OUT.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}", soft_wrap=True)
-    if any(part["cut"] for part in results["data"].values()):
-        cut = ", ".join(f"{part['cut']} of {name}" for name, part in results["data"].items() if part["cut"])
+    parts = {name: part.get("cut", 0) for name, part in results["data"].items() if part}
+    if any(parts.values()):
+        cut = ", ".join(f"{count} of {name}" for name, count in parts.items() if count)
         OUT.print(f"Cut at data.max_length: {cut} rows")
 
 
 def print_evaluation(figures: dict[str, Any]) -> None:
     """What `evaluate` found of one model."""
-    print_figures(figures["sets"], figures["judge"])
+    print_figures(figures["sets"], figures["judge"], rows_left_out(figures.get("data", {}), figures["sets"]))
     print_set_metrics(figures["whole"], figures["judge"])
     print_tasks(figures.get("lm_eval", {}))
     for note in figures.get("notes", ()):
@@ -167,20 +170,21 @@ def print_audit(report: dict[str, Any], page: Path) -> None:
     OUT.print(f"Page: {page}", soft_wrap=True)
 
 
-def print_figures(figures: dict[str, Any], judge: str | None = None) -> None:
-    """Sets and metrics of one model."""
+def print_figures(figures: dict[str, Any], judge: str | None = None, left_out: dict[str, int] | None = None) -> None:
+    """Sets and metrics of one model; `left_out` has the sizes of sets of which not all rows were evaluated."""
     table = Table("rows", "metric", "value", "n")
     for name, metrics in figures.items():
         table.add_section()
         for number, (metric, figure) in enumerate(m for m in metrics.items() if m[0] in METRIC_LABELS):
-            value = percent(figure["value"], figure["se"])
-            table.add_row("" if number else set_name(name), by_judge(metric, judge), value, str(figure["n"]))
+            value, size = percent(figure["value"], figure["se"]), (left_out or {}).get(name)
+            count = str(figure["n"]) if size is None else f"{figure['n']} of {size}"
+            table.add_row("" if number else set_name(name), by_judge(metric, judge), value, count)
     OUT.print(table)
 
 
 def print_set_metrics(whole: dict[str, Any], judge: str | None = None) -> None:
     """Figures over whole sets of one model, and what those that could not be made lack."""
-    _print_set_metric_rows(set_metric_rows({"whole": {"after": whole}, "suite": {"judge": judge}}), "after")
+    _print_set_metric_rows(set_metric_rows({"after": whole}, judge), "after")
 
 
 def _print_set_metric_rows(rows: Sequence[SetMetricRow], *sides: str) -> None:
@@ -255,7 +259,7 @@ def print_heat(path: Path, limit: int) -> None:
     OUT.print(f"{min(limit, len(rows))} of {len(rows)} rows; all are in {path}", soft_wrap=True)
 
 
-def _heat(answer: str, tokens: Sequence[dict[str, Any]]) -> Text:
+def _heat(answer: str, tokens: Sequence[Mapping[str, Any]]) -> Text:
     text = Text()
     for piece in heat_spans(answer, list(tokens)):
         strength = min(max(piece.importance or 0.0, 0.0), 1.0)

@@ -263,7 +263,8 @@ def _report(args: list[str]) -> None:
     from deleatur.report.interop import write_as
     from deleatur.run_folder.writer import read_records
 
-    records = read_records(run / "records" / "after.jsonl") or {}
+    found = (read_records(run / "records" / f"{when}.jsonl") for when in ("after", "before"))  # an evaluation's are "before"
+    records = next((made for made in found if made), {})
     print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import asdict, replace
@@ -32,6 +31,7 @@ from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
+from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
 from deleatur.run_folder.writer import require_same_rows
 from deleatur.settings import Guard, require
 from deleatur.training.setup import preferred_rows, require_parts
@@ -84,7 +84,7 @@ class Bench:
         require_same_terms(self.out, base, budget, self.wanted)
         require_same_rows(self.out, rows)
         self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
-        network, encoder = TokenModel(lm), make_encoder(tokenizer, base.data)
+        network, encoder = TokenModel(lm).prepare(), make_encoder(tokenizer, base.data)
         place_model(network)
         self.session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress)
         self.known = make_evaluator(replace(self.session, folder=self.out), base).before()
@@ -124,8 +124,8 @@ class Bench:
             return False
         folder.mkdir(exist_ok=True)
         write_atomic(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
-        write_atomic(folder / "steps.jsonl", (json.dumps(asdict(s)) + "\n" for s in outcome.steps))
-        write_atomic(folder / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        write_lines(folder / "steps.jsonl", map(asdict, outcome.steps))
+        write_results(folder / "results.json", outcome.results)
         self.done += 1
         return True
 
@@ -229,9 +229,9 @@ def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> 
     }
     path = out / "bench.json"
     if not path.exists():
-        write_atomic(path, json.dumps(now, indent=2) + "\n")
+        write_json(path, now)
         return
-    then, now = _paths(json.loads(path.read_text(encoding="utf-8"))), _paths(now)
+    then, now = _paths(read_json(path)), _paths(now)
     if changed := [key for key in now if then.get(key) != now[key]]:
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
 

@@ -23,13 +23,14 @@ from deleatur.distributed.processes import start
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.aggregate import Figures
 from deleatur.importance import Uniform
-from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import exact_matmul, load, save
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns
+from deleatur.run_folder.schema import write_json, write_lines
 from deleatur.settings import Data, Evaluation, Keep, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import Method, fit
@@ -92,7 +93,7 @@ def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
     """The evaluation of a model fine-tuned on everything but the forgotten people; kept in the run folder."""
     model = _fine_tuned(demo, _world(demo).retain, progress)
     figures = evaluate(replace(run, model=str(model)), progress)
-    write_atomic(Path(demo.out) / "reference.json", json.dumps(figures, indent=2) + "\n")
+    write_json(Path(demo.out) / "reference.json", figures)
     return figures
 
 
@@ -134,7 +135,7 @@ def fine_tuned_model(
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     with resume_hint("the same command"), kept.handle_signals():
         fit(
-            TokenModel(model.to(start().device)),  # pyright: ignore[reportArgumentType]
+            TokenModel(model.to(start().device)).prepare(),  # pyright: ignore[reportArgumentType]
             fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
             Method(loss=GradientDifference(), importance=Uniform(), settings=settings),
             steps=count,
@@ -151,8 +152,7 @@ def write_world(world: World, folder: Path) -> None:
     """forget.jsonl, retain.jsonl and holdout.jsonl, as a user would have them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("forget", world.forget), ("retain", world.retain), ("holdout", world.holdout)):
-        lines = (json.dumps(row_of(e), ensure_ascii=False) + "\n" for e in rows)
-        write_atomic(folder / f"{name}.jsonl", lines)
+        write_lines(folder / f"{name}.jsonl", map(row_of, rows))
 
 
 def row_of(example: Example) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of
-from deleatur.commands.inputs import encode_sets, require_usable, rows_suite, suite_of
+from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of, row_notes
+from deleatur.commands.inputs import encode_sets, reading_notes, require_usable, rows_suite, suite_of
 from deleatur.config.run_config import Run, evaluation_to_yaml, from_yaml
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
@@ -28,15 +27,15 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
-from deleatur.run_folder.schema import require_no_links
+from deleatur.run_folder.schema import read_json, require_no_links, write_json, write_lines
 from deleatur.run_folder.writer import (
     claimed,
+    evaluation_of,
     has_results,
     importance_lines,
     require_empty,
     require_same_rows,
     set_metrics_of,
-    write_lines,
 )
 from deleatur.types import Encoded, Suite
 
@@ -62,7 +61,7 @@ def evaluate(
 
     Returns:
         `sets` (set → metric → `value`, `n`, `se`), `whole` (set metric → figure, or what it `lacks`), the `judge`'s
-        name, and with tasks `lm_eval`.
+        name, `notes`, what was evaluated (`model`, `data`, `suite`, `run`, its settings), and with tasks `lm_eval`.
 
     Raises:
         DataError, ConfigError, ModelError: A row, a setting, the model or the folder cannot be used.
@@ -75,7 +74,7 @@ def evaluate(
         agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
-                return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                return read_json(folder / "results.json")
         run = replace(run, out=str(folder))
         session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
@@ -83,7 +82,7 @@ def evaluate(
             with resume_hint(f"deleatur evaluate {folder} --resume"):
                 found = _figures(session, run, tasks)
                 if is_first():
-                    write_atomic(folder / "results.json", json.dumps(found, indent=2) + "\n")
+                    write_json(folder / "results.json", found)
             return found
 
 
@@ -102,7 +101,7 @@ def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
 def _on_device(
     lm: PreTrainedModel, encoder: Encoder, suite: Suite, rows: dict[str, list[Encoded]], progress: Progress = Progress()
 ) -> Session:
-    network = TokenModel(lm)
+    network = TokenModel(lm).prepare()
     place_model(network)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress)
 
@@ -119,9 +118,13 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
     with precision_of(model, run.evaluation.precision):
         lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
-    notes = answer_notes(records["before"], run.evaluation.new_tokens)
+    notes = [
+        *reading_notes(session.rows, run),
+        *row_notes(session, run.evaluation),
+        *answer_notes(records["before"], run.evaluation.new_tokens),
+    ]
     found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
-    return found | lm_eval
+    return evaluation_of(run, session) | found | lm_eval
 
 
 def score(folder: Path, *, rows: str | None, model: str | None, progress: Progress = Progress()) -> Path:
@@ -143,12 +146,12 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     if isinstance(importance, Learns):
         importance = importance.load(folder, session.model.width)
     elif isinstance(importance, Prepares):  # as it would have been made for these rows
-        first = TokenModel(load(run.model)[0])
+        first = TokenModel(load(run.model)[0]).prepare()
         place_model(first)
         kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
-    everything = replace(run, evaluation=replace(run.evaluation, rows=len(examples)))
+    everything = replace(run, evaluation=replace(run.evaluation, rows=len(encoded["forget"])))
     records = make_evaluator(session, everything).predict(session.model, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"
     write_lines(path, importance_lines(records, [None] * len(records)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -27,7 +28,24 @@ from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
 from deleatur.run_folder.writer import Records, read_records, write_records
 from deleatur.settings import Evaluation, Judge, Precision
-from deleatur.types import Encoded
+from deleatur.types import Encoded, Suite
+
+OWN_ROWS = 200  # of a set, where the user's rows are no suite
+
+
+def rows_asked(suite: Suite, settings: Evaluation) -> int:
+    """Most rows of a set that are evaluated."""
+    return settings.rows or (OWN_ROWS if suite.name == "rows" else sys.maxsize)
+
+
+def row_notes(session: Session, settings: Evaluation) -> list[str]:
+    """Sentences where not all rows of a set are evaluated, and where token ids are not those of the chat template alone."""
+    most, data = rows_asked(session.suite, settings), session.encoder.settings
+    sizes = {name: len(session.rows[name]) for name in session.suite.evaluated_sets}
+    cut = ", ".join(f"{most} of {size} {name} rows" for name, size in sizes.items() if size > most)
+    notes = [f"Evaluated are {cut}, spread evenly (evaluation.rows)"] if cut else []
+    notes += ["Token ids are OpenUnlearning's (data.layout)"] if data.layout == "open-unlearning" else []
+    return notes + (["Every row without a system turn has that of data.system_prompt"] if data.system_prompt else [])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,10 +150,10 @@ class Evaluator:
         return {name: [replace(r, judged=next(verdicts)) for r in rows] for name, rows in records.items()}
 
     def _sets(self) -> dict[str, Sequence[Encoded]]:
-        suite, rows = self.session.suite, self.session.rows
+        suite, rows, most = self.session.suite, self.session.rows, rows_asked(self.session.suite, self.settings)
         return variants(
             self.session.encoder,
-            {name: evenly(rows[name], self.settings.rows) for name in suite.evaluated_sets},
+            {name: evenly(rows[name], most) for name in suite.evaluated_sets},
             shots=self.settings.shots,
             from_rows=rows.get("retain", ()),
             forget_sets=suite.forget_sets,
@@ -175,7 +193,7 @@ def precision_of(model: TokenModel, precision: Precision) -> Iterator[None]:
     own, wanted = model.dtype, DTYPES[precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
         raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are evaluated as they are; give --evaluation.precision bf16")
-    with contextlib.nullcontext() if own == wanted else model.own_attention():
+    with contextlib.nullcontext() if own == wanted else model.decoder.own_attention():
         if wanted == torch.bfloat16:
             with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
                 yield

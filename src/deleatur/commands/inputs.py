@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_all, make_encoder
-from deleatur.data.rows import read_rows, refuse_overlap
+from deleatur.data.files import files_read
+from deleatur.data.rows import read_rows, refuse_overlap, root_of
 from deleatur.data.suites import read_suite
+from deleatur.data.windows import windows
 from deleatur.errors import ConfigError, ModelError
 from deleatur.modeling.checks import require_finite, require_known, require_room
 from deleatur.modeling.loading import load_tokenizer
@@ -57,7 +59,28 @@ def encode_sets(
 ) -> dict[str, list[Encoded]]:
     """Every set's rows as token ids."""
     encoder = make_encoder(tokenizer, run.data)
-    return {name: encode_all(encoder, examples) for name, examples in sets.items()}
+    return {name: encode_all(encoder, windows(encoder, examples)) for name, examples in sets.items()}
+
+
+def reading_notes(rows: Mapping[str, Sequence[Encoded]], run: Run) -> list[str]:
+    """Sentences on what was read and is not trained or evaluated as a whole, and from which files."""
+    notes = []
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    for name, encoded in rows.items():
+        if files := files_read(sources.get(name), root_of(run.data)):
+            read = f"The {len(encoded)} {name} rows are those of {', '.join(files)}"
+            notes.append(f"{read}; give one of these files for its rows alone")
+        if cut := [row for row in encoded if row.cut]:
+            remedy = "" if any(row.example.prompt for row in cut) else "; --data.split makes windows of them"
+            limit = f"data.max_length {run.data.max_length}"
+            notes.append(
+                f"{len(cut)} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end{remedy}"
+            )
+        earlier = sum(any(role == "assistant" for role, _ in row.example.prompt) for row in encoded)
+        if earlier and run.data.turns == "last":
+            seen = f"{earlier} of {len(encoded)} {name} rows hold earlier answers, which are context alone"
+            notes.append(f"{seen}; --data.turns each makes a row of every answer")
+    return notes
 
 
 def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[str, int], PreTrainedTokenizerBase]:

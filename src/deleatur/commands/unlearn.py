@@ -9,12 +9,12 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.commands.evaluator import judge_of, make_evaluator
-from deleatur.commands.inputs import encode_sets, require_trained, require_usable, rows_suite, suite_of
+from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
+from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
@@ -25,6 +25,7 @@ from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
+from deleatur.modeling.dry_run import try_merging, try_saving
 from deleatur.modeling.loading import exact_matmul, load, prepare
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
@@ -32,6 +33,7 @@ from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import HasScorer
 from deleatur.report import write_report
+from deleatur.run_folder.schema import RunResults, read_results
 from deleatur.run_folder.writer import (
     Outcome,
     Records,
@@ -69,7 +71,8 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         require_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
-        say_cut(session, run)
+        for note in reading_notes(session.rows, run):
+            progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
             progress.phase("Writing the run folder")
@@ -87,12 +90,21 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     rows = encode_sets(suite.sets, tokenizer, run)
     require_usable(model, rows, run)
-    network = TokenModel(model)
+    network = TokenModel(model).prepare()
     require_parts(network, run)
     require_space(model, out, run)
+    try_the_end(model, tokenizer, run)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
+
+
+def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
+    """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
+    if run.lora.rank is not None:
+        try_merging(model, run.lora, run.model)
+    if tokenizer is not None and run.lora.bits is None:
+        try_saving(model, tokenizer, run.model)
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -100,16 +112,6 @@ def _claim(run: Run, out: Path, resume: bool) -> None:
     unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))
-
-
-def say_cut(session: Session, run: Run) -> None:
-    """Report how many rows of each set lose their end."""
-    for name, encoded in session.rows.items():
-        if cut := sum(map(session.encoder.is_cut, encoded)):
-            limit = f"data.max_length {run.data.max_length}"
-            session.progress.phase(
-                f"{cut} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end"
-            )
 
 
 def _logged(progress: Progress, out: Path) -> Progress:
@@ -129,9 +131,11 @@ def finish(out: Path) -> Path:
     if is_first():
         write_report(out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is complete without them
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    results = read_results(out / "results.json")
     if results.get("ended") == "rolled back":
-        raise Diverged(f"{results['notes'][0].rstrip('.')}; the model of that step and its report are in {out}")
+        raise Diverged(
+            f"{results.get('notes', ['rolled back'])[0].rstrip('.')}; the model of that step and its report are in {out}"
+        )
     return out
 
 
@@ -184,7 +188,8 @@ def forget(
     require_usable(model, encoded, run)
     start()
     exact_matmul()
-    network = TokenModel(prepare(model))
+    try_the_end(model, None, run)
+    network = TokenModel(prepare(model)).prepare()
     kept = None if will_shard() else weights_of(network.lm)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
@@ -194,7 +199,7 @@ def forget(
 
 def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], run: Run) -> dict[str, tuple[Example, ...]]:
     """Rows that were handed over, checked."""
-    sets = {name: rows_from(rows, name=name, ignore=run.data.ignore) for name, rows in given.items()}
+    sets = {name: rows_from(rows, name=name, settings=run.data) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets["retain"])
     return sets
 
@@ -213,15 +218,20 @@ def unlearn(
     trained = train(session, run, {r.id: r.generated for r in records["before"].get("retain", ())})
     how = {"importance": trained.importance, "start": _start_after(session, run, weights)}
     records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
-    results = results_of(run, session, records, trained.steps)
-    results["suite"]["judge"] = judge_of(run).name
+    results = results_of(run, session, records, trained.steps, judge_of(run).name)
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
     for when in ("before", "after"):
         notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
-    results |= {"ended": trained.ended, "notes": [*trained.notes, *notes]}
-    results |= lacking_coherence(records["after"])
+    notes = [*trained.notes, *notes, *row_notes(session, run.evaluation)]
+    ending = {"ended": trained.ended, "notes": notes, **lacking_coherence(records["after"])}
     scorer = trained.importance.scorer if isinstance(trained.importance, HasScorer) else None
-    return Outcome(model=session.model.lm, scorer=scorer, results=results, records=records, steps=tuple(trained.steps))
+    return Outcome(
+        model=session.model.lm,
+        scorer=scorer,
+        results=cast(RunResults, {**results, **ending}),
+        records=records,
+        steps=tuple(trained.steps),
+    )
 
 
 def _start_after(session: Session, run: Run, weights: Weights | None) -> StartModel | None:

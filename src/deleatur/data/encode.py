@@ -27,10 +27,13 @@ class Encoder:
     @property
     def reasons(self) -> bool:
         """Does the template open a block for reasoning, so that the model's own has to stand before an answer?"""
-        return self.template is not None and bool(self.template.closing)
+        own = self.settings.layout == "own"
+        return own and self.template is not None and bool(self.template.closing)
 
     def __call__(self, example: Example) -> Encoded:
         """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
+        if self.settings.layout == "open-unlearning" and example.prompt and example.prompt[0][0] != "text":
+            return self._as_open_unlearning(example)
         before, answer, ending = self._parts(example)
         text, first = before + answer + ending, len(before)
         ids, spans = self._tokenized(text, add_special_tokens=self.template is None or not ending)
@@ -41,14 +44,39 @@ class Encoder:
         end = next((i for i in range(len(ids), 0, -1) if spans[i - 1][1] > spans[i - 1][0]), 0)
         limit = self.longest if example.reasoning else self.settings.max_length
         ids, spans = ids[: min(end, limit)], spans[: min(end, limit)]
+        self._require_room(example, start, ids)
+        shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
+        offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
+        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > limit)
+
+    def _as_open_unlearning(self, example: Example) -> Encoded:
+        """As that tool has it: the whole rendering and an eos where it does not end in one, scored from where the ids of the
+        generation prompt alone end."""
+        add = self.template is None
+        if self.template is not None:
+            prompt, whole = self.template.conversation(example.prompt, example.answer)
+        else:
+            prompt = _labelled(self._with_system(example.prompt))
+            whole = prompt + example.answer
+        start = len(self.tokenizer(prompt, add_special_tokens=add)["input_ids"])
+        ids, spans = self._tokenized(whole, add_special_tokens=add)
+        if ids[-1] != self.tokenizer.eos_token_id:
+            ids, spans = [*ids, int(str(self.tokenizer.eos_token_id))], [*spans, (len(whole), len(whole))]
+        cut, limit, size = len(ids), self.settings.max_length, len(example.answer)
+        ids, spans = ids[:limit], spans[:limit]
+        self._require_room(example, start, ids)
+        first = whole.rfind(example.answer)
+        if first < 0:
+            raise DataError(f"row {example.id}: the chat template changes the answer; give --data.layout own")
+        offsets = tuple((min(max(a - first, 0), size), min(max(b - first, 0), size)) for a, b in spans[start:])
+        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=cut > limit)
+
+    def _require_room(self, example: Example, start: int, ids: list[int]) -> None:
         if start >= len(ids):
             raise DataError(
                 f"row {example.id}: the prompt takes {start} tokens or more and leaves none of data.max_length "
                 f"({self.settings.max_length}) for the answer; raise data.max_length or shorten the row"
             )
-        shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
-        offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
-        return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > limit)
 
     def _tokenized(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids with their characters: of a long text those of its beginning, more of them than may stay."""
@@ -86,9 +114,11 @@ class Encoder:
         if self.template is not None:
             prompt = self.template.prompt(example.prompt, example.reasoning)
             return prompt, self.template.blank + example.answer, self.ending
+        return _plain(self._with_system(example.prompt)), f" {example.answer}", self.ending
+
+    def _with_system(self, turns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         system = self.settings.system_prompt
-        added = [("system", system)] if system is not None and example.prompt[0][0] != "system" else []
-        return _plain([*added, *example.prompt]), f" {example.answer}", self.ending
+        return turns if system is None or turns[0][0] == "system" else (("system", system), *turns)
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
@@ -120,3 +150,9 @@ def _plain(turns: Iterable[tuple[str, str]]) -> str:
         else:
             questions.append(content)
     return text + "Question: " + "\n".join(questions) + "\nAnswer:"
+
+
+def _labelled(turns: Iterable[tuple[str, str]]) -> str:
+    """OpenUnlearning's layout for models without a chat template."""
+    marks = {"system": "{}\n", "user": "Question: {}\n", "assistant": "Answer: {}\n\n"}
+    return "".join(marks[role].format(content) for role, content in turns) + "Answer: "

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deleatur.data.formats import READERS
+from deleatur.data.formats import counted as counted
+from deleatur.data.messages import printable as printable
+from deleatur.data.messages import reason, redact_value, refusal, show_all
+from deleatur.data.messages import show as show
+from deleatur.data.messages import show_columns as show_columns
 from deleatur.errors import DataError
 
 HUB = re.compile(r"([^/:\s]+/[^/:\s]+)(?:/([^/:\s]+))?(?::(\S+))?")  # owner/name, /config, :split
+SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk and DatasetDict.save_to_disk leave
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")  # of data sets, not rows
 
 
-class ValueRepr(reprlib.Repr):
-    """Cut short enough for a line."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlist, self.maxdict = 2, 80, 80, 3, 3
-
-
-class RedactedRepr(ValueRepr):
-    """Texts by their length alone: what is to be forgotten must not get into a log."""
-
-    def repr_str(self, x: str, level: int) -> str:
-        return f"‹{len(x)} characters›"
-
-
-VALUE_REPR, REDACTED_REPR = ValueRepr(), RedactedRepr()
+class NoRows(DataError):
+    """A source that is as it has to be, and empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +43,7 @@ def read(source: str, root: str | None) -> list[Row]:
         path = _find(source, root)
         return _from_hub(source, root) if path is None else _from_path(path)
     except OSError as e:  # no permission, a name too long
-        raise refusal(source, f"cannot be read ({_reason(e)}); check the path") from e
+        raise refusal(source, f"cannot be read ({reason(e)}); check the path") from e
 
 
 def read_either(local: str, hub: str, root: str | None) -> list[Row]:
@@ -63,10 +52,10 @@ def read_either(local: str, hub: str, root: str | None) -> list[Row]:
     Raises DataError, which names both, where neither gives rows.
     """
     try:
-        if path := under(local, root):
+        if path := under(local, root) or _laid_out_as_hub(hub, root):
             return _from_path(path)
     except (OSError, RuntimeError) as e:  # no permission, ~ without a home
-        raise refusal(local, f"cannot be read under {root} ({_reason(e)}); check the path") from e
+        raise refusal(local, f"cannot be read under {root} ({reason(e)}); check the path") from e
     looked = f"there is none under {root}" if root else "no folder is set by --data.root or $DELEATUR_DATA"
     return collect(hub, Path(local).name, counted(_load(hub, f"{local} or {hub}", looked)))
 
@@ -75,6 +64,18 @@ def under(local: str, root: str | None) -> Path | None:
     """The file or folder of that name under `root`, its suffix given or not; None where there is none."""
     places = [Path(root).expanduser() / f"{local}{suffix}" for suffix in ("", *READERS)] if root else []
     return next((place for place in places if place.exists()), None)
+
+
+def _laid_out_as_hub(hub: str, root: str | None) -> Path | None:
+    """The file of `owner/name/config:split` in a copy of the hub's folder under `root`; None where there is none."""
+    owner_name, config, split = HUB.fullmatch(hub).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    folder = Path(root).expanduser() / owner_name if root else None
+    if folder is None or not folder.is_dir():
+        return None
+    config, split = config or "default", split or "train"
+    stems = (f"{config}/{split}", f"{config}/{split}-*", f"data/{split}-*", f"data/{split}", config, f"data/{config}", split)
+    found = (p for stem in stems for suffix in READERS for p in sorted(folder.glob(f"{stem}{suffix}")))
+    return next(found, None)
 
 
 def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[Row]:
@@ -88,60 +89,8 @@ def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[R
             raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; an object of named columns is needed")
         rows.append(Row(place=f"{name}, {place}", name=f"{stem}-{len(rows) + 1}", cells=row))
     if not rows:
-        raise NoRows(printable(f"{name}: there are no rows; at least one is needed"))
+        raise NoRows(str(refusal(name, "there are no rows; at least one is needed")))
     return rows
-
-
-def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
-    """Rows with their places, for a source that has no lines."""
-    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
-
-
-class NoRows(DataError):
-    """A source that is as it has to be, and empty."""
-
-
-def refusal(place: str, what: str) -> DataError:
-    """The error, on one line that any terminal can show, whatever stands in the user's text and file names."""
-    return DataError(printable(f"{place}: {what}"))
-
-
-def printable(text: str) -> str:
-    """The text with all that a terminal would obey, and not show, written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def show(value: object) -> str:
-    """A name that the user gave, quoted for a message, at most some 80 characters of it."""
-    return _repr(VALUE_REPR, value)
-
-
-def redact_value(value: object) -> str:
-    """What stands in a user's row, for a message: its texts are not shown."""
-    return _repr(REDACTED_REPR, value)
-
-
-def show_columns(names: Iterable[str], separator: str = ", ") -> str:
-    """The first eight names of columns for a message. One with a blank may be a row's text, where a file has no heading."""
-    shown = [redact_value(name) if re.search(r"\s", name) else show(name) for name in sorted(names)]
-    return separator.join(shown[:8]) + (f"{separator}…" if len(shown) > 8 else "")
-
-
-def _repr(way: reprlib.Repr, value: object) -> str:
-    try:
-        return way.repr(value)
-    except ValueError:  # an int of more digits than Python prints
-        return f"a huge {type(value).__name__}"
-
-
-def show_all(values: Sequence[object], separator: str = ", ") -> str:
-    """The first eight values for a message."""
-    return separator.join(map(show, values[:8])) + (f"{separator}…" if len(values) > 8 else "")
-
-
-def _reason(e: Exception) -> str:
-    text = str(getattr(e, "strerror", None) or e)  # the whole of an OSError repeats the path
-    return f"{type(e).__name__}: {' '.join(text.split())[:200]}"
 
 
 def _find(source: str, root: str | None) -> Path | None:
@@ -163,14 +112,52 @@ def _find(source: str, root: str | None) -> Path | None:
 def _from_path(path: Path) -> list[Row]:
     kinds = ", ".join(READERS)
     if path.is_dir():
-        inside = [p for p in path.iterdir() if p.suffix.lower() in READERS and p.is_file() and p.name[0] != "."]
-        if not inside:
-            raise refusal(str(path), f"the folder holds no rows; it needs a file that ends in {kinds}")
-        return [row for p in sorted(inside) for row in _from_path(p)]
+        if any((path / name).is_file() for name in SAVED):
+            return _saved(path)
+        if inside := files_in(path):
+            return [row for p in inside for row in _from_path(p)]
+        deeper = sorted({p.parent.relative_to(path).as_posix() for p in path.rglob("*") if _holds_rows(p)})
+        if deeper:
+            raise refusal(str(path), f"the folder holds rows in {show_all(deeper)} only; give one of these folders")
+        raise refusal(str(path), f"the folder holds no rows; it needs a file that ends in {kinds}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise refusal(str(path), f"is no known kind of file; rows stand in one that ends in {kinds}")
     return collect(str(path), path.stem, reader(str(path), path.read_bytes()))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder that are read as rows, by name."""
+    return sorted(p for p in folder.iterdir() if _holds_rows(p))
+
+
+def files_read(source: str | None, root: str | None) -> tuple[str, ...]:
+    """The names of the files that a folder was read from; empty for whatever is no folder of files."""
+    path = _find(source, root) if source else None
+    if path is None or not path.is_dir() or any((path / name).is_file() for name in SAVED):
+        return ()
+    return tuple(p.name for p in files_in(path))
+
+
+def _holds_rows(path: Path) -> bool:
+    return path.suffix.lower() in READERS and path.is_file() and path.name[0] != "." and path.name not in DESCRIPTIONS
+
+
+def _saved(folder: Path) -> list[Row]:
+    """The rows of a folder that `Dataset.save_to_disk` wrote."""
+    from datasets import Dataset, load_from_disk  # slow to import, and most rows come from files
+
+    try:
+        found = load_from_disk(str(folder))
+    except Exception as e:  # datasets and pyarrow raise what they like
+        raise refusal(str(folder), f"a saved data set that cannot be read ({reason(e)}); save it again") from e
+    if not isinstance(found, Dataset):
+        if len(found) != 1:
+            first = next(iter(found), "")
+            seen = f"the saved data set has the splits {show_all(list(found))}"
+            raise refusal(str(folder), f"{seen}; give the folder of one, such as {folder / str(first)}")
+        (found,) = found.values()
+    return collect(str(folder), folder.resolve().name, counted(list(found)))
 
 
 def _from_hub(source: str, root: str | None) -> list[Row]:
@@ -190,91 +177,4 @@ def _load(hub: str, place: str, looked: str) -> list[object]:
 
         return list(load_dataset(owner_name, config, split=split or "train"))
     except Exception as e:  # the hub, the network and the formats behind it each raise what they like
-        raise refusal(place, f"{looked}, and the hub does not give it ({_reason(e)}); check the name") from e
-
-
-def _jsonl(name: str, data: bytes) -> Iterable[tuple[str, object]]:
-    for number, line in enumerate(_decode(name, data).split("\n"), 1):  # splitlines would break rows that hold U+2028
-        if line.strip():
-            yield f"line {number}", _parse(name, line, number)
-
-
-def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
-    value = _parse(name, _decode(name, data))
-    if isinstance(value, dict):
-        lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
-        if len(lists) != 1:
-            seen = f"an object that holds {len(lists)} lists of objects {show_all(lists)}".rstrip()
-            raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
-        value = value[lists[0]]
-    if not isinstance(value, list):
-        raise refusal(name, f"{redact_value(value)} is not a list of objects, which a .json file has to be")
-    return counted(value)
-
-
-def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
-    reader = csv.reader(io.StringIO(_decode(name, data), newline=""), strict=True)
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        head, *rows = [cells for cells in reader if cells] or [[]]
-    except csv.Error as e:
-        needed = "quote cells that hold quotes, commas or line breaks"
-        raise refusal(f"{name}, line {reader.line_num}", f"broken CSV: {e}; {needed}") from e
-    finally:
-        csv.field_size_limit(limit)
-    if len({*head}) < len(head):
-        raise refusal(name, f"two columns share a name among {show_columns(head)}; rename one")
-    for number, cells in enumerate(rows, 1):
-        if len(cells) != len(head):
-            seen = f"{len(cells)} cells stand under {len(head)} columns"
-            raise refusal(f"{name}, row {number}", f"{seen}; quote cells that hold commas or line breaks")
-        yield f"row {number}", {column: cell or None for column, cell in zip(head, cells, strict=True)}
-
-
-def _parquet(name: str, data: bytes) -> Iterable[tuple[str, object]]:
-    try:
-        from pyarrow import BufferReader, parquet  # slow to import, and few rows come from Parquet
-
-        return counted(parquet.ParquetFile(BufferReader(data)).read().to_pylist())
-    except Exception as e:  # pyarrow has errors of its own, and Python has some for the text inside
-        raise refusal(name, f"broken Parquet ({_reason(e)}); write the file again") from e
-
-
-READERS: dict[str, Callable[[str, bytes], Iterable[tuple[str, object]]]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
-
-
-def _decode(name: str, data: bytes) -> str:
-    data = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        line, byte = data.count(b"\n", 0, e.start) + 1, e.start - data.rfind(b"\n", 0, e.start)
-        seen = f"byte {byte} of the line (0x{data[e.start]:02x}) is not UTF-8"
-        raise refusal(f"{name}, line {line}", f"{seen}; save the file as UTF-8") from e
-
-
-def _parse(name: str, text: str, line: int | None = None) -> object:
-    """The JSON value of a whole file, or of its `line`."""
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as e:
-        whole = line is None and e.msg == "Extra data"
-        needed = "for one object a line name the file .jsonl" if whole else "mend the line"
-        place = f"{name}, line {(line or 1) + e.lineno - 1}"
-        raise refusal(place, f"broken JSON at column {e.colno}: {e.msg}; {needed}") from e
-    except (ValueError, RecursionError) as e:  # a key twice, a number of thousands of digits, brackets too deep
-        place = f"{name}, line {line}" if line else name
-        raise refusal(place, f"JSON that cannot be used: {e}; mend or drop it") from e
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"an object has a key twice among {show_all([key for key, _ in pairs])}")
-    return found
+        raise refusal(place, f"{looked}, and the hub does not give it ({reason(e)}); check the name") from e

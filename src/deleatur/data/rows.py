@@ -10,25 +10,30 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from deleatur.data.columns import hint, renamed
 from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
 from deleatur.settings import Data
 from deleatur.types import Example, Span
 
 Form = tuple[str, ...]
 MARKED = ("id", "subject", "spans")
+CONVERSATIONS = (("messages",), ("conversations",))
 QUESTION_COLUMNS = (*MARKED, "paraphrases", "alternates", "restated", "wrong")
 FORMS: dict[Form, tuple[str, ...]] = {  # the columns that make a row, the answer last → the columns it may have as well
     ("question", "answer"): QUESTION_COLUMNS,
     ("query", "answer"): QUESTION_COLUMNS,
     ("prompt", "completion"): QUESTION_COLUMNS,
     ("prompt", "gt"): QUESTION_COLUMNS,
-    ("instruction", "output"): ("input", *QUESTION_COLUMNS),
-    ("messages",): QUESTION_COLUMNS,
+    ("instruction", "output"): ("input", "system", *QUESTION_COLUMNS),
+    ("messages",): ("system", *QUESTION_COLUMNS),
+    ("conversations",): ("system", *QUESTION_COLUMNS),
     ("text",): MARKED,
 }
 KNOWN = frozenset(column for form, more in FORMS.items() for column in (*form, *more))
+ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("system", "user", "assistant")}
 ACCEPTED = (
-    f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, and input beside instruction"
+    f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, input beside instruction, "
+    "system beside that and conversations"
 )
 
 
@@ -38,7 +43,7 @@ def read_rows(source: str, *, settings: Data) -> tuple[Example, ...]:
     A path that exists comes first, then the root (else $DELEATUR_DATA), then the hub as `owner/name`,
     `owner/name:split` or `owner/name/config:split`. Raises DataError for whatever is not as it has to be.
     """
-    return _examples(read(source, root_of(settings)), settings.ignore)
+    return _examples(read(source, root_of(settings)), settings)
 
 
 def read_as(
@@ -58,7 +63,7 @@ def read_as(
     ]
     if not rows:
         raise refusal(local, f"none of its {len(found)} rows belongs to what is asked for; check the suite's name")
-    return _examples(rows, ())
+    return _examples(rows, Data())
 
 
 def root_of(settings: Data) -> str | None:
@@ -81,13 +86,19 @@ def known_part(suite: str, part: str | None, parts: Collection[str]) -> str:
 
 
 def rows_from(
-    rows: Iterable[Mapping[str, object]], *, name: str = "rows", ignore: Iterable[str] = ()
+    rows: Iterable[Mapping[str, object]],
+    *,
+    name: str = "rows",
+    ignore: Iterable[str] = (),
+    settings: Data | None = None,
 ) -> tuple[Example, ...]:
     """The examples of rows in memory or of a `datasets.Dataset`; `name` stands for a file's in ids and messages.
 
-    `ignore` names columns to drop. Raises DataError for a row that is not as it has to be, and where there is none.
+    `ignore` names columns to drop, beside those of `settings`. Raises DataError for a row that is not as it has to be,
+    and where there is none.
     """
-    return _examples(collect(name, name, counted(rows)), ignore)
+    settings = settings or Data()
+    return _examples(collect(name, name, counted(rows)), replace(settings, ignore=(*settings.ignore, *ignore)))
 
 
 def refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
@@ -105,8 +116,9 @@ def _folded(example: Example) -> tuple[tuple[str, str], ...]:
     return tuple((role, " ".join(content.casefold().split())) for role, content in turns)
 
 
-def _examples(rows: list[Row], ignore: Iterable[str]) -> tuple[Example, ...]:
-    ignored = frozenset(ignore)
+def _examples(rows: list[Row], settings: Data) -> tuple[Example, ...]:
+    ignored = frozenset(settings.ignore)
+    rows = renamed(rows, settings.columns, {*KNOWN, "input", "system"})
     rows = [replace(row, cells={k: v for k, v in row.cells.items() if k not in ignored}) for row in rows]
     first = _form(rows[0])
     examples: dict[str, Example] = {}
@@ -116,12 +128,20 @@ def _examples(rows: list[Row], ignore: Iterable[str]) -> tuple[Example, ...]:
         if form != first:
             seen = f"the columns are {'/'.join(form)}, but {'/'.join(first)} in {rows[0].place}"
             raise refusal(row.place, f"{seen}; one source has rows of one form, so split it")
-        example = _example(row, form)
-        if example.id in examples:
-            seen = f"the id {show(example.id)} is taken by {places[example.id]}"
-            raise refusal(row.place, f"{seen}; give each row an id of its own, or none")
-        examples[example.id], places[example.id] = example, row.place
+        last = _example(row, form)
+        for example in (*_earlier(last), last) if settings.turns == "each" else (last,):
+            if example.id in examples:
+                seen = f"the id {show(example.id)} is taken by {places[example.id]}"
+                raise refusal(row.place, f"{seen}; give each row an id of its own, or none")
+            examples[example.id], places[example.id] = example, row.place
     return tuple(examples.values())
+
+
+def _earlier(example: Example) -> Iterable[Example]:
+    """The answers that stand in a conversation before the last one, each with the turns before it."""
+    for k, (role, content) in enumerate(example.prompt):
+        if role == "assistant" and k and example.prompt[k - 1][0] == "user":
+            yield Example(id=f"{example.id}/{k}", prompt=example.prompt[:k], answer=content, subject=example.subject)
 
 
 def _form(row: Row) -> Form:
@@ -130,22 +150,27 @@ def _form(row: Row) -> Form:
     fits = [form for form in FORMS if columns >= {*form}]
     if len(fits) > 1:
         both = " and ".join("/".join(form) for form in fits)
-        needed = "one form is needed, --data.ignore NAME drops a column"
-        raise refusal(row.place, f"the columns {show_columns(columns)} fit both {both}; {needed}")
+        either = ", or ".join(map(_takes, fits))
+        raise refusal(row.place, f"the columns {show_columns(columns)} fit both {both}; one form is needed: {either}")
     known = {*fits[0], *FORMS[fits[0]]} if fits else {*KNOWN}
     unknown = sorted(columns - known)
     if fits and not unknown:
         return fits[0]
-    seen = f"the columns {show_columns(columns) or '(none)'} fit no form"
-    needed = f"accepted are {ACCEPTED}"
-    if fits:
-        seen = f"unknown column beside {'/'.join(fits[0])}: {show_columns(unknown)}"
-        needed = f"accepted beside them are {', '.join(FORMS[fits[0]])}"
-    absent = sorted(known - columns)
-    near = {column: difflib.get_close_matches(column[:40], absent, 1) for column in unknown[:8]}
+    absent = sorted(known - columns) if fits else sorted({c for form in FORMS for c in form} - columns)
+    near = {column: difflib.get_close_matches(column[:40], absent, 1, 0.8) for column in unknown[:8]}
     meant = "".join(f", is {show_columns([column])} meant as {match[0]}?" for column, match in near.items() if match)
-    drop = f"; --data.ignore {show_columns(unknown, ' ')} drops what is not needed" if unknown else ""
-    raise refusal(row.place, f"{seen}{meant}; {needed}{drop}")
+    if not fits:
+        seen = f"the columns {show_columns(columns) or '(none)'} fit no form"
+        raise refusal(row.place, f"{seen}{meant}; {hint(row.cells)}; accepted without that are {ACCEPTED}")
+    seen = f"unknown column beside {'/'.join(fits[0])}: {show_columns(unknown)}"
+    needed = f"accepted beside them are {', '.join(FORMS[fits[0]])}"
+    named = all(re.fullmatch(r"[^\s'\"]+", column) for column in unknown[:8])  # others cannot be typed as they are shown
+    drop = f"--data.ignore {show_columns(unknown, ' ')} drops what is not needed" if named else _takes(fits[0])
+    raise refusal(row.place, f"{seen}{meant}; {needed}; {drop}")
+
+
+def _takes(form: Form) -> str:
+    return f"--data.columns {' '.join(f'{column}={column}' for column in form)} takes no others"
 
 
 def _example(row: Row, form: Form) -> Example:
@@ -156,12 +181,13 @@ def _example(row: Row, form: Form) -> Example:
         raise refusal(row.place, f"the wrong answer {redact_value(answer)} is the answer itself; take it out of wrong")
     name, subject, restated = (row.cells.get(column) for column in ("id", "subject", "restated"))
     name = row.name if _blank(name) else name
+    more = f"\n\n{str(row.cells['input']).strip()}" if not _blank(row.cells.get("input")) else ""
     return Example(
         id=str(name) if type(name) is int and name.bit_length() < 64 else _text(row, "id", name),
         prompt=tuple((role, content.strip()) for role, content in prompt),
         answer=answer,
         subject=None if _blank(subject) else _text(row, "subject", subject),
-        paraphrases=tuple(_text(row, "a paraphrase", value).strip() for value in _list(row, "paraphrases")),
+        paraphrases=tuple(_text(row, "a paraphrase", value).strip() + more for value in _list(row, "paraphrases")),
         alternates=tuple(_text(row, "an alternate", value).strip() for value in _list(row, "alternates")),
         restated=None if _blank(restated) else _text(row, "restated", restated).strip(),
         wrong=wrong,
@@ -171,22 +197,30 @@ def _example(row: Row, form: Form) -> Example:
 
 def _turns(row: Row, form: Form) -> list[tuple[str, str]]:
     """The turns of a row, the answer last: a chat, one question and its answer, or a plain text alone."""
-    if form == ("messages",) or (form == ("prompt", "completion") and isinstance(row.cells["prompt"], list | tuple)):
-        return _chat(row, form)
+    system = row.cells.get("system")
+    first = [] if _blank(system) else [("system", _text(row, "system", system))]
+    if form in CONVERSATIONS or (form == ("prompt", "completion") and isinstance(row.cells["prompt"], list | tuple)):
+        turns = _chat(row, form)
+        if first and turns[0][0] == "system":
+            raise refusal(row.place, "there is a system column and a system turn; one is needed, so leave the other out")
+        return first + turns
     texts = [_text(row, column, row.cells[column]) for column in form]
     if not _blank(more := row.cells.get("input")):
         texts[0] += "\n\n" + _text(row, "input", more)
-    return list(zip(("user", "assistant")[-len(texts) :], texts, strict=True))
+    return first + list(zip(("user", "assistant")[-len(texts) :], texts, strict=True))
 
 
 def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
+    """The turns, each of a role and a content, or as ShareGPT has them of a `from` and a `value`."""
     turns: list[tuple[str, str]] = []
     for turn in (turn for column in form for turn in _list(row, column)):
         fields = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
-        if fields.keys() - {"content"} != {"role"} or fields["role"] not in ("system", "user", "assistant"):
-            needed = "only a role, which is system, user or assistant, and a content are accepted"
+        name, text = ("from", "value") if "from" in fields else ("role", "content")
+        role = ROLES.get(str(fields.get(name)))
+        if fields.keys() - {text} != {name} or role is None:
+            needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
             raise refusal(row.place, f"turn {len(turns) + 1} is {redact_value(turn)}; {needed}")
-        turns.append((str(fields["role"]), _text(row, f"the content of turn {len(turns) + 1}", fields.get("content"))))
+        turns.append((role, _text(row, f"the {text} of turn {len(turns) + 1}", fields.get(text))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"

@@ -182,6 +182,8 @@ def make_record(
         deviation=predictions.deviation,
         restated=others[0] if example.restated is not None else None,
         wrong=tuple(others[example.restated is not None :]),
+        restated_answer=example.restated,
+        wrong_answers=example.wrong,
         grad_norm=grad_norm,
     )
 

@@ -122,26 +122,29 @@ def merged(adapted: Any) -> PreTrainedModel:
     Where embedding and head are one weight and only one of them is adapted, they are two afterwards. Raises ModelError for
     what can't be merged: a learned prompt is not part of the weights.
     """
+    with no_kernels():
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
     _require_weights(adapted)
     was, model = adapted.training, adapted.get_base_model()
+    off = any(isinstance(layer, BaseTunerLayer) and layer.disable_adapters for layer in model.modules())
     adapted.eval()
     head = model.get_output_embeddings()
     ids = (torch.arange(2, 8, device=adapted.device) * head.weight.shape[0] // 10)[None]
     truth = adapted(input_ids=ids, use_cache=False).logits.float()
     _untie(model)
     try:
-        plain = adapted.merge_and_unload()
+        plain = adapted.unload() if off else adapted.merge_and_unload()
     except Exception as e:
         raise ModelError(f"the adapter cannot be merged ({why(e, '')}); merge it yourself, or give the model alone") from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = own
-    off = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
-    if not off < (1e-3 if plain.dtype == torch.float32 else 1e-1):
+    error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
+    if not error < (1e-3 if plain.dtype == torch.float32 else 1e-1):
         raise ModelError(
-            f"merged, the adapter computes something else (logits differ by {off:.1g} of their size); merge it yourself"
+            f"merged, the adapter computes something else (logits differ by {error:.1g} of their size); merge it yourself"
         )
-    for p in plain.parameters():
-        p.requires_grad_(p.is_floating_point())
+    _open(plain)
     plain.train(was)
     return plain
 
@@ -156,11 +159,17 @@ def _untie(model: Any) -> None:
 
 
 def plain_model(model: Any) -> PreTrainedModel:
-    """A model from Python without adapters: those of a PeftModel are merged. Raises ModelError for what is no such model."""
+    """A model from Python without adapters: those of a PeftModel are merged. Raises ModelError for what is no such model.
+
+    Where no weight takes gradients, as after PEFT's merge_and_unload, every weight does from now on.
+    """
     with no_kernels():
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if getattr(inner, "is_quantized", False):
+        raise ModelError("the weights of the model are quantised, and cannot be trained; call its dequantize() first")
     if isinstance(model, PeftModel):
         model = merged(model)
     if not isinstance(model, PreTrainedModel):
@@ -169,6 +178,11 @@ def plain_model(model: Any) -> PreTrainedModel:
         )
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("the model has adapters inside; give it as a PeftModel, or merge them first")
-    if getattr(model, "is_quantized", False):
-        raise ModelError("the weights of the model are quantised, and cannot be trained; call its dequantize() first")
+    if not any(p.requires_grad for p in model.parameters()):
+        _open(model)
     return model
+
+
+def _open(model: torch.nn.Module) -> None:
+    for p in model.parameters():
+        p.requires_grad_(p.is_floating_point())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,7 +29,7 @@ def greedy(
             generated.append(int(lm(torch.tensor([[*prompt, *generated]])).logits[0, -1].argmax()))
 
     Rows that have ended leave the batch. A model that cannot be packed answers by transformers' `generate`; where padding
-    on the left changes what it computes, as in recurrent models, prompts of one length go together.
+    on the left changes what it computes, as in recurrent models, prompts of one length go together, or each goes alone.
     """
     if not prompts:
         return []
@@ -82,13 +82,16 @@ def _in_groups(
 def _groups(model: TokenModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Which prompts can be answered together."""
     lengths = [len(prompt) for prompt in prompts]
-    if len({*lengths}) == 1 or ways(model).pads:
+    together = ways(model).together
+    if together == "all" or (len({*lengths}) == 1 and together == "of one length"):
         return [list(range(len(prompts)))]
     if is_sharded(model):
         raise ModelError(
-            f"{type(model.lm).__name__} gives other answers to padded prompts, and over several processes they are padded; "
-            "run it on one process"
+            f"{type(model.lm).__name__} gives other answers to prompts in a batch, and over several processes they are in "
+            "one; run it on one process"
         )
+    if together == "none":
+        return [[b] for b in range(len(prompts))]
     return [[b for b, length in enumerate(lengths) if length == wanted] for wanted in sorted({*lengths})]
 
 
@@ -102,7 +105,7 @@ def _packed(
 ) -> list[list[int]]:
     grown = Grown()
     tree = share(prompts, grown)
-    states = model.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
+    states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
     generated: list[list[int]] = [[] for _ in prompts]
     running = generated
@@ -117,7 +120,7 @@ def _packed(
         if len(going) <= STILL * len(running):
             grown.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
+        states = model.decoder.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 
@@ -160,7 +163,7 @@ def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_
 class Ways:
     """In which ways a model's `generate` gives the tokens that its forward alone gives."""
 
-    pads: bool  # with prompts of several lengths, padded on the left
+    together: Literal["all", "of one length", "none"]  # which prompts; all are padded on the left
     caches: bool  # with what it keeps of the tokens before
 
 
@@ -169,14 +172,21 @@ _ways: WeakKeyDictionary[TokenModel, Ways] = WeakKeyDictionary()
 
 @torch.no_grad()
 def ways(model: TokenModel) -> Ways:
-    """Tried once for each model, on three short texts."""
+    """Tried once for each model, on a few short texts."""
     if model not in _ways:
-        ids = (torch.arange(2, 8) * model.vocabulary // 10).tolist()
-        texts = [ids[:4], ids, ids[1:4]]
-        pads = not getattr(model.lm, "_is_stateful", False) and _same(model, texts, use_cache=True)
-        caches = pads or all(_same(model, [text], use_cache=True) for text in texts)
-        _ways[model] = Ways(pads=pads, caches=caches)
+        _ways[model] = _try_ways(model)
     return _ways[model]
+
+
+def _try_ways(model: TokenModel) -> Ways:
+    ids = (torch.arange(1, 26) * model.vocabulary // 26).tolist()
+    batches = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
+    if getattr(model.lm, "_is_stateful", False):  # padding would go through the state
+        del batches["all"]
+    for together, texts in batches.items():
+        if _same(model, texts, use_cache=True):
+            return Ways(together=together, caches=True)
+    return Ways(together="none", caches=all(_same(model, [text], use_cache=True) for text in (ids, ids[3:10])))
 
 
 def _same(model: TokenModel, texts: Sequence[Sequence[int]], *, use_cache: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ModelError
+from deleatur.io.packages import require_package
 
 # transformers' name of a family → GGUF's, and whether rows of queries and keys are kept in pairs there
 FAMILIES = {"llama": ("llama", True), "mistral": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False)}
@@ -90,6 +92,27 @@ def require_all_read(path: Path) -> None:
         )
 
 
+def require_same_settings(path: Path, config: Any) -> None:
+    """Refuse a file with a setting that the model made of it has not, since no loader reads it for the family."""
+    fields = _gguf("a .gguf model").GGUFReader(path).fields
+    arch = str(fields["general.architecture"].contents())
+    rope = getattr(config, "rope_parameters", None) or {}
+    made = {"attention.sliding_window": getattr(config, "sliding_window", None), "rope.freq_base": rope.get("rope_theta")}
+    made |= {name: getattr(config, name, None) for name in ("attn_logit_softcapping", "final_logit_softcapping")}
+    room = getattr(config, "max_position_embeddings", None) or math.inf
+    for name, ours in made.items():
+        field = fields.get(f"{arch}.{name}")
+        theirs = None if field is None else field.contents()
+        if not isinstance(theirs, int | float) or theirs == 0 or (name.endswith("window") and theirs >= room):
+            continue  # not there, or without effect
+        if (ours is None and name == "rope.freq_base") or (ours is not None and math.isclose(ours, theirs, rel_tol=1e-5)):
+            continue
+        raise ModelError(
+            f"{path} has {arch}.{name} {theirs:g}, and is read with {ours}: it would be another model; give the safetensors "
+            "it was made of"
+        )
+
+
 def write_gguf(
     plan: Plan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, licence: str | None = None
 ) -> None:
@@ -118,10 +141,8 @@ def write_gguf(
 
 
 def _gguf(what: str = "--gguf") -> Any:
-    try:
-        return import_module("gguf")
-    except ImportError:
-        raise ConfigError(f"{what} needs the package gguf: pip install 'deleatur[gguf]'") from None
+    require_package("gguf", what)
+    return import_module("gguf")
 
 
 def _laid_out(there: str, value: Tensor, config: Any) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError
+from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import require_all_read
+from deleatur.modeling.gguf import require_all_read, require_same_settings
+from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
+from deleatur.modeling.quantised import plain_weights
 from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
 from deleatur.settings import Lora, Precision
 
@@ -61,11 +63,13 @@ def _load_model(
         with no_pickle():
             if name.endswith(".gguf"):
                 require_all_read(Path(name))
-            made: Any = AutoModelForCausalLM.from_pretrained(**where, **_plain_weights(name), **options)
+            options |= plain_weights(where, name, packed=bool(packed))
+            made: Any = AutoModelForCausalLM.from_pretrained(**where, **options)
         model, info = made
-        size: int = model.get_input_embeddings().num_embeddings
-        if not name.endswith(".gguf"):
-            _unpack(model, name, bool(packed))
+        if name.endswith(".gguf"):
+            require_same_settings(Path(name), model.config)
+        if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
+            model.dequantize()
         _mend_generation(model, name)
     except DeleaturError:
         raise
@@ -74,27 +78,12 @@ def _load_model(
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
     if name.endswith(".gguf"):
-        _drop_added(tokenizer, size)
+        _drop_added(tokenizer, model.get_input_embeddings().num_embeddings)
     vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
     return prepare(model if packed else drop_quantisation_marks(model))
-
-
-def _unpack(model: PreTrainedModel, name: str, packed: bool) -> None:
-    """Make the weights of a quantised checkpoint plain. In place. Raises ModelError where that can't be."""
-    method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
-    if method is None or (packed and not model.hf_quantizer.pre_quantized):  # pyright: ignore
-        return
-    kind = str(getattr(method.quant_method, "value", method.quant_method))
-    if packed:
-        raise ConfigError(
-            f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
-        )
-    if not kind.startswith("bitsandbytes"):
-        raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
-    model.dequantize()
 
 
 def _mend_generation(model: PreTrainedModel, name: str) -> None:
@@ -109,8 +98,7 @@ def _mend_generation(model: PreTrainedModel, name: str) -> None:
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError("lora.bits 4 needs bitsandbytes: pip install 'deleatur[qlora]', or leave it out")
+    require_package("bitsandbytes", "lora.bits 4")
     if will_shard():
         raise ConfigError(
             "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
@@ -148,14 +136,6 @@ def _drop_added(tokenizer: Any, size: int) -> None:
         tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
 
 
-def _plain_weights(name: str) -> dict[str, Any]:
-    if not name.endswith(".gguf"):
-        return {}
-    from transformers import GgufConfig
-
-    return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
-
-
 def _where(name: str) -> dict[str, Any]:
     path = Path(name)
     if looks_local(name) and not path.exists():
@@ -191,14 +171,27 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
-    """The model with low-rank adapters on all linear layers but the head; only they are trained. In place."""
+    """The model with low-rank adapters on all linear layers but the head, and on experts that are one tensor together.
+
+    Only they are trained. In place.
+    """
+    targets = lora_targets(model)
+    # within another module PEFT doesn't see the family, for some of which it has targets and refusals of its own
+    holder = torch.nn.ModuleDict({"lm": model})
+    layers, experts = ([f"lm.{name}" for name in names] for names in (targets.layers, targets.experts))
+    inject_adapters(holder, settings, layers=layers, experts=experts)
+    patch_low_memory_layers(model)
+    return model
+
+
+def inject_adapters(holder: torch.nn.Module, settings: Lora, *, layers: list[str], experts: list[str]) -> None:
+    """Put adapters on these layers and parameters. In place."""
+    require_package("peft", "--lora.rank")
     with no_kernels():
         from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    inject_adapter_in_model(config, model)
-    patch_low_memory_layers(model)
-    return model
+    targets = {"target_modules": layers, "target_parameters": experts or None}
+    inject_adapter_in_model(LoraConfig(r=settings.rank or 0, lora_alpha=settings.alpha, **targets), holder)
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -221,20 +214,26 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
     another model than the one that was trained, and can have back what was forgotten.
     """
+    merge_layers(model)
+    return drop_quantisation_marks(model)
+
+
+def merge_layers(holder: torch.nn.Module) -> None:
+    """Every adapter within a module merged and taken off. In place."""
     with no_kernels():
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            base: Any = module.get_base_layer()
-            if hasattr(base.weight, "quant_state"):
-                base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
-            else:
-                with gathered(module):
-                    module.merge()
+    adapted = [(name, module) for name, module in holder.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, module in adapted:
+        base: Any = module.get_base_layer()
+        if hasattr(getattr(base, "weight", None), "quant_state"):
+            base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
+        else:
+            with gathered(module):
+                module.merge()
+        if not name.endswith(".base_layer"):  # those of one module lie around each other
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, base)
-    return drop_quantisation_marks(model)
+            setattr(holder.get_submodule(parent), child, base)
 
 
 def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D:

@@ -100,6 +100,14 @@ def patch_low_memory_layers(lm: PreTrainedModel) -> None:
                 module.forward = partial(_tried, form, module)
 
 
+def restore_layers(lm: PreTrainedModel) -> None:
+    """The layers as `patch_low_memory_layers` found them."""
+    for module in lm.modules():
+        own = vars(module).get("forward")
+        if isinstance(own, partial) and own.func is _tried:
+            del module.forward
+
+
 def _tried(form: Form, module: Any, x: Tensor, *more: Any, **named: Any) -> Any:
     """By `form` where it is called as it was tried, with a state alone."""
     return type(module).forward(module, x, *more, **named) if more or named else form(module, x)

@@ -77,7 +77,7 @@ def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int
         if name is None:
             return likelihoods(model, rows, batch)
         lm, _ = load(name, precision=precision)
-        other = TokenModel(lm)
+        other = TokenModel(lm).prepare()
         place_model(other)
         if other.vocabulary != model.vocabulary:
             seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"

@@ -20,7 +20,7 @@ Weights = Mapping[str, Tensor]
 
 def other_model(name: str, precision: Precision) -> TokenModel:
     """Another model that reads the run's tokens."""
-    other = TokenModel(load(name, precision=precision)[0])
+    other = TokenModel(load(name, precision=precision)[0]).prepare()
     place_model(other)
     return other
 

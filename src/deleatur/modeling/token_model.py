@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,12 +18,13 @@ from deleatur.distributed.processes import full_tensor, is_sharded
 from deleatur.errors import ModelError
 from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
-from deleatur.modeling.gpu_kernels import by_positions, fuse
-from deleatur.modeling.low_memory_layers import patch_low_memory_layers, recompute_activations
-from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
+from deleatur.modeling.decoder import Decoder
+from deleatur.modeling.low_memory_layers import recompute_activations
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
+FACTORS = ("logit_scale", "lm_head_multiplier")  # families' names for what the logits are multiplied by
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # and for their soft cap
 ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
@@ -46,37 +44,35 @@ class TokenModel(nn.Module):
 
     def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
-        self.lm, self.readout = lm, Readout(self._read)
-        self.notes: list[str] = []  # what is done otherwise than the model came
-        self._positions, self._gpu_kernels_enabled = "", False  # the attention that keeps rows apart by their positions
-        patch_low_memory_layers(lm)
-        with self._looking() as probe:
-            self._check_head(probe)
-            self.packs: bool = self._can_pack(probe)
+        self.lm, self.readout, self.decoder = lm, Readout(self._read), Decoder(lm)
+        self._check_head()
 
-    @torch.no_grad()
+    def prepare(self) -> TokenModel:
+        """Take every faster way that the model was found to have, and say so in `notes`; `undo` takes them back.
+
+        Returns:
+            The model itself.
+        """
+        self.decoder.prepare()
+        return self
+
+    def undo(self) -> None:
+        """The language model as it came."""
+        self.decoder.undo()
+
     def enable_gpu_kernels(self) -> None:
         """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
-        if self.device.type != "cuda" or self._gpu_kernels_enabled:
-            return
-        self._gpu_kernels_enabled = True
-        attend_through(self.lm, False)
-        self.packs = False
-        with self._looking() as probe:
-            truth = self._alone(texts := _texts(probe))
-            self._fuse(texts, truth)
-            self._pack_by_positions(by_positions(self.lm), texts, truth)
+        self.decoder.enable_gpu_kernels()
 
-    @contextmanager
-    def own_attention(self) -> Iterator[None]:
-        """Over padded rows meanwhile: with a cache, or in another type than the weights', the other attention may fail."""
-        now = self.lm.config._attn_implementation
-        if self._positions:
-            self.lm.config._attn_implementation = "sdpa" if self.lm._supports_sdpa else "eager"
-        try:
-            yield
-        finally:
-            self.lm.config._attn_implementation = now
+    @property
+    def notes(self) -> list[str]:
+        """What is done otherwise than the model came."""
+        return self.decoder.notes
+
+    @property
+    def packs(self) -> bool:
+        """Do rows go through the decoder end to end on the processor?"""
+        return self.decoder.packs
 
     def forward(
         self,
@@ -148,53 +144,27 @@ class TokenModel(nn.Module):
         base_model(input_ids=batch.ids), batch.scored, batch.scored - 1
         """
         rows = [row.ids for row in batch.rows] or [(0,)]
-        if self._positions and self.lm.config._attn_implementation == self._positions:
-            ends = zip(rows, accumulate(map(len, rows)), strict=True)
-            places = [torch.arange(end - len(row), end) for row, end in ends]
-            made = self._run_by_positions(rows, **extra)
-        elif self.packs and batch.ids.device.type == "cpu":
-            tree = share(rows)
-            places, made = list(tree.places), self.run_packed(tree, **extra)
-        else:
-            return self.lm.base_model(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
+        made, places = self.decoder.run(rows, batch.ids.device, **extra)
+        if places is None:
+            return self.decoder.network(input_ids=batch.ids, use_cache=False, **extra), batch.scored, batch.scored - 1
         place = pad_sequence(places, batch_first=True).flatten().to(batch.ids.device)
         return made, place[batch.scored], place[batch.scored - 1]
-
-    def _run_by_positions(self, rows: Sequence[Sequence[int]], **extra: bool) -> Any:
-        """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
-        ids = torch.tensor([token for row in rows for token in row], device=self.device)
-        at = torch.cat([torch.arange(len(row), device=self.device) for row in rows])
-        return self.lm.base_model(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
-
-    def run_packed(self, tree: Tree, **extra: bool) -> Any:
-        """What the decoder makes of a tree's tokens."""
-        with packed(tree):
-            return self._run_row(tree.ids, tree.at, **extra)
-
-    def run_next(self, ids: Int[Tensor, " B"], growing: Growing) -> Any:
-        """What it makes of one more token for each sequence."""
-        with packed(growing):
-            return self._run_row(ids, growing.at)
-
-    def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **extra: bool) -> Any:
-        seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
-        return self.lm.base_model(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
 
     def head(self, hidden: Float[Tensor, "N D"], matrix: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "N V"]:
         """Logits, with the scaling and soft cap of some families behind the matrix (`matrix` instead of the model's)."""
         config = self.lm.config.get_text_config()
         logits = matrix(hidden) if matrix else linear(hidden, self._matrix.weight, self._matrix.bias)
-        if scale := getattr(config, "logit_scale", None):
+        for scale in filter(None, (getattr(config, name, None) for name in FACTORS)):
             logits = logits * scale
         if scale := getattr(config, "logits_scaling", None):
             logits = logits / scale
-        if cap := getattr(config, "final_logit_softcapping", None):
+        for cap in filter(None, (getattr(config, name, None) for name in CAPS)):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
     def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Any:
         """transformers' own; by way of this module, so that sharded weights are gathered."""
-        with self.own_attention():
+        with self.decoder.own_attention():
             return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
 
     @property
@@ -257,85 +227,14 @@ class TokenModel(nn.Module):
         return matrix  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
-    def _check_head(self, ids: Int[Tensor, " L"]) -> None:
+    def _check_head(self) -> None:
         """Refuse a family that does more between its states and its logits than `head` knows."""
-        states = self.lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-        ours, theirs = self.head(states).float(), self.lm(input_ids=ids[None]).logits[0].float()
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        with self.decoder.probing() as ids:
+            states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+            ours, theirs = self.head(states).float(), self.lm(input_ids=ids[None]).logits[0].float()
+        near = 1e-4 if self.dtype == torch.float32 else 1e-2
+        if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
             raise ModelError(
                 f"{type(self.lm).__name__} does something between its decoder and its logits that deleatur does not "
                 f"know (largest difference {float((ours - theirs).abs().max()):.3g}); please report the family"
             )
-
-    @torch.no_grad()
-    def _can_pack(self, ids: Int[Tensor, " L"]) -> bool:
-        """Has a text between others, and grown by a token, the states that it has alone? Else all is as before."""
-        recurrent = getattr(self.lm, "_is_stateful", False)  # rows end to end would go on from one another's state
-        if self.device.type != "cpu" or recurrent or not attend_through(self.lm):
-            return False
-        truth = self._alone(texts := _texts(ids))
-        with self._trying("run without padding", lambda: attend_through(self.lm, False)):
-            grown = Grown()
-            tree = share([t[:-1].tolist() for t in texts], grown)
-            first = self.run_packed(tree).last_hidden_state[0]
-            growing = Growing(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
-            last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
-            seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
-            self._require_same(seen, truth)
-            return True
-        return False
-
-    def _pack_by_positions(self, names: Sequence[str], texts: list[Tensor], truth: Tensor) -> None:
-        """Take the first of these attentions through which texts end to end have the states that each has alone."""
-        config, own = self.lm.config, self.lm.config._attn_implementation
-        for name in names:
-            with self._trying(f"run without padding through {name}", lambda: setattr(config, "_attn_implementation", own)):
-                config._attn_implementation = name
-                self._require_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
-                self._positions = name
-                self.notes.append(f"Rows go end to end through {name}")
-                return
-
-    def _fuse(self, texts: list[Tensor], truth: Tensor) -> None:
-        with ExitStack() as undo, self._trying("run through Liger's kernels", undo.close):
-            if fuse(self.lm, undo):
-                self._require_same(self._alone(texts), truth)
-                self.notes.append("Norms and gated layers run through Liger's kernels")
-                undo.pop_all()
-
-    def _alone(self, texts: list[Tensor]) -> Tensor:
-        return torch.cat([self.lm.base_model(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
-
-    def _require_same(self, seen: Tensor, truth: Tensor) -> None:
-        """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""
-        pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
-        error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)
-        if not error < (1e-3 if self.dtype == torch.float32 else 1e-1):
-            raise ValueError(f"states differ by {error:.1g} of their size")
-
-    @contextmanager
-    def _trying(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
-        """Whatever a family, a kernel or a machine has against it: undone, and said."""
-        try:
-            yield
-        except Exception as e:
-            undo()
-            reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-            said = f"{type(self.lm).__name__} cannot be {what} ({reason}): slower, with the same results"
-            warnings.warn(said, stacklevel=1)
-
-    @contextmanager
-    def _looking(self) -> Iterator[Int[Tensor, " L"]]:
-        """A few tokens to look at the model with, in evaluation meanwhile."""
-        training = self.lm.training
-        self.lm.eval()
-        try:
-            # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
-            yield torch.arange(2, 6, device=self.device) * self.vocabulary // 8
-        finally:
-            self.lm.train(training)
-
-
-def _texts(ids: Int[Tensor, " L"]) -> list[Tensor]:
-    """Three of different lengths, of which two begin alike, in each of three wordings."""
-    return [text for i in (ids, ids + 1, ids + 2) for text in (i, torch.cat([i[:2], i.flip(0)]), i[1:])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import yaml
 
@@ -12,7 +11,7 @@ from deleatur.report.redact import place_last, redact_results
 from deleatur.report.tables import METRIC_LABELS, metric_name, percent, rows_of, set_name
 from deleatur.report.verdict import verdict
 from deleatur.report.words import flat, plain
-from deleatur.run_folder.schema import Folder
+from deleatur.run_folder.schema import Folder, RunResults
 
 LIMITS = (
     "The evidence is for these rows and these phrasings, with greedy answers. Another phrasing, sampling, a few steps of "
@@ -51,7 +50,7 @@ def model_card(folder: Folder, *, version: str, licence: str | None, named: bool
     return "\n\n".join(parts) + "\n"
 
 
-def _count(results: dict[str, Any]) -> str:
+def _count(results: RunResults) -> str:
     n = (results["data"].get("forget") or {}).get("rows", 0)
     return f"{n} row{'' if n == 1 else 's'}"
 
@@ -60,7 +59,9 @@ def _forgotten_rows(folder: Folder, named: bool) -> Iterator[str]:
     data = folder.results["data"]
     yield "## What it was trained to forget"
     known = {name: part for name, part in data.items() if part and "sha256" in part}
-    yield "\n".join(f"- {set_name(name)}: {part['rows']}, SHA-256 `{part['sha256']}`" for name, part in known.items())
+    yield "\n".join(
+        f"- {set_name(name)}: {part.get('rows')}, SHA-256 `{part.get('sha256')}`" for name, part in known.items()
+    )
     yield "The hash is of the rows' prompts, answers and spans as JSON, so that whoever has the rows can check it."
     if named:
         rows = [row["question"] or row["answer"] for row in folder.importance]
@@ -68,7 +69,7 @@ def _forgotten_rows(folder: Folder, named: bool) -> Iterator[str]:
         yield "\n".join(f"- {_escaped(text)}" for text in rows)
 
 
-def _method(results: dict[str, Any], version: str) -> Iterator[str]:
+def _method(results: RunResults, version: str) -> Iterator[str]:
     run = results["run"]
     yield (
         f"{_escaped(run['loss']['name'])} × {_escaped(run['importance']['name'])} (forget loss × token importance), "
@@ -80,7 +81,7 @@ def _method(results: dict[str, Any], version: str) -> Iterator[str]:
     )
 
 
-def _evidence(results: dict[str, Any]) -> Iterator[str]:
+def _evidence(results: RunResults) -> Iterator[str]:
     found = verdict(results)
     yield f"**{_escaped(found.headline)}.**"
     yield "\n".join(f"- {_escaped(line)}" for line in found.reasons)
@@ -93,7 +94,7 @@ def _evidence(results: dict[str, Any]) -> Iterator[str]:
         before, after = (
             percent(value, se, sign=False) for value, se in ((row.before, row.before_se), (row.after, row.after_se))
         )
-        lines.append(f"| {_escaped(set_name(row.set))} | {metric_name(row.metric)} | {before} | {after} | {row.n} |")
+        lines.append(f"| {_escaped(set_name(row.set))} | {metric_name(row.metric)} | {before} | {after} | {row.count} |")
     yield "\n".join(lines)
     yield "± one standard error over the n rows. " + "; ".join(
         f"*{name}*: {meaning}" for key, (name, meaning) in METRIC_LABELS.items() if any(row.metric == key for row in rows)

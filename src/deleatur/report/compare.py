@@ -11,7 +11,7 @@ from typing import Any
 
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
-from deleatur.run_folder.schema import read_results, read_steps
+from deleatur.run_folder.schema import RunResults, StepLine, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
@@ -26,9 +26,9 @@ class ComparedMethod:
     """One method's runs: what each `results.json` says, in the order of seeds, where it lies, and the first run's steps."""
 
     label: str
-    results: tuple[dict[str, Any], ...]
+    results: tuple[RunResults, ...]
     places: tuple[str, ...] = ()
-    steps: Sequence[dict[str, Any]] = field(default=())
+    steps: Sequence[StepLine] = field(default=())
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -40,10 +40,18 @@ class ComparedMethod:
         return self.results[0].get("peer")
 
     @property
+    def layout(self) -> str:
+        """Whose token ids it was evaluated on: "own", or as `data.layout` says."""
+        data = (self.results[0].get("run") or {}).get("data")
+        return str(data.get("layout", "own")) if isinstance(data, dict) else "own"
+
+    @property
     def pair(self) -> str:
         """The method as forget loss × importance."""
         if self.peer:
             return f"by {self.peer}"
+        if self.results[0].get("evaluation"):
+            return "not trained"
         run = self.results[0]["run"]
         return f"{run['loss']['name']} × {run['importance']['name']}"
 
@@ -53,7 +61,7 @@ class Finished:
     """A run as it was given."""
 
     place: Path
-    results: dict[str, Any]
+    results: RunResults
 
     @property
     def name(self) -> str:
@@ -71,7 +79,7 @@ class Finished:
         return json.dumps([self.results.get("method"), settings], sort_keys=True)
 
 
-Read = Callable[[Path], dict[str, Any]]
+Read = Callable[[Path], RunResults]
 
 
 def gather(places: Sequence[Path], read: Read = read_results) -> list[ComparedMethod]:
@@ -94,12 +102,12 @@ def gather(places: Sequence[Path], read: Read = read_results) -> list[ComparedMe
     ]
 
 
-def seed_of(results: dict[str, Any]) -> int:
+def seed_of(results: RunResults) -> int:
     """The seed of a run."""
     return results.get("seed", results["run"].get("seed", 0))
 
 
-def suite_of(results: dict[str, Any]) -> dict[str, Any]:
+def suite_of(results: RunResults) -> dict[str, Any]:
     """Which sets should go and which stay, and the metric that FQ and RD read on them."""
     return SUITE | (results.get("suite") or {})
 
@@ -116,9 +124,20 @@ def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
         if len(values) > 1:
             commonest = sorted(values.items(), key=lambda item: -len(item[1]))
             yield f"Not on equal terms: {name} is {'; '.join(f'{v} for {_named(labels)}' for v, labels in commonest)}."
+    yield from _other_ids(runs)
 
 
-def _results(place: Path, read: Read) -> dict[str, Any]:
+def _other_ids(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """Where a file of OpenUnlearning stands beside runs with other token ids."""
+    own = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
+    if own and any(run.peer == "OpenUnlearning" for run in runs):
+        yield (
+            f"Not on equal terms: the token ids of {_named(own)} are not OpenUnlearning's; evaluate with --data.layout "
+            "open-unlearning, and with --data.system-prompt where its configuration has one."
+        )
+
+
+def _results(place: Path, read: Read) -> RunResults:
     path = place if place.suffix == ".json" else place / "results.json"
     if not path.is_file():
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
@@ -141,11 +160,14 @@ def _shown(label: str, runs: list[Finished]) -> ComparedMethod:
     )
 
 
-def _terms(results: dict[str, Any]) -> dict[str, str]:
+def _terms(results: RunResults) -> dict[str, str]:
+    trained = not results.get("evaluation")
     settings = {k: plain(v) for k, v in flat(results["run"]).items() if k not in (*NO_METHOD, *SOURCES)}
     sets = dict.fromkeys(SOURCES) | results["data"]
     data = {f"{name} rows": str((source or {}).get("sha256", "none"))[:12] for name, source in sets.items()}
     suite = {f"suite.{k}": plain(v) for k, v in suite_of(results).items()}
+    if not trained:  # another model is what it is compared for
+        return {k: v for k, v in settings.items() if k not in ("model", "evaluation.start")} | data | suite
     more = {"model": results["model"]["name"], "steps": plain(results["cost"].get("steps"))}
     more |= {"FQ and RD": "of language, and drift" if "fq_raw" in results else "by their former definitions"}
     return {k: v for k, v in settings.items() if not k.startswith(METHOD)} | data | suite | more

@@ -13,6 +13,7 @@ from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.report.compare import ComparedMethod, suite_of, unequal
 from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line
+from deleatur.run_folder.schema import RunResults
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}
@@ -28,13 +29,13 @@ class Column:
     better: Literal["lower", "higher", ""] = ""
     digits: int | None = 1
     meaning: str
-    read: Callable[[dict[str, Any]], float | str]
+    read: Callable[[RunResults], float | str]
 
     @property
     def heading(self) -> str:
         return self.name + ARROWS[self.better]
 
-    def of(self, results: dict[str, Any]) -> float | str:
+    def of(self, results: RunResults) -> float | str:
         """The run's finite number, or why it has none."""
         value = self.read(results)
         if isinstance(value, str):
@@ -69,13 +70,13 @@ class Table:
     notes: tuple[str, ...]
 
 
-Reader = Callable[[dict[str, Any]], float | str]
+Reader = Callable[[RunResults], float | str]
 
 
 def score_of(part: str, side: str = "after", ending: str = "", metric: str | None = None) -> Reader:
     """Mean over the sets that should go ("gone") or stay ("kept") of what FQ and RD read, or another metric, in percent."""
 
-    def read(results: dict[str, Any]) -> float | str:
+    def read(results: RunResults) -> float | str:
         suite = suite_of(results)
         wanted = metric or suite["score"]
         found = [results[side].get(name + ending, {}).get(wanted, {}).get("value") for name in suite[part]]
@@ -85,7 +86,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
 
 
 def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reader:
-    def read(results: dict[str, Any]) -> float | str:
+    def read(results: RunResults) -> float | str:
         value: Any = results
         for key in path:
             value = (value or {}).get(key)
@@ -95,7 +96,7 @@ def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reade
 
 
 def _whole(name: str) -> Reader:
-    def read(results: dict[str, Any]) -> float | str:
+    def read(results: RunResults) -> float | str:
         figure = (results.get("whole") or {}).get("after", {}).get(name, {})
         return figure["value"] if "value" in figure else str(figure.get("lacks", "not measured"))
 
@@ -185,7 +186,7 @@ def compare_table(runs: Sequence[ComparedMethod]) -> Table:
         rows=tuple(rows),
         best=frozenset(best),
         meanings=tuple((column.name, column.meaning) for column in columns),
-        notes=(*unequal(runs), *_said(runs), *_missing(runs), *numbered, *_left_out(runs)),
+        notes=(*unequal(runs), *_said(runs), *_layouts(runs), *_missing(runs), *numbered, *_left_out(runs)),
     )
 
 
@@ -277,6 +278,12 @@ def _said(runs: Sequence[ComparedMethod]) -> Iterator[str]:
         judge = f", judged by {suite['judge']}" if suite.get("judge") else ""
         gone, kept = ", ".join(suite["gone"]), ", ".join(suite["kept"])
         yield f"{suite.get('name', 'rows')}: gone = {gone}; kept = {kept}; score = {metric_name(suite['score'])}{judge}."
+
+
+def _layouts(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """Whose token ids are not our own."""
+    for layout in dict.fromkeys(run.layout for run in runs if not run.peer and run.layout != "own"):
+        yield f"Token ids in the layout of {layout}: {', '.join(run.label for run in runs if run.layout == layout)}."
 
 
 def _missing(runs: Sequence[ComparedMethod]) -> Iterator[str]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deleatur.run_folder.schema import StepLine
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -68,7 +70,7 @@ NLL = (
 IMPORTANCE = (Line(column="importance", label="importance", colour=FORGET),)
 
 
-def charts(steps: Sequence[dict[str, Any]]) -> list[Chart]:
+def charts(steps: Sequence[StepLine]) -> list[Chart]:
     """Loss, NLL and mean importance over the steps; none where there are no steps.
 
     A long run is drawn as means of equally many steps. The same steps give the same bytes.
@@ -82,7 +84,7 @@ def charts(steps: Sequence[dict[str, Any]]) -> list[Chart]:
     ]
 
 
-def courses(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> list[Chart]:
+def courses(runs: Sequence[tuple[str, Sequence[StepLine]]]) -> list[Chart]:
     """NLL over the steps of several runs by name, all on one scale; none of a run without steps."""
     runs = [(name, steps) for name, steps in runs if steps]
     every = (step[line.column] for _, steps in runs for step in steps for line in NLL)
@@ -91,7 +93,7 @@ def courses(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> list[Chart]
 
 
 def _chart(
-    title: str, steps: Sequence[dict[str, Any]], lines: Sequence[Line], *, key: str | None = None, top: float | None = None
+    title: str, steps: Sequence[StepLine], lines: Sequence[Line], *, key: str | None = None, top: float | None = None
 ) -> Chart:
     share = math.ceil(len(steps) / MOST_POINTS)
     names = (f"{line.label} " if len(lines) > 1 else "" for line in lines)
@@ -126,7 +128,7 @@ def draw(key: str, size: tuple[float, float], onto: "Callable[[Figure], None]") 
     return _for_page(out.getvalue(), key)
 
 
-def _draw(axes: "Axes", steps: Sequence[dict[str, Any]], lines: Sequence[Line], share: int) -> None:
+def _draw(axes: "Axes", steps: Sequence[StepLine], lines: Sequence[Line], share: int) -> None:
     for line in lines:
         x, y = (_means([step[name] for step in steps], share) for name in ("step", line.column))
         axes.plot(x, y, label=line.label, color=line.colour, linestyle=line.dash, marker="." if len(x) == 1 else "")

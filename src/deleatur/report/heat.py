@@ -1,6 +1,6 @@
 """An answer cut where its tokens begin and end, each piece with the importance of its token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,7 @@ class Piece:
     gold: bool  # does a token here touch what was marked to be forgotten?
 
 
-def heat_spans(answer: str, tokens: Sequence[dict[str, Any]]) -> list[Piece]:
+def heat_spans(answer: str, tokens: Sequence[Mapping[str, Any]]) -> list[Piece]:
     """The pieces of an answer, whose texts joined are exactly the answer.
 
     Where tokens overlap (the bytes of one emoji are several tokens of one character) the highest importance counts, and
@@ -39,7 +39,7 @@ def heat_spans(answer: str, tokens: Sequence[dict[str, Any]]) -> list[Piece]:
     return pieces
 
 
-def end_importance(answer: str, tokens: Sequence[dict[str, Any]]) -> float | None:
+def end_importance(answer: str, tokens: Sequence[Mapping[str, Any]]) -> float | None:
     """Importance of the end of turn; None where it is not among the scored tokens."""
     ends = [t["importance"] for t in tokens if t["start"] == t["end"] == len(answer)]
     return ends[-1] if ends else None

@@ -8,25 +8,27 @@ also where a peer's definition differs from ours (docs/metrics.md).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from deleatur.errors import DataError
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.membership import auc, sides
-from deleatur.evaluation.metrics.probability import loss, normalised_probability, probability
-from deleatur.evaluation.metrics.rouge import rouge_1, rouge_l
+from deleatur.evaluation.metrics.probability import average, loss, normalised_probability, probability
+from deleatur.evaluation.metrics.rouge import rouge_of
 from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
-from deleatur.run_folder.schema import number_of, require_no_links
+from deleatur.run_folder.schema import RunResults, number_of, require_no_links
 from deleatur.run_folder.schema import read_results as read_own
 
 if TYPE_CHECKING:
     from deleatur.types import Record
 
-Results = dict[str, Any]
+Results = Mapping[str, Any]
 KEPT = "retain_perturbed"  # what peers call retain: TOFU's retain rows with wrong answers
 # a peer's name → our set, our metric, and the key of a row's value
 OPEN_UNLEARNING: dict[str, tuple[str, str, str]] = {
@@ -52,17 +54,19 @@ ROWS: dict[str, Callable[[Record], dict[str, Any]]] = {  # what a peer's file sa
     "probability": lambda r: {"prob": probability(r), "avg_loss": loss(r)},
     "normalised_probability": lambda r: {"prob": normalised_probability(r)},
     "rouge_l": lambda r: {
-        "rouge1_recall": rouge_1(r),
-        "rougeL_recall": rouge_l(r),
+        **rouge_of(r.answer, r.generated),
         "input": r.question,
         "ground_truth": r.answer,
         "generation": r.generated,
     },
     "truth_ratio": lambda r: {"score": wrong_over_right(r)},
     "truth_ratio_kept": lambda r: {"score": wrong_over_right(r)},
-    "extraction_strength": lambda r: {"score": METRICS["extraction_strength"].of(r)},
+    "extraction_strength": lambda r: {"score": max(METRICS["extraction_strength"].of(r) or 0.0, 1 / (len(r.hit) - r.ends))},
     "exact_memorisation": lambda r: {"score": METRICS["exact_memorisation"].of(r)},
 }
+NOT_THEIRS = ("mia_grad_norm", "mia_zlib")  # attacks that they define otherwise, see docs/metrics.md
+# what else peers' files have: the restated answer and the wrong ones in the answer's place
+OTHERS = {"forget": "forget_Q_A", KEPT: "retain_Q_A", "real_authors": "ra_Q_A", "world_facts": "wf_Q_A"}
 TEXTS = ("input", "ground_truth", "generation")  # keys of a row above that hold what was said
 FORMS: dict[str, Callable[[float], float]] = {"truth_ratio": near_one, "truth_ratio_kept": under_one}  # of a row's score
 LM_EVAL = {"acc": "accuracy"}  # acc_norm is per character, ours per token
@@ -94,15 +98,16 @@ def read_results(path: Path) -> Results:
     )
 
 
-def read_run(path: Path) -> Results:
+def read_run(path: Path) -> RunResults:
     """`read_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
     found = read_results(path)
     if "schema_version" in found:
-        return found
+        return cast(RunResults, found)
     home = path.resolve().parent
     named = {"method": home.parent.name if home.name == "evals" else home.name}  # as OpenUnlearning lays them
     empty: Results = {"before": {}, "importance": {}, "cost": {}, "data": {}, "run": {}, "fq": None, "rd": None, "uq": None}
-    return empty | {"peer": "OpenUnlearning" if "other" in found else "lm-eval"} | named | found
+    peer = "OpenUnlearning" if "other" in found else "lm-eval"
+    return cast(RunResults, {**empty, "peer": peer, **named, **found})
 
 
 def to_open_unlearning(
@@ -110,8 +115,8 @@ def to_open_unlearning(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What OpenUnlearning writes as TOFU_EVAL.json and as TOFU_SUMMARY.json; `records` are the side's, by set.
 
-    Without retain_perturbed rows the peers' "retain" is our retain set. Rows are counted from "0" in their order. Extraction
-    strength keeps our floor, 0. A figure that lacks something is left out.
+    Without retain_perturbed rows the peers' "retain" is our retain set. Rows are counted from "0" in their order. A figure
+    that lacks something is left out, and so is one that the peers define otherwise.
     """
     sets, logs = results[side], {}
     for name, (own, metric, _) in OPEN_UNLEARNING.items():
@@ -119,12 +124,54 @@ def to_open_unlearning(
         if metric in sets.get(own, {}):
             rows = [r for r in records.get(own, ()) if METRICS[metric].of(r) is not None]
             logs[name] = {"agg_value": sets[own][metric]["value"], "value_by_index": _by_index(map(ROWS[metric], rows))}
+            if metric == "extraction_strength" and rows:  # they have another floor than we
+                logs[name]["agg_value"] = _mean_of(logs[name]["value_by_index"], "score")
+    for own, name in OTHERS.items():
+        own = "retain" if own == KEPT and own not in sets else own
+        logs |= _answers_in_place(name, records.get(own, ()))
     theirs = {own: name for name, own in WHOLE.items()}
     for own, figure in results.get("whole", {}).get(side, {}).items():
-        if "value" in figure:
+        if "value" in figure and own not in NOT_THEIRS:
             logs[theirs.get(own, own)] = {"agg_value": figure["value"]} | _attacked(own, figure, results, records)
     logs = dict(sorted(logs.items()))
     return logs, {name: log["agg_value"] for name, log in logs.items()}
+
+
+def _answers_in_place(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The peers' …_PARA_… and …_PERT_… figures of a set: of the restated answer, and of the wrong ones, row by row."""
+    para = [r for r in records if r.restated is not None and not name.startswith(("ra_", "wf_"))]
+    pert = [r for r in records if r.wrong]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "PARA_Prob": [_likely(r.restated or ()) for r in para],
+        "PERT_Prob": [_together([_likely(w) for w in r.wrong]) for r in pert],
+        "PARA_ROUGE": [rouge_of(r.restated_answer, r.generated) for r in para if r.restated_answer and r.question],
+        "PERT_ROUGE": [
+            _together([rouge_of(w, r.generated) for w in r.wrong_answers]) for r in pert if r.wrong_answers and r.question
+        ],
+    }
+    found = {f"{name}_{what}": _by_index(made) for what, made in rows.items() if made}
+    return {
+        full: {
+            "agg_value": _mean_of(by_index, "prob" if full.endswith("Prob") else "rougeL_recall"),
+            "value_by_index": by_index,
+        }
+        for full, by_index in found.items()
+        if not (full.startswith(("ra_", "wf_")) and full.endswith("ROUGE"))
+    }
+
+
+def _likely(logp: Sequence[float]) -> dict[str, float]:
+    return {"prob": math.exp(average(logp)), "avg_loss": -average(logp)}
+
+
+def _together(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _mean_of(by_index: Mapping[str, Mapping[str, Any]], key: str) -> float:
+    """Over the rows, of each the mean where it has several values."""
+    values = [row[key] for row in by_index.values()]
+    return fmean(fmean(v) if isinstance(v, list) else v for v in values)
 
 
 def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, redacted: bool = False) -> list[Path]:

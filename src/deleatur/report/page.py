@@ -68,7 +68,9 @@ def write_report(run: Path, *, redacted: bool = False) -> Path:
 def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed = results["run"], results["importance"]
-    rows, wholes, found = rows_of(results), set_metric_rows(results), verdict(results)
+    suite = results.get("suite", {})
+    wholes = set_metric_rows(results.get("whole", {}), suite.get("judge"))
+    rows, found = rows_of(results), verdict(results)
     return {
         "name": folder.name,
         "method": f"{run['loss']['name']} × {run['importance']['name']}",

@@ -1,10 +1,11 @@
 """A run folder's content without the rows' texts: numbers, hashes, and importance by token as blank blocks."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from deleatur.run_folder.schema import Folder
+from deleatur.run_folder.schema import Folder, RunResults
 
 BLOCK = "■■"
 WITHHELD = "withheld"
@@ -26,18 +27,18 @@ def redact(folder: Folder) -> Folder:
     )
 
 
-def _hash(data: dict[str, Any] | None) -> str:
+def _hash(data: Mapping[str, Any] | None) -> str:
     return str((data or {}).get("sha256", WITHHELD))[:12]
 
 
-def redact_results(results: dict[str, Any]) -> dict[str, Any]:
+def redact_results(results: RunResults) -> RunResults:
     """What results.json holds, without what may name who is forgotten."""
     data = {name: part and part | {"source": WITHHELD} for name, part in results["data"].items()}
     model = results["model"] | {"name": place_last(results["model"]["name"])}
-    return results | {"data": data, "model": model, "run": _settings(results["run"])}
+    return cast(RunResults, {**results, "data": data, "model": model, "run": _settings(results["run"])})
 
 
-def _settings(run: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _settings(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in run.items():
         if isinstance(value, dict):
@@ -55,7 +56,7 @@ def place_last(name: str) -> str:
     return Path(name).name if is_path else name
 
 
-def _blocks(row: dict[str, Any], number: int) -> dict[str, Any]:
+def _blocks(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """One block for each token that has characters."""
     words = [t for t in row["tokens"] if t["start"] < t["end"]]
     ends = [t for t in row["tokens"] if t["start"] == t["end"] == len(row["answer"])]
@@ -65,5 +66,5 @@ def _blocks(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {"id": str(number), "question": "", "answer": answer, "before": "", "after": "", "tokens": tokens}
 
 
-def _record(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"id": "", "question": "", "answer": "", "generated": ""}
+def _record(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "id": "", "question": "", "answer": "", "generated": ""}

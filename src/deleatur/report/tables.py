@@ -1,12 +1,13 @@
 """The evidence as rows, and what it says in a sentence."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import SetMetric
+from deleatur.run_folder.schema import RunResults
 
 SETS = {
     "forget": "forget rows",
@@ -43,6 +44,12 @@ class Row:
     after_se: float | None
     n: int
     better: Literal["lower", "higher", ""]
+    rows: int | None = None  # how many the set has, where not all were evaluated
+
+    @property
+    def count(self) -> str:
+        """The rows with this metric, and of how many they were taken where some were left out."""
+        return str(self.n) if self.rows is None else f"{self.n} of {self.rows}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,20 +70,28 @@ class SetMetricRow:
         return (self.before, self.after) != ("–", "–")
 
 
-def rows_of(results: dict[str, Any]) -> list[Row]:
+def rows_of(results: RunResults) -> list[Row]:
     """The evidence of `results.json` that a reader is shown, forget rows first; other sets follow in alphabetical order."""
     before, after = results["before"], results["after"]
-    return [
+    left = rows_left_out(results.get("data") or {}, after or before)
+    found = [
         _row(name, metric, before.get(name, {}).get(metric), after.get(name, {}).get(metric))
         for name in _ordered({*before, *after}, SETS)
         for metric in METRIC_LABELS
         if metric in before.get(name, {}) or metric in after.get(name, {})
     ]
+    return [replace(row, rows=left.get(row.set)) for row in found]
 
 
-def set_metric_rows(results: dict[str, Any]) -> list[SetMetricRow]:
-    """The figures of whole sets of both sides, in the suite's order; none where the results have none."""
-    whole, judge = results.get("whole") or {}, (results.get("suite") or {}).get("judge")
+def rows_left_out(data: dict[str, Any], figures: dict[str, Any]) -> dict[str, int]:
+    """The size of each set of which not all rows were evaluated."""
+    sizes = {name: (part or {}).get("rows", 0) for name, part in data.items()}
+    most = {name: max((figure["n"] for figure in found.values()), default=0) for name, found in figures.items()}
+    return {name: size for name, size in sizes.items() if 0 < most.get(name, 0) < size}
+
+
+def set_metric_rows(whole: Mapping[str, Mapping[str, Any]], judge: str | None = None) -> list[SetMetricRow]:
+    """The figures of whole sets of both sides, in the suite's order."""
     before, after = (whole.get(side, {}) for side in ("before", "after"))
     return [
         _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), SET_METRICS.get(name))
@@ -122,7 +137,7 @@ def percent(value: float | None, se: float | None = None, *, sign: bool = True) 
     return text + error + (" %" if sign else "")
 
 
-def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Row:
+def _row(name: str, metric: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Row:
     was, now = before or {}, after or {}
     falls = {"forget": True, "retain": False}.get(name.removesuffix("_paraphrased"))
     if falls is not None and METRICS[metric].forget == "higher":
@@ -141,7 +156,7 @@ def _row(name: str, metric: str, before: dict[str, Any] | None, after: dict[str,
     )
 
 
-def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: SetMetric | None) -> SetMetricRow:
+def _whole(name: str, before: Mapping[str, Any], after: Mapping[str, Any], known: SetMetric | None) -> SetMetricRow:
     return SetMetricRow(
         name=name,
         before=_number(before),
@@ -153,7 +168,7 @@ def _whole(name: str, before: dict[str, Any], after: dict[str, Any], known: SetM
     )
 
 
-def _number(figure: dict[str, Any]) -> str:
+def _number(figure: Mapping[str, Any]) -> str:
     """A figure with its interval; a dash where there is none."""
     if not isinstance(figure.get("value"), int | float):
         return "–"

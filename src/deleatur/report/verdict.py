@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deleatur.report.tables import by_judge, percent, set_name
+from deleatur.run_folder.schema import RunResults
 
 KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
 GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7
@@ -46,7 +47,7 @@ class Side:
         return self.before is not None and self.after is not None
 
 
-def verdict(results: Mapping[str, Any]) -> Verdict:
+def verdict(results: RunResults) -> Verdict:
     """The headline, its reasons and the technical notes of a run. Never raises on results of older runs, which say less."""
     found = Findings(results)
     notes = tuple(str(note) for note in results.get("notes") or ())
@@ -56,7 +57,7 @@ def verdict(results: Mapping[str, Any]) -> Verdict:
 class Findings:
     """What of the results the verdict rests on."""
 
-    def __init__(self, results: Mapping[str, Any]) -> None:
+    def __init__(self, results: RunResults) -> None:
         suite = results.get("suite") or {}
         self.results, self.judge = results, suite.get("judge")
         self.gone, self.kept = suite.get("gone") or ["forget"], suite.get("kept") or ["retain"]

@@ -1,12 +1,13 @@
 """Settings and costs as a reader sees them."""
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from deleatur.report.tables import percent
 
 
-def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted names in their order."""
     out: dict[str, Any] = {}
     for key, inner in value.items():

@@ -1,47 +1,191 @@
-"""A run folder's files as plain dicts, refused here where they are missing, broken or of another shape."""
+"""What the files of a run folder hold, as typed dicts, with one reader and one writer. Importing this imports no torch."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import EllipsisType, NoneType
-from typing import Any
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from deleatur.errors import DataError
+from deleatur.io.atomic import write_atomic
+from deleatur.run_folder.shapes import require_type
+from deleatur.settings import Precision
 
 SCHEMA_VERSION = 1
-NUMBER = (int, float)
-MAYBE = (int, float, NoneType)
-# a type, a dict of shapes (`...` stands for every key), or a list of one shape
-Shape = type | tuple[type, ...] | dict[str, Any] | dict[EllipsisType, Any] | list[Any]
-SCORES: Shape = {...: {...: {"value": MAYBE, "n": int, "se": MAYBE}}}
-RESULTS: Shape = {
-    "before": SCORES,
-    "after": SCORES,
-    **dict.fromkeys(("fq", "rd", "uq"), MAYBE),
-    "importance": {...: MAYBE},
-    "cost": {...: MAYBE},
-    "model": {"name": str},
-    "data": {...: (dict, NoneType)},
-    "run": {"loss": {"name": str}, "importance": {"name": str}},
-}
-# what results may hold beside: figures of several sets on each side, what was measured on what, a method's name
-MORE: dict[str, Shape] = {
-    "whole": {...: {...: {}}},
-    "suite": {"gone": [str], "kept": [str], "score": str},
-    "fq_raw": MAYBE,
-    "rd_loss": MAYBE,
-    "no_coherence": str,
-    "ended": str,
-    "notes": [str],
-    "method": str,
-    "seed": int,
-}
-STEP: Shape = {"step": int, **dict.fromkeys(("loss", "forget_nll", "retain_nll", "importance"), MAYBE)}
-TOKEN: Shape = {"start": int, "end": int, "importance": NUMBER, "gold": (bool, NoneType)}
-HEAT: Shape = {**dict.fromkeys(("id", "question", "answer", "before", "after"), str), "tokens": [TOKEN]}
-RECORD: dict[str, Any] = dict.fromkeys(("set", "id", "question", "answer", "generated"), str)
-TOLD: Shape = {"question": str, "answer": str, "tokens": [TOKEN]}
+T = TypeVar("T")
+
+
+class Figure(TypedDict):
+    """A mean over rows, or a figure of whole sets, which may hold more, or lack something."""
+
+    value: float | None
+    n: int
+    se: float | None
+
+
+Scores = dict[str, dict[str, Figure]]  # set → metric → figure
+
+
+class SuiteResults(TypedDict):
+    """What was measured on what."""
+
+    name: NotRequired[str]
+    gone: list[str]  # sets that should be forgotten
+    kept: list[str]  # sets that should stay as they were
+    score: str  # the metric that FQ and RD read
+    judge: NotRequired[str]
+
+
+# "class" is no name that a class body could have
+ModelResults = TypedDict(
+    "ModelResults",
+    {"name": str, "class": NotRequired[str], "parameters": NotRequired[int], "precision": NotRequired[Precision]},
+)
+"""The model that was trained."""
+
+
+class DataResults(TypedDict):
+    """One set's rows."""
+
+    source: NotRequired[str | None]
+    sha256: NotRequired[str]
+    rows: NotRequired[int]
+    cut: NotRequired[int]
+    tokens: NotRequired[int]
+
+
+class NamedSettings(TypedDict):
+    """A loss or an importance, with its settings."""
+
+    name: str
+
+
+class RunSettings(TypedDict):
+    """The settings of the run, as in run.yaml."""
+
+    loss: NamedSettings
+    importance: NamedSettings
+
+
+class RunResults(TypedDict):
+    """results.json of a finished run."""
+
+    schema_version: int
+    before: Scores
+    after: Scores
+    fq: float | None
+    rd: float | None
+    uq: float | None
+    importance: dict[str, float | None]
+    cost: dict[str, Any]  # CPU seconds a step, memory and so on, by name
+    model: ModelResults
+    data: dict[str, DataResults | None]
+    run: RunSettings
+    whole: NotRequired[dict[str, dict[str, dict[str, Any]]]]  # side → figure of whole sets → value, n and more, or lacks
+    suite: NotRequired[SuiteResults]
+    fq_raw: NotRequired[float | None]
+    rd_loss: NotRequired[float | None]
+    no_coherence: NotRequired[str]
+    ended: NotRequired[str]
+    notes: NotRequired[list[str]]
+    method: NotRequired[str]
+    seed: NotRequired[int]
+    peer: NotRequired[str]  # whose file it was read from, where it is not ours
+    evaluation: NotRequired[bool]  # was nothing trained, so that "after" is of the model as it is?
+
+
+class EvaluationResults(TypedDict):
+    """results.json of an evaluation."""
+
+    schema_version: int
+    sets: Scores
+    whole: dict[str, dict[str, Any]]
+    judge: str
+    notes: list[str]
+    suite: SuiteResults
+    model: ModelResults
+    data: dict[str, DataResults | None]
+    run: dict[str, Any]  # its settings, as in evaluate.yaml
+    lm_eval: NotRequired[dict[str, Any]]
+
+
+class StepLine(TypedDict):
+    """A line of steps.jsonl."""
+
+    step: int
+    loss: float | None
+    forget_nll: float | None
+    retain_nll: float | None
+    importance: float | None
+
+
+class TokenImportance(TypedDict):
+    """A token's characters in the answer, its importance, and whether it is marked."""
+
+    start: int
+    end: int
+    importance: float
+    gold: bool | None
+
+
+class AnswerImportance(TypedDict):
+    """A line of an importance file that `deleatur score` wrote."""
+
+    question: str
+    answer: str
+    tokens: list[TokenImportance]
+
+
+class ImportanceLine(AnswerImportance):
+    """A line of importance.jsonl: with the model's answers before and after."""
+
+    id: str
+    before: str
+    after: str
+
+
+class RecordLine(TypedDict):
+    """What every line of records/*.jsonl has; the other keys are the fields of `deleatur.types.Record`."""
+
+    set: str
+    id: str
+    question: str
+    answer: str
+    generated: str
+
+
+class FullRecordLine(RecordLine):
+    """The same, with what only those who compute from it need."""
+
+    logp: list[float]
+    hit: list[bool]
+    ends: bool
+    spans: list[dict[str, Any]]
+    offsets: list[list[int]]
+    importance: NotRequired[list[float] | None]
+    mean: NotRequired[list[float] | None]
+    deviation: NotRequired[list[float] | None]
+    restated: NotRequired[list[float] | None]
+    wrong: NotRequired[list[list[float]]]
+    gold: NotRequired[list[bool] | None]
+    grad_norm: NotRequired[float | None]
+    judged: NotRequired[float | None]
+    start_nll: NotRequired[float | None]
+    shuffled_nll: NotRequired[float | None]
+    start_tokens: NotRequired[int | None]
+    subject: NotRequired[str | None]
+    restated_answer: NotRequired[str | None]
+    wrong_answers: NotRequired[list[str]]
+    reasoning: NotRequired[str | None]
+    cut: NotRequired[bool | None]
+
+
+class TrialLine(TypedDict):
+    """A line of a bench's trials.jsonl."""
+
+    number: int
+    values: dict[str, float]
+    value: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +193,15 @@ class Folder:
     """What the files of a run folder hold, each named after its file."""
 
     name: str
-    results: dict[str, Any]
-    steps: list[dict[str, Any]]
-    importance: list[dict[str, Any]]
-    before: list[dict[str, Any]]
-    after: list[dict[str, Any]]
+    results: RunResults
+    steps: list[StepLine]
+    importance: list[ImportanceLine]
+    before: list[RecordLine]
+    after: list[RecordLine]
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""By the version that a results.json has: what makes it one of the next version."""
 
 
 def read_folder(run: Path) -> Folder:
@@ -61,13 +209,16 @@ def read_folder(run: Path) -> Folder:
     if not (run / "results.json").is_file():
         raise DataError(f"{run} is no run folder: it has no results.json; give a folder in which a run has ended")
     results = read_results(run / "results.json")
+    if results.get("evaluation"):
+        needed = "give --form open-unlearning or lm-eval, or deleatur compare"
+        raise DataError(f"{run} holds an evaluation, in which nothing was trained, so there is no page of a run; {needed}")
     return Folder(
         name=run.resolve().name,
         results=results,
         steps=read_steps(run),
-        importance=list(read_lines(run / "importance.jsonl", HEAT, "importance.jsonl")),
-        before=list(read_lines(run / "records/before.jsonl", RECORD, "records/before.jsonl")),
-        after=list(read_lines(run / "records/after.jsonl", RECORD, "records/after.jsonl")),
+        importance=list(read_lines(run / "importance.jsonl", ImportanceLine, "importance.jsonl")),
+        before=list(read_lines(run / "records/before.jsonl", RecordLine, "records/before.jsonl")),
+        after=list(read_lines(run / "records/after.jsonl", RecordLine, "records/after.jsonl")),
     )
 
 
@@ -77,46 +228,72 @@ def require_no_links(run: Path) -> None:
         raise DataError(f"{links[0]} is a link, and what is written there would land elsewhere; put the file itself there")
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """A file of the form of `results.json`. Raises DataError where it is missing or not of the known shape."""
+def read_results(path: Path) -> RunResults:
+    """A file of the form of `results.json`, as of this version. Raises DataError where it is missing or of another form."""
     results = _json(_text(path), str(path))
     version = results.get("schema_version") if isinstance(results, dict) else None
+    while version in UPGRADES:
+        results = UPGRADES[version](results)
+        version = results["schema_version"]
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION}; "
+            f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION} and older; "
             "use the deleatur that wrote it, or run again"
         )
-    require_shape(results, RESULTS, str(path))
-    for key in MORE.keys() & results.keys():
-        require_shape(results[key], MORE[key], f"{path} {key}")
-    return results
+    if "sets" in results:
+        require_type(results, EvaluationResults, str(path))
+        return as_results(cast(EvaluationResults, results))
+    require_type(results, RunResults, str(path))
+    return cast(RunResults, results)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one object. Raises DataError where it is missing or broken."""
-    found = _json(_text(path), str(path))
-    require_shape(found, {}, str(path))
-    return found
+def as_results(evaluation: EvaluationResults) -> RunResults:
+    """An evaluation's figures in the form of a run's: those of its model stand in "after", and nothing was trained."""
+    nothing = {"before": {}, "importance": {}, "cost": {}, "fq": None, "rd": None, "uq": None, "evaluation": True}
+    kept = {key: value for key, value in evaluation.items() if key not in ("sets", "whole", "judge")}
+    suite = {**evaluation["suite"], "judge": evaluation["judge"]}
+    figures = {"after": evaluation["sets"], "whole": {"after": evaluation["whole"]}, "suite": suite}
+    return cast(RunResults, nothing | kept | figures)
 
 
-def read_steps(run: Path) -> list[dict[str, Any]]:
+def write_results(path: Path, results: RunResults) -> None:
+    """The reverse of `read_results`, atomically."""
+    write_json(path, results)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One indented JSON value, UTF-8, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises DataError where the file is missing or broken."""
+    return _json(_text(path), str(path))
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """JSON Lines, UTF-8, atomically."""
+    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_steps(run: Path) -> list[StepLine]:
     """The steps that a run took. Raises DataError where a line is broken."""
-    return list(read_lines(run / "steps.jsonl", STEP, "steps.jsonl"))
+    return list(read_lines(run / "steps.jsonl", StepLine, "steps.jsonl"))
 
 
-def read_importance(path: Path) -> list[dict[str, Any]]:
+def read_importance(path: Path) -> list[AnswerImportance]:
     """Answers with their tokens' importance, of a run or of other rows. Raises DataError where a line is broken."""
-    return list(read_lines(path, TOLD, path.name))
+    return list(read_lines(path, AnswerImportance, path.name))
 
 
-def read_lines(path: Path, shape: Shape, name: str) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON Lines that goes by `name`. Raises DataError for a line that is not of the shape."""
+def read_lines(path: Path, kind: type[T], name: str) -> Iterator[T]:
+    """The objects of a file of JSON Lines that goes by `name`. Raises DataError for a line that is not of the kind."""
     # not str.splitlines: it also cuts at U+2028 and its like, which JSON allows inside of strings
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             row = _json(line, f"{name}, line {number},")
-            require_shape(row, shape, f"{name}, line {number},")
-            yield row
+            require_type(row, kind, f"{name}, line {number},")
+            yield cast(T, row)
 
 
 def number_of(digits: str) -> int | float:
@@ -138,23 +315,3 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text, parse_int=number_of)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON ({error}); it may have been cut off: run again to the end") from None
-
-
-def require_shape(value: Any, shape: Shape, where: str) -> None:
-    """Refuse what is not of the shape; keys that the shape does not name are let pass."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise DataError(f"{where} is {value!r:.60}, but must be an object")
-        for key, inner in shape.items():
-            if key is not ... and key not in value:
-                raise DataError(f"{where} has no {key!r}; the file must come from a run of this deleatur")
-            for name in value if key is ... else (key,):
-                require_shape(value[name], inner, f"{where} {name}")
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            raise DataError(f"{where} is {value!r:.60}, but must be a list")
-        for number, item in enumerate(value, start=1):
-            require_shape(item, shape[0], f"{where} {number}")
-    elif not isinstance(value, shape):
-        kinds = shape if isinstance(shape, tuple) else (shape,)
-        raise DataError(f"{where} is {value!r:.60}, but must be {' or '.join(k.__name__ for k in kinds)}")

@@ -12,44 +12,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.config.run_config import Run, to_dict
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, to_dict
 from deleatur.distributed.processes import agree, is_first, size
 from deleatur.errors import ConfigError, DataError
 from deleatur.evaluation.aggregate import measure, measure_sets, quality
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.metrics.table import Evidence
 from deleatur.importance.scorer import save_scorer
-from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import LOCK, folder_lock
 from deleatur.modeling.loading import save
 from deleatur.modeling.session import Session
 from deleatur.progress import Step
 from deleatur.protocols import Learns
-from deleatur.run_folder.schema import NUMBER, RECORD, Shape, read_lines, require_no_links, require_shape
+from deleatur.run_folder.schema import (
+    SCHEMA_VERSION,
+    FullRecordLine,
+    RunResults,
+    read_json,
+    read_lines,
+    require_no_links,
+    write_json,
+    write_lines,
+    write_results,
+)
 from deleatur.types import Encoded, Record, Span, Suite
 
 Records = dict[str, list[Record]]  # by set
-SCHEMA_VERSION = 1
-KEPT = RECORD | {"logp": [NUMBER], "hit": [bool], "ends": bool, "spans": [dict], "offsets": [[int]]}  # of every record
-IF_MEASURED: dict[str, Shape] = {
-    "importance": [NUMBER],
-    "mean": [NUMBER],
-    "deviation": [NUMBER],
-    "restated": [NUMBER],
-    "wrong": [[NUMBER]],
-    "gold": [bool],
-    "grad_norm": NUMBER,
-    "judged": NUMBER,
-    "start_nll": NUMBER,
-    "shuffled_nll": NUMBER,
-    "start_tokens": int,
-    "subject": str,
-}
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
 
 
@@ -59,7 +53,7 @@ class Outcome:
 
     model: PreTrainedModel
     scorer: nn.Module | None
-    results: dict[str, Any]
+    results: RunResults
     records: dict[str, Records]  # "before", "after", and "retrained" where there is such a model
     steps: tuple[Step, ...]
 
@@ -112,8 +106,8 @@ def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     if not is_first():
         return
     if not path.exists():
-        write_atomic(path, json.dumps(now, indent=2) + "\n")
-    elif changed := [name for name, sha in now.items() if json.loads(path.read_text(encoding="utf-8")).get(name) != sha]:
+        write_json(path, now)
+    elif changed := [name for name, sha in now.items() if read_json(path).get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
 
 
@@ -147,7 +141,7 @@ def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Pat
     if is_first():
         if outcome.scorer is not None:
             save_scorer(outcome.scorer, out / "scorer.safetensors")
-        write_atomic(out / "results.json", json.dumps(outcome.results, indent=2, ensure_ascii=False) + "\n")
+        write_results(out / "results.json", outcome.results)
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
@@ -161,9 +155,9 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for number, row in enumerate(read_lines(path, KEPT, str(path)), 1):
+    for number, line in enumerate(read_lines(path, FullRecordLine, str(path)), 1):
+        row: dict[str, Any] = dict(line)
         try:
-            require_shape(row, {k: v for k, v in IF_MEASURED.items() if row.get(k) is not None}, "it")
             name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
             offsets = tuple((a, b) for a, b in row.pop("offsets"))
             row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
@@ -186,43 +180,59 @@ def importance_lines(records: Sequence[Record], before: Sequence[str | None]) ->
         yield row | {"before": former, "after": r.generated}
 
 
-def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """JSON Lines, UTF-8, written atomically."""
-    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step]) -> dict[str, Any]:
+def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step], judge: str) -> RunResults:
     """What results.json holds."""
-    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
-    suite, model, encoder = session.suite, session.model.lm, session.encoder
+    suite, model = session.suite, session.model.lm
     budget = run.importance.budget if isinstance(run.importance, Learns) else BUDGET
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
-    return {
+    results = {
         "schema_version": SCHEMA_VERSION,
-        "suite": {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score},
+        "suite": {**_suite_of(suite), "judge": judge},
         "before": before,
         "after": after,
         "whole": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
         **quality(before, after, metric=suite.score, forget_sets=suite.forget_sets, retain_sets=suite.retain_sets),
         "importance": agreement(records["after"]["forget"], budget=budget),
         "cost": cost_of(steps),
-        "model": {
-            "name": run.model,
-            "class": type(model).__name__,
-            "parameters": sum(map(size, model.parameters())),
-            "precision": run.train.precision,
-        },
-        "data": {
-            name: {
-                "source": run.suite or sources[name],
-                "sha256": digest(encoded),
-                "rows": len(encoded),
-                "cut": sum(map(encoder.is_cut, encoded)),
-                "tokens": sum(len(r.ids) - r.start for r in encoded),
-            }
-            for name, encoded in session.rows.items()
-        },
+        "model": _model_of(run.model, model, run.train.precision),
+        "data": _data_of(run, session),
         "run": to_dict(run),
+    }
+    return cast(RunResults, results)  # plain figures are dicts
+
+
+def evaluation_of(run: Run, session: Session) -> dict[str, Any]:
+    """What results.json of an evaluation holds beside its figures."""
+    settings = {name: value for name, value in to_dict(run).items() if name in EVALUATION_FIELDS}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": _suite_of(session.suite),
+        "model": _model_of(run.model, session.model.lm, run.evaluation.precision),
+        "data": _data_of(run, session),
+        "run": settings,
+    }
+
+
+def _suite_of(suite: Suite) -> dict[str, Any]:
+    return {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score}
+
+
+def _model_of(name: str, model: PreTrainedModel, precision: str) -> dict[str, Any]:
+    parameters = sum(map(size, model.parameters()))
+    return {"name": name, "class": type(model).__name__, "parameters": parameters, "precision": precision}
+
+
+def _data_of(run: Run, session: Session) -> dict[str, Any]:
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    return {
+        name: {
+            "source": run.suite or sources[name],
+            "sha256": digest(encoded),
+            "rows": len(encoded),
+            "cut": sum(map(session.encoder.is_cut, encoded)),
+            "tokens": sum(len(r.ids) - r.start for r in encoded),
+        }
+        for name, encoded in session.rows.items()
     }
 
 

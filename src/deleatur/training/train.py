@@ -20,6 +20,7 @@ from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.io.atomic import write_atomic
 from deleatur.modeling.checks import require_finite
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
+from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
@@ -51,6 +52,8 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     model, progress = session.model, session.progress
     if not will_shard():  # else they were added before the weights were sharded
         adapt(model.lm, run)
+    if run.lora.rank is not None and (left := lora_targets(model.lm).left_out):
+        progress.phase(f"Adapters leave out {', '.join(left)}")
     torch.manual_seed(run.seed)
     session = reasoned(session, run.evaluation)
     with training_only(model, run.train.only):

@@ -86,7 +86,7 @@ def test_draws_follow_the_seed_and_differ_among_themselves(speaker: Speaker, wor
 def test_tokens_are_drawn_by_their_probability(make_llama: Callable[..., object], packs: bool) -> None:
     """The first token of 1000 draws after one prompt: every frequency within .06 of the model's own probability."""
     model = TokenModel(make_llama())  # pyright: ignore
-    model.packs = packs
+    model.decoder.packs = packs
     prompt = (5, 9, 40)
     with torch.no_grad():
         p = model.lm(torch.tensor([prompt])).logits[0, -1].softmax(-1)

@@ -34,7 +34,7 @@ class TestPrecision:
     def test_a_bf16_model_is_asked_in_fp32_and_then_is_what_it_was(self, make_llama):
         lm = make_llama().bfloat16()
         before = [p.clone() for p in lm.parameters()]
-        with precision_of(TokenModel(lm), "fp32"):
+        with precision_of(TokenModel(lm).prepare(), "fp32"):
             assert lm.dtype == torch.float32
         assert lm.dtype == torch.bfloat16
         assert all(torch.equal(a, b) for a, b in zip(before, lm.parameters(), strict=True))
@@ -46,18 +46,18 @@ class TestPrecision:
             p.data = p.data.bfloat16()
         before = {name: b.clone() for name, b in lm.named_buffers()}
         assert any(b.dtype == torch.float32 for b in before.values())
-        with precision_of(TokenModel(lm), "fp32"):
+        with precision_of(TokenModel(lm).prepare(), "fp32"):
             assert all(torch.equal(b, before[name]) for name, b in lm.named_buffers())
         assert all(b.dtype == before[name].dtype and torch.equal(b, before[name]) for name, b in lm.named_buffers())
 
     def test_it_is_what_it_was_after_an_error_too(self, make_llama):
         lm = make_llama().bfloat16()
-        with pytest.raises(KeyboardInterrupt), precision_of(TokenModel(lm), "fp32"):
+        with pytest.raises(KeyboardInterrupt), precision_of(TokenModel(lm).prepare(), "fp32"):
             raise KeyboardInterrupt
         assert lm.dtype == torch.bfloat16
 
     def test_an_fp32_model_is_left_alone(self, llama):
-        with precision_of(TokenModel(llama), "fp32"):
+        with precision_of(TokenModel(llama).prepare(), "fp32"):
             assert llama.dtype == torch.float32
         assert llama.dtype == torch.float32
 
@@ -65,7 +65,7 @@ class TestPrecision:
         """Products are rounded to 8 bits, the weights are not touched."""
         ids, weights = torch.arange(3, 9)[None], [p.clone() for p in llama.parameters()]
         exact = llama(ids).logits
-        with precision_of(TokenModel(llama), "bf16"):
+        with precision_of(TokenModel(llama).prepare(), "bf16"):
             rough = llama(ids).logits
         assert rough.dtype == torch.bfloat16
         assert 0 < float((rough.float() - exact).norm() / exact.norm()) < 0.05

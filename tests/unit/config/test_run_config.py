@@ -63,15 +63,21 @@ TRAIN = {
 DATA = {
     "root": st.none() | text,
     "template": st.sampled_from(["auto", "chat", "plain"]),
+    "layout": st.sampled_from(["own", "open-unlearning"]),
     "max_length": st.integers(8, 10**6),
     "ignore": st.lists(text, max_size=3),
+    "columns": st.just(["question=prompt", "answer=a.0"]) | st.just([]),
+    "turns": st.sampled_from(["last", "each"]),
+    "split": st.none(),
+    "overlap": st.just(0),
     "system_prompt": st.none() | text.filter(str.strip),
     "fold_system": st.booleans(),
     "date": st.dates().map(str),
     "reasoning_tokens": count,
 }
 EVALUATION = {
-    **dict.fromkeys(("new_tokens", "batch", "rows"), count),
+    **dict.fromkeys(("new_tokens", "batch"), count),
+    "rows": st.none() | count,
     "precision": precision,
     "shots": st.integers(0, 10**6),
     "grad_norm": st.booleans(),

@@ -126,7 +126,7 @@ class TestForms:
 
 class TestRefusedForms:
     def test_two_forms_in_one_row_are_a_doubt(self):
-        refused_row(QA | {"text": "x"}, "question/answer and text", "--data.ignore")
+        refused_row(QA | {"text": "x"}, "question/answer and text", "--data.columns text=text takes no others")
         refused_row({"prompt": "p", "completion": "c", "gt": "g"}, "prompt/completion and prompt/gt")
 
     def test_columns_that_make_no_row_are_named_with_what_is_accepted(self):
@@ -134,7 +134,7 @@ class TestRefusedForms:
         refused_row({}, "(none) fit no form")
 
     def test_a_misspelt_column_is_told_its_nearest_name(self):
-        refused_row({"question": "Who?", "anwser": "Ada."}, "is 'anwser' meant as answer?", "--data.ignore 'anwser'")
+        refused_row({"question": "Who?", "anwser": "Ada."}, "is 'anwser' meant as answer?")
         refused_row(QA | {"paraphrase": []}, "unknown column", "is 'paraphrase' meant as paraphrases?")
 
     def test_unknown_columns_are_all_named_and_how_to_drop_them(self):
@@ -408,8 +408,9 @@ class TestBrokenFiles:
         (tmp_path / "a.json").write_text('[\n {"question": }]')
         refused(lambda: read(tmp_path / "a.json"), "a.json, line 2: broken JSON at column 15: Expecting value")
 
-    def test_lines_of_objects_under_the_name_of_json_are_told_their_right_name(self, tmp_path):
-        refused(lambda: read(write(tmp_path / "a.json", QA, QA)), "a.json, line 2", "name the file .jsonl")
+    def test_lines_of_objects_may_go_by_the_name_of_json_as_on_the_hub(self, tmp_path):
+        assert read(write(tmp_path / "a.json", QA, QA)) == rows_from([QA, QA], name="a")
+        refused(lambda: read(write(tmp_path / "b.json", QA, '{"question": }')), "b.json, line 2: broken JSON at column 14")
 
     def test_a_line_that_is_json_but_no_object_is_refused(self, tmp_path):
         source = write(tmp_path / "a.jsonl", QA, ["Who?"])
@@ -448,7 +449,7 @@ class TestBrokenFiles:
             ("question,answer,answer\nWho?,Ada,Bo\n", ["two columns share a name", "'answer'"]),
             ("question,answer\nWho?,\n", ["row 1: answer is empty"]),
             ("question,answer,spans\nWho?,Ada,0-3\n", ["row 1: spans is ‹3 characters›", "a JSON list"]),
-            ("question;answer\nWho?;Ada\n", ["'question;answer' fit no form"]),
+            ("question;answer\nWho?;Ada;Bo\n", ["row 1: 3 cells stand under 2 columns"]),
             ("question,answer\nWho?,A\0\n", [r"row 1: answer holds '\x00'"]),
         ],
     )

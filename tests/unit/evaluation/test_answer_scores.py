@@ -19,7 +19,7 @@ SETTINGS = Evaluation(batch=3, new_tokens=6)
 
 
 def predictor(lm, encoder, **more) -> Predictor:
-    return Predictor(model=TokenModel(lm), encoder=encoder, settings=SETTINGS, **more)
+    return Predictor(model=TokenModel(lm).prepare(), encoder=encoder, settings=SETTINGS, **more)
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def asked(llama, plain, monkeypatch):
         with monkeypatch.context() as patch:
             for name in counts:
                 patch.setattr(records_module, name, counted(name))
-            model, importance = TokenModel(llama), WGA(beta=1.0)
+            model, importance = TokenModel(llama).prepare(), WGA(beta=1.0)
             try:
                 predictor = Predictor(model=model, encoder=plain, settings=SETTINGS, batch_cache=batch_cache)
                 made = predictor.records({"forget": rows}, importance=importance)

@@ -26,7 +26,7 @@ TEXT = Example(id="t", prompt=(), answer="The writer was born in a small town.")
 def ask(lm, encoder, sets, *, batch: int = 32, new_tokens: int = 8, **more):
     settings = Evaluation(batch=batch, new_tokens=new_tokens)
     watch = {"progress": more.pop("progress")} if "progress" in more else {}
-    return Predictor(model=TokenModel(lm), encoder=encoder, settings=settings, **watch).records(sets, **more)
+    return Predictor(model=TokenModel(lm).prepare(), encoder=encoder, settings=settings, **watch).records(sets, **more)
 
 
 class Reads:
@@ -80,7 +80,7 @@ class TestLikelihood:
         for name, rows in sets.items():
             for seen, row in zip(records[name], rows, strict=True):
                 with torch.no_grad():
-                    alone = TokenModel(llama)(collate([row]), statistics=True)
+                    alone = TokenModel(llama).prepare()(collate([row]), statistics=True)
                 assert seen.logp == pytest.approx((-alone.nll).tolist(), rel=1e-5, abs=1e-5)
                 assert seen.hit == tuple(alone.statistics.hit.tolist())
                 assert seen.offsets == row.offsets
@@ -116,7 +116,7 @@ class TestLikelihood:
     def test_an_importance_that_reads_logits_gets_them(self, llama, plain, forget_rows):
         """ETW: n·H/ΣH, with the entropy of a plain softmax."""
         with torch.no_grad():
-            p = TokenModel(llama)(collate(forget_rows[:1]), logits=True).logits.softmax(-1)
+            p = TokenModel(llama).prepare()(collate(forget_rows[:1]), logits=True).logits.softmax(-1)
         entropy = -(p * p.log()).sum(-1)
         (seen,) = ask(llama, plain, {"x": forget_rows[:1]}, new_tokens=1, importance=ETW())["x"]
         assert seen.importance == pytest.approx((len(entropy) * entropy / entropy.sum()).tolist(), rel=1e-4)
@@ -124,7 +124,7 @@ class TestLikelihood:
     @pytest.mark.parametrize("state", ["own", "predicting"])
     def test_the_importance_reads_the_state_that_was_asked_for(self, state, llama, plain, forget_rows):
         with torch.no_grad():
-            expected = TokenModel(llama)(collate([forget_rows[0]]), state=state).hidden[:, 0]
+            expected = TokenModel(llama).prepare()(collate([forget_rows[0]]), state=state).hidden[:, 0]
         seen = ask(llama, plain, {"x": forget_rows[:1]}, new_tokens=1, importance=Reads(state))
         assert seen["x"][0].importance == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
 
@@ -284,7 +284,7 @@ class TestOtherAnswers:
 class TestSpread:
     def test_mean_and_deviation_are_those_of_log_p_under_p(self, llama, plain, forget_rows):
         with torch.no_grad():
-            logits = TokenModel(llama)(collate(forget_rows[:1]), logits=True).logits.double()
+            logits = TokenModel(llama).prepare()(collate(forget_rows[:1]), logits=True).logits.double()
         logp = logits.log_softmax(-1)
         mean = (logp.exp() * logp).sum(-1)
         deviation = (logp.exp() * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
@@ -297,9 +297,9 @@ class TestGradientNorm:
     def test_is_the_norm_of_the_mean_nlls_gradient_where_membership_is_asked(self, llama, plain, forget_rows, retain_rows):
         settings = Evaluation(new_tokens=1, grad_norm=True)
         sets = {"forget": forget_rows[:2], "retain": retain_rows[:1]}
-        seen = Predictor(model=TokenModel(llama), encoder=plain, settings=settings).records(sets)
+        seen = Predictor(model=TokenModel(llama).prepare(), encoder=plain, settings=settings).records(sets)
         llama.zero_grad()
-        (-TokenModel(llama)(collate([forget_rows[1]])).nll.mean()).backward()
+        (-TokenModel(llama).prepare()(collate([forget_rows[1]])).nll.mean()).backward()
         norm = torch.cat([p.grad.flatten() for p in llama.parameters() if p.grad is not None]).norm()
         assert seen["forget"][1].grad_norm == pytest.approx(float(norm), rel=1e-4)
         assert seen["retain"][0].grad_norm is None

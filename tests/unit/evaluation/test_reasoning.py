@@ -7,7 +7,7 @@ import torch
 
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.errors import ModelError
-from deleatur.evaluation.predictions import record
+from deleatur.evaluation.predictions import Predictor
 from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Evaluation
@@ -26,12 +26,16 @@ def encoder(make_tokenizer):
     return make_encoder(make_tokenizer(OPEN), Data(reasoning_tokens=6))
 
 
+def predicts(lm, encoder) -> Predictor:
+    return Predictor(model=TokenModel(lm).prepare(), encoder=encoder, settings=Evaluation(new_tokens=4))
+
+
 def test_it_is_what_the_model_says_behind_the_open_block(encoder, make_llama):
     """Greedy by hand, six tokens at most, then the block is closed and the answer comes, which alone is scored."""
     lm = make_llama()
-    model = TokenModel(lm)
+    predictor = predicts(lm, encoder)
     rows = encode_all(encoder, [*ROWS, TEXT])
-    sets, notes = with_reasoning(model, encoder, {"forget": rows}, Evaluation(new_tokens=4))
+    sets, notes = with_reasoning(predictor, {"forget": rows})
     *asked, text = sets["forget"]
     assert text == rows[-1]
     for row in asked:
@@ -43,14 +47,14 @@ def test_it_is_what_the_model_says_behind_the_open_block(encoder, make_llama):
         assert encoder.tokenizer.decode(row.ids[: row.start]).endswith(f"<think>\n{reasoning}</think>\n\n")
         assert encoder.tokenizer.decode(row.ids[row.start :]) == f"{row.example.answer}<|im_end|>"
     assert "up to 6 tokens" in notes[0] and "rows it was cut there" in notes[0]
-    made = record(model, encoder, sets, Evaluation(new_tokens=4))["forget"]
+    made = predictor.records(sets)["forget"]
     assert [r.reasoning for r in made] == [row.example.reasoning for row in sets["forget"]]
     assert [r.cut is None for r in made] == [False, False, False, True]
 
 
 def test_rows_stay_as_they_are_where_the_template_opens_no_block(chat, make_llama):
     rows = encode_all(chat, ROWS)
-    assert with_reasoning(TokenModel(make_llama()), chat, {"forget": rows}, Evaluation()) == ({"forget": rows}, ())
+    assert with_reasoning(predicts(make_llama(), chat), {"forget": rows}) == ({"forget": rows}, ())
 
 
 def test_a_model_that_has_no_room_for_it_is_refused_with_what_to_do(encoder, make_llama):
@@ -58,4 +62,4 @@ def test_a_model_that_has_no_room_for_it_is_refused_with_what_to_do(encoder, mak
     rows = encode_all(encoder, ROWS)
     lm.config.max_position_embeddings = max(len(row.ids) for row in rows)
     with pytest.raises(ModelError, match=r"leaves none for the reasoning .*; set data.max_length to"):
-        with_reasoning(TokenModel(lm), encoder, {"forget": rows}, Evaluation())
+        with_reasoning(predicts(lm, encoder), {"forget": rows})

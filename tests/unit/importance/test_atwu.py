@@ -80,7 +80,7 @@ class TestBeforeTheFirstTurn:
 
     def test_atwu_is_gradient_difference_at_half_weight(self, llama, forget_rows):
         """Σ ½·l is half of Σ l, and so is every gradient in the model."""
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
 
         def gradients(importance) -> tuple[float, list[torch.Tensor]]:
             tokens = model(collate(forget_rows[:4]))
@@ -96,7 +96,7 @@ class TestBeforeTheFirstTurn:
 
 class TestNeitherTurnTouchesTheOther:
     def test_the_models_turn_gives_the_scorer_no_gradient(self, llama, forget_rows):
-        model, importance = TokenModel(llama), learned(width=32)
+        model, importance = TokenModel(llama).prepare(), learned(width=32)
         tokens = model(collate(forget_rows[:4]))
         g = importance(tokens)
         SATURATED(tokens, g, UNUSED).backward()
@@ -106,7 +106,7 @@ class TestNeitherTurnTouchesTheOther:
 
     def test_the_scorers_turn_gives_the_model_no_gradient_and_builds_no_graph_into_it(self, llama, forget_rows):
         """What it sees has no history, and no tensor of the model is saved or filled for it."""
-        model, importance = TokenModel(llama), learned(width=32)
+        model, importance = TokenModel(llama).prepare(), learned(width=32)
         tokens = model(collate(forget_rows[:4])).detach()
         assert tokens.hidden.grad_fn is None
         assert tokens.nll.grad_fn is None
@@ -119,7 +119,7 @@ class TestNeitherTurnTouchesTheOther:
     @pytest.mark.parametrize("case", CASES)
     def test_even_from_outputs_with_a_history_the_scorers_loss_does_not_reach_the_model(self, case, llama, forget_rows):
         settings, loss = CASES[case]
-        model, importance = TokenModel(llama), learned(settings, loss, width=32)
+        model, importance = TokenModel(llama).prepare(), learned(settings, loss, width=32)
         tokens = model(collate(forget_rows[:4]))
         g = importance.scorer(tokens.hidden).sigmoid()
         scorer_loss(g, tokens, settings, loss, HALF).sum().backward()

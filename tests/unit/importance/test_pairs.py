@@ -98,7 +98,7 @@ def test_an_accepted_pair_trains(loss, importance, bench):
     run = method(loss, importance)
     if isinstance(run.importance, SULLM):
         run = replace(run, importance=replace(run.importance, base=str(bench.base)))
-    model = TokenModel(bench.make_llama())
+    model = TokenModel(bench.make_llama()).prepare()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     session = Session(model=model, encoder=bench.encoder, suite=rows_suite({}), rows=bench.rows)
     steps = train(session, replace(run, guard=Guard(retain=None, probe=None, stop=None)), {}).steps

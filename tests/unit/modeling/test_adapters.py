@@ -61,7 +61,7 @@ def test_the_numbers_are_pefts_and_stay_so_when_saved(kind, make_llama, plain, t
     assert all(p.requires_grad for p in lm.parameters())
     with torch.no_grad():
         torch.testing.assert_close(lm(input_ids=IDS).logits, truth, rtol=1e-5, atol=1e-5 * float(truth.abs().max()))
-        TokenModel(lm)
+        TokenModel(lm).prepare()
         save(lm, tokenizer, tmp_path / "out")
         again, _ = load(str(tmp_path / "out"))
         torch.testing.assert_close(again(input_ids=IDS).logits, truth, rtol=1e-5, atol=1e-5 * float(truth.abs().max()))
@@ -131,3 +131,28 @@ def test_a_peft_model_from_python_is_merged_and_others_are_refused(make_llama):
         plain_model(get_peft_model(make_llama(), LoraConfig(**ALL)).get_base_model())
     with pytest.raises(ModelError, match="is a Sequential; give the PreTrainedModel"):
         plain_model(torch.nn.Sequential(lm))
+
+
+def test_a_model_that_peft_left_frozen_is_trained_whole_and_one_frozen_in_part_stays_so(make_llama):
+    left = get_peft_model(make_llama(), LoraConfig(**ALL)).merge_and_unload()
+    assert not any(p.requires_grad for p in left.parameters())
+    assert all(p.requires_grad for p in plain_model(left).parameters())
+    some = make_llama()
+    some.get_input_embeddings().weight.requires_grad_(False)
+    assert not plain_model(some).get_input_embeddings().weight.requires_grad
+
+
+@pytest.mark.parametrize("state", ["the second of two", "switched off", "merged"])
+def test_a_peft_model_is_taken_as_it_answers_now(state, make_llama):
+    adapted = get_peft_model(make_llama(), LoraConfig(**ALL)).eval()
+    if state == "the second of two":
+        adapted.add_adapter("second", LoraConfig(**ALL))
+        adapted.set_adapter("second")
+    elif state == "switched off":
+        adapted.base_model.disable_adapter_layers()
+    else:
+        adapted.merge_adapter()
+    with torch.no_grad():
+        truth = adapted(input_ids=IDS).logits
+        lm = plain_model(adapted)
+        torch.testing.assert_close(lm(input_ids=IDS).logits, truth, rtol=1e-5, atol=1e-5 * float(truth.abs().max()))

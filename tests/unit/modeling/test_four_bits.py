@@ -98,7 +98,7 @@ def test_merged_weights_are_the_sum_rounded_once(folder):
 
 
 def said(lm, rows, precision="fp32") -> torch.Tensor:
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     with torch.no_grad(), precision_of(model, precision):
         return model(collate(rows)).nll
 
@@ -134,7 +134,7 @@ def test_gradients_are_those_of_adapters_on_the_same_weights_held_plainly(folder
             for name, p in lm.named_parameters():
                 if "lora_" in name:
                     own[name].copy_(p)
-        model = TokenModel(one)
+        model = TokenModel(one).prepare()
         with torch.no_grad():
             model(collate(forget_rows))
         one.train()
@@ -145,8 +145,10 @@ def test_gradients_are_those_of_adapters_on_the_same_weights_held_plainly(folder
 
 class TestRefusals:
     def test_without_the_library_one_sentence_says_what_to_install(self, folder, monkeypatch):
-        monkeypatch.setattr(door, "find_spec", lambda name: None)
-        with pytest.raises(ConfigError, match=r"needs bitsandbytes: pip install 'deleatur\[qlora\]'"):
+        monkeypatch.setattr("deleatur.io.packages.version", lambda name: "0.40.1")
+        with pytest.raises(
+            ConfigError, match=r"lora\.bits 4 needs bitsandbytes>=0.*, and 0\.40\.1 is installed: pip install -U"
+        ):
             load(str(folder), bits=4)
 
     def test_weights_that_lie_over_processes_are_refused(self, folder, monkeypatch):

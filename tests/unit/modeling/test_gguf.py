@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ from transformers import (
 )
 
 from deleatur.errors import ModelError
-from deleatur.modeling.gguf import SPLITS, plan_gguf, require_all_read, write_gguf
+from deleatur.modeling.gguf import SPLITS, plan_gguf, require_all_read, require_same_settings, write_gguf
 from deleatur.modeling.loading import load
 
 TEXT = "Where was Nojul born? In 1972, in Teburg é 家."
@@ -127,3 +130,28 @@ def test_a_file_with_scaled_positions_is_refused_before_it_is_another_model(kind
         write()
     with pytest.raises(ModelError, match=r"scales positions \((rope_freqs\.weight|llama\.rope\.scaling\.type)\)"):
         require_all_read(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "made", "refused"),
+    [
+        ("attention.sliding_window", 16, {}, True),
+        ("attention.sliding_window", 16, {"sliding_window": 16}, False),
+        ("attention.sliding_window", 512, {}, False),
+        ("final_logit_softcapping", 30.0, {"final_logit_softcapping": 30.0}, False),
+        ("final_logit_softcapping", 20.0, {"final_logit_softcapping": 30.0}, True),
+        ("rope.freq_base", 1e6, {"rope_parameters": {"rope_theta": 1e4}}, True),
+        ("rope.freq_base", 1e6, {"rope_parameters": {"rope_theta": 1e6}}, False),
+        ("rope.freq_base", 1e6, {}, False),
+    ],
+)
+def test_a_setting_that_the_model_does_not_get_is_refused(key, value, made, refused, tmp_path):
+    """A window beyond the text that the model can read has no effect, nor has a base of positions that it has none of."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "starcoder2")
+    (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(f"starcoder2.{key}", value)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.close):
+        write()
+    config = SimpleNamespace(max_position_embeddings=512, **made)
+    with pytest.raises(ModelError, match=f"has starcoder2.{key} .* another model") if refused else nullcontext():
+        require_same_settings(tmp_path / "model.gguf", config)

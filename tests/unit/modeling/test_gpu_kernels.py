@@ -11,9 +11,10 @@ import torch
 from transformers.models.llama import modeling_llama
 
 from deleatur.modeling import gpu_kernels as kernels
+from deleatur.modeling.decoder import wordings
 from deleatur.modeling.gpu_kernels import by_positions
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
-from deleatur.modeling.token_model import TokenModel, _texts
+from deleatur.modeling.token_model import TokenModel
 
 
 @pytest.mark.parametrize(
@@ -76,9 +77,9 @@ def lean_norm(lm) -> Callable:
 
 
 def fused(lm) -> TokenModel:
-    model = TokenModel(lm)
-    with torch.no_grad(), model._looking() as probe:
-        model._fuse(_texts(probe), model._alone(_texts(probe)))
+    model = TokenModel(lm).prepare()
+    with torch.no_grad(), model.decoder.probing() as probe:
+        model.decoder._fuse(wordings(probe), model.decoder._alone(wordings(probe)))
     return model
 
 
@@ -110,7 +111,7 @@ def test_a_family_that_liger_does_not_know_is_left_alone_in_silence(liger, llama
 
 
 def test_on_cpu_nothing_of_it_is_touched(liger, llama):
-    model = TokenModel(llama)
+    model = TokenModel(llama).prepare()
     before = llama.config._attn_implementation
     model.enable_gpu_kernels()
     assert liger.calls == []

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from deleatur.data.batches import collate
 from deleatur.errors import ConfigError, ModelError
@@ -45,7 +46,7 @@ DROPPING = {  # families that drop in different ways: modules, numbers given to 
 
 @torch.no_grad()
 def nll(lm, rows) -> torch.Tensor:
-    return TokenModel(lm.eval())(collate(rows)).nll
+    return TokenModel(lm.eval()).prepare()(collate(rows)).nll
 
 
 def gpt2() -> transformers.GPT2LMHeadModel:
@@ -243,6 +244,31 @@ def test_a_checkpoint_that_was_published_in_4_bits_is_made_plain_and_saved_as_su
         assert torch.equal(load(str(tmp_path / "out"))[0](input_ids=ids).logits, lm(input_ids=ids).logits)
     with pytest.raises(ConfigError, match=r"lora\.bits 4 needs plain weights"):
         load(str(tmp_path / "packed"), bits=4)
+
+
+def test_a_checkpoint_that_was_published_in_8_bit_floats_is_made_plain(make_llama, plain, tmp_path):
+    """Of each matrix, the floats times the scale of their block."""
+    save(make_llama(), plain.tokenizer, tmp_path / "model")
+    config, weights = tmp_path / "model" / "config.json", load_file(tmp_path / "model" / "model.safetensors")
+    method = {"quant_method": "fp8", "weight_block_size": [64, 64], "activation_scheme": "dynamic"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": method}))
+    small = {key: w.to(torch.float8_e4m3fn) for key, w in weights.items() if "_proj" in key}
+    scales = {f"{key}_scale_inv": torch.full((-(-w.shape[0] // 64), -(-w.shape[1] // 64)), 0.5) for key, w in small.items()}
+    save_file({**weights, **small, **scales}, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    lm, tokenizer = load(str(tmp_path / "model"))
+    for key, w in small.items():
+        torch.testing.assert_close(lm.get_parameter(key).detach(), w.float() / 2, rtol=0, atol=0)
+    save(lm, tokenizer, tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "hqq", "torchao", "a new one"])
+def test_other_formats_are_refused_before_a_library_for_them_is_asked_for(method, llama, plain, tmp_path):
+    save(llama, plain.tokenizer, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": method}}))
+    with pytest.raises(ModelError, match=rf"are quantised \({method}\), and cannot be trained; give the model they are of"):
+        load(str(tmp_path / "model"))
 
 
 def test_settings_of_sampling_without_sampling_are_read_and_can_be_saved(llama, plain, tmp_path):

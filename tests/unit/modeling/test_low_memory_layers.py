@@ -117,13 +117,13 @@ def test_norms_and_products_are_made_once_more_for_the_backward_pass(rank, check
     batch, own = collate(forget_rows[:3]), deepcopy(llama)
     if checkpointing:
         checkpoint_activations(llama)
-    layers, model = llama.config.num_hidden_layers, TokenModel(llama.train())
+    layers, model = llama.config.num_hidden_layers, TokenModel(llama.train()).prepare()
     made.clear()
     model(batch).nll.sum().backward()
     assert made.count("_product") == 2 * layers
     # what the last norm gives goes to the head; what the first gives wants no gradient, but with trained embeddings
     assert made.count("_normed") == 2 * (2 * layers) + (1 if rank is None or checkpointing else 0)
-    plain = TokenModel(own.train())
+    plain = TokenModel(own.train()).prepare()
     for module in own.modules():
         vars(module).pop("forward", None)
     made.clear()

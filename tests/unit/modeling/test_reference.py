@@ -57,7 +57,7 @@ def spoil(lm) -> None:
 class TestNumbers:
     @pytest.mark.parametrize("batch", [1, 4, 100])
     def test_they_are_those_of_the_models_own_forward_in_whatever_order_rows_are_looked_up(self, batch, llama, some):
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         reference = make_reference(model, some, NEEDS, batch=batch)
         order = [7, 0, 5, 9, 5]  # a row may be met twice in a batch
         seen = said(reference, asked(model, [some[k] for k in order]))
@@ -69,7 +69,7 @@ class TestNumbers:
         assert all(p.grad is None for p in llama.parameters())
 
     def test_they_stand_still_while_the_model_moves_its_head_included(self, llama, some):
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         tokens = asked(model, some)
         reference = make_reference(model, some, NEEDS, batch=4)
         before = said(reference, tokens)
@@ -81,7 +81,7 @@ class TestNumbers:
 
     def test_a_tied_head_is_copied_too(self, make_llama, some):
         """Its matrix is the embedding, which is trained."""
-        model = TokenModel(make_llama(tie_word_embeddings=True))
+        model = TokenModel(make_llama(tie_word_embeddings=True)).prepare()
         reference = make_reference(model, some, Requirements(start_logits=True), batch=4)
         tokens = asked(model, some)
         before = reference.logits(tokens)
@@ -90,7 +90,7 @@ class TestNumbers:
 
     def test_with_adapters_the_head_is_not_copied_and_they_stand_still(self, llama, some, monkeypatch):
         """The head is not trained, so it will be as it is; what the adapters do is behind the states that are kept."""
-        model = TokenModel(add_adapters(llama, Lora(rank=4)))
+        model = TokenModel(add_adapters(llama, Lora(rank=4))).prepare()
         monkeypatch.setattr("deleatur.modeling.token_model.deepcopy", lambda matrix: pytest.fail("the head is copied"))
         reference = make_reference(model, some, NEEDS, batch=4)
         tokens = asked(model, some)
@@ -105,7 +105,7 @@ class TestNumbers:
 
     def test_in_bf16_they_are_the_bf16_models(self, make_llama, some):
         """One batch of the same rows, so that not a bit may differ: states are kept in the model's type, NLL in fp32."""
-        model = TokenModel(make_llama().bfloat16())
+        model = TokenModel(make_llama().bfloat16()).prepare()
         rows = sorted(some, key=lambda row: len(row.ids))
         with torch.no_grad():
             tokens = model(collate(rows), logits=True, layer=0)
@@ -117,7 +117,7 @@ class TestNumbers:
         assert [seen[kind].dtype for kind in KINDS] == [torch.float32, torch.bfloat16, torch.bfloat16]
 
     def test_rows_that_are_given_again_are_asked_once(self, llama, some):
-        model, forward, met = TokenModel(llama), TokenModel.forward, []
+        model, forward, met = TokenModel(llama).prepare(), TokenModel.forward, []
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(model, batch, **more)
         make_reference(model, [*some, *some[::-1]], Requirements(start_nll=True), batch=3)
         assert len(met) == len(some)
@@ -125,7 +125,7 @@ class TestNumbers:
 
     def test_of_no_rows_they_are_nothing(self, llama, some):
         """A process without a row in a step asks all the same."""
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         reference = make_reference(model, some, NEEDS, batch=4)
         nothing, _ = asked(model, some[:1]).split(0)
         assert [tuple(x.shape) for x in said(reference, nothing).values()] == [(0,), (0, 401), (0, 32)]
@@ -134,7 +134,7 @@ class TestNumbers:
 class TestAsking:
     @pytest.mark.parametrize("need", ["nll", "logits", "layer"])
     def test_what_was_not_asked_for_is_not_there(self, need, llama, some):
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         wanted = Requirements(**{f"start_{need}": True, "logits": True, "layer": 0})
         reference, tokens = make_reference(model, some, wanted, batch=4), asked(model, some)
         assert len(getattr(reference, need)(tokens)) == len(tokens.nll)
@@ -143,14 +143,14 @@ class TestAsking:
                 getattr(reference, kind)(tokens)
 
     def test_a_row_that_was_not_given_is_not_there(self, llama, some):
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         reference = make_reference(model, some[:3], NEEDS, batch=4)
         for kind in KINDS:
             with pytest.raises(LookupError):
                 getattr(reference, kind)(asked(model, some[3:4]))
 
     def test_where_nothing_asks_the_model_is_not_run(self, llama, some):
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         tokens = asked(model, some)
         model.forward = lambda *args, **kwargs: pytest.fail("nothing asks for a reference")
         reference = make_reference(model, some, Requirements(logits=True, layer=0, preferred=True), batch=4)
@@ -162,7 +162,7 @@ class TestOnDisk:
     def test_above_the_limit_it_lies_in_a_file_that_is_gone_from_the_folder_and_the_numbers_are_the_same(
         self, llama, some, tmp_path: Path, monkeypatch
     ):
-        model, mapped, from_file = TokenModel(llama), [], torch.from_file
+        model, mapped, from_file = TokenModel(llama).prepare(), [], torch.from_file
         tokens = asked(model, some)
         kept = said(make_reference(model, some, NEEDS, batch=4, folder=tmp_path), tokens)
 
@@ -183,7 +183,7 @@ class TestOnDisk:
     def test_without_a_folder_it_stays_in_memory(self, llama, some, monkeypatch):
         monkeypatch.setattr(module, "IN_MEMORY", 16)
         monkeypatch.setattr(torch, "from_file", lambda *args, **kwargs: pytest.fail("there is no folder"))
-        model = TokenModel(llama)
+        model = TokenModel(llama).prepare()
         reference, tokens = make_reference(model, some, NEEDS, batch=4), asked(model, some)
         torch.testing.assert_close(reference.nll(tokens), tokens.nll, rtol=1e-5, atol=1e-5)
 
@@ -192,7 +192,7 @@ class TestLikelihoods:
     @pytest.mark.parametrize("batch", [1, 4, 100])
     def test_nll_and_entropy_are_those_of_a_plain_softmax_row_by_row(self, batch, llama, some):
         """−log p of the token, and −Σ p·log p over all words, with p the softmax of the model's own logits."""
-        for one, row in zip(likelihoods(TokenModel(llama), some, batch), some, strict=True):
+        for one, row in zip(likelihoods(TokenModel(llama).prepare(), some, batch), some, strict=True):
             truth = by_hand(llama, row)
             p = truth["logits"].softmax(-1)
             torch.testing.assert_close(one.nll, truth["nll"], rtol=1e-4, atol=1e-4)
@@ -219,7 +219,7 @@ class TestLikelihoods:
         assert module._entropy(torch.zeros(0, 5), lambda h: h @ torch.zeros(5, 37)).shape == (0,)
 
     def test_no_rows_have_no_likelihood(self, llama):
-        assert likelihoods(TokenModel(llama), [], 4) == []
+        assert likelihoods(TokenModel(llama).prepare(), [], 4) == []
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -227,12 +227,12 @@ def test_the_state_of_a_layer_is_what_that_decoder_layer_hands_on(layer, make_ll
     """Of three layers the first two, at each scored token's own position."""
     lm = make_llama(num_hidden_layers=3)
     with torch.no_grad():
-        seen = TokenModel(lm)(collate(some), layer=layer).layer
+        seen = TokenModel(lm).prepare()(collate(some), layer=layer).layer
     expected = torch.cat([by_hand(lm, row, layer)["layer"] for row in some])
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_state_of_the_last_layer_is_the_final_one_after_the_last_norm(make_llama, some):
     with torch.no_grad():
-        seen = TokenModel(make_llama(num_hidden_layers=3))(collate(some), layer=2)
+        seen = TokenModel(make_llama(num_hidden_layers=3)).prepare()(collate(some), layer=2)
     assert torch.equal(seen.layer, seen.hidden)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def row(name: str, nll: float, *, said: str = "In Tessholm, I think.") -> Record
         deviation=(1.0, 2.0, 0.5),
         restated=(-nll, -1.0),
         wrong=((-2.0, -0.5), (-1.0,)),
+        restated_answer="I think, in Tessholm.",
+        wrong_answers=("In Tessholm.", "Birburg."),
         grad_norm=nll,
     )
 
@@ -66,9 +69,8 @@ def results(records) -> dict:
 class TestOpenUnlearning:
     def test_the_files_have_the_peers_names_and_form(self, results, records):
         logs, summary = to_open_unlearning(results, records)
-        assert {*OPEN_UNLEARNING, "model_utility", "forget_quality", "privleak", "mia_gradnorm", "mia_min_k_plus_plus"} <= {
-            *logs
-        }
+        assert {*OPEN_UNLEARNING, "model_utility", "forget_quality", "privleak", "mia_min_k_plus_plus"} <= {*logs}
+        assert not {"mia_gradnorm", "mia_zlib"} & {*logs}, "which peers define otherwise"
         assert list(logs) == sorted(logs)
         assert summary == {name: log["agg_value"] for name, log in logs.items()}
         assert list(logs["forget_Q_A_Prob"]["value_by_index"]) == ["0", "1", "2", "3"]
@@ -104,19 +106,41 @@ class TestOpenUnlearning:
             assert back["after"][own][metric] == pytest.approx(results["after"][own][metric])
         assert sum(map(len, back["after"].values())) == len(OPEN_UNLEARNING)
         told = {name: figure for name, figure in results["whole"]["after"].items() if "value" in figure}
-        assert back["whole"]["after"].keys() == told.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
+        assert back["whole"]["after"].keys() == told.keys() - {"mia_grad_norm", "mia_zlib"}
+        assert told.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
         for name, figure in back["whole"]["after"].items():
             rows = name.startswith("mia_") and name != "mia_reference"
             theirs = {k: v for k, v in told[name].items() if k not in ("deviation", "retrained")}  # which say where to be
             assert figure == (pytest.approx(theirs) if rows else {"value": told[name]["value"], "n": 0})
-        assert back["other"] == {}
+        assert {name.split("_Q_A_")[1] for name in back["other"]} == {"PARA_Prob", "PERT_Prob", "PARA_ROUGE", "PERT_ROUGE"}
+
+    def test_restated_and_wrong_answers_stand_in_the_answers_place(self, results, records):
+        """exp(−(nll + 1)/2) for the restated answer, the mean of exp(−1.25) and exp(−1) for the wrong ones."""
+        logs, summary = to_open_unlearning(results, records)
+        expected = [math.exp(-(2.0 + 0.3 * i + 1) / 2) for i in range(4)]
+        assert summary["forget_Q_A_PARA_Prob"] == pytest.approx(sum(expected) / 4)
+        assert summary["wf_Q_A_PERT_Prob"] == pytest.approx((math.exp(-1.25) + math.exp(-1)) / 2)
+        assert logs["forget_Q_A_PERT_Prob"]["value_by_index"]["0"]["avg_loss"] == [1.25, 1.0]
+        assert summary["forget_Q_A_PARA_ROUGE"] == 0.5, "two words of four in their order"
+        assert summary["forget_Q_A_PERT_ROUGE"] == 0.5, "all of one wrong answer and none of the other"
+        assert {"rouge1_recall", "rougeL_recall", "rougeL_f1"} <= logs["forget_Q_A_ROUGE"]["value_by_index"]["0"].keys()
+
+    def test_extraction_strength_has_the_peers_floor(self, records):
+        """Two answer tokens, the last one wrong: one of two is not right, and the peers never say less than 1/2."""
+        rows = {"forget": [replace(r, hit=(True, False, True)) for r in records["forget"]]}
+        made = {"after": measure(rows)}
+        assert made["after"]["forget"]["extraction_strength"]["value"] == 0.0
+        assert to_open_unlearning(made, rows)[1]["extraction_strength"] == 0.5
 
     def test_a_summary_gives_values_alone(self, results, records):
         back = from_open_unlearning(to_open_unlearning(results, records)[1])
         value = results["after"]["forget"]["probability"]["value"]
         assert back["after"]["forget"]["probability"] == {"value": value, "n": 0, "se": None}
         again, _ = to_open_unlearning(back, {})
-        assert {n: log["agg_value"] for n, log in again.items()} == to_open_unlearning(results, records)[1]
+        first = to_open_unlearning(results, records)[1]
+        assert {n: log["agg_value"] for n, log in again.items()} == {
+            n: v for n, v in first.items() if n not in back["other"]
+        }
 
     def test_a_users_own_retain_rows_are_the_peers_retain(self, records):
         own = {"forget": records["forget"], "retain": records["retain_perturbed"]}

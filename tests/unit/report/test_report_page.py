@@ -137,7 +137,7 @@ def test_names_in_the_results_and_the_folder_stay_text(tmp_path: Path, make: Cal
         tmp_path / "<script>run",
         before={ATTACK: {ATTACK: score}},
         model={"name": ATTACK, ATTACK: ATTACK},
-        data={ATTACK: {"source": ATTACK, "sha256": ATTACK, "rows": ATTACK}},
+        data={ATTACK: {"source": ATTACK, "sha256": ATTACK, "rows": 3}},
         run={"loss": {"name": ATTACK}, "importance": {"name": ATTACK}, ATTACK: [ATTACK]},
         cost={ATTACK: 1},
         importance={"n": 1, ATTACK: 1},

@@ -82,7 +82,7 @@ WHOLE["after"]["privleak"] = {"lacks": "needs more"}
 
 
 def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_they_lack() -> None:
-    rows = set_metric_rows({"whole": WHOLE, "suite": {"judge": "made-up/judge"}})
+    rows = set_metric_rows(WHOLE, "made-up/judge")
     assert [(r.name, r.before, r.after, r.n, r.given) for r in rows] == [
         ("forget quality", "–", "–", "", False),
         ("mia loss", "0.988 [0.9, 1]", "0.5", "9", True),
@@ -98,3 +98,13 @@ def test_a_judges_name_stands_at_its_numbers_and_at_no_others() -> None:
     assert by_judge("judged", "made-up/judge") == "judged, by made-up/judge"
     assert by_judge("rouge_l", "made-up/judge") == "ROUGE-L"
     assert by_judge("judged", None) == "judged"
+
+
+def test_a_cut_stands_beside_the_count():
+    """Three of eight rows were evaluated; of holdout all, of paraphrases the size is not known."""
+    figures = {
+        name: {"probability": {"value": 0.5, "n": 3, "se": 0.1}} for name in ("forget", "holdout", "forget_paraphrased")
+    }
+    data = {"forget": {"rows": 8}, "holdout": {"rows": 3}, "retain": None}
+    counts = {row.set: row.count for row in rows_of({"before": figures, "after": figures, "data": data})}
+    assert counts == {"forget": "3 of 8", "holdout": "3", "forget_paraphrased": "3"}

@@ -18,7 +18,7 @@ def values(rows, chosen: float = 1.0, other: float = 0.0) -> dict:
 
 @pytest.fixture
 def model(make_llama):
-    return TokenModel(make_llama())
+    return TokenModel(make_llama()).prepare()
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class Broken:
 def train(lm, forget, kept, *, loss=SATURATED, importance=None, seed=0, **changed) -> list[Step]:
     """Train in place; `importance` may be the settings of the learned one. Returns the steps."""
     settings = Train(**{"epochs": 2, "batch": 8, "lr": 1e-3} | changed)
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     dealt = Schedule(**{n: getattr(settings, n) for n in ("epochs", "batch", "tokens", "accumulate")}, seed=seed)
     count = len(list(windows(forget, kept, dealt)))
     importance = importance or Learned(every=2, lr=0.5)
@@ -132,7 +132,7 @@ class TestStep:
         lm = make_llama()
         (window,) = list(windows(forget_rows[:5], retain_rows, Schedule(epochs=1, batch=8)))[:1]
         with torch.no_grad():
-            forget, retain = TokenModel(lm)(window[0]).split(window[0].forget)
+            forget, retain = TokenModel(lm).prepare()(window[0]).split(window[0].forget)
         value = SATURATED(forget, torch.full_like(forget.nll, 0.5), Reference())
         step = train(lm, forget_rows[:5], retain_rows, epochs=1, alpha=0.7, gamma=1.9)[0]
         assert step.step == 1
@@ -170,7 +170,7 @@ class TestStep:
         train(lm, forget_rows[:8], retain_rows, importance=seen, batch=4, epochs=1, gamma=0.0, alpha=0.0)
         for tokens in seen.turns[0]:
             with torch.no_grad():  # weights of nothing but decay: the model is as good as it was
-                expected = TokenModel(lm)(collate(list(tokens.rows)), state=state)
+                expected = TokenModel(lm).prepare()(collate(list(tokens.rows)), state=state)
             torch.testing.assert_close(tokens.hidden, expected.hidden, rtol=1e-2, atol=1e-2)
 
     def test_an_importance_that_does_not_learn_gets_no_turn(self, make_llama, forget_rows, retain_rows):
@@ -189,7 +189,7 @@ class TestStep:
         """Without forget rows the loss is the mean NLL of the rows, however the forget loss and its weight are set."""
         lm, steps = make_llama(), []
         fit(
-            TokenModel(lm),
+            TokenModel(lm).prepare(),
             fine_tuning_batches(retain_rows[:16], epochs=4, batch=4, seed=0),
             Method(loss=GradientDifference(), importance=Uniform(), settings=Train(lr=3e-3)),
             steps=16,
@@ -255,10 +255,10 @@ class TestRetainTerms:
 @torch.no_grad()
 def drift(start, lm, rows, term: str) -> float:
     """Mean cost of a token by a retain term, the start model's outputs made anew."""
-    first = TokenModel(start)
+    first = TokenModel(start).prepare()
     before = first(collate(rows), logits=True, layer=0, state="predicting")
     teacher = Teacher(states=lambda rows: before.hidden, head=first.head)
-    now = TokenModel(lm)(collate(rows), logits=True, layer=0, teacher=teacher)
+    now = TokenModel(lm).prepare()(collate(rows), logits=True, layer=0, teacher=teacher)
     reference = Reference(logits=lambda tokens: before.logits, layer=lambda tokens: before.layer)
     return RETAIN_TERMS[term].cost(now, reference).mean().item()
 
@@ -393,7 +393,7 @@ class TestPrecision:
         batch = collate(forget_rows[:4], retain_rows[:4])
         for lm in (plain, saving):
             lm.train()
-            forget, retain = TokenModel(lm)(batch).split(4)
+            forget, retain = TokenModel(lm).prepare()(batch).split(4)
             (retain.nll.mean() - forget.nll.mean()).backward()
         assert saving.model.gradient_checkpointing
         for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):

@@ -70,7 +70,7 @@ def unlearn(rows, plain) -> Callable:
     """Carry out a run's training in place; returns the importance and the steps."""
 
     def unlearn(lm, run: Run, **more) -> tuple[object, list[Step]]:
-        done = train(session_of(TokenModel(lm), rows, plain, **more), run, {})
+        done = train(session_of(TokenModel(lm).prepare(), rows, plain, **more), run, {})
         return done.importance, done.steps
 
     return unlearn
@@ -123,7 +123,7 @@ class TestOnly:
         """Weights that were held already, as with adapters, stay held."""
         llama.lm_head.requires_grad_(False)
         before = {name: p.requires_grad for name, p in llama.named_parameters()}
-        with pytest.raises(KeyboardInterrupt), training_only(TokenModel(llama), "lm_head|mlp"):
+        with pytest.raises(KeyboardInterrupt), training_only(TokenModel(llama).prepare(), "lm_head|mlp"):
             assert {n for n, p in llama.named_parameters() if p.requires_grad} == {n for n in before if "mlp" in n}
             raise KeyboardInterrupt
         assert {name: p.requires_grad for name, p in llama.named_parameters()} == before
@@ -132,13 +132,13 @@ class TestOnly:
         with pytest.raises(
             ConfigError, match=r"train\.only is 'experts'.*the first is model\.embed_tokens\.weight"
         ) as caught:
-            require_parts(TokenModel(llama), run_of(only="experts"))
+            require_parts(TokenModel(llama).prepare(), run_of(only="experts"))
         assert "\n" not in str(caught.value)
-        require_parts(TokenModel(llama), run_of(only="mlp"))
+        require_parts(TokenModel(llama).prepare(), run_of(only="mlp"))
 
     def test_a_layer_that_the_model_has_not_is_refused_in_one_line(self, make_llama):
         """A model of three layers has layers 0 and 1 to be steered: what the last one hands on is known behind the norm."""
-        model = TokenModel(make_llama(num_hidden_layers=3))
+        model = TokenModel(make_llama(num_hidden_layers=3)).prepare()
         for layer in (2, 3):
             with pytest.raises(ConfigError, match=rf"loss\.layer is {layer}, but .* layers 0 to 1 ") as caught:
                 require_parts(model, run_of(loss=RMU(layer=layer)))
@@ -222,7 +222,7 @@ class TestReference:
     def test_the_start_model_is_asked_of_the_rows_of_which_something_reads_and_no_others(
         self, changed, known, llama, rows, plain, monkeypatch
     ):
-        run, model = run_of(**changed), TokenModel(llama)
+        run, model = run_of(**changed), TokenModel(llama).prepare()
         batches, met = self.dealt(run, rows, plain), []
         forward = model.forward
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(batch, **more)
@@ -236,12 +236,12 @@ class TestReference:
         self, make_llama, make_tokenizer, rows, tmp_path
     ):
         """Another model is loaded from its folder; NLL and entropy are its own."""
-        ours, other = TokenModel(make_llama()), make_llama(seed=1)
+        ours, other = TokenModel(make_llama()).prepare(), make_llama(seed=1)
         other.save_pretrained(tmp_path / "other")
         make_tokenizer().save_pretrained(tmp_path / "other")
         start = start_of(ours, rows, batch=4, precision="fp32")
         assert (start.forget, start.retain) == (rows["forget"], rows["retain"])
-        for name, lm in ((None, ours), (str(tmp_path / "other"), TokenModel(other))):
+        for name, lm in ((None, ours), (str(tmp_path / "other"), TokenModel(other).prepare())):
             (said,) = start.likelihood(rows["forget"][:1], name)
             with torch.no_grad():
                 alone = lm(collate(rows["forget"][:1]), logits=True)
@@ -256,7 +256,7 @@ class TestScorerAlone:
     def test_pretraining_moves_the_scorer_and_leaves_the_model_alone(self, make_llama, rows, plain):
         """Two passes of three windows are six turns, after which the rate of all turns has fallen that far."""
         lm, run = make_llama(), run_of(importance=Learned(pretrain=2, lr=0.4))
-        model, before = TokenModel(lm), weights(lm)
+        model, before = TokenModel(lm).prepare(), weights(lm)
         made = make_importance(session_of(model, rows, plain), run, run.loss, Reference(), steps=6, pretraining_steps=6)
         pretrain(made, model, step_batches(rows, run, [], epochs=2))
         assert made.scorer.linear.weight.abs().sum() > 0
@@ -285,7 +285,7 @@ class TestScorerAlone:
     def test_it_is_shown_forget_and_retain_rows_but_not_the_preferred_ones(self, llama, rows, plain, monkeypatch):
         """Windows of 2×2: retain rows stand behind the preferred ones in each batch."""
         run = run_of(loss=DPO(), importance=Learned(objective="complement"), batch=2, accumulate=2, epochs=1)
-        model, preferred = TokenModel(llama), preferred_rows(run.loss, rows["forget"], plain)
+        model, preferred = TokenModel(llama).prepare(), preferred_rows(run.loss, rows["forget"], plain)
         made = make_importance(session_of(model, rows, plain), run, run.loss, Reference(), steps=3)
         shown: list[tuple[TokenOutputs, TokenOutputs]] = []
         monkeypatch.setattr(made, "update", lambda forget, retain: shown.append((forget, retain)) or {})
@@ -332,7 +332,7 @@ class TestScorerAlone:
         assert same_scorer(made.scorer, other)
         ((batch, *_), *_) = step_batches(rows, run, [])
         with torch.no_grad():
-            forget, _ = TokenModel(make_llama())(batch).split(batch.forget)
+            forget, _ = TokenModel(make_llama()).prepare()(batch).split(batch.forget)
             expected = other(forget.hidden).sigmoid().mean().item()
         assert abs(expected - 0.5) > 1e-2
         assert steps[0].importance == pytest.approx(expected, rel=1e-4)
@@ -384,7 +384,7 @@ class TestJoint:
         loss = GradientDifference(saturation=2.0)
         run = run_of(loss=loss, importance=settings, alpha=0.8, gamma=1.7, clip=free, lr=rate, epochs=1, warmup=0.4)
         ours, theirs = make_llama(), make_llama()
-        model = TokenModel(ours)
+        model = TokenModel(ours).prepare()
         made = make_importance(session_of(model, rows, plain), run, loss, Reference(), steps=3)
         unsettle(made.scorer)
         scorer = Scorer(32)
@@ -403,7 +403,7 @@ class TestJoint:
             [*theirs.parameters(), *scorer.parameters()], lr=rate, weight_decay=run.train.weight_decay
         )
         for share_of_rate, (batch,) in zip((1 / 2, 1.0, 1 / 2), batches, strict=True):  # one of warm-up, then down to 0
-            forget, retain = TokenModel(theirs)(batch).split(batch.forget)
+            forget, retain = TokenModel(theirs).prepare()(batch).split(batch.forget)
             g = (forget.hidden.detach() @ scorer.linear.weight[0] + scorer.linear.bias).sigmoid()
             fade = (-g * forget.nll).exp().detach() ** 2
             entropy = -(g * g.log() + (1 - g) * (1 - g).log()).mean()
@@ -447,8 +447,8 @@ class TestEveryPair:
         examples = [replace(row.example, alternates=("Nobody knows.", "In the north.")) for row in forget_rows[:4]]
         rows = {"forget": encode_all(plain, examples), "retain": retain_rows[:4]}
         run = run_of(loss=LOSSES[name], batch=2, accumulate=2, epochs=1, alpha=0.0, gamma=1.3)
-        lm, model = make_llama(), TokenModel(make_llama())
-        (step,) = train(session_of(TokenModel(lm), rows, plain), run, {}).steps
+        lm, model = make_llama(), TokenModel(make_llama()).prepare()
+        (step,) = train(session_of(TokenModel(lm).prepare(), rows, plain), run, {}).steps
         loss = run.loss.tokenized(plain.tokens) if name == "jensun" else run.loss
         preferred = preferred_rows(loss, rows["forget"], plain)
         ((one, two),) = step_batches(rows, run, preferred)

@@ -1,4 +1,4 @@
-"""Can rows to forget be distinguished from unseen rows by how familiar they are? Attacks on membership that exist, both ways."""
+"""Can rows to forget be distinguished from unseen rows by how familiar they are? Known attacks on membership, both ways."""
 
 from __future__ import annotations
 

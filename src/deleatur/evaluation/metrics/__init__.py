@@ -309,12 +309,22 @@ spans it is empty.
 - r, of which `truth_ratio` is made, averages the wrong answers geometrically, as OpenUnlearning and TOFU's code do. TOFU's
   formula has the arithmetic mean, and its code calls 1/r the truth ratio; utility and p-value stay the same.
 - `grad_norm` is the norm of the whole gradient; OpenUnlearning averages the norms of single tensors, without the
-  end of turn.
+  end of turn. `zlib` packs the answer alone; OpenUnlearning packs all that is scored. Neither is exported under its names.
+- Token ids: ours end with the end of turn; OpenUnlearning scores the template's whole rendering (ChatML's newline too) and
+  an eos behind it where that is not last, under a system prompt of its configuration. `--data.layout open-unlearning` and
+  `--data.system-prompt` give its very ids, and then every TOFU metric is its number
+  (`tests/parity/test_open_unlearning.py`). `compare` says where layouts differ.
+- Exports have OpenUnlearning's floor of extraction strength, and its figures of the restated answer (PARA) and of the
+  wrong ones (PERT).
+- The peers evaluate all rows of a suite, and so does the default; where `evaluation.rows` leaves some out, `n` says of how
+  many.
 - Texts made for attacks take the place of forget rows and holdout where they are: `forget_mia` of MUSE and RWKU,
   `retain_mia` of RWKU. RWKU's model knows both sides: there .5 says that forget texts are as familiar as others it knows.
 - `forget_quality`, `privleak` and `mia_reference` without a retrained model (`--evaluation.retrained`) are not given, and
   `lacks` says so; OpenUnlearning then compares `privleak` with .5.
 - `repetitiveness` and `fluency` take runs of letters and digits and single marks for words; RWKU takes NLTK's, which split
   contractions otherwise.
-- `accuracy` takes a tie for a wrong answer; lm-eval gives it to the choice that stands first.
+- `accuracy` takes a tie for a wrong answer; lm-eval gives it to the choice that stands first. On rows with a restated
+  answer (TOFU's forget rows) that one is compared, since the wrong ones were made of it: the original wording against them
+  would be right for a random model too.
 """

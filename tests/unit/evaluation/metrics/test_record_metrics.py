@@ -111,6 +111,12 @@ class TestAgainstWrongAnswers:
         assert (accuracy(likelier), accuracy_normalised(likelier)) == (0.0, 1.0)
         assert accuracy(make(logp=logs(1 / 2), wrong=(logs(1 / 3), logs(0.9, 0.1)))) == 1.0
 
+    def test_accuracy_compares_what_wrong_answers_were_made_of(self):
+        """The original wording is likelier than the wrong answers, the restated one, from which those were made, is not."""
+        record = make(logp=(-1.0,), restated=(-5.0,), wrong=((-2.0,), (-6.0,)))
+        assert (accuracy(record), accuracy_normalised(record)) == (0.0, 0.0)
+        assert accuracy(make(logp=(-9.0,), restated=(-1.0,), wrong=((-2.0,),))) == 1.0
+
     def test_without_wrong_answers_there_is_none_of_these(self):
         named = ("normalised_probability", "truth_ratio", "truth_ratio_kept", "accuracy", "accuracy_normalised")
         assert [METRICS[name].of(make(restated=(-1.0,))) for name in named] == [None] * 5

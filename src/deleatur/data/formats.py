@@ -1,0 +1,127 @@
+"""Kinds of files: the rows of each, as pairs of a place and a value."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+
+from deleatur.data.messages import reason, redact_value, refusal, show_all, show_columns
+
+INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # what pandas calls its row numbers in a CSV file
+
+
+def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
+    """Rows with their places, for a source that has no lines."""
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _jsonl(name: str, data: bytes) -> Iterable[tuple[str, object]]:
+    for number, line in enumerate(_decode(name, data).split("\n"), 1):  # splitlines would break rows that hold U+2028
+        if line.strip():
+            yield f"line {number}", _parse(name, line, number)
+
+
+def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
+    """A list of objects, an object that holds one, or, as some data sets on the hub are named, an object a line."""
+    text = _decode(name, data)
+    first, _, rest = text.lstrip().partition("\n")
+    if rest.strip() and first.rstrip().startswith("{") and first.rstrip().endswith("}"):
+        return _jsonl(name, data)
+    value = _parse(name, text)
+    if isinstance(value, dict):
+        lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
+        if len(lists) != 1:
+            seen = f"an object that holds {len(lists)} lists of objects {show_all(lists)}".rstrip()
+            raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
+        value = value[lists[0]]
+    if not isinstance(value, list):
+        raise refusal(name, f"{redact_value(value)} is not a list of objects, which a .json file has to be")
+    return counted(value)
+
+
+def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
+    text = _decode(name, data)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        head, *rows = [cells for cells in reader if cells] or [[]]
+    except csv.Error as e:
+        needed = "quote cells that hold quotes, commas or line breaks"
+        raise refusal(f"{name}, line {reader.line_num}", f"broken CSV: {e}; {needed}") from e
+    finally:
+        csv.field_size_limit(limit)
+    width = len(head)
+    indices = {k for k, column in enumerate(head) if INDEX.fullmatch(column) and all(_is_number(r, k) for r in rows)}
+    head = [column for k, column in enumerate(head) if k not in indices]
+    if len({*head}) < len(head):
+        raise refusal(name, f"two columns share a name among {show_columns(head)}; rename one")
+    for number, cells in enumerate(rows, 1):
+        if len(cells) != width:
+            seen = f"{len(cells)} cells stand under {width} columns"
+            raise refusal(f"{name}, row {number}", f"{seen}; quote cells that hold commas or line breaks")
+        kept = [cell for k, cell in enumerate(cells) if k not in indices]
+        yield f"row {number}", {column: cell or None for column, cell in zip(head, kept, strict=True)}
+
+
+def _delimiter(text: str) -> str:
+    """A comma, unless the heading has none and parts at semicolons, tabs or bars."""
+    heading = text.lstrip().partition("\n")[0]
+    return max(",;\t|", key=lambda mark: (mark == "," and mark in heading, heading.count(mark)))
+
+
+def _is_number(cells: list[str], column: int) -> bool:
+    return column >= len(cells) or cells[column].isdecimal()
+
+
+def _parquet(name: str, data: bytes) -> Iterable[tuple[str, object]]:
+    try:
+        from pyarrow import BufferReader, parquet  # slow to import, and few rows come from Parquet
+
+        return counted(parquet.ParquetFile(BufferReader(data)).read().to_pylist())
+    except Exception as e:  # pyarrow has errors of its own, and Python has some for the text inside
+        raise refusal(name, f"broken Parquet ({reason(e)}); write the file again") from e
+
+
+READERS: dict[str, Callable[[str, bytes], Iterable[tuple[str, object]]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}
+
+
+def _decode(name: str, data: bytes) -> str:
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        line, byte = data.count(b"\n", 0, e.start) + 1, e.start - data.rfind(b"\n", 0, e.start)
+        seen = f"byte {byte} of the line (0x{data[e.start]:02x}) is not UTF-8"
+        raise refusal(f"{name}, line {line}", f"{seen}; save the file as UTF-8") from e
+
+
+def _parse(name: str, text: str, line: int | None = None) -> object:
+    """The JSON value of a whole file, or of its `line`."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as e:
+        whole = line is None and e.msg == "Extra data"
+        needed = "for one object a line name the file .jsonl" if whole else "mend the line"
+        place = f"{name}, line {(line or 1) + e.lineno - 1}"
+        raise refusal(place, f"broken JSON at column {e.colno}: {e.msg}; {needed}") from e
+    except (ValueError, RecursionError) as e:  # a key twice, a number of thousands of digits, brackets too deep
+        place = f"{name}, line {line}" if line else name
+        raise refusal(place, f"JSON that cannot be used: {e}; mend or drop it") from e
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has a key twice among {show_all([key for key, _ in pairs])}")
+    return found

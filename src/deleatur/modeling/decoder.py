@@ -1,0 +1,216 @@
+"""Runs a model's decoder: over padded rows, or rows end to end where that was found to give the same states."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from deleatur.errors import ModelError
+from deleatur.modeling.gpu_kernels import by_positions, fuse
+from deleatur.modeling.low_memory_layers import patch_low_memory_layers, restore_layers
+from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
+
+
+class Decoder:
+    """The decoder of one language model. Nothing of the model is changed before `prepare`, and `undo` takes it back.
+
+    `packs`: on the processor, rows go end to end through our attention. `positions`: the name of an attention, on a GPU,
+    that keeps rows apart by their positions. `notes`: sentences on what is done otherwise than the model came.
+    """
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        self.lm = lm
+        self.packs, self.positions = False, ""
+        self.notes: list[str] = []
+        self._gpu_kernels = ExitStack()
+        self._gpu_kernels_enabled = False
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Replace layers by forms that save less, and pack rows where texts keep the states that each has alone."""
+        patch_low_memory_layers(self.lm)
+        with self.probing() as probe:
+            self.packs = self._can_pack(probe)
+
+    def undo(self) -> None:
+        """The language model as it came."""
+        attend_through(self.lm, False)
+        restore_layers(self.lm)
+        self._gpu_kernels.close()
+        self.packs, self.positions, self._gpu_kernels_enabled = False, "", False
+        self.notes.clear()
+
+    def run(
+        self, rows: Sequence[Sequence[int]], device: torch.device, **extra: bool
+    ) -> tuple[Any, list[Int[Tensor, " L"]] | None]:
+        """What the decoder makes of rows end to end, and where each token of each row lies; None, None where it can't."""
+        if self.positions and self.lm.config._attn_implementation == self.positions:
+            ends = zip(rows, accumulate(map(len, rows)), strict=True)
+            return self._run_by_positions(rows, **extra), [torch.arange(end - len(row), end) for row, end in ends]
+        if self.packs and device.type == "cpu":
+            tree = share(rows)
+            return self.run_packed(tree, **extra), list(tree.places)
+        return None, None
+
+    @torch.no_grad()
+    def enable_gpu_kernels(self) -> None:
+        """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
+        if self._device.type != "cuda" or self._gpu_kernels_enabled:
+            return
+        self._gpu_kernels_enabled = True
+        attend_through(self.lm, False)
+        self.packs = False
+        with self.probing() as probe:
+            truth = self._alone(texts := wordings(probe))
+            self._fuse(texts, truth)
+            self._pack_by_positions(by_positions(self.lm), texts, truth)
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """Over padded rows meanwhile: with a cache, or in another type than the weights', the other attention may fail."""
+        now = self.lm.config._attn_implementation
+        if self.positions:
+            self.lm.config._attn_implementation = "sdpa" if self.lm._supports_sdpa else "eager"
+        try:
+            yield
+        finally:
+            self.lm.config._attn_implementation = now
+
+    def _run_by_positions(self, rows: Sequence[Sequence[int]], **extra: bool) -> Any:
+        """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
+        ids = torch.tensor([token for row in rows for token in row], device=self._device)
+        at = torch.cat([torch.arange(len(row), device=self._device) for row in rows])
+        return self.network(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
+
+    def run_packed(self, tree: Tree, **extra: bool) -> Any:
+        """What the decoder makes of a tree's tokens."""
+        with packed(tree):
+            return self._run_row(tree.ids, tree.at, **extra)
+
+    def run_next(self, ids: Int[Tensor, " B"], growing: Growing) -> Any:
+        """What it makes of one more token for each sequence."""
+        with packed(growing):
+            return self._run_row(ids, growing.at)
+
+    def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **extra: bool) -> Any:
+        seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
+        return self.network(input_ids=ids[None], attention_mask=seen, position_ids=at[None], use_cache=False, **extra)
+
+    @torch.no_grad()
+    def _can_pack(self, ids: Int[Tensor, " L"]) -> bool:
+        """Has a text between others, and grown by a token, the states that it has alone? Else all is as before."""
+        if self._device.type != "cpu":
+            return False
+        if getattr(self.lm, "_is_stateful", False):  # rows end to end would go on from one another's state
+            self._warn("run without padding", "it is recurrent")
+            return False
+        if not attend_through(self.lm):
+            return False
+        truth = self._alone(texts := wordings(ids))
+        with self._trying("run without padding", lambda: attend_through(self.lm, False)):
+            grown = Grown()
+            tree = share([t[:-1].tolist() for t in texts], grown)
+            first = self.run_packed(tree).last_hidden_state[0]
+            growing = Growing(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
+            last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
+            seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
+            self._require_same(seen, truth)
+            return True
+        return False
+
+    def _pack_by_positions(self, names: Sequence[str], texts: list[Tensor], truth: Tensor) -> None:
+        """Take the first of these attentions through which texts end to end have the states that each has alone."""
+        config, own = self.lm.config, self.lm.config._attn_implementation
+        for name in names:
+            with self._trying(f"run without padding through {name}", lambda: setattr(config, "_attn_implementation", own)):
+                config._attn_implementation = name
+                self._require_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
+                self.positions = name
+                self.notes.append(f"Rows go end to end through {name}")
+                return
+
+    def _fuse(self, texts: list[Tensor], truth: Tensor) -> None:
+        with ExitStack() as undo, self._trying("run through Liger's kernels", undo.close):
+            if fuse(self.lm, undo):
+                self._require_same(self._alone(texts), truth)
+                self.notes.append("Norms and gated layers run through Liger's kernels")
+                self._gpu_kernels = undo.pop_all()
+
+    def _alone(self, texts: list[Tensor]) -> Tensor:
+        return torch.cat([self.network(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
+
+    def _require_same(self, seen: Tensor, truth: Tensor) -> None:
+        """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""
+        pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
+        error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)
+        if not error < (1e-3 if self._dtype == torch.float32 else 1e-1):
+            raise ValueError(f"states differ by {error:.1g} of their size")
+
+    @contextmanager
+    def _trying(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
+        """Whatever a family, a kernel or a machine has against it: undone, and said."""
+        try:
+            yield
+        except Exception as e:
+            undo()
+            reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+            self._warn(what, reason)
+
+    def _warn(self, what: str, reason: str) -> None:
+        said = f"{type(self.lm).__name__} cannot be {what} ({reason}): slower, with the same results"
+        warnings.warn(said, stacklevel=1)
+
+    @contextmanager
+    def probing(self) -> Iterator[Int[Tensor, " L"]]:
+        """A few tokens to look at the model with, in evaluation meanwhile."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
+            yield torch.arange(2, 6, device=self._device) * self._vocabulary // 8
+        finally:
+            self.lm.train(training)
+
+    @property
+    def network(self) -> nn.Module:
+        """What makes the states; a few families have it under another name than they say."""
+        if self.lm.base_model is not self.lm:
+            return self.lm.base_model
+        inner = next((m for m in self.lm.children() if isinstance(m, PreTrainedModel)), None)
+        if inner is None:
+            raise ModelError(
+                f"{type(self.lm).__name__} has no decoder apart from its head; a causal language model is needed"
+            )
+        return inner
+
+    @property
+    def _device(self) -> torch.device:
+        return self._embedding.weight.device  # pyright: ignore
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._embedding.weight.dtype  # pyright: ignore
+
+    @property
+    def _vocabulary(self) -> int:
+        return self._embedding.weight.shape[0]  # pyright: ignore
+
+    @property
+    def _embedding(self) -> Any:
+        head = self.lm.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(self.lm).__name__} has no language-model head; a causal language model is needed")
+        return head
+
+
+def wordings(ids: Int[Tensor, " L"]) -> list[Tensor]:
+    """Three of different lengths, of which two begin alike, in each of three wordings."""
+    return [text for i in (ids, ids + 1, ids + 2) for text in (i, torch.cat([i[:2], i.flip(0)]), i[1:])]

@@ -1,0 +1,119 @@
+"""What is done with a model after the last step, tried before the first: adapters merged, all saved and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from deleatur.errors import DeleaturError, ModelError
+from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers
+from deleatur.modeling.lora_targets import lora_targets
+from deleatur.modeling.safe_reading import why
+from deleatur.settings import Lora
+
+TEXT = "Where was Nojul born? In 1972,\n in Teburg, é 家."
+
+
+def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Save the settings, the tokenizer and a layer of each kind, and read them again; nothing is left of it.
+
+    Raises ModelError where that fails, or another tokenizer or class comes back.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            back, lost = _back(model, tokenizer, Path(folder))
+            again = load_tokenizer(folder)
+        except DeleaturError as e:
+            raise ModelError(f"saved, {name} cannot be read again: {e}") from e
+        except Exception as e:  # each family and library has reasons of its own
+            reason = why(e, name)
+            raise ModelError(f"{name} cannot be saved and read again as it is ({reason}); save it otherwise first") from e
+    if lost or type(back) is not type(model):
+        seen = f"without its weight {lost[0]}" if lost else f"as a {type(back).__name__}"
+        raise ModelError(f"saved, {name} would be read again {seen}; use the transformers that it was made for")
+    if (again(TEXT)["input_ids"], again.chat_template) != (tokenizer(TEXT)["input_ids"], tokenizer.chat_template):
+        raise ModelError(
+            f"saved, the tokenizer of {name} would be read again as another one ({type(again).__name__}, which cuts text "
+            "otherwise); save it as a class of its own family first"
+        )
+
+
+def _back(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[Any, list[str]]:
+    """The model that is read again, its weights nowhere, and which of those written it lacks."""
+    kept = _layer_of_each_kind(model)
+    weights = {name: weight for name, weight in model.state_dict().items() if name.startswith(kept)}
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
+    with _quiet():  # about the layers that were not written
+        back, info = AutoModelForCausalLM.from_pretrained(
+            folder, device_map="meta", trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    return back, sorted({*info["missing_keys"]} & weights.keys())
+
+
+def _layer_of_each_kind(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of parameter names: of the layers whose names and shapes no layer before them has."""
+    kinds: dict[Any, str] = {}
+    for name, layers in model.named_modules():
+        if isinstance(layers, nn.ModuleList):
+            for index, layer in enumerate(layers):
+                kind = (name, *((n, tuple(p.shape)) for n, p in layer.named_parameters()))
+                kinds.setdefault(kind, f"{name}.{index}.")
+    return tuple(kinds.values())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@torch.no_grad()
+def try_merging(model: PreTrainedModel, lora: Lora, name: str) -> None:
+    """Put adapters on a copy of a layer of each kind, and merge them. Raises ModelError where that fails."""
+    targets = lora_targets(model)
+    if not (targets.layers or targets.experts):
+        raise ModelError(f"{name} has no linear layer for adapters; leave lora.rank out")
+    layers = {_kind(module := model.get_submodule(name)): module for name in targets.layers}
+    holders = [n.rpartition(".") for n in targets.experts]
+    experts = {(type(m := model.get_submodule(parent)), own): (m, own) for parent, _, own in holders}
+    for module, own in [*((m, None) for m in layers.values()), *experts.values()]:
+        try:
+            _merge_copy(module, own, lora)
+        except Exception as e:
+            kind = type(module).__name__ if own is None else f"{type(module).__name__}.{own}"
+            raise ModelError(f"adapters on {kind} of {name} cannot be merged ({why(e, name)}); leave lora.rank out") from e
+
+
+def _kind(layer: nn.Module) -> tuple[type, torch.dtype]:
+    return type(layer), next(layer.parameters()).dtype
+
+
+def _merge_copy(module: nn.Module, own: str | None, lora: Lora) -> None:
+    """Merge random adapters on a copy; raises ValueError where its weight is what it was, or no number."""
+    holder = nn.ModuleDict({"it": deepcopy(module)})
+    inject_adapters(holder, lora, layers=["it"] if own is None else [], experts=[] if own is None else [f"it.{own}"])
+    for key, p in holder.named_parameters():
+        if "lora_B" in key:
+            nn.init.normal_(p, std=0.1)
+    merge_layers(holder)
+    was, now = (_weight(m, own or "weight") for m in (module, holder["it"]))
+    if not bool(now.isfinite().all()) or (was.shape == now.shape and torch.equal(was, now)):
+        raise ValueError("the weight does not change")
+
+
+def _weight(module: nn.Module, name: str) -> Tensor:
+    return module.get_parameter(name).detach()

@@ -1,0 +1,37 @@
+"""Checkpoints that are published with quantised weights: made plain when loaded, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, FineGrainedFP8Config, GgufConfig, Mxfp4Config
+
+from deleatur.errors import ConfigError, ModelError
+from deleatur.io.packages import require_package
+
+FORMATS: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}  # which transformers makes plain on request
+
+
+def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str, Any]:
+    """Options that make the weights of a checkpoint plain as they are read, where they are not; `packed` if NF4 is wanted.
+
+    Raises ConfigError where NF4 can't be had of them, ModelError where they can't be trained.
+    """
+    if "gguf_file" in where:
+        return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
+    config = AutoConfig.from_pretrained(**where)
+    given = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
+    if given is None:
+        return {}
+    method = given.get("quant_method") if isinstance(given, dict) else given.quant_method
+    kind = str(getattr(method, "value", method) or "bitsandbytes")
+    if packed:
+        raise ConfigError(
+            f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
+        )
+    if kind in FORMATS:
+        return {"quantization_config": FORMATS[kind](dequantize=True)}
+    if not kind.startswith("bitsandbytes"):
+        raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
+    require_package("bitsandbytes", name)
+    return {}

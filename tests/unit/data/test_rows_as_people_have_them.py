@@ -1,0 +1,207 @@
+"""Rows in the forms and files that people have: columns by other names, conversations, folders, long texts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.files import files_read
+from deleatur.data.rows import read_rows, rows_from
+from deleatur.data.windows import windows
+from deleatur.errors import ConfigError, DataError
+from deleatur.settings import Data
+from deleatur.types import Example, Span
+
+QA = {"question": "Who?", "answer": "Ada."}
+(EXAMPLE,) = rows_from([QA])
+
+
+@pytest.fixture(autouse=True)
+def no_root(monkeypatch):
+    monkeypatch.delenv("DELEATUR_DATA", raising=False)
+
+
+def taken(row: dict, *columns: str, **settings) -> Example:
+    return rows_from([row], settings=Data(columns=columns, **settings))[0]
+
+
+class TestColumns:
+    @pytest.mark.parametrize(
+        ("row", "columns"),
+        [
+            ({"prompt": "Who?", "response": "Ada.", "score": 3}, ("question=prompt", "answer=response")),
+            (
+                {"data": {"q": "Who?", "replies": [{"text": "Bo."}, {"text": "Ada."}]}},
+                ("question=data.q", "answer=data.replies.1.text"),
+            ),
+            (
+                {"question": "Who?", "answers": {"text": ["Ada."], "answer_start": [0]}},
+                ("question=question", "answer=answers.text.0"),
+            ),
+            ({"q": "Who?", "replies": '["Bo.", "Ada."]'}, ("question=q", "answer=replies.-1")),
+            ({"a.b": "Who?", "answer": "Ada."}, ("question=a.b", "answer=answer")),
+            ({"question": "Ada.", "answer": "Who?"}, ("question=answer", "answer=question")),
+        ],
+    )
+    def test_they_are_taken_by_any_name_also_from_objects_and_lists(self, row, columns):
+        assert taken(row, *columns) == EXAMPLE
+
+    def test_known_columns_beside_them_stay_and_others_go(self):
+        row = {"prompt": "Who?", "response": "Ada.", "subject": "Ada", "zz": 1}
+        assert taken(row, "question=prompt", "answer=response").subject == "Ada"
+
+    def test_rows_that_have_the_names_already_stay_as_they_are(self):
+        """Forget rows by other names and retain rows by the known ones go with one setting."""
+        assert taken(QA | {"id": "a"}, "question=prompt", "answer=response").id == "a"
+
+    def test_what_leads_nowhere_is_refused_with_what_is_there(self):
+        with pytest.raises(DataError, match=r"leads to 'data.q', of which 'q' is not there; there are 'p'"):
+            taken({"data": {"p": "Who?"}}, "question=data.q", "answer=data.p")
+        with pytest.raises(DataError, match=r"'qestion' is no column; there are .*question"):
+            taken({"p": "Who?"}, "qestion=p")
+        with pytest.raises(ConfigError, match=r"data.columns is 'question', but must be pairs"):
+            Data(columns=("question",))
+
+
+class TestHints:
+    @pytest.mark.parametrize(
+        ("row", "hint"),
+        [
+            ({"prompt": "Who?", "response": "Ada."}, "--data.columns question=prompt answer=response"),
+            ({"question": "Who?", "answers": {"text": ["Ada."]}}, "--data.columns question=question answer=answers.text.0"),
+            (
+                {"instruction": "Who?", "response": "Ada.", "category": "x"},
+                "--data.columns question=instruction answer=response",
+            ),
+        ],
+    )
+    def test_they_can_be_followed(self, row, hint):
+        with pytest.raises(DataError) as caught:
+            rows_from([row])
+        assert hint in str(caught.value) and "ignore" not in str(caught.value)
+        assert taken(row, *hint.split()[1:]).answer == "Ada."
+
+    def test_a_column_whose_name_cannot_be_typed_is_not_offered_for_dropping(self):
+        with pytest.raises(DataError) as caught:
+            rows_from([QA | {"Unnamed: 0": 1}])
+        assert "--data.columns question=question answer=answer takes no others" in str(caught.value)
+        assert "ignore" not in str(caught.value)
+        assert taken(QA | {"Unnamed: 0": 1}, "question=question", "answer=answer") == EXAMPLE
+
+
+TALK = [("system", "Be brief."), ("human", "Who?"), ("gpt", "Ada."), ("human", "Sure?"), ("gpt", "Yes.")]
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+SHARED = {"conversations": [{"from": who, "value": text} for who, text in TALK]}
+MESSAGES = {"messages": [{"role": ROLES[who], "content": text} for who, text in TALK]}
+
+
+class TestConversations:
+    def test_those_of_sharegpt_are_those_of_messages(self):
+        assert rows_from([SHARED]) == rows_from([MESSAGES])
+        assert rows_from([SHARED])[0].prompt[-1] == ("user", "Sure?")
+
+    def test_a_system_column_is_its_first_turn(self):
+        assert rows_from([{"conversations": SHARED["conversations"][1:], "system": "Be brief."}]) == rows_from([SHARED])
+        with pytest.raises(DataError, match="a system column and a system turn; one is needed"):
+            rows_from([SHARED | {"system": "Be long."}])
+
+    def test_each_answer_can_be_a_row(self):
+        first, last = rows_from([SHARED], settings=Data(turns="each"))
+        assert (first.prompt, first.answer) == ((("system", "Be brief."), ("user", "Who?")), "Ada.")
+        assert last == rows_from([SHARED])[0] and first.id != last.id
+
+    def test_alpacas_input_stays_in_paraphrases(self):
+        row = {"instruction": "Sum up.", "input": "the text", "output": "Short.", "paraphrases": ["Be short."]}
+        assert rows_from([row])[0].paraphrases == ("Be short.\n\nthe text",)
+
+
+class TestFiles:
+    def test_a_folder_says_which_files_were_read(self, tmp_path):
+        for name in ("test.jsonl", "train.jsonl", "dataset_info.json"):
+            (tmp_path / name).write_text(json.dumps(QA) + "\n")
+        assert len(read_rows(str(tmp_path), settings=Data())) == 2
+        assert files_read(str(tmp_path), None) == ("test.jsonl", "train.jsonl")
+        assert files_read(str(tmp_path / "test.jsonl"), None) == files_read(None, None) == ()
+
+    def test_a_folder_of_folders_names_those_that_hold_rows(self, tmp_path):
+        (tmp_path / "a" / "train").mkdir(parents=True)
+        (tmp_path / "a" / "train" / "x.jsonl").write_text(json.dumps(QA))
+        with pytest.raises(DataError, match="holds rows in 'a/train' only; give one of these folders"):
+            read_rows(str(tmp_path), settings=Data())
+
+    def test_a_saved_data_set_is_read_and_one_of_several_splits_has_to_be_named(self, tmp_path):
+        from datasets import Dataset, DatasetDict
+
+        saved = Dataset.from_list([QA, QA])
+        saved.save_to_disk(tmp_path / "one")
+        DatasetDict(train=saved).save_to_disk(tmp_path / "dict")
+        DatasetDict(train=saved, test=saved).save_to_disk(tmp_path / "two")
+        for name in ("one", "dict", "two/train"):
+            assert [e.answer for e in read_rows(str(tmp_path / name), settings=Data())] == ["Ada.", "Ada."]
+        assert files_read(str(tmp_path / "one"), None) == ()
+        with pytest.raises(DataError, match=r"has the splits 'train', 'test'; give the folder of one, such as .*train"):
+            read_rows(str(tmp_path / "two"), settings=Data())
+
+    @pytest.mark.parametrize("mark", [";", "\t", "|"])
+    def test_other_marks_than_commas_part_cells(self, mark, tmp_path):
+        (tmp_path / "a.csv").write_text(f"question{mark}answer\nWho, then?{mark}Ada, she.\n", encoding="utf-8-sig")
+        (example,) = read_rows(str(tmp_path / "a.csv"), settings=Data())
+        assert (example.question, example.answer) == ("Who, then?", "Ada, she.")
+
+    @pytest.mark.parametrize("heading", ["", "Unnamed: 0", "Unnamed: 0.1"])
+    def test_the_row_numbers_of_pandas_are_no_column(self, heading, tmp_path):
+        (tmp_path / "a.csv").write_text(f"{heading},question,answer\n0,Who?,Ada.\n1,Who?,Ada.\n")
+        assert len(read_rows(str(tmp_path / "a.csv"), settings=Data())) == 2
+
+    @pytest.mark.parametrize(
+        "place",
+        ["forget10_perturbed.json", "forget10_perturbed/train.jsonl", "forget10_perturbed/train-00000-of-00001.json"],
+    )
+    @pytest.mark.parametrize("lines", [True, False])
+    def test_a_root_laid_out_as_the_hub_is_read(self, place, lines, tmp_path):
+        from deleatur.data.files import read_either
+
+        path = tmp_path / "locuslab" / "TOFU" / place
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(map(json.dumps, [QA, QA])) if lines or path.suffix == ".jsonl" else json.dumps([QA, QA]))
+        rows = read_either("tofu/forget10_perturbed", "locuslab/TOFU/forget10_perturbed:train", str(tmp_path))
+        assert [row.cells for row in rows] == [QA, QA]
+
+
+class TestWindows:
+    TEXT = " ".join(f"Sentence {k} of a long document about town {k}." for k in range(30))
+
+    @pytest.mark.parametrize("overlap", [0, 5])
+    def test_they_cover_a_long_text_in_order_and_fit(self, overlap, make_tokenizer):
+        encoder = make_encoder(make_tokenizer(), Data(split=32, overlap=overlap))
+        example = Example(id="t", prompt=(), answer=self.TEXT)
+        parts = windows(encoder, [example])
+        assert [part.id for part in parts] == [f"t/{k}" for k in range(1, len(parts) + 1)]
+        assert all(len(row.ids) <= 33 and not row.cut for row in encode_all(encoder, parts))
+        at, shared = 0, 0
+        for part in parts:
+            start = self.TEXT.index(part.answer, max(0, at - 60))
+            assert start <= at and (overlap > 0 or start == at)
+            shared += at - start
+            at = start + len(part.answer)
+        assert at == len(self.TEXT)
+        assert (shared > 0) is (overlap > 0)
+
+    def test_spans_go_with_their_characters(self, make_tokenizer):
+        encoder = make_encoder(make_tokenizer(), Data(split=16))
+        start = self.TEXT.index("town 7")
+        example = Example(id="t", prompt=(), answer=self.TEXT, spans=(Span(start=start, end=start + 6),))
+        marked = "".join(part.answer[s.start : s.end] for part in windows(encoder, [example]) for s in part.spans)
+        assert marked == "town 7"
+
+    def test_questions_and_short_texts_stay_as_they_are(self, make_tokenizer):
+        encoder = make_encoder(make_tokenizer(), Data(split=16))
+        rows = (
+            EXAMPLE,
+            Example(id="q", prompt=(("user", "Tell me."),), answer=self.TEXT),
+            Example(id="s", prompt=(), answer="Short."),
+        )
+        assert windows(encoder, rows) == rows
+        assert windows(make_encoder(make_tokenizer(), Data()), [Example(id="t", prompt=(), answer=self.TEXT)])[0].id == "t"

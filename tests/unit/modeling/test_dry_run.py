@@ -1,0 +1,78 @@
+"""What would fail after the last step fails before the first, in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from deleatur.errors import ModelError
+from deleatur.modeling import dry_run
+from deleatur.modeling.dry_run import try_merging, try_saving
+from deleatur.settings import Lora
+
+RANK = Lora(rank=2)
+
+
+@pytest.fixture
+def mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 401}
+    return MixtralForCausalLM(MixtralConfig(**shape, num_key_value_heads=2, num_local_experts=3, bos_token_id=0))
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_a_model_that_can_be_saved_is_as_it_was(name, request, plain, tmp_path, monkeypatch):
+    """Also a family whose experts are written under other names than they have."""
+    lm = request.getfixturevalue(name)
+    monkeypatch.chdir(tmp_path)
+    before = {key: value.clone() for key, value in lm.state_dict().items()}
+    try_saving(lm, plain.tokenizer, "m")
+    try_merging(lm, RANK, "m")
+    assert before.keys() == lm.state_dict().keys()
+    assert all(torch.equal(value, before[key]) for key, value in lm.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_equal_layers_one_is_written(make_llama):
+    lm = make_llama(num_hidden_layers=5)
+    assert dry_run._layer_of_each_kind(lm) == ("model.layers.0.",)
+
+
+def test_settings_that_cannot_be_saved_are_refused(llama, plain):
+    llama.generation_config.temperature = 0.3
+    llama.generation_config.do_sample = False
+    with pytest.raises(ModelError, match="m cannot be saved and read again as it is"):
+        try_saving(llama, plain.tokenizer, "m")
+
+
+def test_a_weight_that_would_be_lost_is_refused(llama, plain, monkeypatch):
+    save = LlamaForCausalLM.save_pretrained
+    short = lambda lm, folder, state_dict: save(lm, folder, state_dict=dict([*state_dict.items()][1:]))  # noqa: E731
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", short)
+    with pytest.raises(ModelError, match=r"without its weight model\.layers\.0\.self_attn\.q_proj\.weight"):
+        try_saving(llama, plain.tokenizer, "m")
+
+
+def test_a_tokenizer_that_comes_back_as_another_is_refused(llama, plain, chat, monkeypatch):
+    monkeypatch.setattr(dry_run, "load_tokenizer", lambda folder: chat.tokenizer)
+    with pytest.raises(ModelError, match="the tokenizer of m would be read again as another one"):
+        try_saving(llama, plain.tokenizer, "m")
+
+
+def test_adapters_that_cannot_be_merged_are_refused(mixtral, llama, monkeypatch):
+    from peft.tuners.lora.layer import Linear, ParamWrapper
+
+    monkeypatch.setattr(ParamWrapper, "merge", lambda layer: None)
+    with pytest.raises(ModelError, match=r"adapters on MixtralExperts\.gate_up_proj of m cannot be merged"):
+        try_merging(mixtral, RANK, "m")
+    monkeypatch.setattr(Linear, "merge", lambda layer: layer.no_such_thing)
+    with pytest.raises(ModelError, match=r"adapters on Linear of m cannot be merged .*leave lora\.rank out"):
+        try_merging(llama, RANK, "m")
+
+
+def test_a_model_without_a_layer_for_adapters_is_refused(llama):
+    llama.model.layers = nn.ModuleList()
+    with pytest.raises(ModelError, match="no linear layer for adapters"):
+        try_merging(llama, RANK, "m")
