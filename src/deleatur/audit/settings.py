@@ -91,6 +91,6 @@ def quick(settings: AuditSettings) -> AuditSettings:
         formats=("nf4",),
         benign_steps=settings.benign_steps[:1],
         half_lrs=(),
-        refuser_steps=min(settings.refuser_steps, 40),
+        refuser_steps=min(settings.refuser_steps, 60),
         train_batch=min(settings.train_batch, 4),
     )

@@ -95,9 +95,8 @@ class Comparison:
 
 
 def upper_limit(hits: float, n: int, level: float = LEVEL) -> float:
-    """The largest rate that `hits` of `n` allow (Clopper-Pearson, one-sided); parts of a hit count whole. 1 without rows."""
-    k = math.ceil(hits - 1e-9)
-    return 1.0 if k >= n else float(beta.ppf(level, k + 1, n - k))
+    """The largest rate that `hits` of `n` allow (Clopper-Pearson, one-sided; hits need not be whole). 1 without rows."""
+    return 1.0 if hits >= n else float(beta.ppf(level, hits + 1, n - hits))
 
 
 def resampled(arms: Mapping[str, Sample], *, resamples: int, seed: int) -> dict[str, Float[ndarray, " B"]]:

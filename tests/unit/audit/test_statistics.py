@@ -38,8 +38,9 @@ def test_the_upper_limit_of_all_and_of_none_is_one() -> None:
     assert upper_limit(5, 5) == upper_limit(0, 0) == 1.0
 
 
-def test_part_of_a_hit_counts_as_one() -> None:
-    assert upper_limit(0.3, 20) == upper_limit(1, 20)
+def test_part_of_a_hit_counts_in_part() -> None:
+    assert upper_limit(0, 20) < upper_limit(0.3, 20) < upper_limit(1, 20)
+    assert upper_limit(1e-6, 20) == pytest.approx(upper_limit(0, 20), abs=1e-4)
 
 
 def test_an_arms_strength_is_its_best_settings_rate() -> None:
