@@ -81,7 +81,7 @@ class Speaker:
         return [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
 
     def _text(self, ids: Sequence[int]) -> str:
-        return str(self.encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return str(self.encoder.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
 def _bare(example: Example, answer: str) -> Example:

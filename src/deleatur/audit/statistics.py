@@ -192,7 +192,9 @@ def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Co
 
 def compare_areas(arm: Familiarity, control: Familiarity | None, *, resamples: int, seed: int) -> Comparison:
     """How much larger the AUC is than the control's, or than chance; p also by DeLong's variance, over all settings."""
-    samples: dict[str, Sample] = {"arm": arm} | ({} if control is None else {"control": control})
+    samples: dict[str, Sample] = {"arm": arm}
+    if control is not None:
+        samples["control"] = control
     draws = resampled(samples, resamples=resamples, seed=seed)
     level = 0.5 if control is None else strength(control)
     differences = draws["arm"] - (draws["control"] if control is not None else 0.5)

@@ -71,8 +71,15 @@ def _inputs(command: Audit) -> Inputs:
 
 def _sets(command: Audit) -> dict[str, tuple[Example, ...]] | None:
     """The rows by set; None where a source is empty, so that the audit is void and no error."""
-    rows = {"forget": command.forget, "retain": command.retain, "holdout": command.holdout}
-    run = Run(model=command.model, suite=command.suite, data=command.data, judge=command.judge, **rows)
+    run = Run(
+        model=command.model,
+        forget=command.forget,
+        retain=command.retain,
+        holdout=command.holdout,
+        suite=command.suite,
+        data=command.data,
+        judge=command.judge,
+    )
     try:
         return dict(suite_of(run).sets)
     except NoRows:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from deleatur.audit.arms import Arm, halves, spread
 from deleatur.audit.attacks.table import Attack, Findings, both_forms
+from deleatur.audit.cells import Value
 from deleatur.audit.finetuning import fine_tune, put_back
 from deleatur.audit.settings import AuditSettings
 from deleatur.data.encode import encode_all
@@ -52,7 +53,7 @@ def _half(arm: Arm, lr: float) -> Findings:
             questions = [q for q in arm.questions() if q.row in set(asked)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
             found.append(replace(part, trained=(before, arm.speaker.nll(measured))))
-    values: list[float | None] = [None] * len(arm.rows)
+    values: list[Value] = [None] * len(arm.rows)
     for part, asked in zip(found, parts[::-1], strict=True):
         for place, value in zip(asked, (part.values or {})["cloze"], strict=True):
             values[place] = value
