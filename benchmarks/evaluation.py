@@ -27,7 +27,7 @@ from step import SHAPES, model, rows
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel
 
-from deleatur.data.batches import evenly
+from deleatur.data.batches import evenly_spaced
 from deleatur.data.encode import make_encoder
 from deleatur.data.suites import read_suite
 from deleatur.evaluation.predictions import ends, likelihood_pass, other_answers
@@ -170,7 +170,7 @@ def main() -> None:
     else:
         lm, tokenizer = load(args.model, precision=args.precision)
         encoder, suite = make_encoder(tokenizer, Data()), read_suite(args.suite, Data())
-        chosen = [e for name in args.sets or suite.evaluated_sets for e in evenly(suite.sets[name], args.rows)]  # pyright: ignore
+        chosen = [e for name in args.sets or suite.evaluated_sets for e in evenly_spaced(suite.sets[name], args.rows)]  # pyright: ignore
         asked, stop = [encoder(e) for e in chosen], ends(encoder)
         others = [encoder(other) for e in chosen for other in other_answers(e)]
     if args.generation:

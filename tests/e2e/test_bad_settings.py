@@ -17,6 +17,9 @@ from deleatur.settings import Data, Evaluation, Judge, Lora, Train
 OUTSIDE = {  # every number of a run → what it must not be
     "seed": (-1,),
     "data.max-length": (-1, 0, 7),
+    "data.split": (-1, 0, 15, 1025),
+    "data.overlap": (-1, 1),
+    "data.reasoning-tokens": (-1, 0),
     "lora.rank": (-1, 0),
     "lora.alpha": (-1, 0),
     "lora.bits": (0, 3, 8),

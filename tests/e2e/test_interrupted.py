@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import pytest
 from killing import whole
 
-from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
+from deleatur.commands.demo import FINE_TUNING, PLAIN, FineTuning, fine_tuned_model
 from deleatur.data.world import make_world
 from deleatur.progress import Progress
 
@@ -63,8 +63,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
     told = {
         "name": str(home.model),
         "rows": make_world(people=3, forget=1).fine_tuning_rows,
-        "settings": replace(FINE_TUNING, epochs=2),
-        "seed": 0,
+        "settings": FineTuning(train=replace(FINE_TUNING, epochs=2, batch=6), data=PLAIN),
     }
     at_a_stretch, done = fine_tuned_model(**told, folder=tmp_path / "other"), []
 

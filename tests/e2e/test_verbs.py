@@ -156,6 +156,15 @@ def test_help_takes_no_torch_and_less_than_a_second_of_processor_time(verb, tmp_
     assert used.ru_utime + used.ru_stime < 1.0
 
 
+@pytest.mark.parametrize("command", [("--help",), ("--version",), ("methods",), ("metrics",)])
+def test_commands_that_only_list_bring_no_heavy_library(command):
+    """They import the parser and the tables, and none of what a run needs."""
+    heavy = "{'torch', 'transformers', 'nltk', 'sklearn', 'scipy', 'pandas', 'matplotlib'}"
+    program = f"import sys; from deleatur.cli.main import main\nmain(sys.argv[1:])\nassert not {heavy} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_options_may_stand_before_the_folder(finished, call):
     assert call("evaluate", "--json", finished).out == call("evaluate", finished, "--json").out
 

@@ -8,7 +8,7 @@ import transformers
 from test_families import SMALL, make
 from torch.nn.functional import scaled_dot_product_attention
 
-from deleatur.modeling.packed_attention import SHORT, Pack, Scoring, attend_through, packed, packed_attention, share
+from deleatur.modeling.packed_attention import SHORT, Pack, Scoring, packed, packed_attention, set_packed_attention, share
 from deleatur.modeling.token_model import TokenModel
 
 WIDTH = 8
@@ -135,18 +135,18 @@ def test_outside_a_pack_the_model_attends_as_before_bit_for_bit(family):
             )
 
     before, own = answers(), lm.config._attn_implementation
-    assert attend_through(lm)
+    assert set_packed_attention(lm)
     assert lm.config._attn_implementation == f"packed_{own}"
     for ours, theirs in zip(answers(), before, strict=True):
         assert torch.equal(ours, theirs)
-    assert not attend_through(lm, False)
+    assert not set_packed_attention(lm, False)
     assert lm.config._attn_implementation == own
 
 
 def test_what_somebody_chose_for_a_reason_is_left_alone():
     lm = make("Llama")
     lm.set_attn_implementation("flex_attention")
-    assert not attend_through(lm)
+    assert not set_packed_attention(lm)
     assert lm.config._attn_implementation == "flex_attention"
 
 
@@ -160,7 +160,7 @@ def test_a_saved_model_knows_nothing_of_how_it_attended(tmp_path):
 
 def test_whoever_fails_within_a_pack_leaves_no_pack_behind():
     lm = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL)).eval()
-    assert attend_through(lm)
+    assert set_packed_attention(lm)
     tree = share([[0, 1], [2, 3, 4]])
     with pytest.raises(KeyError), packed(tree):
         raise KeyError

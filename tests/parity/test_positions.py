@@ -17,14 +17,14 @@ from deleatur.data.batches import collate
 from deleatur.modeling.decoder import wordings
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.loading import checkpoint_activations
-from deleatur.modeling.packed_attention import attend_through
+from deleatur.modeling.packed_attention import set_packed_attention
 from deleatur.modeling.token_model import TokenModel
 
 
 def by_positions(lm, *names: str) -> TokenModel:
     """What `enable_gpu_kernels` does on a GPU, with other kernels."""
     model = TokenModel(lm).prepare()
-    attend_through(lm, False)
+    set_packed_attention(lm, False)
     model.decoder.packs = False
     with torch.no_grad(), model.decoder.probing() as probe:
         model.decoder._pack_by_positions(names or ["sdpa"], wordings(probe), model.decoder._alone(wordings(probe)))

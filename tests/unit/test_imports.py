@@ -70,7 +70,8 @@ def test_every_public_name_has_an_origin_and_no_other_name_is_found():
 
 
 def test_the_package_and_its_tables_are_imported_without_torch():
-    """In a second python. `dir` imports nothing, the tables bring no torch, `TokenModel` does."""
+    """In a second python. `dir` imports nothing, the tables bring no torch, `TokenModel` does; `forget` brings nothing that
+    only the end of a run needs (rouge-score's nltk and scikit-learn, scipy.stats, matplotlib)."""
     program = """
 import sys
 import deleatur
@@ -80,6 +81,9 @@ assert all((deleatur.FORGET_LOSSES, deleatur.IMPORTANCES, deleatur.METRICS, dele
 assert "torch" not in sys.modules
 deleatur.TokenModel
 assert "torch" in sys.modules
+deleatur.forget
+late = [m for m in ("nltk", "sklearn", "scipy.stats", "pandas", "matplotlib") if m in sys.modules]
+assert not late, f"{late} are imported before the first step"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

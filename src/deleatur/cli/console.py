@@ -255,11 +255,12 @@ def print_heat(path: Path, limit: int) -> None:
     rows = read_importance(path)
     for row in rows[:limit]:
         OUT.print(Text(row["question"], style="dim"))
-        OUT.print(_heat(row["answer"], row["tokens"]), end="\n\n")
+        OUT.print(heat_text(row["answer"], row["tokens"]), end="\n\n")
     OUT.print(f"{min(limit, len(rows))} of {len(rows)} rows; all are in {path}", soft_wrap=True)
 
 
-def _heat(answer: str, tokens: Sequence[Mapping[str, Any]]) -> Text:
+def heat_text(answer: str, tokens: Sequence[Mapping[str, Any]]) -> Text:
+    """An answer with a background as strong as the importance of its tokens; marked characters underlined."""
     text = Text()
     for piece in heat_spans(answer, list(tokens)):
         strength = min(max(piece.importance or 0.0, 0.0), 1.0)

@@ -280,11 +280,16 @@ def _export(args: list[str]) -> None:
 def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
-    from deleatur.commands.demo import run_demo
+    from deleatur.cli.story import print_story
 
     with watch() as progress:
+        progress.phase(
+            f"{command.people} people who do not exist: a model learns about them, then forgets {command.forgotten}."
+        )
+        from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
+
         reference = run_demo(command, progress)
-    _present(Path(command.out))
+    print_story(Path(command.out))
     if reference is not None:
         print("The reference, not fine-tuned on the forgotten people:")
         print_figures(reference)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from deleatur.config.recipes import OURS, RECIPES, Recipe
 from deleatur.config.run_config import Run, from_yaml, to_dict
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.files import printable
 from deleatur.data.world import World, make_world
 from deleatur.distributed.processes import start
 from deleatur.errors import ConfigError, resume_hint
@@ -28,7 +29,7 @@ from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import exact_matmul, load, save
 from deleatur.modeling.token_model import TokenModel
-from deleatur.progress import Progress
+from deleatur.progress import Progress, Step
 from deleatur.protocols import Learns
 from deleatur.run_folder.schema import write_json, write_lines
 from deleatur.settings import Data, Evaluation, Keep, Train
@@ -37,11 +38,32 @@ from deleatur.training.loop import Method, fit
 from deleatur.types import Example
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
+PLAIN = Data(template="plain")  # without the chat template a row of the world has 38 tokens in place of 63
+EPOCHS = 6  # passes over the forget rows
 BUDGET = 0.4  # names and values are that share of the world's answer tokens
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuning:
+    """How a model is fine-tuned on rows, so that there is something to forget."""
+
+    train: Train = FINE_TUNING
+    data: Data = field(default_factory=Data)
+    seed: int = 0
+
+    @property
+    def key(self) -> list[object]:
+        """What, beside model and rows, decides the weights."""
+        train, template = self.train, self.data.template
+        named = [] if template == "auto" else [template]
+        return [self.seed, train.epochs, train.batch, train.lr, train.precision, *named]
+
+
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
-    """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's."""
+    """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's.
+
+    `progress` hears what a newcomer wants to know, and not the phases of the commands that the demo is made of.
+    """
     with resume_hint("the same command"):
         return _run_demo(demo, progress)
 
@@ -55,8 +77,29 @@ def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
     if (out / "report.html").exists():  # the last that a run writes
         progress.phase(f"{out} holds this very run; remove the folder to do it again")
     else:
-        execute(run, progress, resume=begun)
+        execute(run, as_story(demo, out, progress), resume=begun)
     return measure_reference(demo, run, progress) if demo.reference else None
+
+
+def as_story(demo: Demo, out: Path, progress: Progress) -> Progress:
+    """The run's bars, and between them what the model now knows and what it has to forget."""
+    world = _world(demo)
+    gone, kept = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
+
+    def begin(step: Step, steps: int) -> None:
+        if step.step == 1:  # the answers before training are on disk
+            progress.phase(f"Asked “{world.forget[0].question}” it says: {_first_answer(out)}")
+            progress.phase(f"Now it forgets {' and '.join(map(str, gone))}, and must keep the {len(kept)} others.")
+        progress.step(step, steps)
+
+    progress.phase("The model is asked about all of them, and about people it never heard of.")
+    return replace(progress, phase=lambda text: None, step=begin)
+
+
+def _first_answer(out: Path) -> str:
+    """What the model said to the first forget row before it had to forget."""
+    with (out / "records" / "before.jsonl").open(encoding="utf-8") as lines:
+        return printable(next((row["generated"] for row in map(json.loads, lines) if row["set"] == "forget"), ""))
 
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
@@ -79,8 +122,11 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         out=demo.out,
         seed=demo.seed,
         importance=importance,
-        train=replace(recipe.train if recipe.loss.requires.divergence else as_ours(recipe), batch=4, precision="bf16"),
-        evaluation=Evaluation(rows=48, new_tokens=40),
+        data=PLAIN,
+        train=replace(
+            recipe.train if recipe.loss.requires.divergence else as_ours(recipe), epochs=EPOCHS, batch=4, precision="bf16"
+        ),
+        evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
     )
 
 
@@ -105,39 +151,36 @@ def _fine_tuned(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path
     cache = Path(demo.cache)
     cache.mkdir(parents=True, exist_ok=True)
     with folder_lock(cache):
-        return fine_tuned_model(
-            demo.model, rows, cache, replace(FINE_TUNING, epochs=demo.fine_tune_epochs), seed=demo.seed, progress=progress
-        )
+        train = replace(FINE_TUNING, epochs=demo.fine_tune_epochs, batch=6)
+        settings = FineTuning(train=train, data=PLAIN, seed=demo.seed)
+        return fine_tuned_model(demo.model, rows, cache, settings, progress=progress)
 
 
 def fine_tuned_model(
-    name: str, rows: Sequence[Example], folder: Path, settings: Train, *, seed: int, progress: Progress = Progress()
+    name: str, rows: Sequence[Example], folder: Path, settings: FineTuning, *, progress: Progress = Progress()
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
     An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
     """
-    key = json.dumps(
-        [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]
-    )
+    train = settings.train
+    key = json.dumps([name, *settings.key, [(r.prompt, r.answer) for r in rows]])
     folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")
         return folder
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     exact_matmul()
-    model, tokenizer = load(name, precision=settings.precision)
-    encoded = encode_all(make_encoder(tokenizer, Data()), rows)
-    count = settings.epochs * -(-len(encoded) // settings.batch)
-    progress.phase(
-        f"Fine-tuning the model on {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps"
-    )
+    model, tokenizer = load(name, precision=train.precision)
+    encoded = encode_all(make_encoder(tokenizer, settings.data), rows)
+    count = train.epochs * -(-len(encoded) // train.batch)
+    progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     with resume_hint("the same command"), kept.handle_signals():
         fit(
             TokenModel(model.to(start().device)).prepare(),  # pyright: ignore[reportArgumentType]
-            fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
-            Method(loss=GradientDifference(), importance=Uniform(), settings=settings),
+            fine_tuning_batches(encoded, epochs=train.epochs, batch=train.batch, seed=settings.seed),
+            Method(loss=GradientDifference(), importance=Uniform(), settings=train),
             steps=count,
             on_step=lambda step: progress.step(step, count),
             checkpoints=kept,

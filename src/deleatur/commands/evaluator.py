@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from deleatur.config.run_config import Run
-from deleatur.data.batches import evenly
+from deleatur.data.batches import evenly_spaced
 from deleatur.distributed.processes import agree, count, fingerprints, is_first, is_sharded
 from deleatur.errors import ConfigError
 from deleatur.evaluation.answer_scores import scored_by_start
@@ -153,7 +153,7 @@ class Evaluator:
         suite, rows, most = self.session.suite, self.session.rows, rows_asked(self.session.suite, self.settings)
         return variants(
             self.session.encoder,
-            {name: evenly(rows[name], most) for name in suite.evaluated_sets},
+            {name: evenly_spaced(rows[name], most) for name in suite.evaluated_sets},
             shots=self.settings.shots,
             from_rows=rows.get("retain", ()),
             forget_sets=suite.forget_sets,

@@ -128,6 +128,6 @@ def in_batches(rows: Sequence[Encoded], batch: int) -> Iterator[tuple[list[int],
         yield part, collate([rows[i] for i in part])
 
 
-def evenly(rows: Sequence[Encoded], most: int) -> list[Encoded]:
+def evenly_spaced(rows: Sequence[Encoded], most: int) -> list[Encoded]:
     """At most `most` rows, spread evenly."""
     return list(rows) if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]

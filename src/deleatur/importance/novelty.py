@@ -64,11 +64,11 @@ class Novelty:
         """One pass of the start model over forget, retain and holdout rows."""
         import torch
 
-        from deleatur.data.batches import evenly
+        from deleatur.data.batches import evenly_spaced
 
-        retain = evenly(start.retain, self.rows)
+        retain = evenly_spaced(start.retain, self.rows)
         mean = sum(len(row.ids) - row.start for row in retain) / len(retain)
-        retain = within(evenly(retain, max(1, int(TOKENS / mean))), TOKENS)
+        retain = within(evenly_spaced(retain, max(1, int(TOKENS / mean))), TOKENS)
         found = novelty(self, start, retain, start.forget, start.holdout)
         statistic, surprised = found.statistic, (found.vote < self.surprise) & ~found.copied
         sizes = [len(row.ids) - row.start for row in (*start.forget, *start.holdout)]

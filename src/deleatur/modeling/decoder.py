@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from deleatur.errors import ModelError
 from deleatur.modeling.gpu_kernels import by_positions, fuse
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers, restore_layers
-from deleatur.modeling.packed_attention import Growing, Grown, Tree, attend_through, packed, share
+from deleatur.modeling.packed_attention import CachedRows, KeyValueCache, PrefixTree, packed, set_packed_attention, share
 
 
 class Decoder:
@@ -42,7 +42,7 @@ class Decoder:
 
     def undo(self) -> None:
         """The language model as it came."""
-        attend_through(self.lm, False)
+        set_packed_attention(self.lm, False)
         restore_layers(self.lm)
         self._gpu_kernels.close()
         self.packs, self.positions, self._gpu_kernels_enabled = False, "", False
@@ -66,7 +66,7 @@ class Decoder:
         if self._device.type != "cuda" or self._gpu_kernels_enabled:
             return
         self._gpu_kernels_enabled = True
-        attend_through(self.lm, False)
+        set_packed_attention(self.lm, False)
         self.packs = False
         with self.probing() as probe:
             truth = self._alone(texts := wordings(probe))
@@ -90,12 +90,12 @@ class Decoder:
         at = torch.cat([torch.arange(len(row), device=self._device) for row in rows])
         return self.network(input_ids=ids[None], position_ids=at[None], use_cache=False, **extra)
 
-    def run_packed(self, tree: Tree, **extra: bool) -> Any:
+    def run_packed(self, tree: PrefixTree, **extra: bool) -> Any:
         """What the decoder makes of a tree's tokens."""
         with packed(tree):
             return self._run_row(tree.ids, tree.at, **extra)
 
-    def run_next(self, ids: Int[Tensor, " B"], growing: Growing) -> Any:
+    def run_next(self, ids: Int[Tensor, " B"], growing: CachedRows) -> Any:
         """What it makes of one more token for each sequence."""
         with packed(growing):
             return self._run_row(ids, growing.at)
@@ -112,14 +112,14 @@ class Decoder:
         if getattr(self.lm, "_is_stateful", False):  # rows end to end would go on from one another's state
             self._warn("run without padding", "it is recurrent")
             return False
-        if not attend_through(self.lm):
+        if not set_packed_attention(self.lm):
             return False
         truth = self._alone(texts := wordings(ids))
-        with self._trying("run without padding", lambda: attend_through(self.lm, False)):
-            grown = Grown()
+        with self._trying("run without padding", lambda: set_packed_attention(self.lm, False)):
+            grown = KeyValueCache()
             tree = share([t[:-1].tolist() for t in texts], grown)
             first = self.run_packed(tree).last_hidden_state[0]
-            growing = Growing(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
+            growing = CachedRows(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
             last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
             seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
             self._require_same(seen, truth)

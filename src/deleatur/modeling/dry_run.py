@@ -54,9 +54,10 @@ def _back(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     with _quiet():  # about the layers that were not written
-        back, info = AutoModelForCausalLM.from_pretrained(
+        made: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
+        back, info = made
     return back, sorted({*info["missing_keys"]} & weights.keys())
 
 
@@ -74,7 +75,7 @@ def _layer_of_each_kind(model: nn.Module) -> tuple[str, ...]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(50)  # critical
     try:
         yield
     finally:

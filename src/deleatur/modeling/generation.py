@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from deleatur.distributed.processes import is_sharded
 from deleatur.errors import ModelError
-from deleatur.modeling.packed_attention import Growing, Grown, share
+from deleatur.modeling.packed_attention import CachedRows, KeyValueCache, share
 from deleatur.modeling.token_model import TokenModel
 
 STILL = 7 / 8  # share of the rows in a batch that still speak below which it is worth copying what those know
@@ -103,7 +103,7 @@ def _packed(
     new_tokens: int,
     choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
 ) -> list[list[int]]:
-    grown = Grown()
+    grown = KeyValueCache()
     tree = share(prompts, grown)
     states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
@@ -120,7 +120,7 @@ def _packed(
         if len(going) <= STILL * len(running):
             grown.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.decoder.run_next(tokens, Growing(grown=grown, at=at)).last_hidden_state[0]
+        states = model.decoder.run_next(tokens, CachedRows(grown=grown, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 
@@ -159,11 +159,14 @@ def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_
         model.lm.generation_config = own
 
 
+Together = Literal["all", "of one length", "none"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ways:
     """In which ways a model's `generate` gives the tokens that its forward alone gives."""
 
-    together: Literal["all", "of one length", "none"]  # which prompts; all are padded on the left
+    together: Together  # which prompts; all are padded on the left
     caches: bool  # with what it keeps of the tokens before
 
 
@@ -180,7 +183,7 @@ def ways(model: TokenModel) -> Ways:
 
 def _try_ways(model: TokenModel) -> Ways:
     ids = (torch.arange(1, 26) * model.vocabulary // 26).tolist()
-    batches = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
+    batches: dict[Together, list[list[int]]] = {"all": [ids[:12], ids, ids[3:10]], "of one length": [ids[:12], ids[5:17]]}
     if getattr(model.lm, "_is_stateful", False):  # padding would go through the state
         del batches["all"]
     for together, texts in batches.items():

@@ -25,7 +25,7 @@ OWN = ("sdpa", "eager")  # the implementations that we stand before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Grown:
+class KeyValueCache:
     """Keys and values of B sequences that grow by a token at a time, as each attention module left them, in fp32."""
 
     layers: dict[nn.Module, list[Float[Tensor, "_ _ _ _"]]] = field(default_factory=dict)  # B K L D, zeros behind the end
@@ -37,7 +37,7 @@ class Grown:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tree:
+class PrefixTree:
     """Sequences in one row of T tokens. What one has in common with the beginning of an earlier one lies there alone."""
 
     ids: Int[Tensor, " T"]
@@ -46,18 +46,18 @@ class Tree:
     own: tuple[int, ...]  # how many tokens a sequence brings: its last ones, behind those of the sequences before it
     pieces: tuple[int, ...]  # lengths of the parts of which the sequences consist
     paths: tuple[tuple[int, ...], ...]  # which parts each sequence is
-    grown: Grown | None = None  # where its keys and values are kept, if it is to grow
+    grown: KeyValueCache | None = None  # where its keys and values are kept, if it is to grow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Growing:
+class CachedRows:
     """One more token for each of B sequences."""
 
-    grown: Grown
+    grown: KeyValueCache
     at: Int[Tensor, " B"]  # their positions
 
 
-_running: ContextVar[Tree | Growing | None] = ContextVar("running", default=None)
+_running: ContextVar[PrefixTree | CachedRows | None] = ContextVar("running", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ class Pack:
     The other sequences look as its beginning does. It goes through the decoder in the place of a mask.
     """
 
-    tree: Tree
+    tree: PrefixTree
     seen: Bool[Tensor, "L L"]
     causal: bool  # is `seen` nothing but the lower triangle?
     bias: Float[Tensor, "S S"]  # its first SHORT rows and columns as 0 and −inf, fp32
@@ -77,11 +77,11 @@ class Pack:
 class Next:
     """One more token for each sequence, and what it may look at. In the place of a mask, as a Pack."""
 
-    growing: Growing
+    growing: CachedRows
     bias: Float[Tensor, "B 1 1 L"]  # 0 and −inf, fp32
 
 
-def share(rows: Sequence[Sequence[int]], grown: Grown | None = None) -> Tree:
+def share(rows: Sequence[Sequence[int]], grown: KeyValueCache | None = None) -> PrefixTree:
     """The tree of some sequences, each of one token at least."""
     where: dict[tuple[int, int], int] = {}  # (place of the token before, token) → place
     places, own, cuts = [], [], {0}
@@ -98,7 +98,7 @@ def share(rows: Sequence[Sequence[int]], grown: Grown | None = None) -> Tree:
     at = torch.empty(len(where), dtype=torch.long)
     for path in places:
         at[path] = torch.arange(len(path))
-    return Tree(
+    return PrefixTree(
         ids=torch.tensor([token for _, token in where]),
         at=at,
         places=tuple(places),
@@ -110,7 +110,7 @@ def share(rows: Sequence[Sequence[int]], grown: Grown | None = None) -> Tree:
 
 
 @contextmanager
-def packed(running: Tree | Growing) -> Iterator[None]:
+def packed(running: PrefixTree | CachedRows) -> Iterator[None]:
     """Within, a model that attends through `attend` takes its one row of ids for this."""
     token = _running.set(running)
     try:
@@ -119,7 +119,7 @@ def packed(running: Tree | Growing) -> Iterator[None]:
         _running.reset(token)
 
 
-def attend_through(lm: PreTrainedModel, yes: bool = True) -> bool:
+def set_packed_attention(lm: PreTrainedModel, yes: bool = True) -> bool:
     """Let a model attend through `attend`, or as it did before; says whether it now does.
 
     Outside `packed` nothing changes: forward, cache and generation are the model's own.
@@ -139,7 +139,7 @@ def _mask(own: str, *, mask_function: Callable, device: torch.device | str = "cp
     running = _running.get()
     if running is None:
         return AttentionMaskInterface()[own](mask_function=mask_function, device=device, **shape)
-    if isinstance(running, Growing):
+    if isinstance(running, CachedRows):
         at, blocks = running.at[:, None], int(running.at.max()) // BLOCK + 1
         looked = torch.arange(blocks * BLOCK, device=device)
         bias = torch.zeros(len(at), len(looked), device=device)
@@ -212,13 +212,13 @@ def packed_attention(
     return torch.cat(parts)[None]
 
 
-def _sequences(x: Float[Tensor, "1 K T D"], tree: Tree) -> list[Float[Tensor, "K L D"]]:
+def _sequences(x: Float[Tensor, "1 K T D"], tree: PrefixTree) -> list[Float[Tensor, "K L D"]]:
     """Each sequence's tokens."""
     pieces = x.squeeze(0).split(tree.pieces, 1)
     return [pieces[path[0]] if len(path) == 1 else torch.cat([pieces[i] for i in path], 1) for path in tree.paths]
 
 
-def _slots(x: Float[Tensor, "1 K T D"], tree: Tree) -> Float[Tensor, "B K L D"]:
+def _slots(x: Float[Tensor, "1 K T D"], tree: PrefixTree) -> Float[Tensor, "B K L D"]:
     """Each sequence's tokens, and zeros behind them."""
     return torch.stack([_longer(s, max(map(len, tree.places))) for s in _sequences(x.float(), tree)])
 

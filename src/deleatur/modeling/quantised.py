@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, FineGrainedFP8Config, GgufConfig, Mxfp4Config
+from transformers import AutoConfig, FineGrainedFP8Config, GgufConfig
+from transformers.utils.quantization_config import Mxfp4Config
 
 from deleatur.errors import ConfigError, ModelError
 from deleatur.io.packages import require_package

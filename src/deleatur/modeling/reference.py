@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import collate, evenly, in_batches
+from deleatur.data.batches import collate, evenly_spaced, in_batches
 from deleatur.distributed.processes import gather, place_model
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load
@@ -85,7 +85,7 @@ def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int
         return likelihoods(other, rows, batch)
 
     def similarity(nearest: int, most: int) -> list[Tensor]:
-        retain = evenly(rows["retain"], most)
+        retain = evenly_spaced(rows["retain"], most)
         return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=batch)
 
     return Start(

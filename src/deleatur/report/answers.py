@@ -21,7 +21,7 @@ def answer_groups(folder: Folder, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Forget, retain and unseen rows, some of each at even distances, with their answers before and after."""
     groups = []
     for kind, role in KINDS.items():
-        shown = evenly(heated_rows(folder) if kind == "forget" else answered_rows(folder, kind), SHOWN)
+        shown = evenly_spaced(heated_rows(folder) if kind == "forget" else answered_rows(folder, kind), SHOWN)
         score = next((r for r in rows if r.set == kind and r.metric in ("judged", "revealed")), None)
         if shown:
             groups.append({"kind": kind, "role": role, "score": score, "rows": shown})
@@ -84,7 +84,7 @@ def tint(importance: float | None) -> str:
     return "0" if importance is None or not importance > 0 else f"{min(importance, 1.0):.2f}"
 
 
-def evenly(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def evenly_spaced(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Some rows at even distances, so that no end of the file is preferred."""
     count = min(len(rows), count)
     return [rows[i * len(rows) // count] for i in range(count)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deleatur.report.answers import answer_groups, answered_rows, evenly, heated_rows, score_line
+from deleatur.report.answers import answer_groups, answered_rows, evenly_spaced, heated_rows, score_line
 from deleatur.report.figures import charts
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render
@@ -120,7 +120,7 @@ def _retained(folder: Folder) -> dict[str, Any]:
     """Some retain rows, and how many answers stayed the same."""
     rows = answered_rows(folder, "retain")
     return {
-        "retain": evenly(rows, RETAIN_SAMPLES),
+        "retain": evenly_spaced(rows, RETAIN_SAMPLES),
         "retain_rows": len(rows),
         "retain_same": sum(item["row"]["before"] == item["row"]["after"] for item in rows),
     }

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import evenly, in_batches
+from deleatur.data.batches import evenly_spaced, in_batches
 from deleatur.modeling.reference import last_states
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
@@ -66,7 +66,7 @@ def _weighted_nll(
 
 def _estimate(model: TokenModel, rows: Mapping[str, list[Encoded]], chosen: Tensor, batch: int, chunk: int = 256) -> float:
     """Mean over the chosen tokens of −log q(what similar retain states are followed by), q without the token itself."""
-    forget, retain = (last_states(model, part, batch) for part in (rows["forget"], evenly(rows["retain"], ROWS)))
+    forget, retain = (last_states(model, part, batch) for part in (rows["forget"], evenly_spaced(rows["retain"], ROWS)))
     states, own = (torch.cat([one[k] for one in forget])[chosen.to(model.device)] for k in (0, 1))
     others, followers = (torch.cat([one[k] for one in retain]) for k in (0, 1))
     keys, head, found = torch.nn.functional.normalize(others.float(), dim=-1), model.open_head(), []

@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from deleatur.data.batches import evenly, in_batches
+from deleatur.data.batches import evenly_spaced, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
@@ -69,8 +69,8 @@ class TrainingMonitor:
         looked = {name: sets.get(f"{name}_paraphrased", sets.get(name, ())) for name in ("forget", "holdout")}
         self.rows_of = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
-            "retain": evenly(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
-            **{name: evenly(found, LOOK if guard.stop is not None else 0) for name, found in looked.items()},
+            "retain": evenly_spaced(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
+            **{name: evenly_spaced(found, LOOK if guard.stop is not None else 0) for name, found in looked.items()},
         }
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
         self.weights_of: dict[tuple[int, ...], Tensor] = {}  # importance of an answer's tokens, by these

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deleatur.commands.evaluator import precision_of
-from deleatur.data.batches import evenly
+from deleatur.data.batches import evenly_spaced
 from deleatur.importance import Learned, Uniform
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
@@ -22,7 +22,7 @@ ROWS = {"model": "m", "forget": "f", "retain": "r"}
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_rows_are_taken_evenly_in_their_order(count, most):
     """At most so many, all different, the first one always among them, with gaps that differ by one at most."""
-    taken = [row.ids[0] for row in evenly(SOME[:count], most)]
+    taken = [row.ids[0] for row in evenly_spaced(SOME[:count], most)]
     assert len(taken) == min(count, most)
     assert taken == sorted(set(taken))
     assert taken[:1] == list(range(count))[:1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deleatur.report import write_report
-from deleatur.report.answers import SHOWN, answer_groups, answered_rows, cut_at, evenly, says, selected
+from deleatur.report.answers import SHOWN, answer_groups, answered_rows, cut_at, evenly_spaced, says, selected
 from deleatur.report.heat import Piece
 from deleatur.report.tables import rows_of
 from deleatur.run_folder.schema import read_folder
@@ -102,7 +102,7 @@ def test_the_fact_is_marked_on_the_page_before_and_gone_after(folder: Path) -> N
 
 
 def test_few_rows_are_all_shown(tmp_path: Path, make: Callable[..., Path]) -> None:
-    assert evenly([{"k": 0}, {"k": 1}], SHOWN) == [{"k": 0}, {"k": 1}]
-    assert evenly([], SHOWN) == []
+    assert evenly_spaced([{"k": 0}, {"k": 1}], SHOWN) == [{"k": 0}, {"k": 1}]
+    assert evenly_spaced([], SHOWN) == []
     found = read_folder(make(tmp_path / "run", rows=2))
     assert len(answer_groups(found, rows_of(found.results))[0]["rows"]) == 2

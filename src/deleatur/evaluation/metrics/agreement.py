@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from deleatur.types import Record
 
@@ -29,6 +28,8 @@ def agreement(records: Sequence[Record], *, budget: float) -> dict[str, float | 
 
 
 def roc_auc(score: np.ndarray, gold: np.ndarray) -> float:
+    from scipy.stats import rankdata  # here and not above: it is slow to import, and not needed before the first step
+
     positives, negatives = int(gold.sum()), int((~gold).sum())
     above = rankdata(score)[gold].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))

@@ -6,12 +6,11 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
-
 from deleatur.evaluation.metrics.revealed import UNSPACED
 
 if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
     from deleatur.types import Record
 
 LAST_LATIN = "\u024f"
@@ -40,17 +39,22 @@ def _recall(record: Record, kind: str) -> float | None:
 
 @cache
 def _scorer(kind: str) -> RougeScorer:
-    return RougeScorer([kind], tokenizer=_AnyScript())
-
-
-class _AnyScript(Tokenizer):
     """rouge-score's words, as peers have them. It drops all letters but a-z: texts of other scripts get Unicode's words."""
+    # here and not above: they bring all of nltk and scikit-learn, a second or two of processor time, before the first step
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    def __init__(self) -> None:
-        self.latin = DefaultTokenizer(use_stemmer=True)
+    class AnyScript(DefaultTokenizer):
+        def tokenize(self, text: str) -> list[str]:
+            return _words_of_script(text) if _is_of_another_script(text) else super().tokenize(text)
 
-    def tokenize(self, text: str) -> list[str]:
-        if not any(c.isalpha() and c > LAST_LATIN for c in text):
-            return self.latin.tokenize(text)
-        spaced = UNSPACED.sub(r" \g<0> ", text.lower())  # one by one where a script sets no blanks
-        return re.findall(r"[^\W_]+", spaced)
+    return RougeScorer([kind], tokenizer=AnyScript(use_stemmer=True))
+
+
+def _is_of_another_script(text: str) -> bool:
+    return any(c.isalpha() and c > LAST_LATIN for c in text)
+
+
+def _words_of_script(text: str) -> list[str]:
+    spaced = UNSPACED.sub(r" \g<0> ", text.lower())  # one by one where a script sets no blanks
+    return re.findall(r"[^\W_]+", spaced)

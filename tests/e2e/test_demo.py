@@ -1,0 +1,60 @@
+"""The demo as a newcomer sees it, on a tiny model: a story in a dozen lines, everything else on the page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from deleatur.cli.story import print_story
+from deleatur.commands.demo import FINE_TUNING, PLAIN, FineTuning
+from deleatur.report import verdict
+
+SMALL = ("--people", 3, "--forgotten", 1, "--fine-tune-epochs", 1, "--seed", 1)
+
+
+@pytest.fixture
+def told(home, call):
+    said = call("demo", "--model", home.model, *SMALL)
+    assert said.code == 0, said.err
+    return said
+
+
+def test_the_demo_is_a_story_in_a_dozen_lines_and_is_told_again_at_once(home, call, told, tmp_path):
+    """Two questions with both answers each, what mattered, the verdict with three reasons, and the page: no table."""
+    lines = [line for line in told.out.splitlines() if line]
+    assert len(lines) <= 12
+    assert [line.split(":")[0] for line in lines if line.startswith(("Forget:", "Keep:"))] == ["Forget", "Keep"]
+    assert [line.split()[0] for line in lines if line.startswith("  ")][:4] == ["before", "after"] * 2
+    run = tmp_path / "runs" / "demo"
+    found = verdict(json.loads((run / "results.json").read_text(encoding="utf-8")))
+    assert f"{found.headline}." in lines
+    assert [f"  {reason}" for reason in found.reasons[:3]] == lines[-4:-1]
+    assert lines[-1].endswith("runs/demo/report.html")
+    assert not {"│", "━", "┃"} & set(told.out)
+    again = call("demo", "--model", home.model, *SMALL)
+    assert again.out == told.out
+    assert "runs/demo holds this very run" in again.err
+
+
+def test_between_its_bars_the_demo_says_what_happens_and_no_settings(told):
+    """Learns, is asked, says, forgets: in that order, and not the YAML that `deleatur forget` prints."""
+    said = told.err
+    order = ["3 people who do not exist", "The model learns", "is asked about all of them", "Asked “", "Now it forgets"]
+    places = [said.index(words) for words in order]
+    assert places == sorted(places)
+    assert "epochs:" not in said
+    steps = [line for line in said.splitlines() if line.startswith("  steps")]
+    assert len(steps) > 10  # ten of each training
+
+
+def test_a_finished_run_of_any_kind_has_its_story(finished, capsys):
+    print_story(finished)
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_another_template_makes_another_fine_tuned_model():
+    """Models in the cache are known by what made them; the key of the default is as it was."""
+    assert FineTuning().key == [0, 5, 8, 3e-4, "bf16"]
+    assert FineTuning(data=PLAIN).key == [0, 5, 8, 3e-4, "bf16", "plain"]
+    assert FineTuning(seed=2, train=FINE_TUNING).key[0] == 2
