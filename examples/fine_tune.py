@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import FINE_TUNING, FineTuning, fine_tuned_model
+from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
 from deleatur.data.suites import read_suite
 from deleatur.settings import Data
 
@@ -39,9 +39,8 @@ def main(args: Args) -> None:
     sets = read_suite(args.suite, Data()).sets
     rows = (*sets["retain"], *sets["forget"])
     with watch() as progress:
-        train = replace(FINE_TUNING, epochs=args.epochs, batch=args.batch)
-        settings = FineTuning(train=train, seed=args.seed)
-        folder = fine_tuned_model(args.model, rows, Path(args.cache), settings, progress=progress)
+        settings = replace(FINE_TUNING, epochs=args.epochs, batch=args.batch)
+        folder = fine_tuned_model(args.model, rows, Path(args.cache), settings, seed=args.seed, progress=progress)
     print(folder)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from deleatur.cli.console import print_results, watch
-from deleatur.commands.demo import FINE_TUNING, FineTuning, fine_tuned_model, row_of
+from deleatur.commands.demo import FINE_TUNING, fine_tuned_model, row_of
 from deleatur.commands.unlearn import execute
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run
@@ -77,7 +77,8 @@ def main(args: Args) -> None:
             args.model,
             retain + forget,
             Path(args.cache),
-            FineTuning(train=replace(FINE_TUNING, epochs=args.fine_tune_epochs, batch=16), seed=args.seed),
+            replace(FINE_TUNING, epochs=args.fine_tune_epochs, batch=16),
+            seed=args.seed,
             progress=progress,
         )
         rows = model / "rows"

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 from killing import whole
 
-from deleatur.commands.demo import FINE_TUNING, PLAIN, FineTuning, fine_tuned_model
+from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
 from deleatur.data.world import make_world
 from deleatur.progress import Progress
 
@@ -63,7 +64,8 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
     told = {
         "name": str(home.model),
         "rows": make_world(people=3, forget=1).fine_tuning_rows,
-        "settings": FineTuning(train=replace(FINE_TUNING, epochs=2, batch=6), data=PLAIN),
+        "settings": replace(FINE_TUNING, epochs=2),
+        "seed": 0,
     }
     at_a_stretch, done = fine_tuned_model(**told, folder=tmp_path / "other"), []
 

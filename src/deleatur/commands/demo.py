@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,25 +38,7 @@ from deleatur.training.loop import Method, fit
 from deleatur.types import Example
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
-PLAIN = Data(template="plain")  # without the chat template a row of the world has 38 tokens in place of 63
-EPOCHS = 6  # passes over the forget rows
 BUDGET = 0.4  # names and values are that share of the world's answer tokens
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FineTuning:
-    """How a model is fine-tuned on rows, so that there is something to forget."""
-
-    train: Train = FINE_TUNING
-    data: Data = field(default_factory=Data)
-    seed: int = 0
-
-    @property
-    def key(self) -> list[object]:
-        """What, beside model and rows, decides the weights."""
-        train, template = self.train, self.data.template
-        named = [] if template == "auto" else [template]
-        return [self.seed, train.epochs, train.batch, train.lr, train.precision, *named]
 
 
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
@@ -122,11 +104,8 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         out=demo.out,
         seed=demo.seed,
         importance=importance,
-        data=PLAIN,
-        train=replace(
-            recipe.train if recipe.loss.requires.divergence else as_ours(recipe), epochs=EPOCHS, batch=4, precision="bf16"
-        ),
-        evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
+        train=replace(recipe.train if recipe.loss.requires.divergence else as_ours(recipe), batch=4, precision="bf16"),
+        evaluation=Evaluation(rows=48, new_tokens=40),
     )
 
 
@@ -151,36 +130,37 @@ def _fine_tuned(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path
     cache = Path(demo.cache)
     cache.mkdir(parents=True, exist_ok=True)
     with folder_lock(cache):
-        train = replace(FINE_TUNING, epochs=demo.fine_tune_epochs, batch=6)
-        settings = FineTuning(train=train, data=PLAIN, seed=demo.seed)
-        return fine_tuned_model(demo.model, rows, cache, settings, progress=progress)
+        return fine_tuned_model(
+            demo.model, rows, cache, replace(FINE_TUNING, epochs=demo.fine_tune_epochs), seed=demo.seed, progress=progress
+        )
 
 
 def fine_tuned_model(
-    name: str, rows: Sequence[Example], folder: Path, settings: FineTuning, *, progress: Progress = Progress()
+    name: str, rows: Sequence[Example], folder: Path, settings: Train, *, seed: int, progress: Progress = Progress()
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
     An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
     """
-    train = settings.train
-    key = json.dumps([name, *settings.key, [(r.prompt, r.answer) for r in rows]])
+    key = json.dumps(
+        [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]
+    )
     folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")
         return folder
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     exact_matmul()
-    model, tokenizer = load(name, precision=train.precision)
-    encoded = encode_all(make_encoder(tokenizer, settings.data), rows)
-    count = train.epochs * -(-len(encoded) // train.batch)
+    model, tokenizer = load(name, precision=settings.precision)
+    encoded = encode_all(make_encoder(tokenizer, Data()), rows)
+    count = settings.epochs * -(-len(encoded) // settings.batch)
     progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     with resume_hint("the same command"), kept.handle_signals():
         fit(
             TokenModel(model.to(start().device)).prepare(),  # pyright: ignore[reportArgumentType]
-            fine_tuning_batches(encoded, epochs=train.epochs, batch=train.batch, seed=settings.seed),
-            Method(loss=GradientDifference(), importance=Uniform(), settings=train),
+            fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
+            Method(loss=GradientDifference(), importance=Uniform(), settings=settings),
             steps=count,
             on_step=lambda step: progress.step(step, count),
             checkpoints=kept,

@@ -48,7 +48,7 @@ class Demo:
     """Folder in which the fine-tuned model is kept for the next time."""
     recipe: str = "atwu"
     """The method, see `deleatur methods`; published ones have the demo's own rates and weights, the same for all."""
-    people: int = 8
+    people: int = 20
     """People in the world, more than are forgotten."""
     forgotten: int = 2
     """People to forget, at least 1."""
