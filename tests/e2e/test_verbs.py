@@ -14,7 +14,7 @@ import pytest
 
 from deleatur.config.recipes import RECIPES
 
-VERBS = ("forget", "evaluate", "score", "report", "export", "demo", "methods")
+VERBS = ("forget", "evaluate", "audit", "score", "report", "export", "demo", "methods")
 TIMED = "import sys; from deleatur.cli.main import main\ntry: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
 
 

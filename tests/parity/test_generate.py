@@ -35,7 +35,7 @@ def test_answers_are_those_of_one_row_at_a_time(family, packs):
     assert len({len(row) for row in expected}) > 1
     model = TokenModel(lm).prepare()
     assert model.packs
-    model.packs = packs
+    model.decoder.packs = packs
     assert greedy(model, PROMPTS, ends=ends, new_tokens=9) == expected
 
 

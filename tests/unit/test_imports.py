@@ -33,7 +33,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 import contextlib, io, sys
 import deleatur
 from deleatur.cli.main import main
-for verb in ("forget", "evaluate", "score", "report", "demo"):
+for verb in ("forget", "evaluate", "audit", "score", "report", "demo"):
     heard = io.StringIO()
     try:
         with contextlib.redirect_stdout(heard):

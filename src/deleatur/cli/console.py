@@ -26,6 +26,7 @@ from deleatur.config.run_config import name_of
 from deleatur.distributed.processes import is_first
 from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
 from deleatur.report import ComparedMethod, compare_table, heat_spans, percent, rows_of, set_name, verdict
+from deleatur.report.audit_page import AUDIT_ARMS, verdict_line
 from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, rows_left_out, set_metric_rows
 from deleatur.run_folder.schema import RunResults, read_importance
 from deleatur.settings import Train
@@ -151,6 +152,22 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     print_tasks(figures.get("lm_eval", {}))
     for note in figures.get("notes", ()):
         OUT.print(f"Note: {note}", soft_wrap=True)
+
+
+def print_audit(report: dict[str, Any], page: Path) -> None:
+    """Each attack's verdict with the arms side by side, the whole's, and the page's path."""
+    table = Table(
+        Column("attack", no_wrap=True), Column("verdict", no_wrap=True), *(f"{letter} {arm}" for arm, letter in AUDIT_ARMS)
+    )
+    for name, attack in report["attacks"].items():
+        rates = (attack["arms"].get(arm) for arm, _ in AUDIT_ARMS)
+        table.add_row(name, attack["verdict"], *("–" if r is None else percent(r["value"], None) for r in rates))
+    if report["attacks"]:
+        OUT.print(table)
+    for name, attack in report["attacks"].items():
+        OUT.print(f"{name}: {attack['why']}", soft_wrap=True)
+    OUT.print(verdict_line(report), style="bold", soft_wrap=True)
+    OUT.print(f"Page: {page}", soft_wrap=True)
 
 
 def print_figures(figures: dict[str, Any], judge: str | None = None, left_out: dict[str, int] | None = None) -> None:

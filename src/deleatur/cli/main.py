@@ -18,7 +18,20 @@ import tyro
 
 from deleatur import __version__
 from deleatur.cli.parsing import parse, peek, positional
-from deleatur.commands.options import USAGE, Bench, Compare, Demo, Evaluate, Export, Forget, Methods, Metrics, Report, Score
+from deleatur.commands.options import (
+    USAGE,
+    Audit,
+    Bench,
+    Compare,
+    Demo,
+    Evaluate,
+    Export,
+    Forget,
+    Methods,
+    Metrics,
+    Report,
+    Score,
+)
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest
 from deleatur.data.files import printable
@@ -43,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     verbs: dict[str, Callable[[list[str]], None]] = {
         "forget": _forget,
         "evaluate": _evaluate,
+        "audit": _audit,
         "score": _score,
         "report": _report,
         "export": _export,
@@ -202,6 +216,30 @@ def _evaluate_command(args: list[str]) -> Evaluate:
 
 def _evaluation_fields(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in EVALUATION_FIELDS}
+
+
+def _audit(args: list[str]) -> None:
+    command = parse(Audit, args, verb="audit", default=_audited_run(args))
+    from deleatur.cli.console import print_audit, watch
+    from deleatur.commands.audit import audit
+
+    with watch() as progress:
+        report, page = audit(command, progress)
+    if command.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print_audit(report, page)
+    raise SystemExit(report["exit"])
+
+
+def _audited_run(args: list[str]) -> Audit | None:
+    """What the folder of a run says of itself, where the first argument is one."""
+    given = next(iter(args), "-")
+    if given.startswith("-") or not (Path(given) / "run.yaml").is_file():
+        return None
+    run = from_yaml(Path(given) / "run.yaml")
+    rows = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "suite": run.suite}
+    return Audit(model=given, original=run.model, retrained=run.evaluation.retrained, data=run.data, judge=run.judge, **rows)
 
 
 def _score(args: list[str]) -> None:

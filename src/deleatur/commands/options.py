@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from deleatur.audit.settings import AuditSettings
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run
 from deleatur.importance import IMPORTANCES
@@ -19,6 +20,7 @@ Make a language model forget exactly what it must, and nothing else.
 
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   evaluate a model on rows, without changing it
+  audit      ask whether what was to be forgotten comes back, beside controls; exits 0, 1 or 3 by its verdict
   score      show a run's answers, coloured by how much each token matters
   report     write a run's report.html again; with --redact without the rows' texts
   export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
@@ -28,8 +30,9 @@ Make a language model forget exactly what it must, and nothing else.
   methods    list the methods by name, with their papers and settings (recipes is the same)
   metrics    list what is measured, with its direction and meaning
 
-exits 0 when done, 2 when an input is at fault, 4 when training came to harm and was rolled back, 75 when terminated
-(SIGTERM), 130 when interrupted (Ctrl-C); the last line says what was seen, and how to go on or what to change
+exits 0 when done, 1 when an audit finds a leak, 2 when an input is at fault, 3 when an audit decides nothing, 4 when
+training came to harm and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted (Ctrl-C); the last line says
+what was seen, and how to go on or what to change
 """
 
 
@@ -138,6 +141,41 @@ class Evaluate:
     """Go on with the interrupted evaluation in the folder given first; of a finished one print the figures again."""
     json: bool = False
     """Print the figures as JSON, and nothing else, on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Ask whether what a model was to forget comes back: attacks on it, on the original, on a model that was never trained
+    on the rows, and on one that only refuses. Exits 0 when clear, 1 at a leak, 3 when void or inconclusive."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Folder of a run, or any model: name on the hub, folder (also of an adapter), or .gguf file."""
+    original: str | None = None
+    """The model as it was before (of a run: its own)."""
+    retrained: str | None = None
+    """Model never trained on the rows to forget; without one, unseen rows are asked in their place (--holdout)."""
+    forget: str | None = None
+    """Rows that should be forgotten: file, folder, or data set name (of a run: its own)."""
+    retain: str | None = None
+    """Rows that should be kept."""
+    holdout: str | None = None
+    """Unseen rows."""
+    suite: str | None = None
+    """Benchmark in place of rows: tofu/forget10, rwku/all, …"""
+    data: Data = field(default_factory=Data)
+    """How rows become examples."""
+    judge: Judge = field(default_factory=Judge)
+    """Who says whether an answer reveals the fact."""
+    audit: AuditSettings = field(default_factory=AuditSettings)
+    """How much is asked."""
+    quick: bool = False
+    """A look of minutes: five attacks, a setting or two each, on at most 24 rows."""
+    out: str | None = None
+    """Folder of the audit (default: runs/audit-NAME); the same command goes on where it was interrupted."""
+    redact: bool = False
+    """Leave out of the page what rows and answers say."""
+    json: bool = False
+    """Print audit.json, and nothing else, on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,15 @@ from deleatur.data.messages import printable as printable
 from deleatur.data.messages import reason, redact_value, refusal, show_all
 from deleatur.data.messages import show as show
 from deleatur.data.messages import show_columns as show_columns
+from deleatur.errors import DataError
 
 HUB = re.compile(r"([^/:\s]+/[^/:\s]+)(?:/([^/:\s]+))?(?::(\S+))?")  # owner/name, /config, :split
 SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk and DatasetDict.save_to_disk leave
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")  # of data sets, not rows
+
+
+class NoRows(DataError):
+    """A source that is as it has to be, and empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +89,7 @@ def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[R
             raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; an object of named columns is needed")
         rows.append(Row(place=f"{name}, {place}", name=f"{stem}-{len(rows) + 1}", cells=row))
     if not rows:
-        raise refusal(name, "there are no rows; at least one is needed")
+        raise NoRows(str(refusal(name, "there are no rows; at least one is needed")))
     return rows
 
 

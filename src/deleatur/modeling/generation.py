@@ -1,13 +1,15 @@
-"""Greedy answers, many at once."""
+"""Greedy and sampled answers, many at once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import GenerationConfig
 
 from deleatur.distributed.processes import is_sharded
@@ -32,10 +34,46 @@ def greedy(
     if not prompts:
         return []
     if model.packs and not is_sharded(model):
-        return _packed(model, prompts, frozenset(ends), new_tokens)
+        return _packed(model, prompts, frozenset(ends), new_tokens, _likeliest)
+    return _in_groups(model, prompts, frozenset(ends), new_tokens)
+
+
+def sample(
+    model: TokenModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    ends: Collection[int],
+    new_tokens: int,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """As `greedy`, each token drawn from the model's own distribution: temperature 1, nothing cut off.
+
+    A prompt may stand there several times. `generator` lies on the CPU.
+    """
+    if not prompts:
+        return []
+    if model.packs and not is_sharded(model):
+        return _packed(model, prompts, frozenset(ends), new_tokens, lambda logits: _drawn(logits, generator))
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        return _in_groups(model, prompts, frozenset(ends), new_tokens, **how)
+
+
+def _likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+    return logits.argmax(-1)
+
+
+def _drawn(logits: Float[Tensor, "B V"], generator: torch.Generator) -> Int[Tensor, " B"]:
+    return torch.multinomial(logits.float().cpu().softmax(-1), 1, generator=generator)[:, 0].to(logits.device)
+
+
+def _in_groups(
+    model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int, **how: Any
+) -> list[list[int]]:
     generated: list[list[int]] = [[] for _ in prompts]
     for together in _groups(model, prompts):
-        answers = _padded(model, [prompts[b] for b in together], frozenset(ends), new_tokens)
+        answers = _padded(model, [prompts[b] for b in together], ends, new_tokens, **how)
         for b, answer in zip(together, answers, strict=True):
             generated[b] = answer
     return generated
@@ -58,7 +96,13 @@ def _groups(model: TokenModel, prompts: Sequence[Sequence[int]]) -> list[list[in
 
 
 @torch.no_grad()
-def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
+def _packed(
+    model: TokenModel,
+    prompts: Sequence[Sequence[int]],
+    ends: frozenset[int],
+    new_tokens: int,
+    choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
+) -> list[list[int]]:
     grown = KeyValueCache()
     tree = share(prompts, grown)
     states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
@@ -66,7 +110,7 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
     generated: list[list[int]] = [[] for _ in prompts]
     running = generated
     for left in reversed(range(new_tokens)):
-        tokens = model.head(states).argmax(-1)
+        tokens = choose(model.head(states))
         for row, token in zip(running, tokens.tolist(), strict=True):
             if not row or row[-1] not in ends:
                 row.append(token)
@@ -82,7 +126,9 @@ def _packed(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
 
 
 @torch.no_grad()
-def _padded(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int) -> list[list[int]]:
+def _padded(
+    model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset[int], new_tokens: int, **how: Any
+) -> list[list[int]]:
     out = _generate(
         model,
         prompts,
@@ -90,6 +136,7 @@ def _padded(model: TokenModel, prompts: Sequence[Sequence[int]], ends: frozenset
         max_new_tokens=new_tokens,
         eos_token_id=sorted(ends),
         pad_token_id=min(ends),
+        **how,
     )
     generated = out.sequences[:, max(map(len, prompts)) :].tolist()
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row)) + 1] for row in generated]
@@ -103,7 +150,8 @@ def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_
     for b, prompt in enumerate(prompts):
         ids[b, length - len(prompt) :] = torch.tensor(prompt)
         mask[b, length - len(prompt) :] = 1
-    config = GenerationConfig(do_sample=False, pad_token_id=pad_token_id, return_dict_in_generate=True, **settings)
+    chosen = {"do_sample": False} | settings
+    config = GenerationConfig(pad_token_id=pad_token_id, return_dict_in_generate=True, **chosen)
     own, model.lm.generation_config = model.lm.generation_config, config  # its own would fill in penalties
     try:
         return model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)

@@ -1,0 +1,130 @@
+"""Questions are put to a model, and what it says of the answers is measured: generated, sampled, and teacher-forced."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from deleatur.data.encode import Encoder
+from deleatur.evaluation.metrics.pieces import STOP_WORDS
+from deleatur.evaluation.predictions import TokenPredictions, ends, likelihood_pass
+from deleatur.modeling.generation import greedy, sample
+from deleatur.modeling.token_model import TokenModel
+from deleatur.types import Encoded, Example
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A row's fact, asked in some way. `example` says how, and which answer gives the fact away; `lead` is put into the
+    model's mouth first."""
+
+    row: int
+    example: Example
+    lead: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speaker:
+    """A model to be asked, with how it reads and how much it may say."""
+
+    model: TokenModel
+    encoder: Encoder
+    new_tokens: int
+    batch: int
+
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """Greedy answers; equal prompts are answered once."""
+        prompts = [self.prompt(q) for q in questions]
+        unique = sorted(set(prompts), key=len)
+        said: dict[tuple[int, ...], str] = {}
+        for part in self._parts(unique):
+            ids = greedy(self.model, part, ends=ends(self.encoder), new_tokens=self.new_tokens)
+            said |= dict(zip(part, map(self._text, ids), strict=True))
+        return [q.lead + said[p] for q, p in zip(questions, prompts, strict=True)]
+
+    def draw(self, questions: Sequence[Question], samples: int, seed: int) -> list[list[str]]:
+        """So many answers to each, drawn at temperature 1."""
+        generator = torch.Generator().manual_seed(seed)
+        prompts = [self.prompt(q) for q in questions for _ in range(samples)]
+        said: list[str] = []
+        for part in self._parts(prompts):
+            how = {"ends": ends(self.encoder), "new_tokens": self.new_tokens}
+            said += map(self._text, sample(self.model, part, generator=generator, **how))
+        return [said[i : i + samples] for i in range(0, len(said), samples)]
+
+    def prompt(self, question: Question) -> tuple[int, ...]:
+        """Token ids up to where the model goes on."""
+        example = question.example
+        if not question.lead:
+            made = self.encoder(example)
+            return made.ids[: made.start]
+        made = self.encoder(_bare(example, question.lead))
+        closed = made.offsets[-1][0] == made.offsets[-1][1]
+        return made.ids[: len(made.ids) - closed]
+
+    def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
+        """What it says of each row's answer tokens, all earlier ones given."""
+        self.model.eval()
+        return likelihood_pass(self.model, list(rows), self.batch)
+
+    def nll(self, rows: Sequence[Encoded]) -> float:
+        """Mean over the rows' answer tokens, nats."""
+        found = [p for said in self.predictions(rows) for p in said.logp]
+        return -sum(found) / len(found) if found else math.nan
+
+    def _parts(self, prompts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+        size = (4 if self.model.packs else 2) * self.batch
+        return [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.encoder.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def _bare(example: Example, answer: str) -> Example:
+    return Example(id=example.id, prompt=example.prompt, answer=answer)
+
+
+def pieces(example: Example) -> list[tuple[int, int]]:
+    """Characters of the answer that are its fact: the spans to forget, or the content words; without those that the
+    question says already, unless all are of that kind."""
+    found = [(s.start, s.end) for s in example.spans if not s.keep]
+    if not found:
+        words = [m.span() for m in re.finditer(r"\w+", example.answer)]
+        found = [(a, b) for a, b in words if example.answer[a:b].casefold() not in STOP_WORDS] or words
+    question = example.question.casefold()
+    return [(a, b) for a, b in found if example.answer[a:b].casefold() not in question] or found
+
+
+def piece_tokens(row: Encoded) -> list[list[int]]:
+    """The places, among the row's scored tokens, of each piece's tokens; pieces that were cut off are left out."""
+    found = ([k for k, (a, b) in enumerate(row.offsets) if a < end and start < b] for start, end in pieces(row.example))
+    return [places for places in found if places]
+
+
+def cloze(rows: Sequence[Encoded], said: Sequence[TokenPredictions]) -> list[float]:
+    """Share of each row's pieces that the model says by itself, the answer up to there given (its first choices)."""
+    return [
+        _mean([float(all(p.hit[k] for k in places)) for places in piece_tokens(r)]) for r, p in zip(rows, said, strict=True)
+    ]
+
+
+def probability_within(rows: Sequence[Encoded], said: Sequence[TokenPredictions], draws: int) -> list[float]:
+    """Chance that so many draws contain a piece, the answer up to there given: 1 − (1 − P)^k, a mean over the pieces."""
+    out = []
+    for row, p in zip(rows, said, strict=True):
+        chances = [math.exp(min(0.0, sum(p.logp[k] for k in places))) for places in piece_tokens(row)]
+        out.append(_mean([-math.expm1(draws * math.log1p(-min(c, 1 - 1e-12))) for c in chances]))
+    return out
+
+
+def leak_at(hits: int, n: int, k: int) -> float:
+    """Chance that k of n answers, of which `hits` leak, contain one that does: 1 − C(n − c, k) / C(n, k) (2511.04934)."""
+    return 1 - math.comb(n - hits, k) / math.comb(n, k)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,56 @@
+"""Short trainings inside an audit, and how the model comes back from whatever was done to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from deleatur.data.batches import fine_tuning_batches
+from deleatur.importance import Uniform
+from deleatur.losses import GradientDifference
+from deleatur.modeling.loading import add_adapters, merge_adapters
+from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Lora, Train
+from deleatur.training.loop import Method, fit
+from deleatur.types import Encoded
+
+
+@contextlib.contextmanager
+def put_back(model: TokenModel) -> Iterator[None]:
+    """Whatever is done to the weights meanwhile is undone at the end, bit by bit. Holds a second copy of them."""
+    held = {name: p.detach().clone() for name, p in model.lm.named_parameters()}
+    try:
+        yield
+    finally:
+        take_adapters_in(model)
+        with torch.no_grad():
+            for name, p in model.lm.named_parameters():
+                p.copy_(held[name])
+
+
+def fine_tune(
+    model: TokenModel, rows: Sequence[Encoded], *, steps: int, lr: float, batch: int, rank: int | None, seed: int
+) -> None:
+    """Train on the rows, adapters of `rank` or the whole model, in place; adapters are merged. Raises Diverged."""
+    torch.manual_seed(seed)
+    if rank is not None:
+        add_adapters(model.lm, Lora(rank=rank, alpha=2 * rank))
+    epochs = -(-steps * batch // max(len(rows), 1)) + 1
+    train(model, rows, steps=steps, settings=Train(epochs=epochs, batch=batch, lr=lr, gamma=0.0), seed=seed)
+    take_adapters_in(model)
+
+
+def take_adapters_in(model: TokenModel) -> None:
+    """Merge adapters, if there are any; all weights can be trained again. In place."""
+    merge_adapters(model.lm)
+    vars(model.lm).pop("peft_config", None)  # else peft takes the next adapters for further ones
+    model.lm.requires_grad_(True)
+    model.eval()
+
+
+def train(model: TokenModel, rows: Sequence[Encoded], *, steps: int, settings: Train, seed: int) -> None:
+    """So many steps of plain fine-tuning on the rows, in random order."""
+    method = Method(loss=GradientDifference(), importance=Uniform(), settings=settings)
+    fit(model, fine_tuning_batches(rows, epochs=settings.epochs, batch=settings.batch, seed=seed), method, steps=steps)

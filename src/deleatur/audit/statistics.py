@@ -1,0 +1,287 @@
+"""What is read off scores of rows: rates, areas and places on a scale, resampled by subject.
+
+A sample holds one number a row and setting. Its strength is the largest over the settings, for every arm alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.stats import beta, norm
+
+from deleatur.evaluation.metrics.membership import auc
+
+LEVEL = 0.95  # of every one-sided bound
+FEW = 10  # subjects; with fewer, labels are exchanged row by row
+MOST = 10**6  # rows that are looked for before an audit says that none decide
+
+
+@runtime_checkable
+class Sample(Protocol):
+    """Scores of an arm's rows under an attack."""
+
+    @property
+    def subjects(self) -> tuple[str, ...]: ...
+
+    def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
+        """The largest over settings, where each row counts so often; B times."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """How far each row leaked, in [0, 1], or where it lies on a scale; NaN where a setting does not ask it."""
+
+    values: Float[ndarray, "settings rows"]
+    subjects: tuple[str, ...]
+
+    def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
+        asked = ~np.isnan(self.values)
+        sums, counts = weights @ np.nan_to_num(self.values).T, weights @ asked.T.astype(float)
+        with np.errstate(invalid="ignore"):
+            means = np.where(counts > 0, sums / np.maximum(counts, 1e-12), -np.inf)
+        return means.max(1) if means.shape[1] else np.full(len(weights), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """How unfamiliar each row is, lower where it was trained on; of rows to forget (members) and unseen ones."""
+
+    values: Float[ndarray, "settings rows"]
+    subjects: tuple[str, ...]
+    members: tuple[bool, ...]
+
+    def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
+        """The largest AUC: how often a member is more familiar than an unseen row."""
+        inside = np.array(self.members)
+        a, b = weights[:, inside], weights[:, ~inside]
+        pairs = np.maximum(a.sum(1) * b.sum(1), 1e-12)
+        areas = [((a @ below) * b).sum(1) / pairs for below in self._below()]
+        return np.max(areas, axis=0)
+
+    def areas(self) -> list[dict[str, float]]:
+        """AUC of each setting with DeLong's interval."""
+        inside = np.array(self.members)
+        return [auc(v[inside].tolist(), v[~inside].tolist()) for v in self.values]
+
+    def _below(self) -> list[Float[ndarray, "members others"]]:
+        inside = np.array(self.members)
+        pairs = ((v[inside][:, None], v[~inside][None]) for v in self.values)
+        return [(x < y) + (x == y) / 2.0 for x, y in pairs]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number, and between which it lies: each end a one-sided bound at LEVEL."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """An arm against the one that was never trained on the rows."""
+
+    difference: Estimate
+    p: float  # that the arm is no stronger than the other
+    error: float  # standard error of the difference
+
+
+def upper_limit(hits: float, n: int, level: float = LEVEL) -> float:
+    """The largest rate that `hits` of `n` allow (Clopper-Pearson, one-sided; hits need not be whole). 1 without rows."""
+    return 1.0 if hits >= n else float(beta.ppf(level, hits + 1, n - hits))
+
+
+def resampled(arms: Mapping[str, Sample], *, resamples: int, seed: int) -> dict[str, Float[ndarray, " B"]]:
+    """Each arm's strength on rows of subjects that are drawn with replacement; arms with the same subjects share the draws.
+
+    Of a single subject the rows are drawn instead.
+    """
+    out: dict[str, Float[ndarray, " B"]] = {}
+    for name, sample in arms.items():
+        rng = np.random.default_rng([seed, *_key(sample.subjects)])
+        out[name] = sample.strength(_weights(sample, rng, resamples))
+    return out
+
+
+def _key(subjects: Sequence[str]) -> tuple[int, int]:
+    return len(subjects), sum(ord(c) for c in "|".join(subjects))
+
+
+def _weights(sample: Sample, rng: np.random.Generator, resamples: int) -> Float[ndarray, "B rows"]:
+    """How often each row is drawn; members and unseen rows are drawn apart, so that neither side is ever empty."""
+    members = sample.members if isinstance(sample, Familiarity) else (True,) * len(sample.subjects)
+    weights = np.zeros((resamples, len(members)))
+    for side in (True, False):
+        places = [i for i, m in enumerate(members) if m is side]
+        units = _units([sample.subjects[i] for i in places])
+        count = len(set(units))
+        if count:
+            drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+            weights[:, places] = drawn[:, units]
+    return weights
+
+
+def _units(subjects: Sequence[str]) -> list[int]:
+    """The number of each row's subject; of a single subject each row's own."""
+    names = list(dict.fromkeys(subjects))
+    return list(range(len(subjects))) if len(names) < 2 else [names.index(s) for s in subjects]
+
+
+def strength(sample: Sample) -> float:
+    """An arm's strength as it was found."""
+    return float(sample.strength(np.ones((1, len(sample.subjects))))[0])
+
+
+def estimate(value: float, draws: Float[ndarray, " B"]) -> Estimate:
+    """A number with the bounds that its resamples give."""
+    low, high = np.quantile(draws, [1 - LEVEL, LEVEL])
+    return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
+
+
+def rate_estimate(sample: Rates, draws: Float[ndarray, " B"]) -> Estimate:
+    """An arm's rate. The upper bound is at least Clopper-Pearson's, since resampling what has no hit shows no doubt."""
+    found = estimate(strength(sample), draws)
+    n = most_asked(sample)
+    return Estimate(value=found.value, low=found.low, high=max(found.high, upper_limit(found.value * n, n)))
+
+
+def most_asked(sample: Rates) -> int:
+    """Rows that the setting which asks most asks."""
+    return int((~np.isnan(sample.values)).sum(1).max()) if sample.values.size else 0
+
+
+def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> Comparison:
+    """How much more `arm` leaks than `control`.
+
+    p is the larger of two: the share of resamples by subject that show no more, and that of exchanges of the two arms'
+    rows (of their subjects, where there are FEW or more) that show as much. The second holds however few the subjects are,
+    and counts the choice of the best setting in.
+    """
+    draws = resampled({"arm": arm, "control": control}, resamples=resamples, seed=seed)
+    value = strength(arm) - strength(control)
+    differences = draws["arm"] - draws["control"]
+    found = estimate(value, differences)
+    n, level = most_asked(arm), strength(control)
+    high = max(found.high, upper_limit(strength(arm) * n, n) - level)
+    exchanged = _exchanged(arm, control, resamples, seed)
+    p = max(_share(differences <= 0), _share(exchanged >= value - 1e-12))
+    return Comparison(
+        difference=Estimate(value=value, low=found.low, high=high), p=p, error=float(np.std(differences, ddof=1))
+    )
+
+
+def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Comparison:
+    """Whether rows lie above the middle of a scale on average; p by resampling, and by flips of sign by subject."""
+    draws = resampled({"arm": arm}, resamples=resamples, seed=seed)["arm"] - middle
+    value = strength(arm) - middle
+    rng = np.random.default_rng([seed, 1])
+    units = _exchange_units(arm.subjects)
+    signs = rng.choice([-1.0, 1.0], size=(resamples, max(units) + 1))[:, units]
+    flipped = signs @ np.nan_to_num(arm.values[0] - middle) / len(units)
+    p = max(_share(draws <= 0), _share(flipped >= value - 1e-12))
+    return Comparison(difference=estimate(value, draws), p=p, error=float(np.std(draws, ddof=1)))
+
+
+def compare_areas(arm: Familiarity, control: Familiarity | None, *, resamples: int, seed: int) -> Comparison:
+    """How much larger the AUC is than the control's, or than chance; p also by DeLong's variance, over all settings."""
+    samples: dict[str, Sample] = {"arm": arm}
+    if control is not None:
+        samples["control"] = control
+    draws = resampled(samples, resamples=resamples, seed=seed)
+    level = 0.5 if control is None else strength(control)
+    differences = draws["arm"] - (draws["control"] if control is not None else 0.5)
+    value = strength(arm) - level
+    areas = arm.areas()
+    chance = min(1.0, len(areas) * min(_chance(area) for area in areas))
+    reach = max(area["high"] - area["value"] for area in areas)
+    found = estimate(value, differences)
+    p = max(_share(differences <= 0), chance)
+    return Comparison(
+        difference=Estimate(value=value, low=found.low, high=max(found.high, min(value + reach, 1 - level))),
+        p=p,
+        error=float(np.std(differences, ddof=1)),
+    )
+
+
+def is_over_forgotten(arm: Familiarity, control: Familiarity | None) -> bool:
+    """Are rows to forget less familiar than unseen ones, beyond chance, and more so than to the control?"""
+    theirs = control.areas() if control is not None else [{"value": 0.5}] * len(arm.values)
+    level = 0.05 / max(len(arm.values), 1)
+    return any(
+        _chance({"value": 1 - a["value"], "low": 1 - a["high"], "high": 1 - a["low"]}) <= level and a["value"] < b["value"]
+        for a, b in zip(arm.areas(), theirs, strict=True)
+    )
+
+
+def _chance(area: Mapping[str, float]) -> float:
+    """p of an AUC of ½ or less, from the lower end of a 95 % interval."""
+    spread = (area["value"] - area["low"]) / norm.ppf(0.975)
+    return float(norm.sf((area["value"] - 0.5) / spread)) if spread > 0 else float(area["value"] <= 0.5)
+
+
+def _share(found: ndarray) -> float:
+    return (1 + int(found.sum())) / (1 + len(found))
+
+
+def _exchange_units(subjects: Sequence[str]) -> list[int]:
+    units = _units(subjects)
+    return units if len(set(units)) >= FEW else list(range(len(subjects)))
+
+
+def _exchanged(arm: Rates, control: Rates, times: int, seed: int) -> Float[ndarray, " B"]:
+    """The difference where who is who is drawn anew: row by row where both were asked the same rows, else among all rows."""
+    rng = np.random.default_rng([seed, 2])
+    if arm.subjects == control.subjects:
+        units = _exchange_units(arm.subjects)
+        swap = rng.integers(0, 2, size=(times, max(units) + 1))[:, units].astype(float)
+    else:
+        units = _exchange_units((*arm.subjects, *control.subjects))
+        count, size = max(units) + 1, len(arm.subjects)
+        most = round(count * size / len(units))
+        order = rng.random((times, count)).argsort(1).argsort(1)
+        swap = (order >= most)[:, units].astype(float)  # 1: counted as the control's
+    if arm.subjects == control.subjects:
+        both = np.concatenate([arm.values, control.values], 1)
+        first, second = np.concatenate([1 - swap, swap], 1), np.concatenate([swap, 1 - swap], 1)
+    else:
+        both, first, second = np.concatenate([arm.values, control.values], 1), 1 - swap, swap
+    pooled = Rates(both, (*arm.subjects, *control.subjects))
+    return pooled.strength(first) - pooled.strength(second)
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """p values as Holm corrects them for being several."""
+    out, largest = {}, 0.0
+    for rank, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p) - rank) * value))
+        out[name] = largest
+    return out
+
+
+def rows_needed(difference: float, error: float, n: int, *, margin: float, level: float = 0.0) -> int | None:
+    """About how many rows, at the rates that were found, would show a leak or rule out one of `margin`; None: no number.
+
+    `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies.
+    """
+    z = float(norm.ppf(LEVEL))
+    if error <= 1e-9:
+        if difference > 0:
+            return n
+        found = (
+            k
+            for k in (*range(max(n, 1), 1000), *(10**e for e in range(3, 7)))
+            if upper_limit(level * k, k) - level <= margin
+        )
+        return next(found, None)
+    gaps = [gap for gap in (difference, margin - difference) if gap > 0]
+    needed = max(n + 1, math.ceil(n * min((z * error / gap) ** 2 for gap in gaps)))
+    floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)
+    return min(MOST, max(needed, floor) if difference <= 0 else needed)

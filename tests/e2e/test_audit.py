@@ -1,0 +1,66 @@
+"""`deleatur audit` as a user has it: exit codes, the private folder, the page, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def of_model(home: Any, *more: object) -> tuple[object, ...]:
+    return ("audit", home.model, "--original", home.model, *home.rows, *more)
+
+
+def test_a_run_of_six_rows_is_void(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    """Its model, start model and rows are the run's own; six rows are too few, so nothing is asked, and it is no pass."""
+    said = call("audit", finished, "--out", tmp_path / "audit")
+    report = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert said.code == report["exit"] == 3
+    assert "VOID: 6 rows can be asked, 10 are needed." in said.out
+    assert report["models"]["audited"] == str(finished / "model")
+    assert (tmp_path / "audit" / "audit.html").exists()
+    assert (tmp_path / "audit").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_rows_are_void(call: Callable[..., Any], home: Any, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    rows = ("--forget", tmp_path / "none.jsonl", "--retain", home.file("retain"), "--holdout", home.file("holdout"))
+    said = call("audit", home.model, "--original", home.model, *rows, "--out", tmp_path / "audit", "--json")
+    assert said.code == 3
+    assert json.loads(said.out)["verdict"] == "VOID"
+
+
+def test_the_same_command_goes_on(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    first, again = (call("audit", finished, "--out", tmp_path / "audit") for _ in range(2))
+    assert (first.code, first.out) == (again.code, again.out)
+
+
+def test_other_settings_are_another_audit(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    call("audit", finished, "--out", tmp_path / "audit")
+    said = call("audit", finished, "--out", tmp_path / "audit", "--quick")
+    assert said.code == 2
+    assert "audit of other settings" in said.err
+
+
+def test_a_folder_with_other_things_in_it_is_refused(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    said = call("audit", finished, "--out", tmp_path / "mine")
+    assert said.code == 2
+    assert "is no audit" in said.err
+
+
+def test_a_model_alone_needs_what_it_was(refused: Callable[..., str], home: Any) -> None:
+    assert "give it as --original" in refused("audit", home.model, *home.rows)
+
+
+def test_without_a_control_nothing_is_audited(refused: Callable[..., str], home: Any) -> None:
+    assert "--holdout" in refused(*of_model(home))
+
+
+def test_the_help_names_every_attack(call: Callable[..., Any]) -> None:
+    said = call("audit", "--help")
+    assert said.code == 0
+    assert "relearn" in said.out
+    assert "Exits 0 when clear, 1 at a leak" in " ".join(said.out.replace("│", " ").split())
