@@ -238,8 +238,17 @@ def _audited_run(args: list[str]) -> Audit | None:
     if given.startswith("-") or not (Path(given) / "run.yaml").is_file():
         return None
     run = from_yaml(Path(given) / "run.yaml")
-    rows = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "suite": run.suite}
-    return Audit(model=given, original=run.model, retrained=run.evaluation.retrained, data=run.data, judge=run.judge, **rows)
+    return Audit(
+        model=given,
+        original=run.model,
+        retrained=run.evaluation.retrained,
+        forget=run.forget,
+        retain=run.retain,
+        holdout=run.holdout,
+        suite=run.suite,
+        data=run.data,
+        judge=run.judge,
+    )
 
 
 def _score(args: list[str]) -> None:
