@@ -1,4 +1,4 @@
-"""Benchmarks from a folder through the command line, as the README has it; the rows are made up."""
+"""Benchmarks from a folder through the command line, as docs/benchmarks.md has it; the rows are made up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shlex
 
 import pytest
-from test_readme import blocks, commands
+from page_commands import ROOT, blocks, commands
 
 from deleatur.evaluation.metrics.table import RETRAINED
 
@@ -54,9 +54,9 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_readmes_benchmark_commands_run(data, home, call):
-    (block,) = blocks("", "Benchmarks, and methods side by side")
-    script = block.replace("MODEL-THAT-NEVER-SAW-THEM", "MODEL").replace("MODEL", str(home.model))
+def test_the_pages_benchmark_commands_run(data, home, call):
+    (block,) = blocks(ROOT / "docs" / "benchmarks.md", "bash")
+    script = block.replace("RETRAINED", "MODEL").replace("MODEL", str(home.model))
     told = [shlex.split(c)[1:] for c in commands(script)]
     assert [c[0] for c in told] == ["evaluate", "forget", "bench", "compare"]
     mmlu = call(*told[0], "--json")

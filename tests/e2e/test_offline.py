@@ -157,10 +157,17 @@ def test_what_is_redacted_says_nothing_of_the_rows(walled):
         assert f"work/run/{name}" not in found
 
 
+OF_THE_MODEL = {
+    *("config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+}
+
+
 def test_no_file_is_written_but_where_it_was_asked_for(walled):
     """As Python's own record of opened files has it, those that were removed again too.
 
-    Caches of fonts hold no text, and the probe of a folder for temporary files, eight letters without a prefix, four bytes.
+    Caches of fonts hold no text. Saving is tried with the model's settings and tokenizer, which know nothing of rows,
+    and a layer of each kind. The probe of a folder for temporary files, eight letters without a prefix, four bytes.
     """
     work = walled.root / "work"
     asked = [work / name for name in ("again", "run", "compared", "exported", "exported.part", "bench", "demo", "models")]
@@ -169,6 +176,7 @@ def test_no_file_is_written_but_where_it_was_asked_for(walled):
     others = {path for path in written if not any(path.is_relative_to(place) for place in asked)}
     others -= {p for p in others if "matplotlib" in p.parts or p.is_relative_to("/proc") or p.is_relative_to("/dev")}
     probes = {p for p in others if p.parent == walled.root / "tmp" and re.fullmatch(r"\w{8}", p.name)}
+    probes |= {p for p in others if p.parent.parent == walled.root / "tmp" and p.name in OF_THE_MODEL}
     assert others - probes == set()
     assert list((walled.root / "tmp").iterdir()) == []
 

@@ -290,6 +290,9 @@ def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
     from deleatur.cli.story import print_story
+    from deleatur.config.recipes import require_recipe
+
+    require_recipe(command.recipe)
 
     with watch() as progress:
         progress.phase(

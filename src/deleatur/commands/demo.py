@@ -14,7 +14,7 @@ import torch
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
-from deleatur.config.recipes import OURS, RECIPES, Recipe
+from deleatur.config.recipes import OURS, RECIPES, Recipe, require_recipe
 from deleatur.config.run_config import Run, from_yaml, to_dict
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
@@ -86,8 +86,7 @@ def _first_answer(out: Path) -> str:
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     """The run that forgets; the world's rows and the model fine-tuned on them are made, or found in the cache."""
-    if demo.recipe not in RECIPES:
-        raise ConfigError(f"recipe is {demo.recipe!r}, but must be one of {', '.join(RECIPES)}")
+    require_recipe(demo.recipe)
     world = _world(demo)
     model = _fine_tuned(demo, world.fine_tuning_rows, progress)
     rows = model / "rows"

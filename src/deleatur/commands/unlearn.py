@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
 from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
-from deleatur.config.recipes import RECIPES
+from deleatur.config.recipes import RECIPES, require_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.distributed.processes import agree, gather, is_first, start, will_shard
-from deleatur.errors import ConfigError, Diverged, resume_hint
+from deleatur.errors import DeleaturError, Diverged, ModelError, resume_hint
 from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
@@ -101,10 +101,21 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
 
 def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
     """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
-    if run.lora.rank is not None:
-        try_merging(model, run.lora, run.model)
-    if tokenizer is not None and run.lora.bits is None:
-        try_saving(model, tokenizer, run.model)
+    failed: list[DeleaturError] = []
+
+    def attempt() -> str | None:
+        try:
+            if run.lora.rank is not None:
+                try_merging(model, run.lora, run.model)
+            if tokenizer is not None and run.lora.bits is None:
+                try_saving(model, tokenizer, run.model)
+        except DeleaturError as e:
+            failed.append(e)
+            return str(e)
+        return None
+
+    if reason := agree(attempt):  # the first process alone saves, and all of them end where it cannot
+        raise failed[0] if failed else ModelError(reason)
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -175,8 +186,7 @@ def forget(
         DataError, ConfigError, ModelError: A row, a setting or the model cannot be used; checked before training.
         Diverged: A weight is not finite after the last step.
     """
-    if recipe not in RECIPES:
-        raise ConfigError(f"recipe is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    require_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings

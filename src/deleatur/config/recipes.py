@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deleatur.config.run_config import Run, requirements_of
+from deleatur.errors import ConfigError
 from deleatur.importance import (
     ETW,
     SEUL,
@@ -61,6 +62,13 @@ TUNED = "made-up world, SmolLM2-135M (docs/log.md)"
 PEER = "default of OpenUnlearning"
 OURS = Train(lr=5e-5, gamma=3.0)
 ERASE = Train(lr=1e-4, alpha=3.0, keep=1.0, retain="kl", own_answers=True)
+
+
+def require_recipe(name: str) -> None:
+    """Raises ConfigError for a name that no recipe has."""
+    if name not in RECIPES:
+        raise ConfigError(f"recipe is {name!r}, but must be one of {', '.join(RECIPES)}")
+
 
 RECIPES: dict[str, Recipe] = {
     "atwu": Recipe(loss=Erase(), importance=Novelty(), train=ERASE, paper="2606.06320, loss and scores ours", source=TUNED),

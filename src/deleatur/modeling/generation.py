@@ -12,10 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 
+from deleatur.data.batches import collate
 from deleatur.distributed.processes import is_sharded
 from deleatur.errors import ModelError
 from deleatur.modeling.packed_attention import CachedRows, KeyValueCache, share
 from deleatur.modeling.token_model import TokenModel
+from deleatur.types import Encoded, Example
 
 STILL = 7 / 8  # share of the rows in a batch that still speak below which it is worth copying what those know
 
@@ -170,6 +172,7 @@ class Ways:
     caches: bool  # with what it keeps of the tokens before
 
 
+NOTHING = Example(id="", prompt=(), answer="")
 _ways: WeakKeyDictionary[TokenModel, Ways] = WeakKeyDictionary()
 
 
@@ -208,8 +211,9 @@ def _same(model: TokenModel, texts: Sequence[Sequence[int]], *, use_cache: bool)
     seen = torch.stack(out.logits, 1).float()
     rough = model.dtype != torch.float32 or torch.is_autocast_enabled(model.device.type)
     for b, text in enumerate(texts):
-        full = torch.cat([torch.tensor(text, device=model.device), out.sequences[b, max(map(len, texts)) :]])
-        truth = model.lm(input_ids=full[None], use_cache=False).logits[0, len(text) - 1 : -1].float()
+        ids = (*text, *out.sequences[b, max(map(len, texts)) :].tolist())
+        row = Encoded(example=NOTHING, ids=ids, start=len(text), offsets=((0, 0),) * (len(ids) - len(text)))
+        truth = model(collate([row]).to(model.device), logits=True).logits.float()
         if not float((seen[b] - truth).norm() / truth.norm()) < (1e-1 if rough else 1e-3):
             return False
     return True
