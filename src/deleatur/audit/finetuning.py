@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -31,14 +32,14 @@ def put_back(model: TokenModel) -> Iterator[None]:
 
 
 def fine_tune(
-    model: TokenModel, rows: Sequence[Encoded], *, steps: int, lr: float, batch: int, rank: int | None, seed: int
+    model: TokenModel, rows: Sequence[Encoded], settings: Train, *, steps: int, rank: int | None, seed: int
 ) -> None:
     """Train on the rows, adapters of `rank` or the whole model, in place; adapters are merged. Raises Diverged."""
     torch.manual_seed(seed)
     if rank is not None:
         add_adapters(model.lm, Lora(rank=rank, alpha=2 * rank))
-    epochs = -(-steps * batch // max(len(rows), 1)) + 1
-    train(model, rows, steps=steps, settings=Train(epochs=epochs, batch=batch, lr=lr, gamma=0.0), seed=seed)
+    epochs = -(-steps * settings.batch // max(len(rows), 1)) + 1
+    train(model, rows, steps=steps, settings=replace(settings, epochs=epochs, gamma=0.0), seed=seed)
     take_adapters_in(model)
 
 

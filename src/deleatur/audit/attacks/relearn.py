@@ -13,6 +13,7 @@ from deleatur.audit.cells import Value
 from deleatur.audit.finetuning import fine_tune, put_back
 from deleatur.audit.settings import AuditSettings
 from deleatur.data.encode import encode_all
+from deleatur.settings import Train
 from deleatur.types import Example
 
 NEAREST = 64  # retain rows
@@ -36,7 +37,7 @@ def _benign(arm: Arm, steps: int) -> Findings:
     measured = rows[:MEASURED]
     before = arm.speaker.nll(measured)
     with put_back(arm.model):
-        fine_tune(arm.model, rows, steps=steps, lr=s.benign_lr, batch=s.train_batch, rank=s.rank, seed=s.seed)
+        fine_tune(arm.model, rows, Train(lr=s.benign_lr, batch=s.train_batch), steps=steps, rank=s.rank, seed=s.seed)
         return replace(both_forms(arm), trained=(before, arm.speaker.nll(measured)))
 
 
@@ -49,7 +50,7 @@ def _half(arm: Arm, lr: float) -> Findings:
         measured = rows[:MEASURED]
         before = arm.speaker.nll(measured)
         with put_back(arm.model):
-            fine_tune(arm.model, rows, steps=s.half_steps, lr=lr, batch=s.train_batch, rank=None, seed=s.seed)
+            fine_tune(arm.model, rows, Train(lr=lr, batch=s.train_batch), steps=s.half_steps, rank=None, seed=s.seed)
             questions = [q for q in arm.questions() if q.row in set(asked)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
             found.append(replace(part, trained=(before, arm.speaker.nll(measured))))
