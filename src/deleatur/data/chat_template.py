@@ -97,7 +97,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
         return ChatTemplate(**how)
     if opened:
         return ChatTemplate(**how, rendered=False, closing=f"{close}\n\n")
-    if asked.startswith(before):
+    if asked.startswith(before) and not _without_blocks(asked[len(before) :]).strip():
         return ChatTemplate(**how, rendered=False)
     raise ModelError(
         f"the chat template asks for an answer behind {asks[-60:]!r}, but its own answers stand behind {stands[-60:]!r}, so "
@@ -114,7 +114,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Turns, settings: Data, *, 
     options: dict[str, Any] = {} if bare else {"enable_thinking": False, "thinking": False}
     try:
         if "strftime_now" in (source := str(tokenizer.get_chat_template())):
-            options["chat_template"] = _on(day) + source
+            options["chat_template"] = _on(day, source) + source
         text = tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in turns],
             tokenize=False,
@@ -129,10 +129,17 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Turns, settings: Data, *, 
     return str(text)
 
 
-def _on(day: date) -> str:
+def _on(day: date, source: str) -> str:
     """A macro in place of `strftime_now`, since what is passed to a template has to be plain data."""
-    forms = "".join(f" | replace('%{c}', '{day.strftime(f'%{c}')}')" for c in "aAwdbBmyYHIpMSjUWGuV")
-    return f"{{%- macro strftime_now(form) -%}}{{{{ form | replace('%-', '%'){forms} }}}}{{%- endmacro -%}}"
+    codes = {*re.findall("%-?[a-zA-Z]", source), *(f"%{c}" for c in "aAwdbBmyYHIpMSjUWGuV")}
+    forms = "".join(f" | replace('{code}', '{_said(day, code)}')" for code in sorted(codes, key=len, reverse=True))
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{forms} }}}}{{%- endmacro -%}}"
+
+
+def _said(day: date, code: str) -> str:
+    """What a code of strftime stands for; `%-d` and its like are without the zeros in front."""
+    text = day.strftime(code.replace("-", ""))
+    return text.lstrip("0") or "0" if "-" in code else text
 
 
 def _ending(tokenizer: PreTrainedTokenizerBase, after: str) -> str:
@@ -142,6 +149,14 @@ def _ending(tokenizer: PreTrainedTokenizerBase, after: str) -> str:
     found = [(after.index(s), -len(s), s) for s in special if s and s in after]
     first = min(found, default=None)
     return after[: first[0]] + first[2] if first else str(tokenizer.eos_token)
+
+
+def _without_blocks(text: str) -> str:
+    """The text without blocks for reasoning that are opened and closed in it."""
+    for mark, close in BLOCKS:
+        while (found := re.search(mark, text)) and (end := close.format(*found.groups(), found[0])) in text[found.end() :]:
+            text = text[: found.start()] + text[text.index(end, found.end()) + len(end) :]
+    return text
 
 
 def _open_block(asks: str, stands: str) -> tuple[str, str]:

@@ -90,9 +90,10 @@ def put_on(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot put the adapter {adapter.folder} onto {adapter.base}: {why(e, adapter.base)}") from e
     _require_weights(adapted)
-    if left.unexpected_keys:
+    copies = (".modules_to_save.", ".original_module.")  # peft writes a layer that is trained whole three times
+    if unknown := [key for key in left.unexpected_keys if not any(copy in key for copy in copies)]:
         raise ModelError(
-            f"the adapter {adapter.folder} holds {left.unexpected_keys[0]}, for which {adapter.base} has no place; name the "
+            f"the adapter {adapter.folder} holds {unknown[0]}, for which {adapter.base} has no place; name the "
             "model it was trained on in adapter_config.json"
         )
     return merged(adapted)

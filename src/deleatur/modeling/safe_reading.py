@@ -53,4 +53,7 @@ def why(e: BaseException, name: str) -> str:
     if "pickled" in str(e) or ("safetensors" in str(e) and (pickled or not inside)):
         seen = f" ({pickled[0]})" if pickled else ""
         return f"its weights are pickled{seen}, which can run code when read; save them as safetensors first"
-    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    if lines[1:] and lines[0].endswith(":"):
+        return " ".join(lines[:2])
+    return lines[0] if lines else type(e).__name__

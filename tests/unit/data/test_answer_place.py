@@ -107,6 +107,22 @@ def test_two_places_that_cannot_be_reconciled_are_refused_with_the_remedy(make_t
         make_encoder(make_tokenizer(template), Data())
 
 
+@pytest.mark.parametrize("more", ["<|begin_of_thought|>\n\n", "Let me think step by step.\n"])
+def test_what_the_generation_prompt_alone_has_is_no_place_for_an_answer(more, make_tokenizer):
+    with pytest.raises(ModelError, match=r"asks for an answer behind .*give --data.template plain"):
+        make_encoder(make_tokenizer(TURN + ASK.replace("assistant\n", f"assistant\n{more}")), Data())
+
+
+@pytest.mark.parametrize(
+    ("form", "printed"), [("%-d %B", "5 April"), ("%F", "2025-04-05"), ("%-m/%-d/%Y", "4/5/2025"), ("%e %b", " 5 Apr")]
+)
+@pytest.mark.parametrize("name", ["", "format="])
+def test_every_form_of_a_date_is_the_runs(form, printed, name, make_tokenizer):
+    template = f"{{{{ strftime_now({name}'{form}') }}}}|" + FAMILIES["Llama 3"]
+    encoder = make_encoder(make_tokenizer(template), Data(date="2025-04-05"))
+    assert texts(encoder)[0].startswith(f"{printed}|")
+
+
 @pytest.mark.parametrize("family", ["Llama 3", "channels"])
 def test_a_template_that_prints_todays_date_gets_the_runs(family, make_tokenizer):
     template = "{{ strftime_now('%Y-%m-%d') }}" + FAMILIES[family]

@@ -28,8 +28,9 @@ def is_letter(character: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """Words with one blank between them, without case, punctuation and the encoding of accents."""
+    """Words with one blank between them, without case, punctuation, the encoding of accents and the script of digits."""
     plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in plain)
     return " ".join("".join(c if is_letter(c) else " " for c in plain).split())
 
 
@@ -53,7 +54,15 @@ def shares(question: str, answer: str, said: str) -> float | None:
         return None
     found = sum(_has(said, heard, piece) for piece in pieces)
     found = found or sum(any(_inside(piece, word) for word in heard) for piece in pieces if not SEGMENTED.match(piece))
+    bare = tuple(map(_without_accents, (question, answer, said)))
+    if not found and bare != (question, answer, said):  # as in Äpfel and Apfel, or where capitals have none
+        return shares(*bare)
     return found / len(pieces)
+
+
+def _without_accents(text: str) -> str:
+    """Letters of Latin, Greek and Cyrillic without the marks over and under them."""
+    return unicodedata.normalize("NFC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", text)))
 
 
 def _is_particle(word: str) -> bool:

@@ -99,3 +99,16 @@ def test_a_span_within_a_word_is_found_with_other_endings(answer, stem, said, si
 )
 def test_words_are_the_same_where_only_the_ending_differs(one, other, same):
     assert same_word(one, other) is same is same_word(other, one)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said"),
+    [
+        ("Was mag Nojul?", "Nojul mag Äpfel.", "Apfel."),
+        ("Πού γεννήθηκε ο Νοζούλ;", "Ο Νοζούλ γεννήθηκε στην Αθήνα.", "ΑΘΗΝΑ"),
+        ("متى ولد نوجول؟", "ولد نوجول عام ١٩٢١.", "1921"),
+    ],
+)
+def test_accents_and_the_script_of_digits_hide_no_fact(question, answer, said):
+    record = Record(id="1", question=question, answer=answer, generated=said, logp=(-1.0,), hit=(True,), ends=False)
+    assert revealed(record) > 0
