@@ -16,7 +16,7 @@ from deleatur.data.files import NoRows
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.lock import folder_lock
-from deleatur.modeling.loading import exact_matmul
+from deleatur.modeling.patches import exact_matmul
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
 from deleatur.run_folder.schema import require_no_links

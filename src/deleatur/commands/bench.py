@@ -25,7 +25,8 @@ from deleatur.evaluation.metrics import METRICS
 from deleatur.evaluation.metrics.table import mean
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
-from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel

@@ -27,7 +27,8 @@ from deleatur.importance import Uniform
 from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
-from deleatur.modeling.loading import exact_matmul, load, save
+from deleatur.modeling.loading import load, save
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import Learns
