@@ -24,7 +24,7 @@ from deleatur.types import Example
 
 
 def audit(command: Audit, progress: Progress = Progress()) -> tuple[dict[str, Any], Path]:
-    """Audit a model, or go on with that: `deleatur audit` from Python.
+    """Audit a model, or resume an audit: `deleatur audit` from Python.
 
     Returns:
         What audit.json holds, and the path of the page.

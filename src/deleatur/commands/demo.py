@@ -67,12 +67,12 @@ def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
 def as_story(demo: Demo, out: Path, progress: Progress) -> Progress:
     """The run's bars, and between them what the model now knows and what it has to forget."""
     world = _world(demo)
-    gone, kept = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
+    forget, retain = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
 
     def begin(step: Step, steps: int) -> None:
         if step.step == 1:  # the answers before training are on disk
             progress.phase(f"Asked “{world.forget[0].question}” it says: {_first_answer(out)}")
-            progress.phase(f"Now it forgets {' and '.join(map(str, gone))}, and must keep the {len(kept)} others.")
+            progress.phase(f"Now it forgets {' and '.join(map(str, forget))}, and must keep the {len(retain)} others.")
         progress.step(step, steps)
 
     progress.phase("The model is asked about all of them, and about people it never heard of.")

@@ -120,7 +120,7 @@ def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
-    """The folder is this run's; from here on it can be gone on with."""
+    """The folder is this run's; from here on it can be resumed."""
     unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))

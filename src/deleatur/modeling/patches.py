@@ -117,7 +117,7 @@ def register_attention(name: str, attend: Callable[..., Any], mask: Callable[...
     AttentionMaskInterface.register(name, mask)
 
 
-def set_attention(model: PreTrainedModel, name: str) -> None:
+def set_attention(model: PreTrainedModel, name: str | None) -> None:
     """Let a model attend through the implementation of this name. In place.
 
     Reason: transformers' own `set_attn_implementation` also changes submodules, and may fetch kernels from the hub.
