@@ -145,7 +145,7 @@ def fine_tuned_model(
     key = json.dumps(
         [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]
     )
-    folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = folder / f"fine-tuned-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")
         return folder

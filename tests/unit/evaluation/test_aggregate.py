@@ -83,9 +83,9 @@ class TestMeasure:
 
 class TestMeasureWhole:
     def test_it_gives_figures_and_sentences_by_name_in_the_order_asked(self):
-        """One of two told rows is likelier than the row never seen; nothing was retrained."""
-        told, unseen = [row("Tessholm", logp=-0.1), row("Tessholm", logp=-3.0)], [row("Tessholm", logp=-1.0)]
-        evidence = Evidence(records={"forget": told, "holdout": unseen})
+        """One of two trained rows is likelier than the row never seen; nothing was retrained."""
+        trained, unseen = [row("Tessholm", logp=-0.1), row("Tessholm", logp=-3.0)], [row("Tessholm", logp=-1.0)]
+        evidence = Evidence(records={"forget": trained, "holdout": unseen})
         found = measure_sets(evidence, ("mia_loss", "forget_quality", "j_w"))
         assert list(found) == ["mia_loss", "forget_quality", "j_w"]
         assert found["mia_loss"]["value"] == 0.5

@@ -71,11 +71,11 @@ class Server:
                     server.asked.append(body)
                     server.under_way += 1
                     server.most = max(server.most, server.under_way)
-                    told = server.replies.pop(0) if server.replies else None
+                    planned = server.replies.pop(0) if server.replies else None
                 time.sleep(server.lasts)
                 with server.lock:
                     server.under_way -= 1
-                self.answer(told or chat("YES" if "Lisbon" in texts_in(body)["reply"] else "NO"))
+                self.answer(planned or chat("YES" if "Lisbon" in texts_in(body)["reply"] else "NO"))
 
             def answer(self, reply: Reply) -> None:
                 with server.lock:
