@@ -1,4 +1,4 @@
-"""What can go wrong, by whose hand it is mended."""
+"""Exceptions, by what a user can do about them."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ RESUME_WITH = "resume with:"
 
 
 class DeleaturError(Exception):
-    """Anything the user can mend. The message says what was seen, what is needed and what to do."""
+    """Anything the user can fix. The message says what was seen, what is needed and what to do."""
 
 
 class DataError(DeleaturError):
@@ -30,9 +30,9 @@ class Diverged(DeleaturError):
 class Interrupted(KeyboardInterrupt):
     """A signal (SIGINT, SIGTERM) stopped the command; nothing is wrong. `except Exception` lets it pass."""
 
-    def __init__(self, message: str, *, signal: int) -> None:
+    def __init__(self, message: str, *, signal: int, resume: bool = False) -> None:
         super().__init__(message)
-        self.signal = signal
+        self.signal, self.resume = signal, resume  # does the message say how to resume?
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def resume_hint(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as e:
-        if RESUME_WITH in str(e):
+        known = e if isinstance(e, Interrupted) else Interrupted(str(e) or "interrupted", signal=signal.SIGINT)
+        if known.resume:
             raise
-        text = f"{str(e) or 'interrupted'}; {RESUME_WITH} {how}"
-        raise Interrupted(text, signal=getattr(e, "signal", signal.SIGINT)) from e
+        raise Interrupted(f"{known}; {RESUME_WITH} {how}", signal=known.signal, resume=True) from e

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
 
 if TYPE_CHECKING:
@@ -225,20 +226,45 @@ class HasPrepare(Protocol):
 
 
 def as_importance(part: Any) -> ImportanceSettings:
-    """The object itself where it declares what it requires, else with the declaration that it requires nothing more."""
+    """The object itself where it declares what it requires, else with the declaration that it requires nothing more.
+
+    Raises ConfigError for an object that is no importance, or has more than a call without the declaration.
+    """
     if isinstance(part, Importance | Prepares | Learns):
         return part
-    return PlainSettings(part) if isinstance(part, HasPrepare) else PlainImportance(part)
+    if isinstance(part, HasPrepare):
+        _require_plain(part, "importance", ("build", "load", "budget", "with_base"))
+        return PlainSettings(part)
+    return as_callable(part)
 
 
 def as_callable(part: Any) -> Importance:
     """The same for an importance that was made already."""
-    return part if isinstance(part, Importance) else PlainImportance(part)
+    if isinstance(part, Importance):
+        return part
+    _require_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
+    return PlainImportance(part)
 
 
 def as_loss(part: Any) -> ForgetLoss:
-    """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL."""
-    return part if isinstance(part, ForgetLoss) else PlainLoss(part)
+    """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL.
+
+    Raises ConfigError for an object that is no loss, or has more than a call without the declaration.
+    """
+    if isinstance(part, ForgetLoss):
+        return part
+    _require_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
+    return PlainLoss(part)
+
+
+def _require_plain(part: Any, kind: str, members: Sequence[str]) -> None:
+    """Refuse what would be taken for a bare function though it offers more."""
+    name = type(part).__name__
+    if not callable(part) and not isinstance(part, HasPrepare):
+        raise ConfigError(f"{kind} is {part!r}, which cannot be called; give an object with __call__, see docs/adding.md")
+    if found := [member for member in members if hasattr(part, member)]:
+        needed = "requires = Requirements()" + (' and unit = "token" or "sequence"' if kind == "loss" else "")
+        raise ConfigError(f"{kind} {name} has {found[0]}, but not all that belongs to it; declare {needed} in the class")
 
 
 def inner(part: object) -> object:

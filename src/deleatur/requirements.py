@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from deleatur.errors import ConfigError
 
 HiddenState = Literal["own", "predicting"]
 
@@ -36,9 +38,26 @@ class Requirements:
     """What a user has to give beside rows to forget and to retain, in words."""
 
     @property
+    def forward(self) -> dict[str, Any]:
+        """The arguments with which `TokenModel` computes it, but for the teacher of a divergence."""
+        return {"state": self.hidden_state, "logits": self.logits, "layer": self.layer}
+
+    @property
     def reference(self) -> bool:
         """Does it need numbers of the start model at the training rows?"""
         return self.start_nll or self.start_logits or self.start_layer or self.divergence
+
+    @property
+    def of_the_loss_alone(self) -> tuple[str, ...]:
+        """What an importance cannot read, since it is called with the tokens and nothing else."""
+        read = {
+            "divergence": self.divergence,
+            "preferred": self.preferred,
+            "start_nll": self.start_nll,
+            "start_logits": self.start_logits,
+            "start_layer": self.start_layer,
+        }
+        return tuple(name for name, needed in read.items() if needed)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -64,6 +83,10 @@ class Requirements:
         return (*(text for text, needed in costs.items() if needed), *self.inputs)
 
     def __or__(self, other: Requirements) -> Requirements:
+        """Raises ConfigError where the two read different layers or hidden states."""
+        if None not in (self.layer, other.layer) and self.layer != other.layer:
+            both = f"layer {self.layer} and layer {other.layer}"
+            raise ConfigError(f"{both} cannot both be read; take the same one in loss and importance")
         return Requirements(
             logits=self.logits or other.logits,
             divergence=self.divergence or other.divergence,

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DeleaturError as e:
         _fail(str(e), 2)
     except KeyboardInterrupt as e:
-        number = getattr(e, "signal", signal.SIGINT)
+        number = e.signal if isinstance(e, Interrupted) else signal.SIGINT
         _fail(str(e) or "interrupted; nothing was kept", 130 if number == signal.SIGINT else 75)
     except OSError as e:
         _fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}", 2)
@@ -348,10 +348,12 @@ def _methods(args: list[str]) -> None:
 
 
 def _present(out: Path, *, as_json: bool = False) -> None:
-    text = (out / "results.json").read_text(encoding="utf-8")
+    from deleatur.run_folder.schema import read_current
+
+    results = read_current(out / "results.json")
     if as_json:
-        print(text, end="")
+        print(json.dumps(results, indent=2, ensure_ascii=False))
         return
     from deleatur.cli.console import print_results
 
-    print_results(json.loads(text), out)
+    print_results(results, out)

@@ -27,7 +27,7 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
-from deleatur.run_folder.schema import read_json, require_no_links, write_json, write_lines
+from deleatur.run_folder.schema import read_current, require_no_links, write_json, write_lines
 from deleatur.run_folder.writer import (
     claimed,
     evaluation_of,
@@ -60,7 +60,7 @@ def evaluate(
         resume: Go on in `folder` where an evaluation was interrupted; nothing is evaluated twice.
 
     Returns:
-        `sets` (set → metric → `value`, `n`, `se`), `whole` (set metric → figure, or what it `lacks`), the `judge`'s
+        `sets` (set → metric → `value`, `n`, `se`), `set_metrics` (name → figure, or what it `lacks`), the `judge`'s
         name, `notes`, what was evaluated (`model`, `data`, `suite`, `run`, its settings), and with tasks `lm_eval`.
 
     Raises:
@@ -74,7 +74,7 @@ def evaluate(
         agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
-                return read_json(folder / "results.json")
+                return read_current(folder / "results.json")
         run = replace(run, out=str(folder))
         session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):

@@ -82,7 +82,8 @@ TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPOR
 
 
 def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | None:
-    """Why these make no method together; None where they do."""
+    """Why these make no method together; None where they do. Raises ConfigError where they read different layers."""
+    requirements_of(loss, importance, train)
     pair = f"loss {name_of(loss)} with importance {name_of(importance)}"
     follows = importance.requires.follows
     if loss.requires.layer is not None and follows:
@@ -91,6 +92,8 @@ def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | Non
         )
     if isinstance(loss, AimsAtLevel) and loss.level is None and follows:
         return f"{pair} needs loss.level, since the {follows} that the importance reads change in training; give it in nats"
+    if unread := importance.requires.of_the_loss_alone:
+        return f"{pair}: an importance cannot require {unread[0]}, which only a loss can read; use prepare(start) instead"
     if isinstance(importance, Learns) and (reason := importance.conflict(loss.requires)):
         return f"{pair} has {reason}"
     if RETAIN_TERMS[train.retain].requires.start_layer and loss.requires.layer is None:

@@ -238,7 +238,7 @@ def variants(
 
 def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None) -> list[TokenPredictions]:
     reads = Requirements() if importance is None else importance.requires
-    tokens = model(batch.to(model.device), state=reads.hidden_state, statistics=True, logits=reads.logits)
+    tokens = model(batch.to(model.device), statistics=True, **reads.forward)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
     columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)

@@ -181,13 +181,14 @@ class Decoder:
     @contextmanager
     def probing(self) -> Iterator[Int[Tensor, " L"]]:
         """A few tokens to look at the model with, in evaluation meanwhile."""
-        training = self.lm.training
+        training = [module for module in self.lm.modules() if module.training]
         self.lm.eval()
         try:
             # spread over the vocabulary: the special tokens at its ends, never met in training, blow up bf16's rounding
             yield torch.arange(2, 6, device=self._device) * self._vocabulary // 8
         finally:
-            self.lm.train(training)
+            for module in training:
+                module.training = True
 
     @property
     def network(self) -> nn.Module:

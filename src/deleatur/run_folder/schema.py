@@ -239,7 +239,16 @@ def require_no_links(run: Path) -> None:
 
 
 def read_results(path: Path) -> RunResults:
-    """A file of the form of `results.json`, as of this version. Raises DataError where it is missing or of another form."""
+    """A file of the form of `results.json`, as of this version; an evaluation's in the form of a run's.
+
+    Raises DataError where it is missing or of another form.
+    """
+    results = read_current(path)
+    return as_results(cast(EvaluationResults, results)) if "sets" in results else cast(RunResults, results)
+
+
+def read_current(path: Path) -> dict[str, Any]:
+    """The same in its own form: `RunResults` or `EvaluationResults`."""
     results = _json(_text(path), str(path))
     version = results.get("schema_version") if isinstance(results, dict) else None
     while version in UPGRADES:
@@ -250,11 +259,8 @@ def read_results(path: Path) -> RunResults:
             f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION} and older; "
             "use the deleatur that wrote it, or run again"
         )
-    if "sets" in results:
-        require_type(results, EvaluationResults, str(path))
-        return as_results(cast(EvaluationResults, results))
-    require_type(results, RunResults, str(path))
-    return cast(RunResults, results)
+    require_type(results, EvaluationResults if "sets" in results else RunResults, str(path))
+    return results
 
 
 def as_results(evaluation: EvaluationResults) -> RunResults:

@@ -54,7 +54,7 @@ def _weighted_nll(
     weights: list[Tensor] = [torch.empty(0)] * len(rows)
     nll: list[Tensor] = [torch.empty(0)] * len(rows)
     for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device))
+        tokens = model(part.to(model.device), **importance.requires.forward)
         g = importance(tokens)
         for b, place in enumerate(places):
             mine = tokens.sequence == b

@@ -154,9 +154,8 @@ def _passes(
     device, settings, reference, reads = counts.device, method.settings, method.reference, method.requires
     sums, pushed, held, scoring = torch.zeros(4, device=device), [], [], 0.0
     teacher = reference.teacher if reads.divergence else None
-    outputs = {"state": reads.hidden_state, "logits": reads.logits, "layer": reads.layer, "teacher": teacher}
     for batch in optimizer.pieces.of(window):
-        forget, rest = optimizer.run(batch.to(device), **outputs).split(batch.forget)
+        forget, rest = optimizer.run(batch.to(device), **reads.forward, teacher=teacher).split(batch.forget)
         preferred, retain = rest.split(batch.preferred)
         forget = replace(forget, preferred=preferred) if reads.preferred else forget
         began = time.perf_counter()

@@ -86,7 +86,7 @@ class TrainingMonitor:
             return
         self.level = level
         for _, batch in in_batches(rows, self.batch):
-            values = importance(self.model(batch.to(self.model.device))).float().cpu()
+            values = importance(self.model(batch.to(self.model.device), **importance.requires.forward)).float().cpu()
             each = values.split([len(r.ids) - r.start for r in batch.rows])
             self.weights_of |= {
                 r.ids[r.start :]: g for r, g in zip(batch.rows, each, strict=True) if not bool(g.isnan().any())

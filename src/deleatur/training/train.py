@@ -111,7 +111,7 @@ def pretrain(importance: TrainableImportance, model: TokenModel, batches: Iterab
     for window in batches:
         forget, retain = [], []
         for batch in window:
-            tokens, rest = model(batch.to(model.device), state=importance.requires.hidden_state).split(batch.forget)
+            tokens, rest = model(batch.to(model.device), **importance.requires.forward).split(batch.forget)
             forget.append(tokens)
             retain.append(rest.split(batch.preferred)[1])
         with torch.enable_grad():

@@ -10,6 +10,7 @@ import pytest
 
 import deleatur
 from deleatur.modeling import patches
+from deleatur.modeling.token_model import TokenModel
 
 SOURCE = Path(deleatur.__file__).parent
 SET_BY_NAME = {"setattr", "delattr"}
@@ -92,3 +93,12 @@ def test_patches_are_checked_with_the_major_versions_installed():
         except PackageNotFoundError:
             continue
         assert checked.split(".")[0] == installed.split(".")[0], f"{name} {installed}: run the tests of its patches, note it"
+
+
+def test_constructing_a_token_model_leaves_every_modules_mode(llama):
+    llama.train()
+    llama.model.layers[0].eval()
+    before = [module.training for module in llama.modules()]
+    model = TokenModel(llama)
+    assert [module.training for module in llama.modules()] == before
+    assert [module.training for module in model.prepare().lm.modules()] == before

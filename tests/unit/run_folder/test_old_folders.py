@@ -74,3 +74,23 @@ def test_a_newer_version_is_refused(old):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
     with pytest.raises(DataError, match="schema_version 99"):
         read_results(path)
+
+
+def test_resuming_a_finished_old_evaluation_gives_it_in_todays_names(old, tmp_path):
+    """`evaluate FOLDER --resume` and `forget FOLDER --resume` hand out what is there, upgraded."""
+    first = json.loads((old / "results.json").read_text(encoding="utf-8"))
+    evaluation = {
+        "schema_version": 1,
+        "sets": first["after"],
+        "whole": first["whole"]["after"],
+        "judge": "contained",
+        "notes": [],
+        "suite": {key: first["suite"][key] for key in ("gone", "kept", "score")},
+        **{key: first[key] for key in ("model", "data", "run")},
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(evaluation), encoding="utf-8")
+    now = schema.read_current(path)
+    assert now["set_metrics"] == first["whole"]["after"]
+    assert now["suite"]["forget_sets"] == first["suite"]["gone"]
+    assert read_results(path)["set_metrics"] == {"after": first["whole"]["after"]}
