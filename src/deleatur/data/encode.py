@@ -113,6 +113,11 @@ class Encoder:
                 return content, example.answer, ""
         if self.template is not None:
             prompt = self.template.prompt(example.prompt, example.reasoning)
+            if not self.template.keeps(example.prompt, prompt, example.answer):
+                raise DataError(
+                    f"row {example.id}: the chat template writes the answer otherwise than the row has it, so the model "
+                    "never gives it like that; write it as the template does, mend the template, or give --data.template plain"
+                )
             return prompt, self.template.blank + example.answer, self.ending
         return _plain(self._with_system(example.prompt)), f" {example.answer}", self.ending
 

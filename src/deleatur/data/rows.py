@@ -217,15 +217,32 @@ def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
         fields = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
         name, text = ("from", "value") if "from" in fields else ("role", "content")
         role = ROLES.get(str(fields.get(name)))
+        place = f"turn {len(turns) + 1}"
         if fields.keys() - {text} != {name} or role is None:
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
-            raise refusal(row.place, f"turn {len(turns) + 1} is {redact_value(turn)}; {needed}")
-        turns.append((role, _text(row, f"the {text} of turn {len(turns) + 1}", fields.get(text))))
+            remedy = "take turns of tools, and what else a turn holds, out of the row" if fields else "mend the row"
+            raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
+        turns.append((role, _text(row, f"the {text} of {place}", _joined(row, place, fields.get(text)))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
-        raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}")
+        behind = "take the turns behind the last answer out" if "assistant" in roles[:-1] else "add the answer"
+        raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}, so {behind}, or drop the row")
     return turns
+
+
+def _joined(row: Row, place: str, content: object) -> object:
+    """The text of a content in parts, as in messages with images; any other content as it is."""
+    if not isinstance(content, list | tuple) or not content:
+        return content
+    parts = [part for part in content if isinstance(part, Mapping) and "type" in part]
+    if len(parts) < len(content):
+        return content
+    texts = [part.get("text") if part["type"] == "text" else None for part in parts]
+    if any(not isinstance(text, str) for text in texts):
+        kinds = show_all([part["type"] for part in parts])
+        raise refusal(row.place, f"{place} has parts of the kinds {kinds}; only text is read, so take the others out")
+    return "\n".join(map(str, texts))
 
 
 def _spans(row: Row, lead: int, length: int) -> tuple[Span, ...]:

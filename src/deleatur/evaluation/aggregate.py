@@ -88,9 +88,10 @@ def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when:
     notes = [
         f"{when}{', '.join(cut)} were cut at {new_tokens} tokens (evaluation.new_tokens): what comes later was not seen"
     ]
-    thought = sum(r.reasoning is not None for rows in records.values() for r in rows)
+    thought = [r.reasoning_cut for rows in records.values() for r in rows if r.reasoning is not None]
     said = (
-        f"{when}{thought} answers stand behind the model's own reasoning, which is in the records and which no metric reads"
+        f"{when}{len(thought)} answers stand behind the model's own reasoning, which is in the records and which no metric "
+        f"reads; in {sum(thought)} of them it was cut at data.reasoning_tokens"
     )
     return (notes if cut else []) + ([said] if thought else []) + _undecided(records, when)
 

@@ -116,6 +116,30 @@ class TestConversations:
         row = {"instruction": "Sum up.", "input": "the text", "output": "Short.", "paraphrases": ["Be short."]}
         assert rows_from([row])[0].paraphrases == ("Be short.\n\nthe text",)
 
+    def test_parts_that_are_text_are_joined_and_others_refused(self):
+        parts = [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "Who?"), ("assistant", "Ada."))]
+        assert rows_from([{"messages": parts}]) == (EXAMPLE,)
+        parts[0]["content"] = [{"type": "text", "text": "Who?"}, {"type": "text", "text": "Say."}]
+        assert rows_from([{"messages": parts}])[0].question == "Who?\nSay."
+        parts[0]["content"].append({"type": "image", "image": "ada.png"})
+        with pytest.raises(DataError, match=r"turn 1 has parts of the kinds 'text', 'text', 'image'; only text is read, so"):
+            rows_from([{"messages": parts}])
+
+    @pytest.mark.parametrize(
+        ("more", "remedy"),
+        [
+            ([("user", "And then?")], "take the turns behind the last answer out, or drop the row"),
+            ([("user", "And?"), ("user", "So?")], "take the turns behind the last answer out"),
+            ([("tool", "{}")], "take turns of tools, and what else a turn holds, out of the row"),
+        ],
+    )
+    def test_one_that_ends_otherwise_than_with_an_answer_says_what_to_do(self, more, remedy):
+        turns = [*MESSAGES["messages"], *({"role": role, "content": text} for role, text in more)]
+        with pytest.raises(DataError, match=remedy):
+            rows_from([{"messages": turns}])
+        with pytest.raises(DataError, match="add the answer, or drop the row"):
+            rows_from([{"messages": turns[:2]}])
+
 
 class TestFiles:
     def test_a_folder_says_which_files_were_read(self, tmp_path):
