@@ -114,10 +114,9 @@ class Encoder:
         if self.template is not None:
             prompt = self.template.prompt(example.prompt, example.reasoning)
             if not self.template.keeps(example.prompt, prompt, example.answer):
-                raise DataError(
-                    f"row {example.id}: the chat template writes the answer otherwise than the row has it, so the model "
-                    "never gives it like that; write it as the template does, mend the template, or give --data.template plain"
-                )
+                seen = "the chat template writes the answer otherwise than the row has it, so the model never gives it so"
+                needed = "write it as the template does, mend the template, or give --data.template plain"
+                raise DataError(f"row {example.id}: {seen}; {needed}")
             return prompt, self.template.blank + example.answer, self.ending
         return _plain(self._with_system(example.prompt)), f" {example.answer}", self.ending
 

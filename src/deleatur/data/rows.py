@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from deleatur.data.columns import hint, renamed
+from deleatur.data.content import joined
 from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
 from deleatur.settings import Data
 from deleatur.types import Example, Span
@@ -118,7 +119,7 @@ def _folded(example: Example) -> tuple[tuple[str, str], ...]:
 
 def _examples(rows: list[Row], settings: Data) -> tuple[Example, ...]:
     ignored = frozenset(settings.ignore)
-    rows = renamed(rows, settings.columns, {*KNOWN, "input", "system"})
+    rows = renamed(rows, settings.columns, {*KNOWN, "input", "system"}, FORMS)
     rows = [replace(row, cells={k: v for k, v in row.cells.items() if k not in ignored}) for row in rows]
     first = _form(rows[0])
     examples: dict[str, Example] = {}
@@ -161,7 +162,7 @@ def _form(row: Row) -> Form:
     meant = "".join(f", is {show_columns([column])} meant as {match[0]}?" for column, match in near.items() if match)
     if not fits:
         seen = f"the columns {show_columns(columns) or '(none)'} fit no form"
-        raise refusal(row.place, f"{seen}{meant}; {hint(row.cells)}; accepted without that are {ACCEPTED}")
+        raise refusal(row.place, f"{seen}{meant}; {hint(row.cells, row.place)}; accepted without that are {ACCEPTED}")
     seen = f"unknown column beside {'/'.join(fits[0])}: {show_columns(unknown)}"
     needed = f"accepted beside them are {', '.join(FORMS[fits[0]])}"
     named = all(re.fullmatch(r"[^\s'\"]+", column) for column in unknown[:8])  # others cannot be typed as they are shown
@@ -222,27 +223,13 @@ def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
             remedy = "take turns of tools, and what else a turn holds, out of the row" if fields else "mend the row"
             raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
-        turns.append((role, _text(row, f"the {text} of {place}", _joined(row, place, fields.get(text)))))
+        turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
         behind = "take the turns behind the last answer out" if "assistant" in roles[:-1] else "add the answer"
         raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}, so {behind}, or drop the row")
     return turns
-
-
-def _joined(row: Row, place: str, content: object) -> object:
-    """The text of a content in parts, as in messages with images; any other content as it is."""
-    if not isinstance(content, list | tuple) or not content:
-        return content
-    parts = [part for part in content if isinstance(part, Mapping) and "type" in part]
-    if len(parts) < len(content):
-        return content
-    texts = [part.get("text") if part["type"] == "text" else None for part in parts]
-    if any(not isinstance(text, str) for text in texts):
-        kinds = show_all([part["type"] for part in parts])
-        raise refusal(row.place, f"{place} has parts of the kinds {kinds}; only text is read, so take the others out")
-    return "\n".join(map(str, texts))
 
 
 def _spans(row: Row, lead: int, length: int) -> tuple[Span, ...]:
