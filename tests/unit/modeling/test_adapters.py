@@ -94,6 +94,24 @@ def test_a_base_is_found_beside_its_adapter(make_llama, plain, tmp_path):
     load(str(tmp_path / "adapter"))
 
 
+@pytest.mark.parametrize("base", ["owner/renamed-model", "./gone", "/no/such/folder", "gone"])
+@pytest.mark.parametrize("own_tokenizer", [True, False])
+def test_a_base_that_cannot_be_reached_is_named_with_its_adapter_and_what_to_do(
+    base, own_tokenizer, make_llama, plain, tmp_path, monkeypatch
+):
+    make_adapter(make_llama, plain.tokenizer, tmp_path, "all linear layers", own_tokenizer)
+    where = tmp_path / "adapter" / "adapter_config.json"
+    where.write_text(where.read_text(encoding="utf-8").replace(str(tmp_path / "base"), base), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for read in (load,) if own_tokenizer else (load, load_tokenizer):
+        with pytest.raises(ModelError) as caught:
+            read("./adapter")
+        text = str(caught.value)
+        assert text.startswith(f"the adapter ./adapter was trained on {base}, which cannot be loaded (")
+        assert "base_model_name_or_path in adapter/adapter_config.json" in text and "\n" not in text
+        assert text.count(". ") == 0 and len(text) < 500
+
+
 def test_an_adapter_of_another_base_is_refused(make_llama, plain, tmp_path):
     """Of more layers than the base has: PEFT drops what has no place."""
     make_adapter(make_llama, plain.tokenizer, tmp_path, "all linear layers")
