@@ -25,7 +25,7 @@ from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
-from deleatur.modeling.dry_run import try_merging, try_saving
+from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
 from deleatur.modeling.loading import exact_matmul, load, prepare
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
@@ -71,7 +71,7 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         require_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
-        for note in reading_notes(session.rows, run):
+        for note in (*reading_notes(session.rows, run), *gguf_notes(session.model.lm, tokenizer, run.model)):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)

@@ -60,8 +60,8 @@ def _base_of(name: str, adapter: Adapter) -> Iterator[None]:
     except ModelError as e:
         reason = str(e).rpartition(f"{adapter.base}: ")[2].partition(";")[0].rstrip(".")
         raise ModelError(
-            f"the adapter {name} was trained on {adapter.base}, which cannot be loaded ({reason}); get that model, and where "
-            f"it has moved write its place as base_model_name_or_path in {adapter.folder / 'adapter_config.json'}"
+            f"the adapter {name} was trained on {adapter.base}, which cannot be loaded ({reason}); get that model, and "
+            f"where it has moved write its place as base_model_name_or_path in {adapter.folder / 'adapter_config.json'}"
         ) from e
 
 
