@@ -18,6 +18,17 @@ KINDS = {  # name → the base's own settings, the adapter, rows of the embeddin
     "all linear layers": ({}, LoraConfig(**ALL), None),
     "rsLoRA with dropout": ({}, LoraConfig(**ALL, use_rslora=True, lora_dropout=0.3), None),
     "DoRA": ({}, LoraConfig(**ALL, use_dora=True), None),
+    "rsLoRA with other ranks": ({}, LoraConfig(**ALL, use_rslora=True, rank_pattern={"q_proj": 2}), None),
+    "norms saved": ({}, LoraConfig(**ALL, modules_to_save=["norm", "input_layernorm"]), None),
+    "some tokens": ({}, LoraConfig(**ALL, trainable_token_indices={"embed_tokens": [1, 2, 3]}), None),
+    "some tokens, tied": ({"tie_word_embeddings": True}, LoraConfig(**ALL, trainable_token_indices=[3, 5]), None),
+    "one layer": ({}, LoraConfig(**ALL | {"target_modules": ["q_proj", "up_proj"]}, layers_to_transform=[1]), None),
+    "a parameter": (
+        {},
+        LoraConfig(**ALL | {"target_modules": ["q_proj"]}, target_parameters=["mlp.down_proj.weight"]),
+        None,
+    ),
+    "biases": ({"attention_bias": True}, LoraConfig(**ALL, bias="lora_only"), None),
     "IA3": (
         {},
         IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False),
@@ -44,7 +55,7 @@ def make_adapter(make_llama, tokenizer, folder, kind: str, own_tokenizer: bool =
     adapted = get_peft_model(lm, config).eval()
     with torch.no_grad():
         for name, p in adapted.named_parameters():
-            if "modules_to_save" in name or "embedding_B" in name:
+            if any(part in name for part in ("modules_to_save", "embedding_B", "trainable_tokens_delta", ".bias")):
                 p.add_(torch.randn_like(p) / 10)
     adapted.save_pretrained(folder / "adapter", save_embedding_layers=rows is not None)
     if own_tokenizer:
