@@ -105,7 +105,7 @@ def with_own_retain(session: Session, run: Run) -> Session:
     suite = session.suite
     sets = {"forget": forget, "retain": retain, **suite.sets}
     evaluated = tuple(dict.fromkeys(("forget", "retain", *suite.evaluated_sets)))
-    encoded = encode_sets({"retain": retain}, session.encoder.tokenizer, run)
+    encoded = {"retain": encode_all(session.encoder, retain)}
     require_known(session.model.lm, encoded, run.model)
     require_room(session.model.lm, encoded, run.model)
     note = made_note(asked, retain, path)

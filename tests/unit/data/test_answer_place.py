@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deleatur.data.encode import make_encoder
+from deleatur.data.encode import encode_rows, make_encoder
 from deleatur.errors import DataError, ModelError
 from deleatur.settings import Data
 from deleatur.types import Example
@@ -142,14 +142,15 @@ def test_a_template_that_writes_another_answer_is_refused_with_the_remedy(change
     written = f"({written} if m.role == 'assistant' else m.content)" if of == "assistant" else written
     tokenizer = make_tokenizer((TURN + ASK).replace("m.content", written))
     with pytest.raises((DataError, ModelError), match=r"give --data.template plain"):
-        make_encoder(tokenizer, Data())(Example(id="r", prompt=TURNS[:1], answer='Runa <b> "was" Born in Tessholm.'))
+        encode_rows(make_encoder(tokenizer, Data()), [Example(id="r", prompt=TURNS[:1], answer='Runa <b> "was" Born.')])
 
 
 def test_a_template_that_alters_some_answers_alone_takes_the_others(make_tokenizer):
     encoder = make_encoder(make_tokenizer((TURN + ASK).replace("m.content", "m.content | lower")), Data())
     with pytest.raises(DataError, match=r"row r: the chat template writes the answer otherwise than the row has it"):
-        encoder(Example(id="r", prompt=(("user", "where?"),), answer="Tessholm."))
-    assert encoder(Example(id="r", prompt=(("user", "Where?"),), answer="in tessholm.")).ids
+        encode_rows(encoder, [Example(id="r", prompt=(("user", "where?"),), answer="Tessholm.")])
+    assert encode_rows(encoder, [Example(id="r", prompt=(("user", "Where?"),), answer="in tessholm.")])[0].ids
+    assert encoder(Example(id="r", prompt=(("user", "Where?"),), answer="Tessholm.")).ids  # as a model may say it
 
 
 @pytest.mark.parametrize("eos", [True, False])

@@ -103,10 +103,13 @@ def _kinds(plain: str) -> Iterator[Kind | None]:
             last = None
         elif c.isdecimal() or c == POINT:
             last = "number"
-        elif unicodedata.category(c)[0] != "M" or last is None:
-            long = c == "ー" and last in ("katakana", "hiragana")
-            last = last if long else next((kind for kind, pattern in KINDS if pattern.match(c)), "word")
+        elif not (unicodedata.category(c)[0] == "M" and last) and not (c == "ー" and last in ("katakana", "hiragana")):
+            last = _kind(c)
         yield last
+
+
+def _kind(character: str) -> Kind:
+    return next((kind for kind, pattern in KINDS if pattern.match(character)), "word")
 
 
 def _word(text: str, kind: Kind, *, first: bool) -> Word:
