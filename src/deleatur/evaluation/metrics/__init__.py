@@ -305,7 +305,7 @@ spans it is empty.
   not. Where names or numbers of the fact are replaced by others, the words around them count for nothing. It is None,
   and a note counts these answers, where words alone can't tell: a changed stem or prefix (*Turku*, *Turussa*;
   *kitabu*, *vitabu*), another script (*القاهرة*, *Cairo*), a short answer without names that is said in part beside
-  other words, another year beside a name that stays. On 26,596 pairs of two facts in 19 languages (cities, years,
+  other words, another year beside a name that stays. On 26,596 pairs of two facts in 18 languages (cities, years,
   teachers, goods, alone and in the same sentence) it was above 0 in 4 (*Đà Nẵng*, *Đà Lạt*) and None in 1.9 %, three
   quarters of which are German years (*im Jahr 1948*, *im Jahr 1984*). Of 1,500 pairs of sentences on other people in
   the demo's world 2.3 % are above 0, most for a part of a name, and 2.1 % are None. Near names with one stem
