@@ -52,7 +52,8 @@ class Data:
     ignore: tuple[str, ...] = ()
     """Columns of the rows that are known and not needed."""
     columns: tuple[str, ...] = ()
-    """Columns by other names, as question=prompt answer=reply.text (a.b leads into an object, a.0 into a list)."""
+    """Columns by other names, as question=prompt answer=reply.text (a.b leads into an object, a.0 into a list); a name may
+    come again for files that have another column, and files that need none of it stay as they are."""
     turns: Literal["last", "each"] = "last"
     """Of a conversation the last answer is a row, or each answer, with the turns before it."""
     split: int | None = None

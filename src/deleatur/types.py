@@ -41,6 +41,7 @@ class Example:
     restated: str | None = None  # the answer restated
     wrong: tuple[str, ...] = ()  # wrong answers to the same question
     reasoning: str | None = None  # the model's own, before the answer, where its template opens a block for that
+    reasoning_cut: bool = False  # did the reasoning not end within its limit?
 
     @property
     def question(self) -> str:
@@ -269,3 +270,4 @@ class Record:
     restated_answer: str | None = None  # the text of `restated`
     wrong_answers: tuple[str, ...] = ()  # the texts of `wrong`
     reasoning: str | None = None  # what the model thought before the answer, where its template opens a block for that
+    reasoning_cut: bool = False  # did that not end within its limit?

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from deleatur.audit.asking import Question, Speaker
 from deleatur.audit.finetuning import take_adapters_in, train
 from deleatur.audit.settings import AuditSettings
-from deleatur.data.encode import Encoder, encode_all, make_encoder
+from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
@@ -90,7 +90,7 @@ class Arm:
 
     def encoded(self) -> list[Encoded]:
         """The rows that it is asked, as token ids."""
-        return encode_all(self.encoder, self.rows)
+        return encode_rows(self.encoder, self.rows)
 
     def questions(self) -> list[Question]:
         """Each row as it stands, where it has a question."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.config.run_config import Run
-from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.encode import encode_rows, make_encoder
 from deleatur.data.files import files_read
 from deleatur.data.rows import read_rows, refuse_overlap, root_of
 from deleatur.data.suites import read_suite
@@ -59,7 +59,7 @@ def encode_sets(
 ) -> dict[str, list[Encoded]]:
     """Every set's rows as token ids."""
     encoder = make_encoder(tokenizer, run.data)
-    return {name: encode_all(encoder, windows(encoder, examples)) for name, examples in sets.items()}
+    return {name: encode_rows(encoder, windows(encoder, examples)) for name, examples in sets.items()}
 
 
 def reading_notes(rows: Mapping[str, Sequence[Encoded]], run: Run) -> list[str]:

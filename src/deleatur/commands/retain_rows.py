@@ -17,7 +17,8 @@ from deleatur.distributed.processes import agree, is_first, place_model
 from deleatur.errors import ConfigError
 from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.metrics.coherence import incoherent
-from deleatur.evaluation.metrics.pieces import STOP_WORDS, folded
+from deleatur.evaluation.metrics.folding import folded
+from deleatur.evaluation.metrics.pieces import STOP_WORDS
 from deleatur.evaluation.metrics.revealed import piece_of
 from deleatur.evaluation.predictions import Generated, Predictor
 from deleatur.evaluation.reasoning import with_reasoning
@@ -104,7 +105,7 @@ def with_own_retain(session: Session, run: Run) -> Session:
     suite = session.suite
     sets = {"forget": forget, "retain": retain, **suite.sets}
     evaluated = tuple(dict.fromkeys(("forget", "retain", *suite.evaluated_sets)))
-    encoded = encode_sets({"retain": retain}, session.encoder.tokenizer, run)
+    encoded = {"retain": encode_all(session.encoder, retain)}
     require_known(session.model.lm, encoded, run.model)
     require_room(session.model.lm, encoded, run.model)
     note = made_note(asked, retain, path)

@@ -26,7 +26,7 @@ from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
-from deleatur.modeling.dry_run import try_merging, try_saving
+from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import disable_dropout, exact_matmul
 from deleatur.modeling.session import Session
@@ -74,7 +74,7 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         progress.phase(to_yaml(run).rstrip())
-        for note in reading_notes(session.rows, run):
+        for note in (*reading_notes(session.rows, run), *gguf_notes(session.model.lm, tokenizer, run.model)):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
             if lacks_retain(run):

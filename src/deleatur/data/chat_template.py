@@ -15,6 +15,8 @@ from deleatur.settings import Data
 
 Turns = Sequence[tuple[str, str]]
 QUESTION, PROBE = "deleatur probe question", "deleatur probe answer"
+AGAIN = "deleatur probe another question"
+REASONING = re.compile("think|thought|reason|reflect|scratch|cot", re.IGNORECASE)  # names of blocks; others are of turns
 BLOCKS = ((r"<(\w[\w:.-]*)>", "</{}>"), (r"\[([A-Z]\w*)\]", "[/{}]"), (r"<\|START_(\w+)\|>", "<|END_{}|>"))  # open, close
 
 
@@ -27,6 +29,7 @@ class ChatTemplate:
     ending: str = ""  # what closes an answer, up to its first special token
     blank: str = ""  # the white space before an answer that the generation prompt lacks, scored
     rendered: bool = True  # is the prompt taken from the rendering of the whole conversation, else the generation prompt
+    closed: bool = True  # does the ending stand in the rendering of a conversation that ends with the answer?
     closing: str = ""  # what ends a block for reasoning that the generation prompt opens and no template text closes
 
     def prompt(self, turns: Turns, reasoning: str | None) -> str:
@@ -42,6 +45,12 @@ class ChatTemplate:
         text = render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings).rpartition(PROBE)[0]
         self._require_system(turns, text)
         return text[: len(text) - len(self.blank)]
+
+    def keeps(self, turns: Turns, before: str, answer: str) -> bool:
+        """Does the template write the answer as it stands in the row, in the place where it is trained and asked?"""
+        text = render(self.tokenizer, [*self._with_system(turns), ("assistant", answer)], self.settings)
+        stands = self.blank + answer + (self.ending if self.closed else "")
+        return text.startswith(before + stands) if self.rendered else stands.strip() in text
 
     def open_prompt(self, turns: Turns) -> str:
         """The generation prompt."""
@@ -84,10 +93,11 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
     question = [("user", QUESTION)]
     before, found, after = render(tokenizer, [*question, ("assistant", PROBE)], settings).rpartition(PROBE)
     if not found:
-        raise ModelError("the chat template leaves the answer out; mend it, or give --data.template plain")
+        raise ModelError("the chat template leaves the answer out, or changes it; mend it, or give --data.template plain")
     asked = render(tokenizer, question, settings)
-    made = ChatTemplate(tokenizer=tokenizer, settings=settings, ending=_ending(tokenizer, after))
-    how = {"tokenizer": tokenizer, "settings": settings, "ending": made.ending}
+    ending = _ending(tokenizer, after)
+    closed, how = ending is not None, {"tokenizer": tokenizer, "settings": settings}
+    how |= {"closed": closed, "ending": ending or _next_header(tokenizer, settings) or str(tokenizer.eos_token)}
     if before.startswith(asked):
         lead = before[len(asked) :]
         return ChatTemplate(**how, blank="" if lead.strip() else lead)
@@ -142,13 +152,23 @@ def _said(day: date, code: str) -> str:
     return text.lstrip("0") or "0" if "-" in code else text
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase, after: str) -> str:
-    """What stands behind an answer, up to the first special token; the eos where there is none."""
+def _ending(tokenizer: PreTrainedTokenizerBase, after: str) -> str | None:
+    """What stands behind an answer, up to the first special token; None where there is none."""
     added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
     special = {*tokenizer.all_special_tokens, *added}
     found = [(after.index(s), -len(s), s) for s in special if s and s in after]
     first = min(found, default=None)
-    return after[: first[0]] + first[2] if first else str(tokenizer.eos_token)
+    return after[: first[0]] + first[2] if first else None
+
+
+def _next_header(tokenizer: PreTrainedTokenizerBase, settings: Data) -> str | None:
+    """Up to the special token that begins the next turn, which alone ends an answer in some templates; else None."""
+    turns = [("user", QUESTION), ("assistant", PROBE), ("user", AGAIN)]
+    try:
+        after = render(tokenizer, turns, settings).partition(PROBE)[2].partition(AGAIN)[0]
+    except DataError:  # a template for one question
+        return None
+    return _ending(tokenizer, after)
 
 
 def _without_blocks(text: str) -> str:
@@ -164,7 +184,8 @@ def _open_block(asks: str, stands: str) -> tuple[str, str]:
 
     A mark that the rendering has as well, and does not close either, is a mark of turns.
     """
-    marks = [(m.end(), m[0], close.format(m[1])) for mark, close in BLOCKS for m in re.finditer(mark, asks)]
+    found = [(m, close) for mark, close in BLOCKS for m in re.finditer(mark, asks) if REASONING.search(m[1])]
+    marks = [(m.end(), m[0], close.format(m[1])) for m, close in found]
     for end, mark, close in sorted(marks, reverse=True):
         if close not in asks[end:] and (close in stands or mark not in stands):
             return mark, close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from deleatur.data.files import Row, refusal, show, show_columns
+from deleatur.errors import DataError
 
 QUESTIONS = ("question", "query", "prompt", "instruction", "input", "problem", "user", "human", "title", "q")
 ANSWERS = (
@@ -27,12 +29,15 @@ ANSWERS = (
 )
 
 
-def renamed(rows: Sequence[Row], columns: Iterable[str], known: Collection[str]) -> list[Row]:
+def renamed(
+    rows: Sequence[Row], columns: Iterable[str], known: Collection[str], forms: Iterable[Sequence[str]]
+) -> list[Row]:
     """The rows with columns taken by `name=path` pairs, dots leading into objects and lists; the others that have a known
     name and were not taken stay, and the rest is dropped.
 
-    Rows that have the known names already stay as they are. Raises DataError for a name that no form has and for a path
-    that leads nowhere.
+    Of several pairs with one name a row takes the first whose column it has, so that files may differ. Rows that have none
+    of the columns and make one of the `forms` stay as they are. Raises DataError for a name that no form has, for a path
+    that leads nowhere, and for rows that have neither.
     """
     pairs = [(name, path) for name, _, path in (pair.partition("=") for pair in columns)]
     if not pairs:
@@ -40,16 +45,45 @@ def renamed(rows: Sequence[Row], columns: Iterable[str], known: Collection[str])
     for name, _ in pairs:
         if name not in known:
             raise refusal("data.columns", f"{show(name)} is no column; there are {', '.join(sorted(known))}")
-    return [_renamed(row, pairs, known) for row in rows]
+    forms = list(forms)
+    made = {column for form in forms for column in form}
+    return [_renamed(row, pairs, known, forms, made) for row in rows]
 
 
-def _renamed(row: Row, pairs: Sequence[tuple[str, str]], known: Collection[str]) -> Row:
-    taken = {head for _, path in pairs for head in (path, path.partition(".")[0])}
-    missing = [path for _, path in pairs if not {path, path.partition(".")[0]} & row.cells.keys()]
-    if missing and all(name in row.cells for name, _ in pairs):
-        return row
+def _renamed(
+    row: Row, pairs: Sequence[tuple[str, str]], known: Collection[str], forms: Sequence[Sequence[str]], made: Collection[str]
+) -> Row:
+    there = {name: [p for n, p in pairs if n == name and _head(row, p) is not None] for name, _ in pairs}
+    if missing := [name for name, paths in there.items() if not paths and (name in made or _near(row, pairs, name))]:
+        if any(row.cells.keys() >= {*form} for form in forms):
+            return row
+        wanted = " nor ".join(show(path) for name, path in pairs if name == missing[0])
+        seen = f"there is no column {wanted} for {missing[0]}; there are {show_columns(row.cells)}"
+        raise refusal(
+            row.place, f"{seen}; add {missing[0]}=… for this file to --data.columns, which takes several for one name"
+        )
+    taken = {head for paths in there.values() for path in paths for head in (path, _head(row, path))}
     cells = {name: value for name, value in row.cells.items() if name in known and name not in taken}
-    return replace(row, cells=cells | {name: _at(row, path) for name, path in pairs})
+    return replace(row, cells=cells | {name: _first(row, paths) for name, paths in there.items() if paths})
+
+
+def _head(row: Row, path: str) -> str | None:
+    """The column in which a path begins; None where the row has no such column."""
+    return next((head for head in (path, path.partition(".")[0]) if head in row.cells), None)
+
+
+def _near(row: Row, pairs: Sequence[tuple[str, str]], name: str) -> bool:
+    """Has the row a column that could be meant by a path to a column that rows may lack?"""
+    heads = [path.partition(".")[0] for n, path in pairs if n == name]
+    return any(difflib.get_close_matches(head, list(row.cells), 1, 0.7) for head in heads)
+
+
+def _first(row: Row, paths: Sequence[str]) -> object:
+    """What stands at the first of the paths that leads somewhere."""
+    for path in paths[:-1]:
+        with suppress(DataError):
+            return _at(row, path)
+    return _at(row, paths[-1])
 
 
 def _at(row: Row, path: str) -> object:
@@ -75,22 +109,30 @@ def _at(row: Row, path: str) -> object:
     return value
 
 
-def hint(cells: Mapping[str, object]) -> str:
+def hint(cells: Mapping[str, object], place: str) -> str:
     """How to say which column is the question and which the answer, by their own names where these can be guessed."""
-    question, answer = (next((_path(n, cells[n]) for n in names if n in cells), None) for names in (QUESTIONS, ANSWERS))
+    own = {str(column).casefold(): column for column in reversed(list(cells))}
+    question, answer = (
+        next((found for n in names if n in own and (found := _path(own[n], cells[own[n]]))), None)
+        for names in (QUESTIONS, ANSWERS)
+    )
     if question and answer:
         return f"--data.columns question={question} answer={answer} takes these two"
+    more = ""
+    if not (question or answer) and re.search(r"\.[ct]sv, ", place):
+        more = "; where the file begins with a row, write a line of headings above it, such as question,answer"
     return (
         "--data.columns question=… answer=… names the columns that are the two (a.b leads into an object, a.0 into a list)"
+        + more
     )
 
 
-def _path(name: str, value: object) -> str:
-    """Where the first text below a column stands; the column itself where that is none."""
+def _path(name: str, value: object) -> str | None:
+    """Where the first text below a column stands; None where there is none, or the name cannot be typed as it is."""
     path = name
     for _ in range(4):
         if isinstance(value, list | tuple) and value:
             path, value = f"{path}.0", value[0]
         elif isinstance(value, Mapping) and isinstance(value.get("text"), str | list):
             path, value = f"{path}.text", value["text"]
-    return path if isinstance(value, str) else name
+    return path if isinstance(value, str) and value.strip() else None

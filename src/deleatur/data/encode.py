@@ -49,6 +49,16 @@ class Encoder:
         offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
         return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > limit)
 
+    def require_kept(self, example: Example) -> None:
+        """Raise DataError where the chat template alters the answer, so that the model is never trained to give it so."""
+        own = self.settings.layout == "own" and example.prompt and example.prompt[0][0] != "text"
+        if self.template is None or not own:
+            return
+        if not self.template.keeps(example.prompt, self.template.prompt(example.prompt, example.reasoning), example.answer):
+            seen = "the chat template writes the answer otherwise than the row has it, so the model never gives it so"
+            needed = "write it as the template does, mend the template, or give --data.template plain"
+            raise DataError(f"row {example.id}: {seen}; {needed}")
+
     def _as_open_unlearning(self, example: Example) -> Encoded:
         """As that tool has it: the whole rendering and an eos where it does not end in one, scored from where the ids of the
         generation prompt alone end."""
@@ -67,7 +77,9 @@ class Encoder:
         self._require_room(example, start, ids)
         first = whole.rfind(example.answer)
         if first < 0:
-            raise DataError(f"row {example.id}: the chat template changes the answer; give --data.layout own")
+            raise DataError(
+                f"row {example.id}: the chat template changes the answer; mend it, or give --data.template plain"
+            )
         offsets = tuple((min(max(a - first, 0), size), min(max(b - first, 0), size)) for a, b in spans[start:])
         return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=cut > limit)
 
@@ -139,6 +151,14 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
 def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
     """Every example encoded."""
     return [encoder(e) for e in examples]
+
+
+def encode_rows(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
+    """A user's rows encoded. Raises DataError where the chat template alters an answer; what a model says may be altered."""
+    rows = list(examples)
+    for example in rows:
+        encoder.require_kept(example)
+    return encode_all(encoder, rows)
 
 
 def _plain(turns: Iterable[tuple[str, str]]) -> str:

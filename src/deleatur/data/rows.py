@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from deleatur.data.columns import hint, renamed
+from deleatur.data.content import joined
 from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
 from deleatur.settings import Data
 from deleatur.types import Example, Span
@@ -118,7 +119,7 @@ def _folded(example: Example) -> tuple[tuple[str, str], ...]:
 
 def _examples(rows: list[Row], settings: Data) -> tuple[Example, ...]:
     ignored = frozenset(settings.ignore)
-    rows = renamed(rows, settings.columns, {*KNOWN, "input", "system"})
+    rows = renamed(rows, settings.columns, {*KNOWN, "input", "system"}, FORMS)
     rows = [replace(row, cells={k: v for k, v in row.cells.items() if k not in ignored}) for row in rows]
     first = _form(rows[0])
     examples: dict[str, Example] = {}
@@ -161,7 +162,7 @@ def _form(row: Row) -> Form:
     meant = "".join(f", is {show_columns([column])} meant as {match[0]}?" for column, match in near.items() if match)
     if not fits:
         seen = f"the columns {show_columns(columns) or '(none)'} fit no form"
-        raise refusal(row.place, f"{seen}{meant}; {hint(row.cells)}; accepted without that are {ACCEPTED}")
+        raise refusal(row.place, f"{seen}{meant}; {hint(row.cells, row.place)}; accepted without that are {ACCEPTED}")
     seen = f"unknown column beside {'/'.join(fits[0])}: {show_columns(unknown)}"
     needed = f"accepted beside them are {', '.join(FORMS[fits[0]])}"
     named = all(re.fullmatch(r"[^\s'\"]+", column) for column in unknown[:8])  # others cannot be typed as they are shown
@@ -217,14 +218,17 @@ def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
         fields = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
         name, text = ("from", "value") if "from" in fields else ("role", "content")
         role = ROLES.get(str(fields.get(name)))
+        place = f"turn {len(turns) + 1}"
         if fields.keys() - {text} != {name} or role is None:
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
-            raise refusal(row.place, f"turn {len(turns) + 1} is {redact_value(turn)}; {needed}")
-        turns.append((role, _text(row, f"the {text} of turn {len(turns) + 1}", fields.get(text))))
+            remedy = "take turns of tools, and what else a turn holds, out of the row" if fields else "mend the row"
+            raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
+        turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
-        raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}")
+        behind = "take the turns behind the last answer out" if "assistant" in roles[:-1] else "add the answer"
+        raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}, so {behind}, or drop the row")
     return turns
 
 

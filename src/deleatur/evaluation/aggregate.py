@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deleatur.errors import ConfigError
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.coherence import incoherent
+from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.evaluation.metrics.table import Evidence, Figure, mean
 from deleatur.evaluation.metrics.trade_off import loss_of, trade_off
 
@@ -87,11 +88,27 @@ def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when:
     notes = [
         f"{when}{', '.join(cut)} were cut at {new_tokens} tokens (evaluation.new_tokens): what comes later was not seen"
     ]
-    thought = sum(r.reasoning is not None for rows in records.values() for r in rows)
+    thought = [r.reasoning_cut for rows in records.values() for r in rows if r.reasoning is not None]
     said = (
-        f"{when}{thought} answers stand behind the model's own reasoning, which is in the records and which no metric reads"
+        f"{when}{len(thought)} answers stand behind the model's own reasoning, which is in the records and which no metric "
+        f"reads; in {sum(thought)} of them it was cut at data.reasoning_tokens"
     )
-    return (notes if cut else []) + ([said] if thought else [])
+    return (notes if cut else []) + ([said] if thought else []) + _undecided(records, when)
+
+
+def _undecided(records: Mapping[str, Sequence[Record]], when: str) -> list[str]:
+    """A sentence on answers that may say the fact and may not."""
+    asked = {name: [r for r in rows if r.question and r.generated.strip()] for name, rows in records.items()}
+    counts = {name: (sum(revealed(r) is None for r in rows), len(rows)) for name, rows in asked.items()}
+    open_ = ", ".join(f"{n} of {of} answers on {name}" for name, (n, of) in counts.items() if n)
+    return (
+        [f"{when}{open_} are left out of revealed: by words alone they may say the fact and may not; {REMEDY}"]
+        if open_
+        else []
+    )
+
+
+REMEDY = "mark the fact's characters (spans), or let a judge read them (judge.kind)"
 
 
 def _pooled(figures: Figures, metric: str, names: Sequence[str]) -> float | None:

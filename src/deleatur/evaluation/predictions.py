@@ -170,6 +170,7 @@ def make_record(
         generated=generated.text,
         cut=generated.cut,
         reasoning=example.reasoning,
+        reasoning_cut=example.reasoning_cut,
         logp=predictions.logp,
         hit=predictions.hit,
         ends=row.offsets[-1][0] == row.offsets[-1][1],

@@ -34,7 +34,10 @@ def with_reasoning(
     model.eval()
     closing = encoder.template.closing
     thought = predictor.generate(rows, closing=closing, most=most)
-    made = {row: encoder(replace(row.example, reasoning=found.text)) for row, found in thought.items()}
+    made = {
+        row: encoder(replace(row.example, reasoning=found.text, reasoning_cut=bool(found.cut)))
+        for row, found in thought.items()
+    }
     cut = sum(bool(found.cut) for found in thought.values())
     ended = f"in {cut} of {len(thought)} rows it was cut there" if cut else "it ended in all rows"
     said = f"The chat template opens a block for reasoning: the model's own, up to {most} tokens, stands there; {ended}"

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging
 
 from deleatur.errors import DeleaturError, ModelError
+from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.safe_reading import why
@@ -70,6 +71,17 @@ def _layer_of_each_kind(model: nn.Module) -> tuple[str, ...]:
                 kind = (name, *((n, tuple(p.shape)) for n, p in layer.named_parameters()))
                 kinds.setdefault(kind, f"{name}.{index}.")
     return tuple(kinds.values())
+
+
+def gguf_notes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> list[str]:
+    """A sentence where a model that came as GGUF cannot be exported as GGUF again, so that it is known before training."""
+    if not name.endswith(".gguf"):
+        return []
+    try:
+        plan_gguf(model, tokenizer)
+    except DeleaturError as e:
+        return [f"The result can be saved, but not exported as GGUF as {name} is: {str(e).partition(';')[0]}"]
+    return []
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.io.packages import require_package
-from deleatur.modeling.adapters import find_adapter, looks_local, put_on
+from deleatur.modeling.adapters import Adapter, find_adapter, looks_local, put_on
 from deleatur.modeling.gguf import require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
@@ -45,8 +47,22 @@ def load(
     tokenizer = load_tokenizer(name)
     if adapter is None:
         return _load_model(name, tokenizer, precision, packed), tokenizer
-    base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
+    with _base_of(name, adapter):
+        base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
     return disable_dropout(put_on(base, adapter)), tokenizer
+
+
+@contextlib.contextmanager
+def _base_of(name: str, adapter: Adapter) -> Iterator[None]:
+    """What goes wrong meanwhile is said of the adapter and its base."""
+    try:
+        yield
+    except ModelError as e:
+        reason = str(e).rpartition(f"{adapter.base}: ")[2].partition(";")[0].rstrip(".")
+        raise ModelError(
+            f"the adapter {name} was trained on {adapter.base}, which cannot be loaded ({reason}); get that model, and "
+            f"where it has moved write its place as base_model_name_or_path in {adapter.folder / 'adapter_config.json'}"
+        ) from e
 
 
 def _load_model(
@@ -116,9 +132,14 @@ def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone: an adapter's own where its folder has one. Raises ModelError where there is none."""
     adapter = find_adapter(name)
-    where = _where(name if adapter is None else adapter.tokenizer)
     if adapter is not None and adapter.tokenizer == adapter.base:
-        where |= adapter.revision
+        with _base_of(name, adapter):
+            return _load_tokenizer(adapter.base, adapter.revision)
+    return _load_tokenizer(name if adapter is None else adapter.tokenizer, {})
+
+
+def _load_tokenizer(name: str, revision: dict[str, str]) -> PreTrainedTokenizerBase:
+    where = _where(name) | revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         tokenizer("?")  # some faults show only at work

@@ -178,6 +178,7 @@ class FullRecordLine(RecordLine):
     restated_answer: NotRequired[str | None]
     wrong_answers: NotRequired[list[str]]
     reasoning: NotRequired[str | None]
+    reasoning_cut: NotRequired[bool]
     cut: NotRequired[bool | None]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deleatur.data.encode import make_encoder
+from deleatur.data.encode import encode_rows, make_encoder
 from deleatur.errors import DataError, ModelError
 from deleatur.settings import Data
 from deleatur.types import Example
@@ -130,6 +130,53 @@ def test_a_template_that_prints_todays_date_gets_the_runs(family, make_tokenizer
     assert texts(encoder)[0].startswith("2020-02-29")
     if family == "Llama 3":
         assert "Today: 29 Feb 2020</s>" in texts(encoder)[0]
+
+
+@pytest.mark.parametrize(
+    "change", ["lower", "upper", "title", "replace('.', '')", "replace('was', 'is')", "escape", "e", "tojson", "truncate(8)"]
+)
+@pytest.mark.parametrize("of", ["assistant", "all"])
+def test_a_template_that_writes_another_answer_is_refused_with_the_remedy(change, of, make_tokenizer):
+    """Found at the row, since the probe may stay as it is; a row that the template leaves as it is goes."""
+    written = f"(m.content | {change})"
+    written = f"({written} if m.role == 'assistant' else m.content)" if of == "assistant" else written
+    tokenizer = make_tokenizer((TURN + ASK).replace("m.content", written))
+    with pytest.raises((DataError, ModelError), match=r"give --data.template plain"):
+        encode_rows(make_encoder(tokenizer, Data()), [Example(id="r", prompt=TURNS[:1], answer='Runa <b> "was" Born.')])
+
+
+def test_a_template_that_alters_some_answers_alone_takes_the_others(make_tokenizer):
+    encoder = make_encoder(make_tokenizer((TURN + ASK).replace("m.content", "m.content | lower")), Data())
+    with pytest.raises(DataError, match=r"row r: the chat template writes the answer otherwise than the row has it"):
+        encode_rows(encoder, [Example(id="r", prompt=(("user", "where?"),), answer="Tessholm.")])
+    assert encode_rows(encoder, [Example(id="r", prompt=(("user", "Where?"),), answer="in tessholm.")])[0].ids
+    assert encoder(Example(id="r", prompt=(("user", "Where?"),), answer="Tessholm.")).ids  # as a model may say it
+
+
+@pytest.mark.parametrize("eos", [True, False])
+def test_a_next_header_that_ends_a_turn_ends_the_answer(eos, make_tokenizer):
+    """As in GLM 4, where a role follows at once; or the eos of a template that sets one."""
+    glm = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}" + ASK
+    if eos:
+        glm = glm.replace("{% endfor %}", "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}")
+    before, scored = texts(make_encoder(make_tokenizer(glm), Data()))
+    assert scored == ANSWER + ("</s>" if eos else "<|im_start|>")
+    assert before.endswith("<|im_start|>assistant\n")
+
+
+def test_a_template_without_any_mark_behind_an_answer_takes_the_eos(make_tokenizer):
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    bare += "{% if add_generation_prompt %}assistant: {% endif %}"
+    assert texts(make_encoder(make_tokenizer(bare), Data()))[1] == f"{ANSWER}</s>"
+
+
+@pytest.mark.parametrize("mark", ["<a>", "<assistant>", "[BOT]", "<|START_RESPONSE|>"])
+def test_the_mark_of_a_role_is_no_block_for_reasoning(mark, make_tokenizer):
+    with pytest.raises(ModelError, match=r"asks for an answer behind .*give --data.template plain"):
+        make_encoder(make_tokenizer(TURN + ASK.replace("assistant\n", f"assistant\n{mark}\n")), Data())
+    same = TURN.replace("<|im_start|>{{ m.role }}\n", f"{{% if m.role == 'user' %}}<q>{{% else %}}{mark}{{% endif %}}\n")
+    encoder = make_encoder(make_tokenizer(same + ASK.replace("<|im_start|>assistant", mark)), Data())
+    assert not encoder.reasons and texts(encoder)[0].endswith(f"{mark}\n")
 
 
 class TestSystemTurns:

@@ -56,6 +56,25 @@ class TestColumns:
         """Forget rows by other names and retain rows by the known ones go with one setting."""
         assert taken(QA | {"id": "a"}, "question=prompt", "answer=response").id == "a"
 
+    def test_one_setting_serves_files_with_different_names(self):
+        columns = ("question=prompt", "answer=response", "question=q", "answer=a.text", "spans=marks")
+        marks = {"marks": [[0, 3]]}
+        for row in ({"prompt": "Who?", "response": "Ada."}, {"q": "Who?", "a": {"text": "Ada."}}, QA):
+            assert taken(row, *columns) == EXAMPLE
+        assert taken({"prompt": "Who?", "response": "Ada."} | marks, *columns).spans == (Span(start=0, end=3),)
+        assert taken(MESSAGES, *columns) == rows_from([MESSAGES])[0]
+
+    @pytest.mark.parametrize("row", [{"x": "Who?", "response": "Ada."}, {"zz": 1}, {"prompt": "Who?", "reply": "Ada."}])
+    def test_a_file_that_has_neither_is_refused_with_what_to_add(self, row):
+        with pytest.raises(DataError, match=r"there is no column '\w+' for \w+; there are .*; add \w+=… for this file"):
+            taken(row, "question=prompt", "answer=response")
+
+    def test_a_mistyped_column_is_not_passed_over(self):
+        with pytest.raises(DataError, match=r"no column 'mark' for spans; there are .*'marks'"):
+            taken(
+                {"prompt": "Who?", "response": "Ada.", "marks": [[0, 3]]}, "question=prompt", "answer=response", "spans=mark"
+            )
+
     def test_what_leads_nowhere_is_refused_with_what_is_there(self):
         with pytest.raises(DataError, match=r"leads to 'data.q', of which 'q' is not there; there are 'p'"):
             taken({"data": {"p": "Who?"}}, "question=data.q", "answer=data.p")
@@ -82,6 +101,27 @@ class TestHints:
             rows_from([row])
         assert hint in str(caught.value) and "ignore" not in str(caught.value)
         assert taken(row, *hint.split()[1:]).answer == "Ada."
+
+    @pytest.mark.parametrize(
+        ("row", "hint"),
+        [
+            ({"Prompt": "Who?", "Response": "Ada."}, "question=Prompt answer=Response"),
+            ({"prompt": "Who?", "label": 3, "reply": "Ada."}, "question=prompt answer=reply"),
+            ({"title": "", "q": "Who?", "answers": [{"span": [0]}], "a": "Ada."}, "question=q answer=a"),
+        ],
+    )
+    def test_they_name_columns_that_are_there_and_hold_text(self, row, hint):
+        with pytest.raises(DataError, match=hint):
+            rows_from([row])
+        assert taken(row, *hint.split()).answer == "Ada."
+
+    @pytest.mark.parametrize(
+        "text", ["Who is it?,Ada.\nWho else?,Bo.\n", "Who?;Ada.\nAnd?;Bo.\n", "1,Who?,Ada.\n2,So?,Bo.\n"]
+    )
+    def test_a_csv_without_a_heading_is_told_to_have_one(self, text, tmp_path):
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(DataError, match="write a line of headings above it, such as question,answer"):
+            read_rows(str(tmp_path / "a.csv"), settings=Data())
 
     def test_a_column_whose_name_cannot_be_typed_is_not_offered_for_dropping(self):
         with pytest.raises(DataError) as caught:
@@ -115,6 +155,32 @@ class TestConversations:
     def test_alpacas_input_stays_in_paraphrases(self):
         row = {"instruction": "Sum up.", "input": "the text", "output": "Short.", "paraphrases": ["Be short."]}
         assert rows_from([row])[0].paraphrases == ("Be short.\n\nthe text",)
+
+    def test_parts_that_are_text_are_joined_and_others_refused(self):
+        parts = [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "Who?"), ("assistant", "Ada."))]
+        assert rows_from([{"messages": parts}]) == (EXAMPLE,)
+        parts[0]["content"] = [{"type": "text", "text": "Who?"}, {"type": "text", "text": "Say."}]
+        assert rows_from([{"messages": parts}])[0].question == "Who?\nSay."
+        parts[0]["content"].append({"type": "image", "image": "ada.png"})
+        with pytest.raises(
+            DataError, match=r"turn 1: there are parts of the kinds 'text', 'text', 'image'; only text is read, so"
+        ):
+            rows_from([{"messages": parts}])
+
+    @pytest.mark.parametrize(
+        ("more", "remedy"),
+        [
+            ([("user", "And then?")], "take the turns behind the last answer out, or drop the row"),
+            ([("user", "And?"), ("user", "So?")], "take the turns behind the last answer out"),
+            ([("tool", "{}")], "take turns of tools, and what else a turn holds, out of the row"),
+        ],
+    )
+    def test_one_that_ends_otherwise_than_with_an_answer_says_what_to_do(self, more, remedy):
+        turns = [*MESSAGES["messages"], *({"role": role, "content": text} for role, text in more)]
+        with pytest.raises(DataError, match=remedy):
+            rows_from([{"messages": turns}])
+        with pytest.raises(DataError, match="add the answer, or drop the row"):
+            rows_from([{"messages": turns[:2]}])
 
 
 class TestFiles:

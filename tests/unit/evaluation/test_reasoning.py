@@ -7,6 +7,7 @@ import torch
 
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.errors import ModelError
+from deleatur.evaluation.aggregate import answer_notes
 from deleatur.evaluation.predictions import Predictor
 from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.token_model import TokenModel
@@ -48,6 +49,9 @@ def test_it_is_what_the_model_says_behind_the_open_block(encoder, make_llama):
         assert encoder.tokenizer.decode(row.ids[row.start :]) == f"{row.example.answer}<|im_end|>"
     assert "up to 6 tokens" in notes[0] and "rows it was cut there" in notes[0]
     made = predictor.records(sets)["forget"]
+    cut = sum(row.example.reasoning_cut for row in asked)
+    assert f"in {cut} of them it was cut at data.reasoning_tokens" in answer_notes({"forget": made}, 4)[-1]
+    assert [r.reasoning_cut for r in made] == [row.example.reasoning_cut for row in sets["forget"]]
     assert [r.reasoning for r in made] == [row.example.reasoning for row in sets["forget"]]
     assert [r.cut is None for r in made] == [False, False, False, True]
 

@@ -18,6 +18,17 @@ KINDS = {  # name → the base's own settings, the adapter, rows of the embeddin
     "all linear layers": ({}, LoraConfig(**ALL), None),
     "rsLoRA with dropout": ({}, LoraConfig(**ALL, use_rslora=True, lora_dropout=0.3), None),
     "DoRA": ({}, LoraConfig(**ALL, use_dora=True), None),
+    "rsLoRA with other ranks": ({}, LoraConfig(**ALL, use_rslora=True, rank_pattern={"q_proj": 2}), None),
+    "norms saved": ({}, LoraConfig(**ALL, modules_to_save=["norm", "input_layernorm"]), None),
+    "some tokens": ({}, LoraConfig(**ALL, trainable_token_indices={"embed_tokens": [1, 2, 3]}), None),
+    "some tokens, tied": ({"tie_word_embeddings": True}, LoraConfig(**ALL, trainable_token_indices=[3, 5]), None),
+    "one layer": ({}, LoraConfig(**ALL | {"target_modules": ["q_proj", "up_proj"]}, layers_to_transform=[1]), None),
+    "a parameter": (
+        {},
+        LoraConfig(**ALL | {"target_modules": ["q_proj"]}, target_parameters=["mlp.down_proj.weight"]),
+        None,
+    ),
+    "biases": ({"attention_bias": True}, LoraConfig(**ALL, bias="lora_only"), None),
     "IA3": (
         {},
         IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False),
@@ -44,7 +55,7 @@ def make_adapter(make_llama, tokenizer, folder, kind: str, own_tokenizer: bool =
     adapted = get_peft_model(lm, config).eval()
     with torch.no_grad():
         for name, p in adapted.named_parameters():
-            if "modules_to_save" in name or "embedding_B" in name:
+            if any(part in name for part in ("modules_to_save", "embedding_B", "trainable_tokens_delta", ".bias")):
                 p.add_(torch.randn_like(p) / 10)
     adapted.save_pretrained(folder / "adapter", save_embedding_layers=rows is not None)
     if own_tokenizer:
@@ -92,6 +103,24 @@ def test_a_base_is_found_beside_its_adapter(make_llama, plain, tmp_path):
     where = tmp_path / "adapter" / "adapter_config.json"
     where.write_text(where.read_text(encoding="utf-8").replace(str(tmp_path / "base"), "../base"), encoding="utf-8")
     load(str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("base", ["owner/renamed-model", "./gone", "/no/such/folder", "gone"])
+@pytest.mark.parametrize("own_tokenizer", [True, False])
+def test_a_base_that_cannot_be_reached_is_named_with_its_adapter_and_what_to_do(
+    base, own_tokenizer, make_llama, plain, tmp_path, monkeypatch
+):
+    make_adapter(make_llama, plain.tokenizer, tmp_path, "all linear layers", own_tokenizer)
+    where = tmp_path / "adapter" / "adapter_config.json"
+    where.write_text(where.read_text(encoding="utf-8").replace(str(tmp_path / "base"), base), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for read in (load,) if own_tokenizer else (load, load_tokenizer):
+        with pytest.raises(ModelError) as caught:
+            read("./adapter")
+        text = str(caught.value)
+        assert text.startswith(f"the adapter ./adapter was trained on {base}, which cannot be loaded (")
+        assert "base_model_name_or_path in adapter/adapter_config.json" in text and "\n" not in text
+        assert text.count(". ") == 0 and len(text) < 500
 
 
 def test_an_adapter_of_another_base_is_refused(make_llama, plain, tmp_path):

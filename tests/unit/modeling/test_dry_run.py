@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from deleatur.errors import ModelError
 from deleatur.modeling import dry_run
-from deleatur.modeling.dry_run import try_merging, try_saving
+from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
 from deleatur.settings import Lora
 
 RANK = Lora(rank=2)
@@ -76,3 +76,15 @@ def test_a_model_without_a_layer_for_adapters_is_refused(llama):
     llama.model.layers = nn.ModuleList()
     with pytest.raises(ModelError, match="no linear layer for adapters"):
         try_merging(llama, RANK, "m")
+
+
+def test_a_gguf_model_that_cannot_go_back_to_gguf_says_so_before_training(llama, plain):
+    """Its tokenizer is of a kind that GGUF has; its positions are not."""
+    assert gguf_notes(llama, plain.tokenizer, "model.gguf") == gguf_notes(llama, plain.tokenizer, "folder") == []
+    llama.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    (note,) = gguf_notes(llama, plain.tokenizer, "model.gguf")
+    assert note == (
+        "The result can be saved, but not exported as GGUF as model.gguf is: a llama model with scaled positions cannot be "
+        "written as GGUF"
+    )
+    assert gguf_notes(llama, plain.tokenizer, "folder") == []

@@ -299,9 +299,17 @@ spans it is empty.
 
 ## Where peers' numbers differ
 
-- `revealed` without spans needs no list of languages: two words are the same where only the ending differs (four letters in
-  common at least, numbers whole), in scripts without blanks and in Korean segments of two syllables or four letters count,
-  and what the question has does not. Near names with one stem count as said; give spans where that matters.
+- `revealed` without spans needs no list of languages. Two words are the same where only the ending differs (four
+  letters in common at least, numbers whole, Korean by syllables); in scripts without blanks segments of two syllables
+  or four letters count, Chinese characters in any of their variants (OpenCC's tables); what the question has does
+  not. Where names or numbers of the fact are replaced by others, the words around them count for nothing. It is None,
+  and a note counts these answers, where words alone can't tell: a changed stem or prefix (*Turku*, *Turussa*;
+  *kitabu*, *vitabu*), another script (*القاهرة*, *Cairo*), a short answer without names that is said in part beside
+  other words, another year beside a name that stays. On 26,596 pairs of two facts in 18 languages (cities, years,
+  teachers, goods, alone and in the same sentence) it was above 0 in 4 (*Đà Nẵng*, *Đà Lạt*) and None in 1.9 %, three
+  quarters of which are German years (*im Jahr 1948*, *im Jahr 1984*). Of 1,500 pairs of sentences on other people in
+  the demo's world 2.3 % are above 0, most for a part of a name, and 2.1 % are None. Near names with one stem
+  (*Niger*, *Nigeria*) count as said, and numbers in words are no numbers; give spans where that matters.
 - The end of turn counts in `loss`, `probability` and what is made of them, and not in `extraction_strength`,
   `exact_memorisation`, `min_k` and `min_k_plus`: as in OpenUnlearning, which drops the last token of a plain text too,
   though that is no end of turn. RWKU and MUSE count every token.

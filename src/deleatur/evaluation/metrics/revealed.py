@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deleatur.evaluation.metrics.pieces import folded, is_letter, shares
+from deleatur.evaluation.metrics.folding import folded, is_letter
+from deleatur.evaluation.metrics.pieces import shares
 
 if TYPE_CHECKING:
     from deleatur.types import Record, Span
@@ -15,11 +16,12 @@ UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u34
 
 
 def revealed(record: Record) -> float | None:
-    """Share of the fact's pieces that the greedy answer contains, in [0, 1]; None where nothing was generated.
+    """Share of the fact's pieces that the greedy answer contains, in [0, 1].
 
     Pieces are the texts of the spans that must be forgotten, word for word, or without such spans the answer's content:
     words, also inflected, and segments of characters (`shares`). A piece that the question already gives away does not
-    count, unless every piece is of that kind. Case, accents' encoding and punctuation make no difference.
+    count, unless every piece is of that kind. Case, accents' encoding and punctuation make no difference. None for a text,
+    and without spans where words alone can't tell whether the answer says the fact.
     """
     if not record.question:
         return None
