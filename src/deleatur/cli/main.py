@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "score": _score,
         "report": _report,
         "export": _export,
+        "request": _request,
         "demo": _demo,
         "bench": _bench,
         "compare": _compare,
@@ -284,6 +285,12 @@ def _export(args: list[str]) -> None:
 
     with watch() as progress:
         print(export(command, progress))
+
+
+def _request(args: list[str]) -> None:
+    from deleatur.cli.requests import request
+
+    request(args, lambda more: _forget_command(more).run)
 
 
 def _demo(args: list[str]) -> None:

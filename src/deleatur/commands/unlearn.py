@@ -225,7 +225,9 @@ def unlearn(
     """
     evaluator = make_evaluator(session, run)
     records = dict(evaluator.before() if known is None else known)
-    trained = train(session, run, {r.id: r.generated for r in records["before"].get("retain", ())})
+    kept = [*session.rows["retain"], *session.rows.get("held", ())]
+    in_training = replace(session, rows={**session.rows, "retain": kept})
+    trained = train(in_training, run, {r.id: r.generated for r in records["before"].get("retain", ())})
     how = {"importance": trained.importance, "start": _start_after(session, run, weights)}
     records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
     results = results_of(run, session, records, trained.steps, judge_of(run).name)

@@ -35,6 +35,8 @@ class Run:
     """Rows to keep: file, folder, or data set name."""
     holdout: str | None = None
     """Unseen rows, evaluated for comparison."""
+    held: str | None = None
+    """Rows of earlier requests with what the model answers now, which stays so (`deleatur request run` writes them)."""
     suite: str | None = None
     """Benchmark in place of rows: tofu/forget10, rwku/all, muse/news, wmdp/bio, lume, …"""
     out: str | None = None
