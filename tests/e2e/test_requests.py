@@ -4,53 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
-import pytest
-from killing import carry_out
-from test_forgetting import fine_tuned_model  # noqa: F401 - a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from two_requests import WAYS, copied, done, fine_tuned_model, lines, write_files  # noqa: F401 - fixtures too
 
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 
-METHOD = ("--recipe", "erase-spans", "--train.lr", "2e-3", "--train.epochs", "20", "--train.batch", "3")
-WAYS = (*METHOD, "--evaluation.new-tokens", "24", "--keep.every", "None")
+# ruff: noqa: F811
 
 
-def lines(ledger: Path) -> list[dict]:
-    return [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
-
-
-def write_files(home, folder: Path) -> None:
-    """Rows of the two people who ask, and of the one who stays."""
-    retain = home.file("retain").read_text(encoding="utf-8").splitlines(True)
-    shutil.copy(home.file("forget"), folder / "first.jsonl")
-    (folder / "second.jsonl").write_text("".join(retain[:6]), encoding="utf-8")
-    (folder / "keep.jsonl").write_text("".join(retain[6:]), encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def done(home, fine_tuned_model, tmp_path_factory) -> Path:  # noqa: F811
-    """A folder with a ledger of two requests, both done. Copy it before changing it."""
-    folder = tmp_path_factory.mktemp("requests")
-    write_files(home, folder)
-    ledger = ("--ledger", str(folder / "requests.jsonl"))
-    for name in ("first", "second"):
-        rows = ("--forget", str(folder / f"{name}.jsonl"), "--retain", str(folder / "keep.jsonl"))
-        assert carry_out(("request", "add", *ledger, *rows), folder / "log") == 0
-    code = carry_out(("request", "run", *ledger, "--all", "--model", str(fine_tuned_model), *WAYS), folder / "log")
-    assert code == 0, (folder / "log").read_text()
-    return folder
-
-
-@pytest.fixture
-def copied(done, tmp_path, call) -> Path:
-    """A copy to be changed, in the current folder."""
-    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
-def test_the_second_request_runs_on_the_model_that_the_first_left_and_holds_its_rows(done, fine_tuned_model):  # noqa: F811
+def test_the_second_request_runs_on_the_model_that_the_first_left_and_holds_its_rows(done, fine_tuned_model):
     first, second = lines(done / "requests.jsonl")
     runs = [(done / request["run"] / "run.yaml").read_text() for request in (first, second)]
     assert f"model: {fine_tuned_model}" in runs[0]
@@ -83,7 +46,7 @@ def test_the_ledger_has_no_text_of_any_row(done):
     assert not [piece for piece in pieces if piece in text]
 
 
-def test_verify_finds_the_last_model_clean_and_the_one_before_not(copied, call, fine_tuned_model):  # noqa: F811
+def test_verify_finds_the_last_model_clean_and_the_one_before_not(copied, call, fine_tuned_model):
     assert call("request", "verify").code == 0
     first, second = lines(copied / "requests.jsonl")
     assert call("request", "verify", copied / second["run"]).code == 0  # a run's folder
@@ -95,7 +58,7 @@ def test_verify_finds_the_last_model_clean_and_the_one_before_not(copied, call, 
     assert "knows the rows of 2 of 2 requests" in said.out
 
 
-def test_verify_reads_a_gguf_file(copied, call, fine_tuned_model):  # noqa: F811
+def test_verify_reads_a_gguf_file(copied, call, fine_tuned_model):
     _, second = lines(copied / "requests.jsonl")
     for name, folder in (("clean", copied / second["run"] / "model"), ("leaking", fine_tuned_model)):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -154,7 +117,7 @@ def test_a_request_that_is_not_forgotten_stays_open_and_the_chain_does_not_go_on
     copied,
     call,
     home,
-    fine_tuned_model,  # noqa: F811
+    fine_tuned_model,
 ):
     """Nothing is learned at a rate of 1e-9. The rows of the one who stayed are the third request."""
     last = lines(copied / "requests.jsonl")[-1]["run"]
@@ -170,7 +133,7 @@ def test_a_request_that_is_not_forgotten_stays_open_and_the_chain_does_not_go_on
     assert f"model: {last}/model" in (copied / again["run"] / "run.yaml").read_text()
 
 
-def test_where_an_earlier_request_comes_back_the_run_is_not_taken(copied, call, home, fine_tuned_model):  # noqa: F811
+def test_where_an_earlier_request_comes_back_the_run_is_not_taken(copied, call, home, fine_tuned_model):
     """A third run that is given the first one's rows to keep teaches them again."""
     name = lines(copied / "requests.jsonl")[0]["sha256"][:12]
     call("request", "add", "--forget", home.file("holdout"), "--retain", "first.jsonl")

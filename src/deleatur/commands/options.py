@@ -222,6 +222,12 @@ class Export:
     """List in the card the rows that were to be forgotten; else the rows go by their SHA-256."""
     license: str | None = None
     """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
+    ledger: str | None = None
+    """Ledger of deletion requests (default: the one beside the run or its folder, where there is one)."""
+    audits: tuple[str, ...] = ()
+    """Folders of the requests' audits, beside those that are looked for: audit in a request's run, and runs/audit-NAME."""
+    warn: bool = False
+    """Warn, and say so in the card, where a ledger is against it: a request open or known, its audit missing or bad."""
     push: str | None = None
     """Put the folder on the hub as owner/name; a new one is private."""
 

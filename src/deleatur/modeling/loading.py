@@ -19,7 +19,7 @@ from deleatur.distributed.processes import full_weights, gathered, is_first, wil
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import require_all_read, require_same_settings
+from deleatur.modeling.gguf import mend_ends, require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.quantised import plain_weights
@@ -122,6 +122,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         where |= adapter.revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
+        if name.endswith(".gguf"):
+            mend_ends(Path(name), tokenizer)
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above
