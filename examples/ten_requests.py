@@ -79,13 +79,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/ten"))
-    given = parser.parse_args()
+    given, more = parser.parse_known_args()  # more for deleatur request run
     given.out.mkdir(parents=True, exist_ok=True)
     if not (given.out / "requests.jsonl").exists():
         for rows in write_rows(given.model / "rows", given.out):
             others = ("--retain", "retain.jsonl", "--holdout", "holdout.jsonl")
             deleatur("request", "add", "--forget", rows.name, *others, folder=given.out)
-    code = deleatur("request", "run", "--all", "--model", given.model.resolve(), *OPTIONS, folder=given.out)
+    code = deleatur("request", "run", "--all", "--model", given.model.resolve(), *OPTIONS, *more, folder=given.out)
     print(table(given.out))
     raise SystemExit(code)
 
