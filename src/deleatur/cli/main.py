@@ -33,7 +33,7 @@ from deleatur.commands.options import (
     Score,
 )
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest, read_run
 from deleatur.data.files import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
@@ -126,13 +126,13 @@ def _fail(message: str, code: int) -> None:
 def _forget(args: list[str]) -> None:
     command = _forget_command(args)
     from deleatur.cli.console import show_rows, watch
-    from deleatur.commands.inputs import encode_first
+    from deleatur.commands.retain_rows import first_rows
     from deleatur.commands.unlearn import execute
 
-    if command.show:
-        show_rows(*encode_first(command.run, command.show))
-        return
     with watch() as progress:
+        if command.show:
+            show_rows(*first_rows(command.run, command.show, progress))
+            return
         out = execute(command.run, progress, resume=command.resume)
     _present(out, as_json=command.json)
 
@@ -149,7 +149,7 @@ def _forget_command(args: list[str]) -> Forget:
             raise ConfigError("a run file names its method itself; leave --recipe out, or change --loss and --importance")
     else:
         recipe = peek(args, "--recipe", RECIPES) or "atwu"
-        base = RECIPES[recipe].run(model=missing, **_rows(args))
+        base = RECIPES[recipe].run(model=missing, **(_rows(args) | {"retain": None}))
     loss, importance = peek(args, "--loss", FORGET_LOSSES), peek(args, "--importance", IMPORTANCES)
     pair = {"loss": FORGET_LOSSES[loss]()} if loss else {}
     pair |= {"importance": IMPORTANCES[importance]()} if importance else {}
@@ -206,7 +206,7 @@ def _evaluate_command(args: list[str]) -> Evaluate:
             return Evaluate(**_evaluation_fields(run), tasks=tasks, out=given, resume=True, json="--json" in args)
         if begun:
             raise ConfigError(f"{folder} holds an evaluation; resume with: deleatur evaluate {folder} --resume")
-        run = from_yaml(folder / "run.yaml")
+        run = read_run(folder)
         evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated
         default = Evaluate(**_evaluation_fields(replace(run, model=str(folder / "model"), evaluation=evaluation)))
     command = parse(Evaluate, args, verb="evaluate", default=default)
@@ -238,7 +238,7 @@ def _audited_run(args: list[str]) -> Audit | None:
     given = next(iter(args), "-")
     if given.startswith("-") or not (Path(given) / "run.yaml").is_file():
         return None
-    run = from_yaml(Path(given) / "run.yaml")
+    run = read_run(Path(given))
     return Audit(
         model=given,
         original=run.model,

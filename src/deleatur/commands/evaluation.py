@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of, row_notes
 from deleatur.commands.inputs import encode_sets, reading_notes, require_usable, rows_suite, suite_of
-from deleatur.config.run_config import Run, evaluation_to_yaml, from_yaml
+from deleatur.config.run_config import Run, evaluation_to_yaml, read_run
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.distributed.processes import agree, count, is_first, place_model, start
@@ -135,7 +135,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
         if not (folder / "importance.jsonl").exists():
             raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
         return folder / "importance.jsonl"
-    run = from_yaml(folder / "run.yaml")
+    run = read_run(folder)
     require_no_links(folder)
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
 from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
+from deleatur.commands.retain_rows import keep_rows, lacks_retain, require_subject, with_own_retain
 from deleatur.config.recipes import RECIPES, require_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
@@ -68,13 +69,17 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
             return finish(out)
     run = replace(run, out=str(out))
     session = _session(run, progress, out)
+    if lacks_retain(run):
+        session = with_own_retain(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
-        require_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
         for note in reading_notes(session.rows, run):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
+            if lacks_retain(run):
+                keep_rows(session, out)
+            require_same_rows(out, session.rows)
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
             progress.phase("Writing the run folder")
             write_outcome(outcome, tokenizer, out)
@@ -86,6 +91,8 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     """The model and rows of a run, every input checked."""
     suite = suite_of(run)
     require_trained(suite)
+    if lacks_retain(run):
+        require_subject(run, suite.sets["forget"])
     judge_of(run)  # is it there?
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
@@ -156,7 +163,7 @@ def forget(
     tokenizer: PreTrainedTokenizerBase,
     *,
     forget: Iterable[Mapping[str, object]],
-    retain: Iterable[Mapping[str, object]],
+    retain: Iterable[Mapping[str, object]] | None = None,
     holdout: Iterable[Mapping[str, object]] | None = None,
     recipe: str = "atwu",
     progress: Progress = Progress(),
@@ -172,11 +179,12 @@ def forget(
             whole is trained: the outcome's model is a plain one.
         tokenizer: The model's tokenizer; its chat template is used where it has one.
         forget: Rows to forget, as dicts or a data set, in any form that files may have.
-        retain: Rows to keep, likewise; none may be a forget row too.
+        retain: Rows to keep, likewise; none may be a forget row too. Without them, rows are made from the model's own
+            answers to the forget questions about others and to everyday prompts.
         holdout: Rows that the model never saw, evaluated for comparison.
         recipe: Name of a method in `RECIPES`.
         progress: Callbacks for phases and steps.
-        **settings: Fields of `Run` in place of the recipe's: seed, loss, importance, data, lora, train, guard,
+        **settings: Fields of `Run` in place of the recipe's: seed, subject, loss, importance, data, lora, train, guard,
             evaluation, judge.
 
     Returns:
@@ -190,11 +198,15 @@ def forget(
     require_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(
-        model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
+        model=str(model.name_or_path or type(model).__name__),
+        forget="rows",
+        retain=None if retain is None else "rows",
+        **settings,
     )
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
-    given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
-    sets = rows_of(given, run)
+    given = {"forget": forget, "retain": retain, "holdout": holdout}
+    sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run)
+    require_subject(run, sets["forget"])
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
     start()
@@ -205,13 +217,13 @@ def forget(
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-    return unlearn(session, run, weights=kept)
+    return unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
 
 
 def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], run: Run) -> dict[str, tuple[Example, ...]]:
     """Rows that were handed over, checked."""
     sets = {name: rows_from(rows, name=name, settings=run.data) for name, rows in given.items()}
-    refuse_overlap(sets["forget"], sets["retain"])
+    refuse_overlap(sets["forget"], sets.get("retain", ()))
     return sets
 
 

@@ -231,7 +231,7 @@ def _data_of(run: Run, session: Session) -> dict[str, Any]:
     sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "held": run.held}
     return {
         name: {
-            "source": run.suite or sources[name],
+            "source": run.suite or sources[name] or "the model's own answers before training",
             "sha256": digest(encoded),
             "rows": len(encoded),
             "cut": sum(map(session.encoder.is_cut, encoded)),
