@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "report": _report,
         "export": _export,
         "request": _request,
+        "review": _review,
         "demo": _demo,
         "bench": _bench,
         "compare": _compare,
@@ -291,6 +292,12 @@ def _request(args: list[str]) -> None:
     from deleatur.cli.requests import request
 
     request(args, lambda more: _forget_command(more).run)
+
+
+def _review(args: list[str]) -> None:
+    from deleatur.cli.requests import review
+
+    review(args)
 
 
 def _demo(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`deleatur request`: its actions parsed, and what they found as tables."""
+"""`deleatur request` and `deleatur review`: actions parsed, and what they found as tables."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from deleatur.commands.request_options import (
     RequestRun,
     RequestVerify,
     RequestWithdraw,
+    Review,
 )
 from deleatur.config.run_config import Run, nearest
 from deleatur.data.files import printable
@@ -135,3 +136,19 @@ def print_checks(checked: Sequence[Any]) -> None:
 def _cell(name: str, side: Measured | None) -> str:
     value = None if side is None else side[name]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     return "–" if value is None else f"{value:.2f}" if name == "nll" else percent(value)
+
+
+def review(args: list[str]) -> None:
+    """Serve the page on which words are marked, until it is ended."""
+    command = parse(Review, args, verb="review")
+    from deleatur.commands.review import marking_of, serve
+
+    marking = marking_of(command)
+
+    def begun(address: str) -> None:
+        print(f"Open this address in a browser on this machine; Ctrl-C ends it:\n{address}", flush=True)
+
+    before = marking.out.stat() if marking.out.exists() else None
+    serve(marking, command.port, begun)
+    saved = marking.out.exists() and marking.out.stat() != before
+    print(f"The marks are in {marking.out}." if saved else "Nothing was saved.")

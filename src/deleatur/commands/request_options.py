@@ -95,3 +95,25 @@ class RequestWithdraw:
     """Beginning of the request's hash."""
     ledger: str = LEDGER
     """File of the requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """Mark which words of forget rows must go, or must stay, on a page in your browser that only this machine can open. The
+    marks are saved as `spans` into a new file of rows, which the next run takes."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Folder of a run, whose importance shades the words, or a file of rows."""
+    importance: str | None = None
+    """Importance of the rows, as `deleatur score RUN --rows FILE` writes it (default: the run's)."""
+    out: str | None = None
+    """New file of rows with the marks (default: NAME-reviewed.jsonl in the current folder)."""
+    replace: bool = False
+    """Let --out be a file that is there, be it the rows themselves."""
+    port: int = 0
+    """Port of the page; 0 takes a free one."""
+    data: Data = field(default_factory=Data)
+    """How a file of rows is read."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port < 65536, "port", self.port, "0 to 65535")
