@@ -151,6 +151,7 @@ def make_refuser(arm: Arm) -> None:
     path, settings, lm = arm.folder / "refuser.safetensors", arm.settings, arm.model.lm
     torch.manual_seed(settings.seed)
     add_adapters(lm, Lora(rank=settings.rank, alpha=2 * settings.rank))
+    arm.model.prepare()
     if path.exists():
         missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
         if missing:

@@ -37,8 +37,8 @@ from deleatur.errors import ConfigError
 from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.atomic import write_atomic
 from deleatur.progress import Progress
+from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 ORDER = (ORIGINAL, CONTROL, AUDITED, REFUSER)
 BASE = "base"  # retain rows, before anything is done to a model
 BASE_ROWS = 24
@@ -138,7 +138,7 @@ def _report(
     if not cells:
         found["why"] = f"{min(map(len, asked.values()))} rows can be asked, {LEAST_ROWS} are needed"
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": AUDIT_SCHEMA_VERSION,
         **found,
         "exit": EXITS[found["verdict"]],
         "models": {arm: inputs.model_of(arm) for arm in ORDER},
@@ -164,7 +164,7 @@ def _never_asked(inputs: Inputs) -> list[str]:
 
 
 def _require_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
-    """Write down what the audit is about, or refuse to go on with another."""
+    """Write down what the audit is about, or refuse to resume with another."""
     path, now = folder / "inputs.json", json.loads(json.dumps(_described(inputs) | {"settings": asdict(settings)}))
     if not path.exists():
         write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")

@@ -174,7 +174,7 @@ def _resumed(folder: Path, args: list[str]) -> Forget:
 
 def _require_unchanged(args: list[str]) -> None:
     if more := [a for a in args if a not in ("--resume", "--json")]:
-        raise ConfigError(f"--resume goes on with the run as it is; leave {more[0]} out")
+        raise ConfigError(f"--resume continues the run as it is; leave {more[0]} out")
 
 
 def _evaluate(args: list[str]) -> None:
@@ -193,7 +193,7 @@ def _evaluate(args: list[str]) -> None:
 
 
 def _evaluate_command(args: list[str]) -> Evaluate:
-    """What a run folder, a folder of an evaluation to go on with, or the options alone say."""
+    """What a run folder, a folder of an evaluation to resume, or the options alone say."""
     missing: Any = tyro.MISSING
     default = Evaluate(model=missing, **_rows(args))
     if given := positional(args, flags=("--json", "--resume")):
@@ -206,7 +206,7 @@ def _evaluate_command(args: list[str]) -> Evaluate:
             run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")
             return Evaluate(**_evaluation_fields(run), tasks=tasks, out=given, resume=True, json="--json" in args)
         if begun:
-            raise ConfigError(f"{folder} holds an evaluation; go on with: deleatur evaluate {folder} --resume")
+            raise ConfigError(f"{folder} holds an evaluation; resume with: deleatur evaluate {folder} --resume")
         run = read_run(folder)
         evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated
         default = Evaluate(**_evaluation_fields(replace(run, model=str(folder / "model"), evaluation=evaluation)))

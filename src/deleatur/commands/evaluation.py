@@ -39,7 +39,7 @@ from deleatur.run_folder.writer import (
 )
 from deleatur.types import Encoded, Suite
 
-EVALUATION_FILE = "evaluate.yaml"  # and not run.yaml, so that no verb goes on with another's folder
+EVALUATION_FILE = "evaluate.yaml"  # and not run.yaml, so that no command resumes another's folder
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def _on_device(
 
 
 def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
-    """The folder is this evaluation's; from here on it can be gone on with."""
+    """The folder is this evaluation's; from here on it can be resumed."""
     require_empty(folder)  # another may have been quicker
     write_atomic(folder / EVALUATION_FILE, evaluation_to_yaml(run, tasks))
 
@@ -123,7 +123,7 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
         *row_notes(session, run.evaluation),
         *answer_notes(records["before"], run.evaluation.new_tokens),
     ]
-    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
+    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run).name, "notes": notes}
     return evaluation_of(run, session) | found | lm_eval
 
 

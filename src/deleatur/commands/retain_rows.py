@@ -22,7 +22,8 @@ from deleatur.evaluation.metrics.revealed import piece_of
 from deleatur.evaluation.predictions import Generated, Predictor
 from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.checks import require_known, require_room
-from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress

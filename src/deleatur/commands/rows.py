@@ -20,7 +20,8 @@ from deleatur.evaluation.judges.endpoint import endpoint, read_text
 from deleatur.evaluation.metrics.coherence import LOOPED, looped, repeated
 from deleatur.evaluation.metrics.pieces import STOP_WORDS
 from deleatur.modeling.checks import require_finite
-from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.run_folder.schema import write_lines

@@ -27,7 +27,8 @@ from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
 from deleatur.modeling.dry_run import try_merging, try_saving
-from deleatur.modeling.loading import exact_matmul, load, prepare
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import disable_dropout, exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
 from deleatur.modeling.token_model import TokenModel
@@ -126,7 +127,7 @@ def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
-    """The folder is this run's; from here on it can be gone on with."""
+    """The folder is this run's; from here on it can be resumed."""
     unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))
@@ -211,7 +212,7 @@ def forget(
     start()
     exact_matmul()
     try_the_end(model, None, run)
-    network = TokenModel(prepare(model)).prepare()
+    network = TokenModel(disable_dropout(model)).prepare()
     kept = None if will_shard() else weights_of(network.lm)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
