@@ -8,7 +8,7 @@ os.environ |= {"COLUMNS": "88", "NO_COLOR": "1"}
 
 from deleatur.cli.main import main
 
-VERBS = ("forget", "evaluate", "audit", "score", "report", "export", "demo", "bench", "compare", "methods", "metrics")
+VERBS = ("forget", "evaluate", "audit", "rows", "score", "report", "export", "demo", "bench", "compare", "methods", "metrics")
 
 
 def said(*args: str) -> str:

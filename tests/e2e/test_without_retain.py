@@ -1,4 +1,4 @@
-"""A run without retain rows makes them from the model's own answers, keeps them, says so, and can be repeated and resumed."""
+"""A run without retain rows makes them from the model's answers, keeps them, says so, and can be repeated and resumed."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ Make a language model forget exactly what it must, and nothing else.
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   evaluate a model on rows, without changing it
   audit      ask whether what was to be forgotten comes back, beside controls; exits 0, 1 or 3 by its verdict
+  rows       ask a model what it knows about a name, and write that as rows to forget
   score      show a run's answers, coloured by how much each token matters
   report     write a run's report.html again; with --redact without the rows' texts
   request    keep deletion requests in a ledger: run one after the other, check earlier ones and later models again
