@@ -33,9 +33,9 @@ Make a language model forget exactly what it must, and nothing else.
   methods    list the methods by name, with their papers and settings (recipes is the same)
   metrics    list what is measured, with its direction and meaning
 
-exits 0 when done, 1 when an audit finds a leak, 2 when an input is at fault, 3 when an audit decides nothing, 4 when
-training came to harm and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted (Ctrl-C); the last line says
-what was seen, and how to go on or what to change
+exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is at fault, 3 when an audit
+decides nothing, 4 when training came to harm and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
+(Ctrl-C); the last line says what was seen, and how to go on or what to change
 """
 
 
