@@ -45,7 +45,7 @@ def changed_data(data: Data) -> dict[str, Any]:
 
 def data_of(request: Request) -> Data:
     """The reverse of `changed_data`. Raises DataError for settings that this version does not know."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in request["data"].items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in request["data"].items()}
     try:
         return Data(**values)
     except TypeError as e:

@@ -292,4 +292,7 @@ def _close(request: Request, chain: list[Request], folder: Path, ledger: Path, p
     elif headline.startswith(DONE):
         changes |= {"state": "done", "finished": datetime.now(UTC).isoformat(timespec="milliseconds")}
     entered = _enter(ledger, request, changes)
-    return Attempt(request=entered, checked=(*checked[:-1], Checked(**checked[-1] | {"request": entered})))
+    return Attempt(
+        request=entered,
+        checked=(*checked[:-1], Checked(request=entered, now=checked[-1]["now"], known=checked[-1]["known"])),
+    )

@@ -133,6 +133,8 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
 def handler_of(marking: Marking, token: str) -> type[BaseHTTPRequestHandler]:
     """What answers a request: nothing without the token in its path and this server's own name in its Host header."""
 
+    names = (HOST, "localhost")
+
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "deleatur", ""
 
@@ -171,12 +173,11 @@ def handler_of(marking: Marking, token: str) -> type[BaseHTTPRequestHandler]:
 
         def allowed(self) -> str | None:
             """The path behind the token; None where the request is refused."""
-            port = self.server.server_address[1]
-            names = [f"{name}:{port}" for name in (HOST, "localhost")]
+            hosts = [f"{name}:{self.connection.getsockname()[1]}" for name in names]
             origin = self.headers.get("Origin")
             _, given, *rest = (*self.path.split("?")[0].split("/"), "")
             known = secrets.compare_digest(given.encode(), token.encode())
-            if known and self.headers.get("Host") in names and origin in (None, *(f"http://{name}" for name in names)):
+            if known and self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts)):
                 return "/".join(rest).rstrip("/")
             self.reply(403, "This page is for whoever started it.")
             return None
