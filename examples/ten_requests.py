@@ -3,7 +3,8 @@
     python examples/ten_requests.py models/told-… --out runs/ten
 
 MODEL is the fine-tuned model that `deleatur demo` leaves in models/, with its rows. Ten of the people whom the demo keeps
-ask to be forgotten; the ten others are kept. Made again, it goes on where it was, and prints the table at the end.
+ask to be forgotten. The rows to keep are those of the ten others and of whoever has not asked yet. Made again, it goes on
+where it was, and prints the table at the end.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ STEPS = "--train.batch 4 --train.epochs 7 --train.precision bf16"  # 21 steps
 OPTIONS = f"{STEPS} --evaluation.rows 12 --evaluation.new-tokens 32".split()
 
 
-def write_rows(world: Path, out: Path) -> list[Path]:
-    """A file of rows for each person who asks, and retain.jsonl and holdout.jsonl.
+def write_rows(world: Path, out: Path) -> list[tuple[str, str]]:
+    """Files of rows, and for each person who asks the names of those to forget and to keep.
 
     Each paraphrase is asked once: the two rows of a fact have the same two.
     """
@@ -30,12 +31,14 @@ def write_rows(world: Path, out: Path) -> list[Path]:
     for row in (row for part in rows.values() for row in part):
         row["paraphrases"] = [row["paraphrases"][int(row["id"].rpartition("-")[2])]]
     people = [list(part) for _, part in groupby(rows["retain"], lambda row: row["subject"])]
-    files = {f"request-{number:02}": part for number, part in enumerate(people[:PEOPLE], 1)}
-    kept = rows["forget"] + [row for part in people[PEOPLE:] for row in part]
-    for name, part in (files | {"retain": kept, "holdout": rows["holdout"]}).items():
+    files = {"holdout.jsonl": rows["holdout"]}
+    for number, asks in enumerate(people[:PEOPLE], 1):
+        files[f"request-{number:02}.jsonl"] = asks
+        files[f"retain-{number:02}.jsonl"] = rows["forget"] + [row for part in people[number:] for row in part]
+    for name, part in files.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
-        (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    return [out / f"{name}.jsonl" for name in files]
+        (out / name).write_text(text, encoding="utf-8")
+    return [(name, name.replace("request", "retain")) for name in files if name.startswith("request")]
 
 
 def deleatur(*args: object, folder: Path) -> int:
@@ -82,9 +85,9 @@ def main() -> None:
     given, more = parser.parse_known_args()  # more for deleatur request run
     given.out.mkdir(parents=True, exist_ok=True)
     if not (given.out / "requests.jsonl").exists():
-        for rows in write_rows(given.model / "rows", given.out):
-            others = ("--retain", "retain.jsonl", "--holdout", "holdout.jsonl")
-            deleatur("request", "add", "--forget", rows.name, *others, folder=given.out)
+        for asks, kept in write_rows(given.model / "rows", given.out):
+            rows = ("--forget", asks, "--retain", kept, "--holdout", "holdout.jsonl")
+            deleatur("request", "add", *rows, folder=given.out)
     code = deleatur("request", "run", "--all", "--model", given.model.resolve(), *OPTIONS, *more, folder=given.out)
     print(table(given.out))
     raise SystemExit(code)
