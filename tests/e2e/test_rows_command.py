@@ -148,6 +148,15 @@ def test_a_real_model_that_was_never_trained_knows_nobody_and_says_so_twice_alik
     assert one == other
 
 
+def test_an_interrupt_leaves_no_half_a_file(home, call, monkeypatch, tmp_path):
+    def interrupted(self, questions, samples, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Speaker, "draw", interrupted)
+    assert call("rows", "--model", home.model, "--subject", NAME, "--new-tokens", 2).code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_asked_is_refused(home, refused):
     asked = ("rows", "--model", home.model, "--subject", NAME)
     assert "cannot be read" in refused(*asked, "--questions", "nowhere.txt")

@@ -28,6 +28,7 @@ from deleatur.run_folder.schema import write_lines
 from deleatur.types import Example
 
 HALF = 0.5  # share of an answer's specific words that another answer must have to say the same
+MARGIN = 0.2  # by which the agreement has to be above that of every stranger: of nine answers, two
 COMMON = 0.25  # share of the answers about strangers with a word, over that of the subject's, above which it is not specific
 WRITE = """\
 Write short questions, each on a line of its own and nothing else, that ask for facts about {name}: every question names
@@ -64,8 +65,9 @@ def make_rows(command: Rows, progress: Progress = Progress()) -> list[Finding]:
 
     Every fact is asked in all its wordings, greedily and with samples. It is kept where the answer has words that are said
     of strangers COMMON times as often at most, and at least `threshold` of the model's other answers have half of these
-    words, a larger share than for any stranger. Where nothing is kept, nothing is written. Raises DataError, ConfigError,
-    ModelError.
+    words, a share larger by MARGIN than for any stranger. Where nothing is kept, nothing is written.
+
+    Raises DataError, ConfigError, ModelError.
     """
     out = Path(command.out)
     if out.exists():
@@ -140,7 +142,7 @@ def finding(topic: Topic, said: Mapping[str, Answers], command: Rows) -> Finding
         else:
             null = max(null, _agreement(specific, heard[name]))
     answer = said[subject].greedy[at] if topic.truth is None else topic.truth
-    known = bool(specific) and agreement >= command.threshold and agreement > null
+    known = bool(specific) and agreement >= command.threshold and agreement >= null + MARGIN
     kept = known and max(looped(answer), repeated(answer)) < LOOPED
     question = topic.wordings[at]
     row: dict[str, Any] = {"id": topic.id, "subject": subject, "question": question, "answer": answer}

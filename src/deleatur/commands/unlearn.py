@@ -73,13 +73,13 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
         session = with_own_retain(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
+        if lacks_retain(run):
+            keep_rows(session, out)
+        require_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
         for note in reading_notes(session.rows, run):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
-            if lacks_retain(run):
-                keep_rows(session, out)
-            require_same_rows(out, session.rows)
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
             progress.phase("Writing the run folder")
             write_outcome(outcome, tokenizer, out)
