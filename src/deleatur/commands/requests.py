@@ -71,7 +71,8 @@ def add(command: RequestAdd) -> Request:
         read_rows(str(_required(other)), settings=command.data)
     examples = read_rows(str(rows), settings=command.data)
     sha = digest_rows(examples)
-    others = {n: None if p is None else place_in(ledger, Path(p)) for n, p in _others(command).items()}
+    given = {"retain": command.retain, "holdout": command.holdout}
+    others = {n: None if p is None else place_in(ledger, Path(p)) for n, p in given.items()}
     new = Request(
         sha256=sha,
         rows=place_in(ledger, rows),
@@ -100,10 +101,6 @@ def add(command: RequestAdd) -> Request:
         return same
 
     return change_ledger(ledger, change)
-
-
-def _others(command: RequestAdd) -> dict[str, str | None]:
-    return {"retain": command.retain, "holdout": command.holdout}
 
 
 def _required(path: str) -> Path:
@@ -234,7 +231,7 @@ def _inputs(request: Request, requests: list[Request], ledger: Path, model: str 
     last = _last_run(requests, ledger) if chain else None
     if last is None and model is None:
         raise ConfigError(f"no request in {ledger} is done, so there is no model to go on from; give the first as --model")
-    if last is not None and model not in (None, from_yaml(place_of(ledger, chain[0]["run"] or "") / "run.yaml").model):
+    if last is not None and model is not None and not _is_first(model, place_of(ledger, chain[0]["run"] or "")):
         raise ConfigError(f"{ledger} goes on from the model in {last}; leave --model out")
     rows_of(request, ledger)
     places = {n: None if (p := request[n]) is None else str(place_of(ledger, p)) for n in ("rows", "retain", "holdout")}
@@ -248,6 +245,11 @@ def _inputs(request: Request, requests: list[Request], ledger: Path, model: str 
         out=str(folder),
         data=data_of(request),
     )
+
+
+def _is_first(model: str, run: Path) -> bool:
+    """Did the first run begin with this model? Then the same command is given again."""
+    return (run / "run.yaml").is_file() and from_yaml(run / "run.yaml").model == model
 
 
 def _some(path: Path) -> bool:
