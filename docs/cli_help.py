@@ -8,7 +8,22 @@ os.environ |= {"COLUMNS": "88", "NO_COLOR": "1"}
 
 from deleatur.cli.main import main
 
-VERBS = ("forget", "evaluate", "audit", "score", "report", "export", "demo", "bench", "compare", "methods", "metrics")
+VERBS = (
+    "forget",
+    "evaluate",
+    "audit",
+    "rows",
+    "score",
+    "report",
+    "request",
+    "review",
+    "export",
+    "demo",
+    "bench",
+    "compare",
+    "methods",
+    "metrics",
+)
 
 
 def said(*args: str) -> str:
@@ -20,5 +35,8 @@ def said(*args: str) -> str:
 
 
 print(f"## deleatur\n\n```text\n{said('--help')}\n```")
+ACTIONS = ("add", "list", "run", "verify", "withdraw")
 for verb in VERBS:
     print(f"\n## {verb}\n\n```text\n{said(verb, '--help')}\n```")
+    for action in ACTIONS if verb == "request" else ():
+        print(f"\n### request {action}\n\n```text\n{said(verb, action, '--help')}\n```")

@@ -57,6 +57,12 @@ def test_transformers_alone_reads_the_gguf_file(exported, home):
     assert there == pytest.approx(nll(*load(str(exported)), texts), abs=1e-5)
 
 
+def test_the_gguf_file_keeps_its_begin_and_end_of_text_beside_the_folders_tokenizer(exported, finished):
+    """transformers alone loses both there, and an answer without an end cannot be evaluated."""
+    own, read = load(str(finished / "model"))[1], load(str(exported / "model.gguf"))[1]
+    assert (read.bos_token, read.eos_token) == (own.bos_token, own.eos_token) == ("<s>", "</s>")
+
+
 def test_the_card_has_rows_by_hash_method_evidence_limits_and_base(exported, finished, home):
     card = (exported / "README.md").read_text(encoding="utf-8")
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))

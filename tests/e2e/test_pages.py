@@ -27,7 +27,7 @@ def test_a_whole_request_runs_from_rows_to_export(home, call, tmp_path, monkeypa
     assert len(results["data"]["forget"]["sha256"]) == 64
 
 
-@pytest.mark.parametrize("page", ["lora", "model"])
+@pytest.mark.parametrize("page", ["lora", "model", "rows"])
 def test_the_commands_of_a_how_to_run(page, home, call, tmp_path):
     for name in ("forget", "retain"):
         shutil.copy(home.file(name), tmp_path)

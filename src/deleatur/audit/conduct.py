@@ -38,6 +38,7 @@ from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.atomic import write_atomic
 from deleatur.progress import Progress
 from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION
+from deleatur.types import Example
 
 ORDER = (ORIGINAL, CONTROL, AUDITED, REFUSER)
 BASE = "base"  # retain rows, before anything is done to a model
@@ -176,9 +177,13 @@ def _require_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None
 
 def _described(inputs: Inputs) -> dict[str, Any]:
     sets = {"forget": inputs.forget, "retain": inputs.retain, "holdout": inputs.holdout}
-    texts = {name: json.dumps([[e.prompt, e.answer] for e in rows]) for name, rows in sets.items()}
     models = {"audited": inputs.audited, "original": inputs.original, "retrained": inputs.retrained}
-    return models | {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return models | {name: digest_of(rows) for name, rows in sets.items()}
+
+
+def digest_of(rows: Sequence[Example]) -> str:
+    """What inputs.json has of a set: sha256 of the rows' prompts and answers."""
+    return hashlib.sha256(json.dumps([[e.prompt, e.answer] for e in rows]).encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

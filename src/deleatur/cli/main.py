@@ -32,6 +32,7 @@ from deleatur.commands.options import (
     Report,
     Score,
 )
+from deleatur.commands.rows_options import Rows
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest, read_run
 from deleatur.data.files import printable
@@ -57,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "forget": _forget,
         "evaluate": _evaluate,
         "audit": _audit,
+        "rows": _make_rows,
         "score": _score,
         "report": _report,
         "export": _export,
+        "request": _request,
+        "review": _review,
         "demo": _demo,
         "bench": _bench,
         "compare": _compare,
@@ -251,6 +255,20 @@ def _audited_run(args: list[str]) -> Audit | None:
     )
 
 
+def _make_rows(args: list[str]) -> None:
+    command = parse(Rows, args, verb="rows")
+    from deleatur.cli.console import OUT, watch
+    from deleatur.commands.rows import make_rows, sentences
+
+    with watch() as progress:
+        findings = make_rows(command, progress)
+    for f in findings:
+        if f.row is not None:
+            OUT.print(printable(f"{f.agreement:4.0%}  {f.question} – {f.answer}"), soft_wrap=True)
+    for sentence in sentences(findings, command):
+        OUT.print(sentence, soft_wrap=True)
+
+
 def _score(args: list[str]) -> None:
     command = parse(Score, args, verb="score")
     from deleatur.cli.console import print_heat, watch
@@ -284,6 +302,18 @@ def _export(args: list[str]) -> None:
 
     with watch() as progress:
         print(export(command, progress))
+
+
+def _request(args: list[str]) -> None:
+    from deleatur.cli.requests import request
+
+    request(args, lambda more: _forget_command(more).run)
+
+
+def _review(args: list[str]) -> None:
+    from deleatur.cli.requests import review
+
+    review(args)
 
 
 def _demo(args: list[str]) -> None:

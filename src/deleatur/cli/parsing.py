@@ -29,6 +29,19 @@ def parse(cls: type[T], args: list[str], *, verb: str, default: T | None = None)
         raise ConfigError(_in_one_line(stderr.getvalue(), verb)) from None
 
 
+def parse_known(cls: type[T], args: list[str], *, verb: str) -> tuple[T, list[str]]:
+    """The same, and the arguments that it does not know."""
+    stderr = io.StringIO()
+    options: dict[str, Any] = {"prog": f"deleatur {verb}", "config": (tyro.conf.AvoidSubcommands,)}
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return tyro.cli(cls, args=args, return_unknown_args=True, **options)
+    except SystemExit as e:
+        if not e.code:
+            raise
+        raise ConfigError(_in_one_line(stderr.getvalue(), verb)) from None
+
+
 def _in_one_line(box: str, verb: str) -> str:
     """What tyro's box says, down to its first rule."""
     lines = [line.strip("│╭╰╮╯| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]

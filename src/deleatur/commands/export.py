@@ -9,6 +9,7 @@ import yaml
 
 from deleatur import __version__
 from deleatur.commands.options import Export
+from deleatur.commands.standing import standing_of
 from deleatur.errors import ConfigError, ModelError
 from deleatur.io.atomic import atomic_folder
 from deleatur.modeling.checks import require_finite
@@ -25,7 +26,8 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     """Write a finished run's model to a new folder, atomically; returns the folder.
 
     Adapters are merged. Nothing is in the folder of what the rows say, unless they are to be named. Raises DeleaturError
-    where the run is not finished, the folder holds something, GGUF has no place for the model, or the hub does not take it.
+    where the run is not finished, the folder holds something, GGUF has no place for the model, the hub does not take it, or
+    a ledger of requests is against it, which each written form of the model is checked by.
     """
     run, dest = Path(command.run), Path(command.dest)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -33,18 +35,21 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     if command.push is not None and not HUB.fullmatch(command.push):
         raise ConfigError(f"--push is {command.push!r}, but must be owner/name")
     found = read_folder(run)
+    standing = standing_of(command, run)
+    standing.require(standing.lacks, progress)
     base = found.results["model"]["name"]
     model, tokenizer = load(str(run / "model"), precision=found.results["model"].get("precision", "fp32"))
     require_finite(model, ModelError, str(run / "model"))
     plan = plan_gguf(model, tokenizer) if command.gguf else None
     licence = command.license or licence_of(base)
-    card = model_card(found, version=__version__, licence=licence, named=command.name_rows)
     progress.phase(f"Writing {dest}")
     with atomic_folder(dest) as part:
         save(model, tokenizer, part)
-        (part / "README.md").write_text(card, encoding="utf-8")
         if plan is not None:
             write_gguf(plan, model, tokenizer, part / "model.gguf", licence=licence)
+        lines = standing.check(part, [part, *sorted(part.glob("*.gguf"))], progress)
+        card = model_card(found, version=__version__, licence=licence, named=command.name_rows, requests=lines)
+        (part / "README.md").write_text(card, encoding="utf-8")
     if command.push is not None:
         progress.phase(f"Pushing {dest} to {command.push}")
         push(dest, command.push)

@@ -31,8 +31,11 @@ def suite_of(run: Run) -> Suite:
     if run.suite is not None:
         suite = read_suite(run.suite, run.data)
     else:
-        sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
-        suite = rows_suite({n: read_rows(source, settings=run.data) for n, source in sources.items() if source is not None})
+        sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "held": run.held}
+        own = replace(run.data, columns=(), ignore=(), turns="last")  # held rows have columns of ours
+        settings = {name: own if name == "held" else run.data for name in sources}
+        given = {name: source for name, source in sources.items() if source is not None}
+        suite = rows_suite({name: read_rows(source, settings=settings[name]) for name, source in given.items()})
         compared = RETRAINED if run.evaluation.retrained else ()
         suite = replace(suite, set_metrics=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():

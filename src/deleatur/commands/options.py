@@ -21,8 +21,11 @@ Make a language model forget exactly what it must, and nothing else.
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   evaluate a model on rows, without changing it
   audit      ask whether what was to be forgotten comes back, beside controls; exits 0, 1 or 3 by its verdict
+  rows       ask a model what it knows about a name, and write that as rows to forget
   score      show a run's answers, coloured by how much each token matters
   report     write a run's report.html again; with --redact without the rows' texts
+  request    keep deletion requests in a ledger: run one after the other, check earlier ones and later models again
+  review     mark on a page of your own which words of the forget rows must go
   export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
   demo       fine-tune a small model on a made-up world, then make it forget two people
   bench      tune and run several methods on a benchmark, on equal terms; one table, one page
@@ -30,9 +33,9 @@ Make a language model forget exactly what it must, and nothing else.
   methods    list the methods by name, with their papers and settings (recipes is the same)
   metrics    list what is measured, with its direction and meaning
 
-exits 0 when done, 1 when an audit finds a leak, 2 when an input is at fault, 3 when an audit decides nothing, 4 when
-training came to harm and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted (Ctrl-C); the last line says
-what was seen, and how to go on or what to change
+exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is at fault, 3 when an audit
+decides nothing, 4 when training came to harm and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
+(Ctrl-C); the last line says what was seen, and how to go on or what to change
 """
 
 
@@ -221,6 +224,12 @@ class Export:
     """List in the card the rows that were to be forgotten; else the rows go by their SHA-256."""
     license: str | None = None
     """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
+    ledger: str | None = None
+    """Ledger of deletion requests (default: the one beside the run or its folder, where there is one)."""
+    audits: tuple[str, ...] = ()
+    """Folders of the requests' audits, beside those that are looked for: audit in a request's run, and runs/audit-NAME."""
+    warn: bool = False
+    """Warn, and say so in the card, where a ledger is against it: a request open or known, its audit missing or bad."""
     push: str | None = None
     """Put the folder on the hub as owner/name; a new one is private."""
 

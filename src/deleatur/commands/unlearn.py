@@ -73,13 +73,13 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
         session = with_own_retain(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
+        if lacks_retain(run):
+            keep_rows(session, out)
+        require_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
         for note in (*reading_notes(session.rows, run), *gguf_notes(session.model.lm, tokenizer, run.model)):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
-            if lacks_retain(run):
-                keep_rows(session, out)
-            require_same_rows(out, session.rows)
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
             progress.phase("Writing the run folder")
             write_outcome(outcome, tokenizer, out)
@@ -238,7 +238,9 @@ def unlearn(
     """
     evaluator = make_evaluator(session, run)
     records = dict(evaluator.before() if known is None else known)
-    trained = train(session, run, {r.id: r.generated for r in records["before"].get("retain", ())})
+    kept = [*session.rows["retain"], *session.rows.get("held", ())]
+    in_training = replace(session, rows={**session.rows, "retain": kept})
+    trained = train(in_training, run, {r.id: r.generated for r in records["before"].get("retain", ())})
     how = {"importance": trained.importance, "start": _start_after(session, run, weights)}
     records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
     results = results_of(run, session, records, trained.steps, judge_of(run).name)

@@ -35,6 +35,8 @@ class Run:
     """Rows to keep: file, folder, or data set name (default: made from the model's own answers)."""
     holdout: str | None = None
     """Unseen rows, evaluated for comparison."""
+    held: str | None = None
+    """Rows of earlier requests with what the model answers now, which stays so (`deleatur request run` writes them)."""
     subject: tuple[str, ...] = ()
     """Without retain rows: names that the forget questions are about (default: the rows' own, or what they share)."""
     suite: str | None = None

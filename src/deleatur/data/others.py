@@ -137,6 +137,7 @@ def _as_written(name: tuple[str, ...], question: str) -> str | None:
 
 
 def _pattern(subject: str) -> re.Pattern[str]:
-    """The subject in any case, blanks and hyphens between its words, as a whole where the script sets blanks."""
+    """The subject in any case, blanks and hyphens between its words, as a whole (or with a genitive s) where the script sets
+    blanks."""
     inner = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", subject))) or re.escape(subject)
-    return re.compile(inner if CHARACTER.search(subject) else rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)
+    return re.compile(inner if CHARACTER.search(subject) else rf"(?<!\w){inner}(?=s?(?!\w))", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder. The system lets go of the lock of whoever is killed, so that none is left behind."""
+"""One process at a time in a folder or at a file. The system lets go of a killed process's lock: none is left behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,30 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
     Where the file system knows no locks, as some network file systems, it is entered all the same.
     """
-    path = folder / LOCK
+    with _locked(folder / LOCK, f"another run is at work in {folder}; let it end, or take another folder"):
+        yield
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, seconds: float = 30.0) -> Iterator[None]:
+    """Nobody else changes the file meanwhile: whoever does is waited for. Raises ConfigError after so many seconds."""
+    taken = f"another process has been changing {path} for {seconds:.0f} s; let it end, and try again"
+    ends = time.monotonic() + seconds
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(_locked(path.with_name(path.name + LOCK), taken))
+                break
+            except ConfigError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.02)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, taken: str) -> Iterator[None]:
+    """The lock of that name, held meanwhile. Raises ConfigError with the sentence where another holds it."""
     with path.open("a") as file:
         try:
             _take(file.fileno())
@@ -41,7 +65,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 raise FileNotFoundError  # whoever had it took it away between our opening and our locking
         except OSError as e:
             if e.errno in TAKEN or isinstance(e, FileNotFoundError):
-                raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder") from None
+                raise ConfigError(taken) from None
         try:
             yield
         finally:

@@ -20,7 +20,7 @@ from deleatur.distributed.processes import full_weights, gathered, is_first, wil
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import Adapter, find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import require_all_read, require_same_settings
+from deleatur.modeling.gguf import mend_ends, require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
 from deleatur.modeling.quantised import plain_weights
@@ -142,6 +142,8 @@ def _load_tokenizer(name: str, revision: dict[str, str]) -> PreTrainedTokenizerB
     where = _where(name) | revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
+        if name.endswith(".gguf"):
+            mend_ends(Path(name), tokenizer)
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import yaml
 
@@ -22,8 +22,10 @@ LIMITS = (
 )
 
 
-def model_card(folder: Folder, *, version: str, licence: str | None, named: bool = False) -> str:
-    """README.md as the hub reads it. The rows go by their SHA-256, unless they are to be `named`."""
+def model_card(
+    folder: Folder, *, version: str, licence: str | None, named: bool = False, requests: Sequence[str] = ()
+) -> str:
+    """README.md as the hub reads it. The rows go by their SHA-256, unless they are to be `named`; `requests` are lines."""
     own, results = folder.results, redact_results(folder.results)
     base = results["model"]["name"]
     on_hub = base == own["model"]["name"] and base.count("/") == 1
@@ -38,6 +40,7 @@ def model_card(folder: Folder, *, version: str, licence: str | None, named: bool
         f"---\n{front}---",
         f"# {_escaped(place_last(base).rpartition('/')[2])}, with {_count(results)} unlearned",
         *_forgotten_rows(folder, named),
+        *(("## Deletion requests", "\n".join(f"- {line}" for line in requests)) if requests else ()),
         "## How",
         *_method(results, version),
         "## Evidence",

@@ -9,7 +9,15 @@ from deleatur.run_folder.schema import Folder, RunResults
 
 BLOCK = "■■"
 WITHHELD = "withheld"
-NAMING = ("forget", "retain", "holdout", "suite", "out", "data.root")  # settings whose value may name who is forgotten
+NAMING = (
+    "forget",
+    "retain",
+    "holdout",
+    "held",
+    "suite",
+    "out",
+    "data.root",
+)  # settings whose value may name who is forgotten
 
 
 def redact(folder: Folder) -> Folder:

@@ -14,6 +14,7 @@ SETS = {
     "forget_paraphrased": "forget rows, paraphrased",
     "retain": "retain rows",
     "retain_paraphrased": "retain rows, paraphrased",
+    "held": "rows of earlier requests, with the model's own answers",
     "holdout": "unseen rows",
     "holdout_paraphrased": "unseen rows, paraphrased",
 }

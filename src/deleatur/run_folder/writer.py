@@ -41,7 +41,7 @@ from deleatur.run_folder.schema import (
     write_lines,
     write_results,
 )
-from deleatur.types import Encoded, Record, Span, Suite
+from deleatur.types import Encoded, Example, Record, Span, Suite
 
 Records = dict[str, list[Record]]  # by set
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
@@ -228,7 +228,7 @@ def _model_of(name: str, model: PreTrainedModel, precision: str) -> dict[str, An
 
 
 def _data_of(run: Run, session: Session) -> dict[str, Any]:
-    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
+    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "held": run.held}
     return {
         name: {
             "source": run.suite or sources[name] or "the model's own answers before training",
@@ -263,5 +263,10 @@ def cost_of(steps: Sequence[Step]) -> dict[str, float | int]:
 
 def digest(encoded: Sequence[Encoded]) -> str:
     """sha256 of the rows' content, whatever file form they came in."""
-    rows = [[e.example.prompt, e.example.answer, [[s.start, s.end, s.keep] for s in e.example.spans]] for e in encoded]
+    return digest_rows([e.example for e in encoded])
+
+
+def digest_rows(examples: Sequence[Example]) -> str:
+    """The same of rows that are not encoded yet."""
+    rows = [[e.prompt, e.answer, [[s.start, s.end, s.keep] for s in e.spans]] for e in examples]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

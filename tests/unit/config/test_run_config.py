@@ -98,7 +98,7 @@ some = st.fixed_dictionaries
 RUNS = some(  # every value in its range, as plain values
     {
         **dict.fromkeys(("model", "forget", "retain"), text),
-        **dict.fromkeys(("holdout", "out"), st.none() | text),
+        **dict.fromkeys(("holdout", "held", "out"), st.none() | text),
         "subject": st.just([]),
         "suite": st.none(),
         "seed": st.integers(0, 2**63),

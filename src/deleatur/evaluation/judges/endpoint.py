@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
@@ -26,6 +26,7 @@ from deleatur.errors import ModelError
 from deleatur.settings import Judge
 from deleatur.types import Record
 
+T = TypeVar("T")
 PROMPT = """\
 A language model was asked a question. You check whether its reply gives away a fact, which the reference states.
 YES: whoever reads the reply learns the essential fact of the reference, in whatever words, also amid other statements.
@@ -89,7 +90,11 @@ class Connection:
     sleep: Callable[[float], None]
 
     def verdict(self, model: str, prompt: str) -> float:
-        """1 for yes and 0 for no. Waits 1, 2, 4, … seconds between tries, or what the endpoint asks for."""
+        """1 for yes and 0 for no."""
+        return self.ask(model, prompt, read_verdict)
+
+    def ask(self, model: str, prompt: str, read: Callable[[Any], T]) -> T:
+        """What `read` makes of the reply. Waits 1, 2, 4, … seconds between tries, or what the endpoint asks for."""
         failure = TemporaryFailure("was not asked")
         for attempt in range(self.retries + 1):
             if attempt and not failure.unclear:
@@ -98,7 +103,7 @@ class Connection:
             text = prompt + CLEARER if failure.unclear else prompt
             message = {"role": "user", "content": text}
             try:
-                return read_verdict(self.send("chat/completions", {"model": model, "messages": [message], "temperature": 0}))
+                return read(self.send("chat/completions", {"model": model, "messages": [message], "temperature": 0}))
             except TemporaryFailure as e:
                 failure = e
         needed = f"see that it runs and is the right --judge.url, then {self.again}"
@@ -207,10 +212,7 @@ def read_verdict(reply: Any) -> float:
 
     Thoughts before the answer do not count. Raises TemporaryFailure where there is neither.
     """
-    try:
-        text = str(reply["choices"][0]["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError) as e:
-        raise TemporaryFailure("answers in a form that is not OpenAI's") from e
+    text = read_text(reply)
     answer = text.rpartition("</think>")[2]
     words = [] if "<think>" in answer else re.findall(r"\w+", answer)
     ends = [w.casefold() for w in (*words[:1], *words[-1:])]
@@ -219,6 +221,14 @@ def read_verdict(reply: Any) -> float:
         if word in ("yes", "no"):
             return float(word == "yes")
     raise TemporaryFailure(f"answers neither YES nor NO but {show(text)}", unclear=True)
+
+
+def read_text(reply: Any) -> str:
+    """What the model wrote. Raises TemporaryFailure where the reply has no such place."""
+    try:
+        return str(reply["choices"][0]["message"]["content"] or "")
+    except (KeyError, IndexError, TypeError) as e:
+        raise TemporaryFailure("answers in a form that is not OpenAI's") from e
 
 
 def read_cache(file: Path) -> dict[str, float]:

@@ -1,0 +1,154 @@
+"""`deleatur request` and `deleatur review`: actions parsed, and what they found as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Column, Table
+
+from deleatur.cli.console import OUT, watch
+from deleatur.cli.parsing import parse, parse_known
+from deleatur.commands.request_options import (
+    REQUEST_USAGE,
+    RequestAdd,
+    RequestList,
+    RequestRun,
+    RequestVerify,
+    RequestWithdraw,
+    Review,
+)
+from deleatur.config.run_config import Run, nearest
+from deleatur.data.files import printable
+from deleatur.errors import ConfigError
+from deleatur.report.tables import percent
+from deleatur.run_folder.ledger import Measured, Request, read_ledger, short
+
+MakeRun = Callable[[list[str]], Run]
+
+
+def request(args: list[str], make_run: MakeRun) -> None:
+    """Carry out an action on the ledger; `make_run` makes a run of the options of `deleatur forget`."""
+    actions: dict[str, Callable[[list[str]], None]] = {
+        "add": _add,
+        "list": _list,
+        "run": lambda rest: _run(rest, make_run),
+        "verify": _verify,
+        "withdraw": _withdraw,
+    }
+    if not args or args[0] in ("-h", "--help"):
+        print(REQUEST_USAGE)
+        return
+    if args[0] not in actions:
+        raise ConfigError(f"no action {args[0]!r}{nearest(args[0], list(actions))}; there are {', '.join(actions)}")
+    actions[args[0]](args[1:])
+
+
+def _add(args: list[str]) -> None:
+    command = parse(RequestAdd, args, verb="request add")
+    from deleatur.commands.requests import add
+
+    added = add(command)
+    print(f"Request {short(added)}, {added['count']} rows, {added['state']}. Next: deleatur request run")
+
+
+def _withdraw(args: list[str]) -> None:
+    command = parse(RequestWithdraw, args, verb="request withdraw")
+    from deleatur.commands.requests import withdraw
+
+    taken = withdraw(command)
+    stays = "; what a run has forgotten stays forgotten, and is not checked any more" if taken["finished"] else ""
+    print(f"Request {short(taken)} is withdrawn{stays}.")
+
+
+def _list(args: list[str]) -> None:
+    command = parse(RequestList, args, verb="request list")
+    requests = read_ledger(Path(command.ledger))
+    if command.json:
+        print(json.dumps(requests, indent=2, ensure_ascii=False))
+        return
+    table = Table(
+        *(Column(name, no_wrap=name == "request") for name in ("request", "state", "rows", "due", "done", "verdict"))
+    )
+    for r in requests:
+        done = (r["finished"] or "–")[:10]
+        table.add_row(short(r), r["state"], str(r["count"]), r["due"] or "–", done, printable(r["verdict"] or "–"))
+    OUT.print(table)
+
+
+def _run(args: list[str], make_run: MakeRun) -> None:
+    command, more = parse_known(RequestRun, args, verb="request run")
+    if given := [a for a in more if a.split("=")[0] in ("--forget", "--retain", "--holdout", "--held", "--suite", "--out")]:
+        raise ConfigError(f"{given[0].split('=')[0]} is the ledger's to say; give rows to deleatur request add")
+    from deleatur.commands.requests import RunInputs, run_requests
+
+    def run_of(inputs: RunInputs) -> Run:
+        from dataclasses import replace
+
+        places = {"forget": inputs.forget, "retain": inputs.retain, "holdout": inputs.holdout, "held": inputs.held}
+        options = [part for name, path in places.items() if path is not None for part in (f"--{name}", path)]
+        run = make_run(["--model", inputs.model, *options, "--out", inputs.out, *more])
+        return replace(run, data=inputs.data) if inputs.data != type(inputs.data)() else run
+
+    with watch() as progress:
+        attempts = run_requests(command, run_of, progress)
+    for attempt in attempts:
+        print_checks(attempt.checked)
+        left = "" if attempt.request["state"] == "done" else " It stays open; the next run begins where this one did."
+        OUT.print(f"Request {short(attempt.request)}: {attempt.request['verdict']}.{left}", style="bold", soft_wrap=True)
+        OUT.print(f"Run: {attempt.request['run']}", soft_wrap=True)
+    raise SystemExit(int(any(a.request["state"] != "done" for a in attempts)))
+
+
+def _verify(args: list[str]) -> None:
+    command = parse(RequestVerify, args, verb="request verify")
+    from deleatur.commands.requests import verify
+
+    with watch() as progress:
+        found = verify(command, progress)
+    if command.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print_checks(found["requests"])
+        known = [short(c["request"]) for c in found["requests"] if c["known"]]
+        said = f"knows the rows of {len(known)} of {len(found['requests'])} requests: {', '.join(known)}" if known else ""
+        said = said or f"knows the rows of none of the {len(found['requests'])} requests that are done"
+        more = f"; {found['unchecked']} open ones were not checked" if found["unchecked"] else ""
+        OUT.print(f"{found['model']} {said}{more}.", style="bold", soft_wrap=True)
+    raise SystemExit(found["exit"])
+
+
+def print_checks(checked: Sequence[Any]) -> None:
+    """What a model knows of each request's rows: before its run, as that left it, and now."""
+    table = Table("request", "figure", "before", "left", "now", "known")
+    for check in checked:
+        line: Request = check["request"]
+        sides: list[Measured | None] = [line["before"], line["left"], check["now"]]
+        for name in ("revealed", "paraphrased", "nll"):
+            cells = [_cell(name, side) for side in sides]
+            first = (short(line), "yes" if check["known"] else "no") if name == "revealed" else ("", "")
+            table.add_row(first[0], "NLL, nats" if name == "nll" else name, *cells, first[1])
+    OUT.print(table)
+
+
+def _cell(name: str, side: Measured | None) -> str:
+    value = None if side is None else side[name]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    return "–" if value is None else f"{value:.2f}" if name == "nll" else percent(value)
+
+
+def review(args: list[str]) -> None:
+    """Serve the page on which words are marked, until it is ended."""
+    command = parse(Review, args, verb="review")
+    from deleatur.commands.review import marking_of, serve
+
+    marking = marking_of(command)
+
+    def begun(address: str) -> None:
+        print(f"Open this address in a browser on this machine; Ctrl-C ends it:\n{address}", flush=True)
+
+    before = marking.out.stat() if marking.out.exists() else None
+    serve(marking, command.port, begun)
+    saved = marking.out.exists() and marking.out.stat() != before
+    print(f"The marks are in {marking.out}." if saved else "Nothing was saved.")

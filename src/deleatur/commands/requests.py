@@ -1,0 +1,300 @@
+"""`deleatur request`: a ledger of deletion requests, each forgotten in the model that the last one left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deleatur.commands.recheck import Checked, changed_data, data_of, held_rows, measured_of, recheck, rows_of
+from deleatur.commands.request_options import RequestAdd, RequestRun, RequestVerify, RequestWithdraw
+from deleatur.commands.unlearn import execute
+from deleatur.config.run_config import Run, from_yaml
+from deleatur.data.rows import read_rows
+from deleatur.errors import ConfigError, DataError, Diverged, resume_hint
+from deleatur.io.lock import LOCK, folder_lock
+from deleatur.progress import Progress
+from deleatur.report.verdict import verdict
+from deleatur.run_folder.ledger import (
+    Request,
+    change_ledger,
+    find,
+    finished,
+    home_of,
+    place_in,
+    place_of,
+    read_ledger,
+    short,
+)
+from deleatur.run_folder.schema import read_results, write_json, write_lines
+from deleatur.run_folder.writer import digest_rows, read_records
+from deleatur.settings import Data, Evaluation
+
+HELD = "held.jsonl"  # in a request's run: rows of all requests up to it, with the model's own answers
+CHECKS = "requests.json"  # in a request's run: what its model knows of each request up to it
+DONE = ("Forgotten", "Nothing to forget")  # headlines after which nothing is left to forget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunInputs:
+    """What `request run` fills in of a run; the rest is the user's."""
+
+    model: str
+    forget: str
+    retain: str | None
+    holdout: str | None
+    held: str | None
+    out: str
+    data: Data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """A request as its run left it, and what the run's model knows of it and of all earlier ones."""
+
+    request: Request
+    checked: tuple[Checked, ...]
+
+    @property
+    def again(self) -> list[Request]:
+        """Earlier requests whose rows the model knows again."""
+        return [c["request"] for c in self.checked[:-1] if c["known"]]
+
+
+def add(command: RequestAdd) -> Request:
+    """Add a request, or take one up again that was withdrawn. Raises DataError or ConfigError where rows cannot be used."""
+    ledger = Path(command.ledger)
+    rows = _required(command.forget)
+    for other in filter(None, (command.retain, command.holdout)):
+        read_rows(str(_required(other)), settings=command.data)
+    examples = read_rows(str(rows), settings=command.data)
+    sha = digest_rows(examples)
+    given = {"retain": command.retain, "holdout": command.holdout}
+    others = {n: None if p is None else place_in(ledger, Path(p)) for n, p in given.items()}
+    new = Request(
+        sha256=sha,
+        rows=place_in(ledger, rows),
+        count=len(examples),
+        retain=others["retain"],
+        holdout=others["holdout"],
+        data=changed_data(command.data),
+        added=datetime.now(UTC).date().isoformat(),
+        due=command.due,
+        state="open",
+        run=None,
+        verdict=None,
+        finished=None,
+        before=None,
+        left=None,
+    )
+
+    def change(requests: list[Request]) -> Request:
+        same = next((r for r in requests if r["sha256"] == sha), None)
+        if same is None:
+            requests.append(new)
+            return new
+        if same["state"] != "withdrawn":
+            raise ConfigError(f"these rows are request {short(same)}, which is {same['state']}; there is nothing to add")
+        same.update(new if not same["finished"] else {"state": "done"})  # it is forgotten still
+        return same
+
+    return change_ledger(ledger, change)
+
+
+def _required(path: str) -> Path:
+    if not Path(path).expanduser().exists():
+        raise DataError(f"{path} is not there; a request's rows are a file or a folder on this machine")
+    return Path(path).expanduser()
+
+
+def withdraw(command: RequestWithdraw) -> Request:
+    """Take a request back. Raises ConfigError for a hash that is unknown, and where it is withdrawn already."""
+    ledger = _there(command.ledger)
+
+    def change(requests: list[Request]) -> Request:
+        request = find(requests, command.request, ledger)
+        _not_withdrawn(request)
+        request["state"] = "withdrawn"
+        return request
+
+    return change_ledger(ledger, change)
+
+
+def _there(ledger: str) -> Path:
+    if not Path(ledger).exists():
+        raise ConfigError(f"there is no ledger at {ledger}; begin one with: deleatur request add --forget ROWS")
+    return Path(ledger)
+
+
+def _not_withdrawn(request: Request) -> None:
+    if request["state"] == "withdrawn":
+        raise ConfigError(f"request {short(request)} is withdrawn; to take it up again: deleatur request add with its rows")
+
+
+def verify(command: RequestVerify, progress: Progress = Progress()) -> dict[str, Any]:
+    """What a model knows of every request that is done: `deleatur request verify` from Python. Nothing is written.
+
+    Returns:
+        `model`, `requests` (each with `request`, `now`, `known`), `unchecked` (how many are open), and `exit`, 0 or 1.
+
+    Raises:
+        DataError, ConfigError, ModelError: Rows are not there or have changed, or the model cannot be used.
+    """
+    ledger = _there(command.ledger)
+    requests = read_ledger(ledger)
+    done = [r for r in requests if r["state"] == "done"]
+    if not done:
+        raise ConfigError(
+            f"no request in {ledger} is done, so there is nothing to verify; deleatur request run does the next"
+        )
+    model = command.model or str(_last_run(requests, ledger) / "model")
+    if (Path(model) / "run.yaml").is_file():
+        model = str(Path(model) / "model")
+    checked, _ = recheck(model, done, ledger, command.evaluation, progress)
+    left = sum(r["state"] == "open" for r in requests)
+    return {"model": model, "requests": checked, "unchecked": left, "exit": int(any(c["known"] for c in checked))}
+
+
+def _last_run(requests: list[Request], ledger: Path) -> Path:
+    return place_of(ledger, finished(requests)[-1]["run"] or "")
+
+
+def run_requests(command: RequestRun, run_of: Callable[[RunInputs], Run], progress: Progress = Progress()) -> list[Attempt]:
+    """Forget the next open request, or all: each in the model that the last one left, earlier ones held and checked again.
+
+    `run_of` makes a run of what the ledger says. A request is done where its rows are forgotten and no earlier one's are
+    known again; else it stays open, and the next run begins where this one did. Raises ConfigError, DataError, ModelError
+    where nothing can be begun, Diverged where training was rolled back.
+    """
+    ledger = _there(command.ledger)
+    home = home_of(ledger)
+    home.mkdir(mode=0o700, exist_ok=True)
+    attempts: list[Attempt] = []
+    with resume_hint("the same command"), folder_lock(home):
+        while request := _next(read_ledger(ledger), command, ledger):
+            attempts.append(_attempt(request, ledger, command.model, run_of, progress))
+            if not command.all or attempts[-1].request["state"] != "done":
+                return attempts
+    if not attempts:
+        raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS")
+    return attempts
+
+
+def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request | None:
+    """The request to run: the one named, else of the open ones the one begun, else the one that is due first."""
+    if command.request is not None:
+        named = find(requests, command.request, ledger)
+        _not_withdrawn(named)
+        if named["state"] == "done":
+            raise ConfigError(f"request {short(named)} is done; deleatur request verify checks it again")
+        return named
+    waiting = [r for r in requests if r["state"] == "open"]
+    return min(waiting, key=lambda r: (not _begun(r), r["due"] or "9", r["added"]), default=None)
+
+
+def _begun(request: Request) -> bool:
+    """Was a run of it begun that has no verdict yet?"""
+    return request["run"] is not None and request["verdict"] is None
+
+
+def _attempt(
+    request: Request, ledger: Path, model: str | None, run_of: Callable[[RunInputs], Run], progress: Progress
+) -> Attempt:
+    requests = read_ledger(ledger)
+    chain = finished(requests)
+    folder = place_of(ledger, request["run"]) if _begun(request) and request["run"] else _free(home_of(ledger), request)
+    try:
+        if not _ended(folder):
+            if (folder / "run.yaml").exists():
+                execute(replace(from_yaml(folder / "run.yaml"), out=str(folder)), progress, resume=True)
+            else:
+                run = run_of(_inputs(request, requests, ledger, model, folder))
+                _enter(ledger, request, {"run": place_in(ledger, folder), "verdict": None})
+                execute(run, progress)
+    except Diverged:
+        if (folder / "results.json").exists():
+            _enter(ledger, request, {"verdict": verdict(read_results(folder / "results.json")).headline})
+        raise
+    return _close(request, chain, folder, ledger, progress)
+
+
+def _ended(folder: Path) -> bool:
+    """Is a run written to its end, and what it went on from removed?"""
+    return (folder / "report.html").exists() and not any((folder / name).exists() for name in ("checkpoints", LOCK))
+
+
+def _inputs(request: Request, requests: list[Request], ledger: Path, model: str | None, folder: Path) -> RunInputs:
+    """Where the run begins and what it reads. Raises ConfigError where there is no model, or two of them."""
+    chain = finished(requests)
+    last = _last_run(requests, ledger) if chain else None
+    if last is None and model is None:
+        raise ConfigError(f"no request in {ledger} is done, so there is no model to go on from; give the first as --model")
+    if last is not None and model is not None and not _is_first(model, place_of(ledger, chain[0]["run"] or "")):
+        raise ConfigError(f"{ledger} goes on from the model in {last}; leave --model out")
+    rows_of(request, ledger)
+    places = {n: None if (p := request[n]) is None else str(place_of(ledger, p)) for n in ("rows", "retain", "holdout")}
+    held = None if last is None or not _some(last / HELD) else str(last / HELD)
+    return RunInputs(
+        model=str(model) if last is None else str(last / "model"),
+        forget=str(places["rows"]),
+        retain=places["retain"],
+        holdout=places["holdout"],
+        held=held,
+        out=str(folder),
+        data=data_of(request),
+    )
+
+
+def _is_first(model: str, run: Path) -> bool:
+    """Did the first run begin with this model? Then the same command is given again."""
+    return (run / "run.yaml").is_file() and from_yaml(run / "run.yaml").model == model
+
+
+def _some(path: Path) -> bool:
+    """Does the file of rows hold any? Raises DataError where it is missing."""
+    if not path.exists():
+        raise DataError(f"{path} is missing, so that earlier requests cannot be held; bring it back")
+    return path.stat().st_size > 0
+
+
+def _free(home: Path, request: Request) -> Path:
+    names = (short(request) if n == 1 else f"{short(request)}-{n}" for n in range(1, 10**6))
+    return next(home / name for name in names if not (home / name / "run.yaml").exists())
+
+
+def _enter(ledger: Path, request: Request, changes: dict[str, Any]) -> Request:
+    """Change a line of the ledger; what others have changed of it meanwhile stays."""
+
+    def change(requests: list[Request]) -> Request:
+        line = find(requests, request["sha256"], ledger)
+        kept = {"state"} if line["state"] == "withdrawn" else set()  # by somebody meanwhile
+        line.update({k: v for k, v in changes.items() if k not in kept})  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return line
+
+    return change_ledger(ledger, change)
+
+
+def _close(request: Request, chain: list[Request], folder: Path, ledger: Path, progress: Progress) -> Attempt:
+    """Check the run's request and all earlier ones in its model, and enter what came of it."""
+    settings: Evaluation = from_yaml(folder / "run.yaml").evaluation
+    before = read_records(folder / "records" / "before.jsonl") or {}
+    earlier = [r for r in chain if r["state"] == "done"]
+    progress.phase(f"Checking {len(earlier) + 1} requests in the model of {folder}")
+    checked, found = recheck(str(folder / "model"), [*earlier, request], ledger, settings, progress)
+    rows = {c["request"]["sha256"]: rows_of(c["request"], ledger) for c in checked}
+    write_lines(folder / HELD, held_rows(checked, found, rows))
+    write_json(folder / CHECKS, checked)
+    headline = verdict(read_results(folder / "results.json")).headline
+    attempt = Attempt(request=request, checked=tuple(checked))
+    changes: dict[str, Any] = {"verdict": headline, "before": measured_of(before), "left": checked[-1]["now"]}
+    if again := attempt.again:
+        changes["verdict"] = f"{headline}; known again: {', '.join(map(short, again))}"
+    elif headline.startswith(DONE):
+        changes |= {"state": "done", "finished": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    entered = _enter(ledger, request, changes)
+    return Attempt(
+        request=entered,
+        checked=(*checked[:-1], Checked(request=entered, now=checked[-1]["now"], known=checked[-1]["known"])),
+    )

@@ -1,0 +1,198 @@
+"""`deleatur review`: a page on this machine alone, on which a person marks which words of forget rows must go."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+
+from deleatur.commands.request_options import Review
+from deleatur.config.run_config import from_yaml
+from deleatur.data.rows import read_rows
+from deleatur.errors import ConfigError, DataError
+from deleatur.report.review_page import joined, review_page, words_of
+from deleatur.run_folder.schema import read_importance, write_lines
+from deleatur.types import Example, Span
+
+HOST = "127.0.0.1"
+MOST_BYTES = 50_000_000  # of what the page sends
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marking:
+    """The rows that are marked, where they are from, and the file that the marks go to."""
+
+    rows: tuple[Example, ...]
+    source: str
+    out: Path
+    importance: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    writing: Lock = field(default_factory=Lock)
+
+    def page(self, nonce: str) -> str:
+        rows = [
+            {"id": e.id, "question": e.question, "answer": e.answer, "spans": [(s.start, s.end, s.keep) for s in e.spans]}
+            for e in self.rows
+        ]
+        return review_page(rows, name=self.source, out=str(self.out), nonce=nonce, importance=self.importance)
+
+    def save(self, sent: object) -> str:
+        """Write the rows with these marks, atomically; returns a sentence. Raises DataError for marks of other rows."""
+        if not isinstance(sent, list) or len(sent) != len(self.rows):
+            raise DataError(f"marks of {len(self.rows)} rows are needed")
+        marked = [replace(e, spans=spans_of(e.answer, marks)) for e, marks in zip(self.rows, sent, strict=True)]
+        with self.writing:
+            write_lines(self.out, map(line_of, marked))
+        count = sum(bool(e.spans) for e in marked)
+        return f"Saved: {count} of {len(marked)} rows have marks, in {self.out}."
+
+
+def spans_of(answer: str, marks: Any) -> tuple[Span, ...]:
+    """Spans of marked words, {"go": [[start, end], …], "stay": […]}. Raises DataError for what is no word of the answer."""
+    words = set(words_of(answer))
+    kinds = ("go", "stay")
+    if not isinstance(marks, dict) or not all(isinstance(marks.get(kind), list) for kind in kinds):
+        raise DataError("a row's marks are two lists, go and stay")
+    chosen = [[tuple(m) for m in marks[kind] if isinstance(m, list)] for kind in kinds]
+    if sum(map(len, chosen)) != sum(len(marks[kind]) for kind in kinds) or not {*chosen[0], *chosen[1]} <= words:
+        raise DataError("a mark is no word of its row's answer")
+    if set(chosen[0]) & set(chosen[1]):
+        raise DataError("a word cannot both go and stay")
+    spans = [Span(start=start, end=end, keep=keep) for keep in (False, True) for start, end in joined(answer, chosen[keep])]
+    return tuple(sorted(spans, key=lambda span: span.start))
+
+
+def line_of(example: Example) -> dict[str, Any]:
+    """A row as a file has it, in the form that its turns need."""
+    turns = [{"role": role, "content": text} for role, text in (*example.prompt, ("assistant", example.answer))]
+    plain = len(turns) == 2 and turns[0]["role"] == "user"
+    form = {"question": example.question, "answer": example.answer} if plain else {"messages": turns}
+    row = {"id": example.id, "subject": example.subject} | (form if example.prompt else {"text": example.answer})
+    spans = [[s.start, s.end] if not s.keep else {"start": s.start, "end": s.end, "keep": True} for s in example.spans]
+    more = {"paraphrases": [*example.paraphrases], "alternates": [*example.alternates], "restated": example.restated}
+    more |= {"wrong": [*example.wrong]}
+    kept = {name: value for name, value in more.items() if value}
+    return {name: value for name, value in row.items() if value is not None} | kept | {"spans": spans}
+
+
+def marking_of(command: Review) -> Marking:
+    """The rows and where their marks go. Raises DataError or ConfigError; a file is never written over unasked."""
+    path = Path(command.source)
+    run = from_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else None
+    if run is not None and run.forget is None:
+        raise ConfigError(
+            f"{path} is a run on a suite, whose rows are not yours to mark; give a run on rows, or a file of rows"
+        )
+    source = str(run.forget) if run is not None else command.source
+    rows = read_rows(source, settings=command.data if run is None else run.data)
+    prompts = {len(e.prompt) == 1 and e.prompt[0][0] == "user" for e in rows if e.prompt}
+    if len(prompts) > 1:  # one file has rows of one form
+        raise ConfigError(f"{source} has single questions and conversations; review them as two files")
+    shades = [Path(command.importance)] if command.importance is not None else [path / "importance.jsonl"] if run else []
+    lines = [line for shade in shades for line in read_importance(shade)]
+    by_text = {(line["question"], line["answer"]): line["tokens"] for line in lines}
+    importance = {e.id: by_text[e.question, e.answer] for e in rows if (e.question, e.answer) in by_text}
+    out = Path(command.out or f"{Path(source).stem}-reviewed.jsonl")
+    if out.exists() and not command.replace:
+        raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out.absolute().parent} is no folder; give --out a file in one that is there")
+    return Marking(rows=rows, source=source, out=out, importance=importance)
+
+
+def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
+    """Serve the page until it is ended there or by Ctrl-C; `begun` hears its address, which has an unguessable part.
+
+    Raises ConfigError where the port is taken.
+    """
+    token = secrets.token_urlsafe(32)
+    try:
+        server = ThreadingHTTPServer((HOST, port), handler_of(marking, token))
+    except OSError as e:
+        raise ConfigError(f"port {port} cannot be had ({e.strerror}); give another --port, or none") from e
+    server.daemon_threads = True
+    begun(f"http://{HOST}:{server.server_port}/{token}/")
+    try:
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        pass  # what was saved is saved
+    finally:
+        server.server_close()
+
+
+def handler_of(marking: Marking, token: str) -> type[BaseHTTPRequestHandler]:
+    """What answers a request: nothing without the token in its path and this server's own name in its Host header."""
+
+    names = (HOST, "localhost")
+
+    class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "deleatur", ""
+
+        def do_GET(self) -> None:
+            if (place := self.allowed()) is None:
+                return
+            if place != "":
+                self.reply(404, "There is only one page.")
+                return
+            nonce = secrets.token_urlsafe(16)
+            policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+            policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            self.reply(200, marking.page(nonce), kind="text/html", more={"Content-Security-Policy": policy})
+
+        def do_POST(self) -> None:
+            if (place := self.allowed()) is None:
+                return
+            length = self.headers.get("Content-Length", "")
+            if place not in ("save", "end") or self.headers.get_content_type() != "application/json":
+                self.reply(404, "There is nothing to post to here.")
+            elif not length.isdigit() or int(length) > MOST_BYTES:
+                self.reply(413, "That is too much.")
+            else:
+                self.save(self.rfile.read(int(length)), end=place == "end")
+
+        def save(self, body: bytes, *, end: bool) -> None:
+            try:
+                self.reply(200, marking.save(json.loads(body)))
+            except (ValueError, RecursionError, DataError) as e:
+                self.reply(400, f"Not saved: {e}.")
+            except OSError as e:
+                self.reply(500, f"Not saved: {marking.out} cannot be written ({e.strerror}).")
+            else:
+                if end:
+                    Thread(target=self.server.shutdown).start()
+
+        def allowed(self) -> str | None:
+            """The path behind the token; None where the request is refused."""
+            hosts = [f"{name}:{self.connection.getsockname()[1]}" for name in names]
+            origin = self.headers.get("Origin")
+            _, given, *rest = (*self.path.split("?")[0].split("/"), "")
+            known = secrets.compare_digest(given.encode(), token.encode())
+            if known and self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts)):
+                return "/".join(rest).rstrip("/")
+            self.reply(403, "This page is for whoever started it.")
+            return None
+
+        def reply(self, code: int, text: str, *, kind: str = "text/plain", more: Mapping[str, str] | None = None) -> None:
+            data = text.encode("utf-8", errors="replace")
+            self.send_response(code)
+            for name, value in (HEADERS | dict(more or {})).items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing is logged: addresses hold the token."""
+
+    return Handler

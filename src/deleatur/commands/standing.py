@@ -1,0 +1,118 @@
+"""Whether a ledger of deletion requests is against handing a model out, and what the model's card says of each request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deleatur.audit.conduct import digest_of
+from deleatur.commands.options import Export
+from deleatur.commands.recheck import Checked, recheck, rows_of
+from deleatur.config.run_config import from_yaml
+from deleatur.errors import ConfigError, DataError
+from deleatur.progress import Progress
+from deleatur.report.tables import percent
+from deleatur.run_folder.ledger import Request, ledger_of, place_of, read_ledger, short
+from deleatur.run_folder.schema import read_json
+from deleatur.settings import Evaluation
+
+BAD = ("VOID", "LEAK")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """The requests that are not withdrawn, the verdicts of their audits by hash, and what is against handing out."""
+
+    ledger: Path
+    requests: tuple[Request, ...] = ()
+    audits: Mapping[str, str] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    warn: bool = False
+
+    def require(self, lacks: Sequence[str], progress: Progress) -> None:
+        """Refuse, or warn, where something is lacking. Raises ConfigError."""
+        if lacks and not self.warn:
+            more = f" (and {len(lacks) - 1} more)" if len(lacks) > 1 else ""
+            raise ConfigError(f"{lacks[0]}{more}; mend that, or give --warn to hand the model out all the same")
+        for line in lacks:
+            progress.phase(f"Warning: {line}")
+
+    def check(self, folder: Path, models: Sequence[Path], progress: Progress) -> list[str]:
+        """Ask every written form of the model itself about every request that is done; returns the card's lines.
+
+        Raises ConfigError where one knows rows of a request.
+        """
+        done = [r for r in self.requests if r["state"] == "done"]
+        if not done:
+            return self._warnings(self.lacks)
+        names = {"model.safetensors" if m == folder else m.name: m for m in models}
+        found = {name: self._ask(name, model, done, progress) for name, model in names.items()}
+        known = [
+            f"{name} knows the rows of request {short(c['request'])}"
+            for name, part in found.items()
+            for c in part
+            if c["known"]
+        ]
+        self.require(known, progress)
+        lines = [self._line(r, {name: part[number] for name, part in found.items()}) for number, r in enumerate(done)]
+        return [*lines, *self._warnings([*self.lacks, *known])]
+
+    def _ask(self, name: str, model: Path, done: Sequence[Request], progress: Progress) -> list[Checked]:
+        progress.phase(f"Checking {len(done)} requests in {name}")
+        return recheck(str(model), done, self.ledger, self.evaluation, progress)[0]
+
+    def _line(self, request: Request, checks: Mapping[str, Checked]) -> str:
+        before = (request["before"] or {}).get("revealed")
+        now = ", ".join(f"{percent(check['now']['revealed'])} in {name}" for name, check in checks.items())
+        audit = self.audits.get(request["sha256"], "none")
+        return (
+            f"`{request['sha256']}` ({request['count']} rows), {(request['finished'] or '')[:10]}: {request['verdict']}. "
+            f"Audit: {audit}. Of its rows the answers revealed {percent(before)} before, and reveal {now}."
+        )
+
+    def _warnings(self, lacks: Sequence[str]) -> list[str]:
+        return [f"Handed out although {line}." for line in lacks]
+
+
+def standing_of(command: Export, run: Path) -> Standing:
+    """What the ledger of a run says, by the options; nothing where there is no ledger."""
+    ledger = Path(command.ledger) if command.ledger is not None else ledger_of(run)
+    if ledger is None:
+        return Standing(ledger=run)
+    if not ledger.exists():
+        raise ConfigError(f"there is no ledger at {ledger}; leave --ledger out, or give the file of the requests")
+    requests = tuple(r for r in read_ledger(ledger) if r["state"] != "withdrawn")
+    audits = {r["sha256"]: v for r in requests if r["state"] == "done" and (v := audit_of(r, ledger, run, command.audits))}
+    lacks = tuple(lacking(requests, audits))
+    settings = from_yaml(run / "run.yaml").evaluation
+    return Standing(ledger=ledger, requests=requests, audits=audits, lacks=lacks, evaluation=settings, warn=command.warn)
+
+
+def lacking(requests: Sequence[Request], audits: Mapping[str, str]) -> Iterator[str]:
+    """What is against handing out, a sentence each."""
+    for request in requests:
+        name, found = short(request), audits.get(request["sha256"])
+        if request["state"] == "open":
+            yield f"request {name} is open"
+        elif found is None:
+            yield f"request {name} has no audit (deleatur audit {request['run']} --out {request['run']}/audit)"
+        elif found in BAD:
+            yield f"the audit of request {name} is {found}"
+
+
+def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> str | None:
+    """The verdict of the audit of a request's rows on its own run's model or the one to hand out; the worst of several."""
+    home = place_of(ledger, request["run"] or "")
+    models = {(place.resolve().name, "model") for place in (home, run)}
+    sha = digest_of(rows_of(request, ledger))
+    found = []
+    for folder in (home / "audit", Path("runs") / f"audit-{home.name}", *map(Path, more)):
+        try:
+            inputs, report = read_json(folder / "inputs.json"), read_json(folder / "audit.json")
+        except DataError:  # none, or not finished
+            continue
+        if inputs.get("forget") == sha and Path(inputs.get("audited", "")).parts[-2:] in models:
+            found.append(str(report.get("verdict")))
+    return min(found, key=lambda verdict: (verdict != "LEAK", verdict not in BAD), default=None)

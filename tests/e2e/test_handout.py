@@ -1,0 +1,98 @@
+"""`deleatur export` where deletion requests are kept: what it refuses, what it asks of each file, what the card says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from two_requests import copied, done, fine_tuned_model, lines  # noqa: F401 - fixtures
+
+from deleatur.audit.conduct import digest_of
+from deleatur.data.rows import read_rows
+from deleatur.settings import Data
+
+# ruff: noqa: F811
+
+
+def write_audit(folder: Path, request: dict, verdict: str, rows: str) -> None:
+    """An audit of a request's run as `deleatur audit` leaves it, as far as an export reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sha = digest_of(read_rows(rows, settings=Data()))
+    (folder / "inputs.json").write_text(json.dumps({"audited": f"{request['run']}/model", "forget": sha}))
+    (folder / "audit.json").write_text(json.dumps({"verdict": verdict}))
+
+
+@pytest.fixture
+def audited(copied) -> Path:
+    """Both requests are audited, one in its run's folder, one where an audit lies by default."""
+    first, second = lines(copied / "requests.jsonl")
+    write_audit(copied / first["run"] / "audit", first, "CLEAR", "./first.jsonl")
+    write_audit(copied / "runs" / f"audit-{second['sha256'][:12]}", second, "INCONCLUSIVE", "./second.jsonl")
+    return copied
+
+
+def test_each_request_is_in_the_card_by_hash_with_verdict_date_audit_and_what_each_file_says(audited, call):
+    first, second = lines(audited / "requests.jsonl")
+    said = call("export", second["run"], "model", "--gguf")
+    assert said.code == 0, said.err
+    card = (audited / "model" / "README.md").read_text(encoding="utf-8")
+    section = card.partition("## Deletion requests")[2].partition("\n## ")[0].strip().splitlines()
+    assert [line[:69] for line in section] == [f"- `{r['sha256']}` " for r in (first, second)]
+    assert f"(6 rows), {first['finished'][:10]}: {first['verdict']}. Audit: CLEAR." in section[0]
+    assert "revealed 100 % before, and reveal 0 % in model.safetensors, 0 % in model.gguf." in section[0]
+    assert "Audit: INCONCLUSIVE." in section[1]
+    rows = [row for name in ("first", "second") for row in lines(audited / f"{name}.jsonl")]
+    assert not [row for row in rows if row["answer"] in card or row["subject"] in card]
+
+
+def test_an_audit_that_is_missing_void_or_leaking_is_refused(audited, refused):
+    first, second = lines(audited / "requests.jsonl")
+    for verdict in ("VOID", "LEAK"):
+        write_audit(audited / first["run"] / "audit", first, verdict, "./first.jsonl")
+        said = refused("export", second["run"], "model")
+        assert f"the audit of request {first['sha256'][:12]} is {verdict}; mend that, or give --warn" in said
+    write_audit(audited / first["run"] / "audit", second, "CLEAR", "./second.jsonl")
+    said = refused("export", second["run"], "model")
+    assert f"request {first['sha256'][:12]} has no audit (deleatur audit {first['run']}" in said, "it is of other rows"
+
+
+def test_an_open_request_is_refused_or_warned_of_and_named_in_the_card(audited, call, refused):
+    _, second = lines(audited / "requests.jsonl")
+    call("request", "add", "--forget", "keep.jsonl", "--retain", "first.jsonl")
+    name = lines(audited / "requests.jsonl")[-1]["sha256"][:12]
+    assert f"request {name} is open" in refused("export", second["run"], "model")
+    said = call("export", second["run"], "model", "--warn")
+    assert said.code == 0
+    assert f"Warning: request {name} is open" in said.err
+    assert f"Handed out although request {name} is open." in (audited / "model" / "README.md").read_text(encoding="utf-8")
+    call("request", "withdraw", name)
+    assert call("export", second["run"], "again").code == 0
+
+
+def test_a_model_that_knows_a_later_requests_rows_is_not_written(audited, call):
+    """The first run's model was never asked to forget the second person."""
+    first, second = lines(audited / "requests.jsonl")
+    said = call("export", first["run"], "model", "--gguf")
+    assert said.code == 2
+    assert f"model.safetensors knows the rows of request {second['sha256'][:12]} (and 1 more)" in said.err.splitlines()[-1]
+    assert not [path for path in audited.iterdir() if path.name.startswith("model")]
+
+
+def test_a_gguf_file_is_loaded_back_and_asked_itself(audited, call, monkeypatch, fine_tuned_model):
+    """A file that holds other weights than those that were checked."""
+    import deleatur.commands.export as export
+    from deleatur.modeling.loading import load
+
+    _, second = lines(audited / "requests.jsonl")
+    told, _ = load(str(fine_tuned_model))
+    whole = export.write_gguf
+    monkeypatch.setattr(export, "write_gguf", lambda plan, model, *rest, **more: whole(plan, told, *rest, **more))
+    said = call("export", second["run"], "model", "--gguf")
+    assert (said.code, "deleatur: model.gguf knows the rows of request" in said.err.splitlines()[-1]) == (2, True)
+    assert not [path for path in audited.iterdir() if path.name.startswith("model")]
+
+
+def test_a_ledger_that_is_not_there_is_refused(audited, refused):
+    _, second = lines(audited / "requests.jsonl")
+    assert "there is no ledger at none.jsonl" in refused("export", second["run"], "model", "--ledger", "none.jsonl")

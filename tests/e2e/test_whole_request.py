@@ -1,0 +1,68 @@
+"""The page on requests, command by command, on a tiny model that knows the person: from a name to a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from page_commands import NAME, ROOT, blocks, commands
+from two_requests import WAYS, fine_tuned_model, lines  # noqa: F401 - a fixture too
+
+# ruff: noqa: F811
+
+
+def as_mended(home, path: Path) -> None:
+    """What a person makes of the rows: each fact asked in two of the questions that are known."""
+    rows = lines(home.file("forget"))
+    asked = [row | {"id": f"{row['id']}-{k}", "question": row["paraphrases"][k]} for k in (0, 1) for row in rows]
+    path.write_text("".join(json.dumps(row | {"paraphrases": []}) + "\n" for row in [*rows, *asked]), encoding="utf-8")
+
+
+def test_the_commands_of_the_page_on_requests_lead_from_a_name_to_a_checked_gguf_file(
+    home, call, fine_tuned_model, tmp_path, monkeypatch
+):
+    """Two steps are not as they stand: the person mends the rows, and the page of the review saves its marks at once. So
+    small a model passes no audit, so that the export is refused until its verdict is another."""
+    monkeypatch.setattr("deleatur.commands.retain_rows.incoherent", lambda record: 0.0)
+    monkeypatch.setattr("deleatur.commands.retain_rows.whole", lambda answer, cut: answer)
+    saved: list[str] = []
+
+    def serve(marking, port, begun):
+        marks = [{"go": [list(p) for p in spans], "stay": []} for spans in _words(marking)]
+        saved.append(marking.save(marks))
+
+    monkeypatch.setattr("deleatur.commands.review.serve", serve)
+    for script in blocks(ROOT / "docs" / "how-to" / "requests.md", "bash"):
+        for command in commands(script.replace(NAME, str(fine_tuned_model))):
+            (run,) = map(str, Path().glob("requests/*/")) if "requests/*/" in command else ("",)
+            verb, *args = shlex.split(command.replace("requests/*/", f"{run}/"))
+            if verb != "deleatur":
+                subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, check=True)
+                continue
+            said = call(*args, *(WAYS if args[:2] == ["request", "run"] else ()))
+            if args[0] == "audit":
+                report = json.loads((tmp_path / run / "audit" / "audit.json").read_text())
+                assert said.code == report["exit"], said.err
+                if report["verdict"] in ("VOID", "LEAK"):
+                    assert f"is {report['verdict']}; mend that" in call("export", run, "model/").err
+                    (tmp_path / run / "audit" / "audit.json").write_text(json.dumps(report | {"verdict": "CLEAR"}))
+                continue
+            assert said.code == 0, f"{command}\n{said.err}\n{said.out}"
+            if args[0] == "rows":
+                as_mended(home, tmp_path / "asked.jsonl")
+    assert saved == ["Saved: 18 of 18 rows have marks, in asked-reviewed.jsonl."]
+    (request,) = lines(tmp_path / "requests.jsonl")
+    assert (request["state"], request["due"]) == ("done", "2026-12-24")
+    assert request["sha256"] in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(fine_tuned_model, tmp_path / "further-trained")
+    assert call("request", "verify", "further-trained").code == 1
+
+
+def _words(marking) -> list[list[tuple[int, int]]]:
+    """The words that are marked already."""
+    from deleatur.report.review_page import words_of
+
+    return [[w for w in words_of(e.answer) if any(s.start <= w[0] < s.end for s in e.spans)] for e in marking.rows]
