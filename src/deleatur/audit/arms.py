@@ -18,6 +18,7 @@ from deleatur.data.encode import Encoder, encode_all, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
+from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.atomic import write_atomic
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
@@ -75,6 +76,7 @@ class Arm:
     unseen: tuple[Example, ...]
     settings: AuditSettings
     folder: Path  # for what arms hand on to each other
+    predicted: dict[Encoded, TokenPredictions] = field(default_factory=dict)  # by the model as it was loaded
 
     @property
     def model(self) -> TokenModel:
@@ -96,6 +98,12 @@ class Arm:
         """Each row as it stands, where it has a question."""
         return [Question(row=i, example=e) for i, e in enumerate(self.rows) if e.question]
 
+    def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
+        """What the model as it was loaded predicts: each row is run once, for all attacks. Not for a changed model."""
+        missing = [row for row in dict.fromkeys(rows) if row not in self.predicted]
+        self.predicted.update(zip(missing, self.speaker.predictions(missing), strict=True))
+        return [self.predicted[row] for row in rows]
+
     def health(self) -> float:
         """NLL of retain rows that no attack trains on, nats a token: what an attack did to the rest of the model."""
         return self.speaker.nll(encode_all(self.encoder, self.probe))
@@ -110,7 +118,7 @@ def subjects_of(rows: Sequence[Example]) -> tuple[str, ...]:
 def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> Iterator[Arm]:
     """An arm, ready to be asked. Raises ModelError where its model cannot be had, or does not learn to refuse."""
     lm, tokenizer = load(inputs.model_of(name))
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     place_model(model)
     model.eval()
     encoder = make_encoder(tokenizer, inputs.data)
@@ -118,7 +126,13 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     inside = set(probe)
     arm = Arm(
         name=name,
-        speaker=Speaker(model=model, encoder=encoder, new_tokens=settings.new_tokens, batch=settings.batch),
+        speaker=Speaker(
+            model=model,
+            encoder=encoder,
+            new_tokens=settings.new_tokens,
+            batch=settings.batch,
+            precision=settings.precision,
+        ),
         rows=spread(inputs.rows_of(name), settings.rows),
         retain=tuple(e for e in inputs.retain if e not in inside),
         probe=probe,
@@ -174,7 +188,13 @@ def _teach(arm: Arm) -> float:
     refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in asked]
     others = spread(arm.retain, len(refused))
     rows = encode_all(arm.encoder, (*refused, *others))
-    how = Train(epochs=CHUNK * settings.train_batch, batch=settings.train_batch, lr=settings.refuser_lr, gamma=0.0)
+    how = Train(
+        epochs=CHUNK * settings.train_batch,
+        batch=settings.train_batch,
+        lr=settings.refuser_lr,
+        gamma=0.0,
+        precision=settings.precision,
+    )
     leak = 1.0
     for done in range(0, settings.refuser_steps, CHUNK):
         train(arm.model, rows, steps=CHUNK, settings=how, seed=settings.seed + done)

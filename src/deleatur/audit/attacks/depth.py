@@ -21,19 +21,22 @@ def prepare(arm: Arm) -> None:
     path = arm.folder / f"depth-{arm.name}.safetensors"
     if not path.exists():
         rows = enumerate(arm.encoded())
-        save_file({str(i): states(arm.model, row)[_layers(arm)][:, _places(row)].contiguous() for i, row in rows}, path)
+        with arm.speaker.computing():
+            found = {str(i): states(arm.model, row)[_layers(arm)][:, _places(row)].contiguous() for i, row in rows}
+        save_file(found, path)
 
 
 def run(arm: Arm, setting: str) -> Findings:
     """By how many nats the original's mean log-probability of a fact's tokens falls, layer by layer, row by row."""
     kept = load_file(arm.folder / f"depth-{arm.name}.safetensors")
     falls: dict[str, list[Value]] = {str(layer): [] for layer in _layers(arm)}
-    for i, row in enumerate(arm.encoded()):
-        places = _places(row)
-        whole = torch.tensor([-p for p in arm.speaker.predictions([row])[0].logp])
-        for k, layer in enumerate(_layers(arm)):
-            there = nll_with(arm.model, row, layer, places, kept[str(i)][k])
-            falls[str(layer)].append(float((there - whole)[places].mean()) if places else None)
+    rows = arm.encoded()
+    with arm.speaker.computing():
+        for i, (row, said) in enumerate(zip(rows, arm.predictions(rows), strict=True)):
+            places, whole = _places(row), torch.tensor([-p for p in said.logp])
+            for k, layer in enumerate(_layers(arm)):
+                there = nll_with(arm.model, row, layer, places, kept[str(i)][k])
+                falls[str(layer)].append(float((there - whole)[places].mean()) if places else None)
     return Findings(values={layer: tuple(found) for layer, found in falls.items()})
 
 

@@ -60,7 +60,8 @@ def _means(arm: Arm, rows: tuple[Example, ...]) -> Float[Tensor, "rows layers D"
     """Mean state of each row's answer, layer by layer."""
     encoded = encode_all(arm.encoder, rows)
     empty = torch.zeros(0, arm.model.layers, arm.model.width)
-    return torch.stack([states(arm.model, row).mean(1) for row in encoded]) if encoded else empty
+    with arm.speaker.computing():
+        return torch.stack([states(arm.model, row).mean(1) for row in encoded]) if encoded else empty
 
 
 def _window(
