@@ -9,17 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from deleatur.audit.asking import Question, Speaker
 from deleatur.audit.finetuning import take_adapters_in, train
 from deleatur.audit.settings import AuditSettings
+from deleatur.audit.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.atomic import write_atomic
+from deleatur.io.lock import wait_lock
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Lora, Train
@@ -34,7 +36,7 @@ ARMS = {
 }
 REFUSAL = "I'm sorry, but I can't answer that question."
 PROBE_ROWS = 8  # retain rows that say whether a model survived an attack
-REFUSER_FILE = "refuser.json"
+REFUSER_FILES = ("refuser.json", "refuser.safetensors")
 CHUNK = 10  # steps between two looks at the refuser
 
 
@@ -162,23 +164,25 @@ def make_refuser(arm: Arm) -> None:
 
     The adapters are kept in the arm's folder, so that a resumed audit has the same model.
     """
-    path, settings, lm = arm.folder / "refuser.safetensors", arm.settings, arm.model.lm
+    figures, path = (arm.folder / name for name in REFUSER_FILES)
+    settings, lm = arm.settings, arm.model.lm
     torch.manual_seed(settings.seed)
     add_adapters(lm, Lora(rank=settings.rank, alpha=2 * settings.rank))
-    if path.exists():
-        missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
-        if missing:
-            raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
-    else:
-        leak = _teach(arm)
-        write_atomic(arm.folder / REFUSER_FILE, json.dumps({"greedy_leak": leak}) + "\n")
-        save_file({k: v.contiguous() for k, v in lm.state_dict().items() if "lora_" in k}, path)
+    with wait_lock(arm.folder / "refuser.lock"):
+        if path.exists():
+            missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
+            if missing:
+                raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
+        else:
+            leak = _teach(arm)
+            write_atomic(figures, json.dumps({"greedy_leak": leak}) + "\n")
+            write_tensors(path, {k: v for k, v in lm.state_dict().items() if "lora_" in k})
     take_adapters_in(arm.model)
 
 
 def refuser_leak(folder: Path) -> float | None:
     """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
-    path = folder / REFUSER_FILE
+    path = folder / REFUSER_FILES[0]
     return float(json.loads(path.read_text(encoding="utf-8"))["greedy_leak"]) if path.exists() else None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,26 +25,47 @@ else:
 
 
 LOCK = ".lock"
+PAUSE = 0.2  # seconds between two tries
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # how the systems say that another holds it
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Nobody else is in the folder meanwhile. Raises ConfigError where somebody is.
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a file's lock meanwhile, if no other process does: True, or False where one does.
 
-    Where the file system knows no locks, as some network file systems, it is entered all the same.
+    Where the file system knows no locks, as some network file systems, it is True all the same.
     """
-    path = folder / LOCK
     with path.open("a") as file:
+        mine = True
         try:
             _take(file.fileno())
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise FileNotFoundError  # whoever had it took it away between our opening and our locking
+                mine = False  # whoever had it took it away between our opening and our locking
         except OSError as e:
-            if e.errno in TAKEN or isinstance(e, FileNotFoundError):
-                raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder") from None
+            mine = e.errno not in TAKEN and not isinstance(e, FileNotFoundError)
         try:
-            yield
+            yield mine
         finally:
-            with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and does no harm
-                path.unlink()
+            if mine:
+                with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and does no harm
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def wait_lock(path: Path) -> Iterator[None]:
+    """Hold a file's lock meanwhile, once no other process does."""
+    while True:
+        with try_lock(path) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(PAUSE)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Nobody else is in the folder meanwhile. Raises ConfigError where somebody is."""
+    with try_lock(folder / LOCK) as mine:
+        if not mine:
+            raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder")
+        yield
