@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deleatur.audit.arms import ARMS, CONTROL, Inputs, refuser_leak, spread, subjects_of
+from deleatur.audit.arms import ARMS, Inputs, refuser_leak, spread, subjects_of
 from deleatur.audit.cells import Cell, path_of, read_cell
 from deleatur.audit.controls import require_same, take_controls
 from deleatur.audit.judgement import judge_attacks
 from deleatur.audit.scoring import Rules, judged
 from deleatur.audit.settings import AuditSettings
 from deleatur.audit.verdicts import EXITS, LEAST_ROWS
-from deleatur.audit.work import ORDER, Work, plan
+from deleatur.audit.work import ORDER, Work, is_askable, plan
 from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
@@ -42,7 +42,7 @@ def conduct(
     with wait_lock(folder / "inputs.lock"):
         require_same(folder, inputs, settings)
     jobs, left_out = plan(inputs, settings)
-    if min(len(inputs.forget), len(inputs.rows_of(CONTROL))) < LEAST_ROWS:
+    if not is_askable(inputs):
         jobs = []
     work = Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress)
     if controls is not None:

@@ -13,7 +13,7 @@ from deleatur.audit.arms import AUDITED, CONTROL, REFUSER_FILES, Inputs
 from deleatur.audit.attacks import ATTACKS
 from deleatur.audit.cells import path_of
 from deleatur.audit.settings import AuditSettings
-from deleatur.audit.work import Job, Work, plan
+from deleatur.audit.work import Job, Work, is_askable, plan
 from deleatur.errors import ConfigError
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
@@ -40,7 +40,8 @@ def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progres
     with wait_lock(folder / "inputs.lock"):
         require_same(folder, inputs, settings)
     jobs = [job for job in plan(inputs, settings)[0] if _is_control(job, inputs)]
-    Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress).finish()
+    if is_askable(inputs):
+        Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress).finish()
 
 
 def take_controls(source: Path, work: Work) -> None:

@@ -14,6 +14,7 @@ from deleatur.audit.attacks import ATTACKS
 from deleatur.audit.attacks.table import Findings, both_forms
 from deleatur.audit.cells import Cell, path_of, write_cell
 from deleatur.audit.settings import AuditSettings
+from deleatur.audit.verdicts import LEAST_ROWS
 from deleatur.data.encode import encode_all
 from deleatur.io.lock import try_lock
 from deleatur.progress import Progress
@@ -65,6 +66,11 @@ def plan(inputs: Inputs, settings: AuditSettings) -> tuple[list[Job], list[str]]
         jobs += [Job(attack=name, arm=arm, setting=s) for arm in arms for s in attack.settings(settings)]
     left_out += [f"{name}: it was not asked for" for name in ATTACKS if name not in settings.attacks]
     return jobs, left_out
+
+
+def is_askable(inputs: Inputs) -> bool:
+    """Are there rows enough to say anything at all?"""
+    return min(len(inputs.forget), len(inputs.rows_of(CONTROL))) >= LEAST_ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
