@@ -32,7 +32,8 @@ from deleatur.data.encode import make_encoder
 from deleatur.data.suites import read_suite
 from deleatur.evaluation.predictions import ends, likelihood_pass, other_answers
 from deleatur.modeling.generation import greedy
-from deleatur.modeling.loading import DTYPES, exact_matmul, load
+from deleatur.modeling.loading import DTYPES, load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data
 from deleatur.types import Encoded

@@ -30,7 +30,8 @@ from deleatur.data.encode import make_encoder
 from deleatur.evaluation.predictions import likelihood_pass, make_record
 from deleatur.importance import Uniform
 from deleatur.losses import GradientDifference
-from deleatur.modeling.loading import DTYPES, exact_matmul, save
+from deleatur.modeling.loading import DTYPES, save
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.run_folder.writer import write_records

@@ -35,7 +35,7 @@ import torch
 from step import SHAPES, Case, ours, rows
 
 from deleatur.data.batches import collate
-from deleatur.modeling.loading import exact_matmul
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import ENTRIES
 
 RANK, TOKENS, ROW, SCORED = 16, 2048, 256, 0.58

@@ -31,7 +31,8 @@ from deleatur.data.batches import collate
 from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import NPO, GradientDifference
-from deleatur.modeling.loading import DTYPES, add_adapters, checkpoint_activations, exact_matmul
+from deleatur.modeling.loading import DTYPES, add_adapters, checkpoint_activations
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.reference import make_reference
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step

@@ -13,7 +13,7 @@ from step import CASES, ours, rows
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from deleatur.data.batches import collate
-from deleatur.modeling.loading import exact_matmul
+from deleatur.modeling.patches import exact_matmul
 
 SHOWN = 12
 

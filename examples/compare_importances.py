@@ -23,7 +23,8 @@ from deleatur.config.run_config import Run
 from deleatur.evaluation.metrics.agreement import roc_auc
 from deleatur.importance import SEUL, Contrast, Novelty, SUNgram, TokenUnlearn
 from deleatur.importance.novelty import novelty
-from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.reference import likelihoods, start_of
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Start

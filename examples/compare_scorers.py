@@ -25,7 +25,8 @@ from deleatur.data.world import make_world
 from deleatur.evaluation.metrics.agreement import agreement
 from deleatur.evaluation.predictions import likelihood_pass, make_record
 from deleatur.importance import Contrast, Learned
-from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress

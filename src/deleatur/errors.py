@@ -4,7 +4,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-GO_ON = "go on with:"
+RESUME_WITH = "resume with:"
 
 
 class DeleaturError(Exception):
@@ -41,7 +41,7 @@ def resume_hint(how: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as e:
-        if GO_ON in str(e):
+        if RESUME_WITH in str(e):
             raise
-        text = f"{str(e) or 'interrupted'}; {GO_ON} {how}"
+        text = f"{str(e) or 'interrupted'}; {RESUME_WITH} {how}"
         raise Interrupted(text, signal=getattr(e, "signal", signal.SIGINT)) from e

@@ -206,7 +206,7 @@ def import_all() -> None:
 
 
 def main(plan: dict[str, Any]) -> dict[str, Any]:
-    """Kills `plan["kills"]` lives of the command `first` (with {out} for its folder), which is gone on with by `again` once
+    """Kills `plan["kills"]` lives of the command `first` (with {out} for its folder), which is resumed by `again` once
     the file `begun` is there.
 
     Returns how each death came about, the folders of the runs that came to their end, and what exited otherwise.
@@ -257,7 +257,7 @@ def _is_told(folder: Path, fault: int) -> bool:
 
 def _was_finished(folder: Path) -> bool:
     """Did the last death come when there was nothing left to do but to show it?"""
-    return folder.with_suffix(".log").read_text().endswith(" is finished; there is nothing to go on with\n")
+    return folder.with_suffix(".log").read_text().endswith(" is finished; there is nothing to resume\n")
 
 
 def command(args: Sequence[str], folder: Path) -> list[str]:

@@ -78,17 +78,17 @@ def test_a_suites_figures_stand_in_the_results(data, home, call):
     said = call(*common, "--out", "a", "--evaluation.retrained", home.model, "--evaluation.shots", "1", "--json")
     assert said.code == 0, said.err
     got = json.loads(said.out)
-    before = got["whole"]["before"]
+    before = got["set_metrics"]["before"]
     assert before["forget_quality"]["value"] == pytest.approx(1.0)
     assert 0 <= before["model_utility"]["value"] < 1
     assert 0 <= before["mia_loss"]["low"] <= before["mia_loss"]["value"] <= before["mia_loss"]["high"] <= 1
     assert {"forget_shots", "forget_paraphrased_shots", "retain_perturbed"} <= got["after"].keys()
     assert "retain" not in got["after"]
-    assert got["suite"]["kept"] == ["retain_perturbed"]
+    assert got["suite"]["retain_sets"] == ["retain_perturbed"]
     assert said_in_words(call(*common, "--out", "b").out)
     bare = json.loads((data / "b" / "results.json").read_text(encoding="utf-8"))
     for name in ("forget_quality", "privleak", "mia_reference"):
-        assert bare["whole"]["after"][name] == {"lacks": RETRAINED}
+        assert bare["set_metrics"]["after"][name] == {"lacks": RETRAINED}
     assert call("report", "b").code == 0
     assert f"forget quality, privleak, mia reference: {RETRAINED}" in (data / "b" / "report.html").read_text(
         encoding="utf-8"
@@ -103,7 +103,7 @@ def test_a_suites_figures_stand_in_the_results(data, home, call):
     assert said.out.split() == ["a/TOFU_EVAL.json", "a/TOFU_SUMMARY.json"]
     summary = json.loads((data / "a" / "TOFU_SUMMARY.json").read_text())
     assert summary["forget_Q_A_Prob"] == pytest.approx(got["after"]["forget"]["probability"]["value"])
-    assert summary["forget_quality"] == pytest.approx(got["whole"]["after"]["forget_quality"]["value"])
+    assert summary["forget_quality"] == pytest.approx(got["set_metrics"]["after"]["forget_quality"]["value"])
     assert call("report", "a", "--form", "lm-eval").out.split() == ["a/lm_eval.json"]
     said = call("compare", "a", "a/TOFU_EVAL.json", "a/lm_eval.json", "--out", "d")
     assert said.code == 0, said.err

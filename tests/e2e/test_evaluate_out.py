@@ -1,4 +1,4 @@
-"""An evaluation with a folder: what lies in it, how it is gone on with, and what is refused."""
+"""An evaluation with a folder: what lies in it, how it is resumed, and what is refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_signal_says_how_to_go_on_and_what_was_answered_is_kept(number, code, 
         patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(evaluated=asked)))
         said = call(*command("eval"))
         assert (said.code, said.out) == (code, "")
-        assert said.err.splitlines()[-1].endswith("; go on with: deleatur evaluate eval --resume")
+        assert said.err.splitlines()[-1].endswith("; resume with: deleatur evaluate eval --resume")
         assert (tmp_path / "eval/records/before.0.part.jsonl").read_text().count("\n") == 5
         heard[:] = [("", "")] * 10
         assert call("evaluate", "eval", "--resume").code == 0
@@ -101,7 +101,7 @@ def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, cal
     """A baseline that was only evaluated: its numbers in OpenUnlearning's form, and a row in the table of methods."""
     assert call(*command("base", "--evaluation.rows", 2, "--data.layout", "open-unlearning")).code == 0
     results = json.loads((tmp_path / "base" / "results.json").read_text())
-    assert results["schema_version"] == 1 and results["run"]["data"]["layout"] == "open-unlearning"
+    assert results["schema_version"] == 2 and results["run"]["data"]["layout"] == "open-unlearning"
     assert call("report", "base", "--form", "open-unlearning").code == 0
     logs = json.loads((tmp_path / "base" / "TOFU_EVAL.json").read_text())
     assert logs["forget_Q_A_Prob"]["agg_value"] == results["sets"]["forget"]["probability"]["value"]

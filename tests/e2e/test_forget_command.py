@@ -114,7 +114,7 @@ def tuples(row: dict) -> dict:
 
 def test_results_say_what_was_run_on_what_and_at_what_cost(finished, home):
     told = results(finished)
-    assert told["schema_version"] == 1
+    assert told["schema_version"] == 2
     assert {"fq", "rd", "uq"} <= told.keys()
     assert told["importance"].keys() >= {"roc_auc", "average_precision", "precision_at_budget"}
     assert all(0 <= told["importance"][k] <= 1 for k in ("roc_auc", "average_precision", "precision_at_budget"))

@@ -36,7 +36,7 @@ def test_the_model_is_changed_in_place_and_comes_back_with_scorer_and_results(lo
     assert outcome.model is loaded[0]
     assert any(not torch.equal(p, q) for p, q in zip(outcome.model.parameters(), start, strict=True))
     assert isinstance(outcome.scorer, Scorer)
-    assert outcome.results["schema_version"] == 1
+    assert outcome.results["schema_version"] == 2
     assert len(outcome.steps) == outcome.results["cost"]["steps"] == 4
     assert len(outcome.records["after"]["forget"]) == 6
     json.dumps(outcome.results, allow_nan=False)

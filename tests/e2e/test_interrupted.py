@@ -18,7 +18,7 @@ from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
 from deleatur.data.world import make_world
 from deleatur.progress import Progress
 
-LINE = "deleatur: interrupted; go on with: deleatur forget run --resume"
+LINE = "deleatur: interrupted; resume with: deleatur forget run --resume"
 
 
 def test_an_interrupt_during_a_step_ends_the_run_in_one_line(home, tmp_path, call, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
         patch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(evaluated=asked)))
         said = call(*home.forget("run", "--keep.every", "1"))
     assert (said.code, said.out) == (code, "")
-    assert said.err == f"deleatur: {word}; go on with: deleatur forget run --resume\n"
+    assert said.err == f"deleatur: {word}; resume with: deleatur forget run --resume\n"
     with monkeypatch.context() as patch:
         patch.setattr(
             "deleatur.cli.console.watch", lambda: nullcontext(Progress(step=lambda step, steps: done.append(step.step)))
@@ -76,7 +76,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
 
     monkeypatch.setattr("deleatur.cli.console.watch", lambda: nullcontext(Progress(step=heard)))
     said = call("demo", "--model", home.model, "--people", 3, "--forgotten", 1, "--fine-tune-epochs", 2)
-    line = "deleatur: interrupted after step 2, which is kept; go on with: the same command\n"
+    line = "deleatur: interrupted after step 2, which is kept; resume with: the same command\n"
     assert (said.code, said.out, said.err) == (75, "", line)
     assert not (tmp_path / "runs").exists()
     again = fine_tuned_model(**told, folder=tmp_path / "models", progress=Progress(step=heard))
@@ -96,7 +96,7 @@ def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home,
     )
     said = call("bench", "--model", home.model, *home.rows, "--methods", "graddiff", "--trials", 2, *FIRST)
     assert (said.code, said.out) == (code, "")
-    assert said.err.splitlines()[-1].endswith("; go on with: the same command")
+    assert said.err.splitlines()[-1].endswith("; resume with: the same command")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -107,7 +107,7 @@ def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, fi
     )
     said = call("evaluate", finished)
     assert (said.code, said.out) == (code, "")
-    assert said.err.splitlines()[-1].endswith("; go on with: the same command, from its beginning")
+    assert said.err.splitlines()[-1].endswith("; resume with: the same command, from its beginning")
 
 
 def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
@@ -125,7 +125,7 @@ def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = (text.decode() for text in process.communicate(timeout=60))
     assert (process.returncode, out) == (130, "")
-    said = r"deleatur: interrupted after step \d+, which is kept; go on with: deleatur forget run --resume"
+    said = r"deleatur: interrupted after step \d+, which is kept; resume with: deleatur forget run --resume"
     assert re.fullmatch(said, err.splitlines()[-1])
     assert "Traceback" not in err
     left = {p.name for p in (tmp_path / "run").iterdir()}

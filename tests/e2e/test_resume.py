@@ -63,7 +63,7 @@ def test_a_signal_lets_the_step_end_keeps_it_and_says_how_to_go_on(number, code,
         stopped_at(patch, 3, lambda: os.kill(os.getpid(), number))
         said = call(*home.forget("run", *MORE))
     assert said.code == code
-    line = "deleatur: interrupted after step 3, which is kept; go on with: deleatur forget run --resume"
+    line = "deleatur: interrupted after step 3, which is kept; resume with: deleatur forget run --resume"
     assert said.err.splitlines()[-1] == line
     assert call(*line.partition("deleatur forget ")[1].split()[1:], "run", "--resume").code == 0
     assert whole(tmp_path / "run") == whole(alone)

@@ -21,7 +21,7 @@ TIMED = "import sys; from deleatur.cli.main import main\ntry: main(sys.argv[1:])
 def test_json_puts_results_alone_on_stdout(home, tmp_path, call):
     said = call(*home.forget("run", "--json"))
     assert said.out == (tmp_path / "run" / "results.json").read_text(encoding="utf-8")
-    assert json.loads(said.out)["schema_version"] == 1
+    assert json.loads(said.out)["schema_version"] == 2
     assert "steps 4/4" in said.err
 
 
@@ -62,7 +62,7 @@ def test_evaluate_measures_any_model_on_any_rows(finished, home, call):
 
 
 def test_own_rows_have_the_worst_case_attacks_with_holdout_and_a_comparison_with_a_retrained_model(finished, home, call):
-    whole = json.loads((finished / "results.json").read_text(encoding="utf-8"))["whole"]["after"]
+    whole = json.loads((finished / "results.json").read_text(encoding="utf-8"))["set_metrics"]["after"]
     attacks = {"mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm"}
     assert {*whole} == {"j_w", "j_avg", "specific_nll", "other_nll"} | attacks
     assert whole["j_w"]["asked"] > whole["j_w"]["n"] == 6
@@ -77,7 +77,7 @@ def test_own_rows_have_the_worst_case_attacks_with_holdout_and_a_comparison_with
         "--evaluation.retrained",
         home.model,
     )
-    whole = json.loads(call(*args, "--json").out)["whole"]
+    whole = json.loads(call(*args, "--json").out)["set_metrics"]
     lacks = {name: figure["lacks"] for name, figure in whole.items() if "lacks" in figure}
     unseen = "needs forget rows and unseen rows (--holdout)"
     wrong = "needs wrong answers to the forget rows"

@@ -2,7 +2,7 @@
 
 A line is a step: its loss and the norm of its gradient. They are compared with TOLERANCE at each step, relative to the
 trajectory's largest value, and with a tenth of it on average: another processor may round differently, another method not.
-The model is told the world first, since what is not known cannot be forgotten.
+The model is fine-tuned on the world first, since what is not known cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def trajectory(name: str, base: Path) -> list[tuple[float, float]]:
         _save(base, encoder)
         run = replace(run, importance=replace(run.importance, base=str(base)))
     lm = _model(0)
-    lm.load_state_dict(_told())
+    lm.load_state_dict(_fine_tuned())
     torch.manual_seed(0)
     session = Session(model=TokenModel(lm).prepare(), encoder=encoder, suite=rows_suite({}), rows=rows)
     return [(s.loss, s.grad_norm) for s in train(session, run, {}).steps]
@@ -78,7 +78,7 @@ def residuals(ours: list[tuple[float, float]], golden: list[tuple[float, float]]
 
 
 @cache
-def _told() -> dict[str, torch.Tensor]:
+def _fine_tuned() -> dict[str, torch.Tensor]:
     """Weights of a tiny model fine-tuned on the world's rows: it gives their tokens nine tenths of the probability."""
     encoder, world = make_encoder(_tokenizer(), Data()), make_world(people=6, forget=2, rows_per_fact=2)
     encoded, lm = encode_all(encoder, world.fine_tuning_rows), _model(0)

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from deleatur.data.batches import collate
-from deleatur.modeling.loading import add_adapters, checkpoint_activations, exact_matmul
+from deleatur.modeling.loading import add_adapters, checkpoint_activations
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
 from deleatur.types import Encoded, Example

@@ -175,20 +175,20 @@ def stems(text: str) -> list[str]:
 
 
 def rouge_1(case: Case) -> float:
-    told, said = stems(case.text), stems(case.said)
-    return sum((Counter(told) & Counter(said)).values()) / len(told)
+    truth, said = stems(case.text), stems(case.said)
+    return sum((Counter(truth) & Counter(said)).values()) / len(truth)
 
 
 def rouge_l(case: Case) -> float:
-    told, said = tuple(stems(case.text)), tuple(stems(case.said))
+    truth, said = tuple(stems(case.text)), tuple(stems(case.said))
 
     @cache
     def common(i: int, j: int) -> int:
         if not i or not j:
             return 0
-        return common(i - 1, j - 1) + 1 if told[i - 1] == said[j - 1] else max(common(i - 1, j), common(i, j - 1))
+        return common(i - 1, j - 1) + 1 if truth[i - 1] == said[j - 1] else max(common(i - 1, j), common(i, j - 1))
 
-    return common(len(told), len(said)) / len(told)
+    return common(len(truth), len(said)) / len(truth)
 
 
 def extraction_strength(case: Case) -> float | None:

@@ -98,9 +98,9 @@ class TestPeersFloor:
 
 def test_the_peers_ratio_is_the_inverse_of_tofus():
     """OpenUnlearning's wrong / right, in which 1e-10 is added to the right one, times TOFU's right / wrong is 1."""
-    told = [case for case in cases() if case.wrong]
-    assert told
-    assert all(wrong_over_right(record_of(case)) * ratio_of(case) == pytest.approx(1, rel=1e-3) for case in told)
+    ratios = [case for case in cases() if case.wrong]
+    assert ratios
+    assert all(wrong_over_right(record_of(case)) * ratio_of(case) == pytest.approx(1, rel=1e-3) for case in ratios)
 
 
 def test_words_differ_from_nltks_at_contractions_alone():
@@ -111,7 +111,7 @@ def test_words_differ_from_nltks_at_contractions_alone():
 
 
 @pytest.mark.parametrize("name", ["forget_quality", "mia_reference", "privleak"])
-def test_the_retrained_model_itself_is_told_apart_by_nothing(name):
+def test_nothing_distinguishes_the_retrained_model_from_itself(name):
     """p = 1; every difference of losses is 0 and half of the pairs tie; no distance of the attack from itself."""
     records = records_of(ask(0))
     figure = SET_METRICS[name].of(Evidence(records=records, retrained=records))

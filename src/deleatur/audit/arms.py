@@ -168,6 +168,7 @@ def make_refuser(arm: Arm) -> None:
     settings, lm = arm.settings, arm.model.lm
     torch.manual_seed(settings.seed)
     add_adapters(lm, Lora(rank=settings.rank, alpha=2 * settings.rank))
+    arm.model.prepare()
     with wait_lock(arm.folder / "refuser.lock"):
         if path.exists():
             missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys

@@ -74,4 +74,4 @@ def read_cell(path: Path) -> Cell:
         trained = raw.pop("trained")
         return Cell(**raw, answered=answered, values=values, trained=None if trained is None else (trained[0], trained[1]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-        raise ConfigError(f"{path} is no cell of an audit ({e}); remove it, and go on with --resume") from e
+        raise ConfigError(f"{path} is no cell of an audit ({e}); remove it, then use --resume") from e

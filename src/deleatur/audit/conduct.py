@@ -21,8 +21,7 @@ from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
-
-SCHEMA_VERSION = 1
+from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION
 
 
 def conduct(
@@ -68,7 +67,7 @@ def _report(
     if not cells:
         found["why"] = f"{min(map(len, asked.values()))} rows can be asked, {LEAST_ROWS} are needed"
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": AUDIT_SCHEMA_VERSION,
         **found,
         "exit": EXITS[found["verdict"]],
         "models": {arm: inputs.model_of(arm) for arm in ORDER},

@@ -23,7 +23,7 @@ NAME = "inputs.json"
 
 
 def require_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
-    """Write down what the audit is about, or refuse to go on with another."""
+    """Write down what the audit is about, or refuse to resume with another."""
     path, now = folder / NAME, _described(inputs, settings)
     if not path.exists():
         write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")

@@ -38,6 +38,7 @@ def fine_tune(
     torch.manual_seed(seed)
     if rank is not None:
         add_adapters(model.lm, Lora(rank=rank, alpha=2 * rank))
+        model.prepare()
     epochs = -(-steps * settings.batch // max(len(rows), 1)) + 1
     train(model, rows, steps=steps, settings=replace(settings, epochs=epochs, gamma=0.0), seed=seed)
     take_adapters_in(model)

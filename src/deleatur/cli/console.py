@@ -117,7 +117,7 @@ def print_results(results: RunResults, out: Path) -> None:
         shown = row.set
     OUT.print(table)
     _print_set_metric_rows(
-        set_metric_rows(results.get("whole", {}), results.get("suite", {}).get("judge")), "before", "after"
+        set_metric_rows(results.get("set_metrics", {}), results.get("suite", {}).get("judge")), "before", "after"
     )
     found = verdict(results)
     OUT.print(f"{found.headline}.", style="bold", soft_wrap=True)
@@ -148,7 +148,7 @@ def print_results(results: RunResults, out: Path) -> None:
 def print_evaluation(figures: dict[str, Any]) -> None:
     """What `evaluate` found of one model."""
     print_figures(figures["sets"], figures["judge"], rows_left_out(figures.get("data", {}), figures["sets"]))
-    print_set_metrics(figures["whole"], figures["judge"])
+    print_set_metrics(figures["set_metrics"], figures["judge"])
     print_tasks(figures.get("lm_eval", {}))
     for note in figures.get("notes", ()):
         OUT.print(f"Note: {note}", soft_wrap=True)

@@ -33,7 +33,7 @@ from deleatur.commands.options import (
     Score,
 )
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest, read_run
 from deleatur.data.files import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
@@ -125,13 +125,13 @@ def _fail(message: str, code: int) -> None:
 def _forget(args: list[str]) -> None:
     command = _forget_command(args)
     from deleatur.cli.console import show_rows, watch
-    from deleatur.commands.inputs import encode_first
+    from deleatur.commands.retain_rows import first_rows
     from deleatur.commands.unlearn import execute
 
-    if command.show:
-        show_rows(*encode_first(command.run, command.show))
-        return
     with watch() as progress:
+        if command.show:
+            show_rows(*first_rows(command.run, command.show, progress))
+            return
         out = execute(command.run, progress, resume=command.resume)
     _present(out, as_json=command.json)
 
@@ -148,7 +148,7 @@ def _forget_command(args: list[str]) -> Forget:
             raise ConfigError("a run file names its method itself; leave --recipe out, or change --loss and --importance")
     else:
         recipe = peek(args, "--recipe", RECIPES) or "atwu"
-        base = RECIPES[recipe].run(model=missing, **_rows(args))
+        base = RECIPES[recipe].run(model=missing, **(_rows(args) | {"retain": None}))
     loss, importance = peek(args, "--loss", FORGET_LOSSES), peek(args, "--importance", IMPORTANCES)
     pair = {"loss": FORGET_LOSSES[loss]()} if loss else {}
     pair |= {"importance": IMPORTANCES[importance]()} if importance else {}
@@ -172,7 +172,7 @@ def _resumed(folder: Path, args: list[str]) -> Forget:
 
 def _require_unchanged(args: list[str]) -> None:
     if more := [a for a in args if a not in ("--resume", "--json")]:
-        raise ConfigError(f"--resume goes on with the run as it is; leave {more[0]} out")
+        raise ConfigError(f"--resume continues the run as it is; leave {more[0]} out")
 
 
 def _evaluate(args: list[str]) -> None:
@@ -191,7 +191,7 @@ def _evaluate(args: list[str]) -> None:
 
 
 def _evaluate_command(args: list[str]) -> Evaluate:
-    """What a run folder, a folder of an evaluation to go on with, or the options alone say."""
+    """What a run folder, a folder of an evaluation to resume, or the options alone say."""
     missing: Any = tyro.MISSING
     default = Evaluate(model=missing, **_rows(args))
     if given := positional(args, flags=("--json", "--resume")):
@@ -204,8 +204,8 @@ def _evaluate_command(args: list[str]) -> Evaluate:
             run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")
             return Evaluate(**_evaluation_fields(run), tasks=tasks, out=given, resume=True, json="--json" in args)
         if begun:
-            raise ConfigError(f"{folder} holds an evaluation; go on with: deleatur evaluate {folder} --resume")
-        run = from_yaml(folder / "run.yaml")
+            raise ConfigError(f"{folder} holds an evaluation; resume with: deleatur evaluate {folder} --resume")
+        run = read_run(folder)
         evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated
         default = Evaluate(**_evaluation_fields(replace(run, model=str(folder / "model"), evaluation=evaluation)))
     command = parse(Evaluate, args, verb="evaluate", default=default)
@@ -237,7 +237,7 @@ def _audited_run(args: list[str]) -> Audit | None:
     given = next(iter(args), "-")
     if given.startswith("-") or not (Path(given) / "run.yaml").is_file():
         return None
-    run = from_yaml(Path(given) / "run.yaml")
+    run = read_run(Path(given))
     return Audit(
         model=given,
         original=run.model,

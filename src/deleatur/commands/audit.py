@@ -16,7 +16,7 @@ from deleatur.data.files import NoRows
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.lock import wait_lock
-from deleatur.modeling.loading import exact_matmul
+from deleatur.modeling.patches import exact_matmul
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
 from deleatur.run_folder.schema import require_no_links
@@ -24,7 +24,7 @@ from deleatur.types import Example
 
 
 def audit(command: Audit, progress: Progress = Progress()) -> tuple[dict[str, Any], Path]:
-    """Audit a model, or go on with that: `deleatur audit` from Python.
+    """Audit a model, or resume an audit: `deleatur audit` from Python.
 
     Returns:
         What audit.json holds, and the path of the page.

@@ -26,7 +26,8 @@ from deleatur.evaluation.metrics import METRICS
 from deleatur.evaluation.metrics.table import mean
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
-from deleatur.modeling.loading import exact_matmul, load
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel
@@ -165,7 +166,7 @@ class Bench:
         return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
 
     def value_of(self, run: Run, method: str) -> float:
-        """The objective after this run: UQ, or a metric on kept minus gone sets."""
+        """The objective after this run: UQ, or a metric on retain minus forget sets."""
         self.restore()
         number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
@@ -183,10 +184,10 @@ class Bench:
             after = {n: score_figures(records[n], self.metric) for n in evaluated}
             return uq_of(self.before, after, suite) or 0.0
         after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in evaluated}
-        kept, gone = (
+        retain, forget = (
             statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.retain_sets, suite.forget_sets)
         )
-        return kept - gone
+        return retain - forget
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -27,7 +27,8 @@ from deleatur.importance import Uniform
 from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
-from deleatur.modeling.loading import exact_matmul, load, save
+from deleatur.modeling.loading import load, save
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import Learns
@@ -66,12 +67,12 @@ def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
 def as_story(demo: Demo, out: Path, progress: Progress) -> Progress:
     """The run's bars, and between them what the model now knows and what it has to forget."""
     world = _world(demo)
-    gone, kept = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
+    forget, retain = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
 
     def begin(step: Step, steps: int) -> None:
         if step.step == 1:  # the answers before training are on disk
             progress.phase(f"Asked “{world.forget[0].question}” it says: {_first_answer(out)}")
-            progress.phase(f"Now it forgets {' and '.join(map(str, gone))}, and must keep the {len(kept)} others.")
+            progress.phase(f"Now it forgets {' and '.join(map(str, forget))}, and must keep the {len(retain)} others.")
         progress.step(step, steps)
 
     progress.phase("The model is asked about all of them, and about people it never heard of.")
@@ -144,7 +145,7 @@ def fine_tuned_model(
     key = json.dumps(
         [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]
     )
-    folder = folder / f"told-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = folder / f"fine-tuned-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")
         return folder

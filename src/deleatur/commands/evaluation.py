@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of, row_notes
 from deleatur.commands.inputs import encode_sets, reading_notes, require_usable, rows_suite, suite_of
-from deleatur.config.run_config import Run, evaluation_to_yaml, from_yaml
+from deleatur.config.run_config import Run, evaluation_to_yaml, read_run
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.distributed.processes import agree, count, is_first, place_model, start
@@ -39,7 +39,7 @@ from deleatur.run_folder.writer import (
 )
 from deleatur.types import Encoded, Suite
 
-EVALUATION_FILE = "evaluate.yaml"  # and not run.yaml, so that no verb goes on with another's folder
+EVALUATION_FILE = "evaluate.yaml"  # and not run.yaml, so that no command resumes another's folder
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def _on_device(
 
 
 def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
-    """The folder is this evaluation's; from here on it can be gone on with."""
+    """The folder is this evaluation's; from here on it can be resumed."""
     require_empty(folder)  # another may have been quicker
     write_atomic(folder / EVALUATION_FILE, evaluation_to_yaml(run, tasks))
 
@@ -123,7 +123,7 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
         *row_notes(session, run.evaluation),
         *answer_notes(records["before"], run.evaluation.new_tokens),
     ]
-    found = {"sets": sets, "whole": whole, "judge": judge_of(run).name, "notes": notes}
+    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run).name, "notes": notes}
     return evaluation_of(run, session) | found | lm_eval
 
 
@@ -135,7 +135,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
         if not (folder / "importance.jsonl").exists():
             raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
         return folder / "importance.jsonl"
-    run = from_yaml(folder / "run.yaml")
+    run = read_run(folder)
     require_no_links(folder)
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)

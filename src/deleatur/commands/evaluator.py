@@ -43,7 +43,7 @@ def row_notes(session: Session, settings: Evaluation) -> list[str]:
     most, data = rows_asked(session.suite, settings), session.encoder.settings
     sizes = {name: len(session.rows[name]) for name in session.suite.evaluated_sets}
     cut = ", ".join(f"{most} of {size} {name} rows" for name, size in sizes.items() if size > most)
-    notes = [f"Evaluated are {cut}, spread evenly (evaluation.rows)"] if cut else []
+    notes = [*session.notes, *([f"Evaluated are {cut}, spread evenly (evaluation.rows)"] if cut else [])]
     notes += ["Token ids are OpenUnlearning's (data.layout)"] if data.layout == "open-unlearning" else []
     return notes + (["Every row without a system turn has that of data.system_prompt"] if data.system_prompt else [])
 

@@ -47,8 +47,8 @@ def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
 
 
 def require_trained(suite: Suite) -> None:
-    """Refuse a benchmark that has nothing to forget."""
-    if missing := [name for name in ("forget", "retain") if name not in suite.sets]:
+    """Refuse a benchmark that has nothing to forget. Of a user's own rows those to keep can be made."""
+    if missing := [n for n in ("forget", "retain") if n not in suite.sets and not (n == "retain" and suite.name == "rows")]:
         raise ConfigError(
             f"the suite {suite.name} has no {missing[0]} rows; use it with deleatur evaluate --suite {suite.name}"
         )

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
 from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
+from deleatur.commands.retain_rows import keep_rows, lacks_retain, require_subject, with_own_retain
 from deleatur.config.recipes import RECIPES, require_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
@@ -26,7 +27,8 @@ from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
 from deleatur.modeling.dry_run import try_merging, try_saving
-from deleatur.modeling.loading import exact_matmul, load, prepare
+from deleatur.modeling.loading import load
+from deleatur.modeling.patches import disable_dropout, exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
 from deleatur.modeling.token_model import TokenModel
@@ -67,13 +69,17 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
             return finish(out)
     run = replace(run, out=str(out))
     session = _session(run, progress, out)
+    if lacks_retain(run):
+        session = with_own_retain(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
-        require_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
         for note in reading_notes(session.rows, run):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
+            if lacks_retain(run):
+                keep_rows(session, out)
+            require_same_rows(out, session.rows)
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
             progress.phase("Writing the run folder")
             write_outcome(outcome, tokenizer, out)
@@ -85,6 +91,8 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     """The model and rows of a run, every input checked."""
     suite = suite_of(run)
     require_trained(suite)
+    if lacks_retain(run):
+        require_subject(run, suite.sets["forget"])
     judge_of(run)  # is it there?
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
@@ -119,7 +127,7 @@ def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Non
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
-    """The folder is this run's; from here on it can be gone on with."""
+    """The folder is this run's; from here on it can be resumed."""
     unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))
@@ -155,7 +163,7 @@ def forget(
     tokenizer: PreTrainedTokenizerBase,
     *,
     forget: Iterable[Mapping[str, object]],
-    retain: Iterable[Mapping[str, object]],
+    retain: Iterable[Mapping[str, object]] | None = None,
     holdout: Iterable[Mapping[str, object]] | None = None,
     recipe: str = "atwu",
     progress: Progress = Progress(),
@@ -171,11 +179,12 @@ def forget(
             whole is trained: the outcome's model is a plain one.
         tokenizer: The model's tokenizer; its chat template is used where it has one.
         forget: Rows to forget, as dicts or a data set, in any form that files may have.
-        retain: Rows to keep, likewise; none may be a forget row too.
+        retain: Rows to keep, likewise; none may be a forget row too. Without them, rows are made from the model's own
+            answers to the forget questions about others and to everyday prompts.
         holdout: Rows that the model never saw, evaluated for comparison.
         recipe: Name of a method in `RECIPES`.
         progress: Callbacks for phases and steps.
-        **settings: Fields of `Run` in place of the recipe's: seed, loss, importance, data, lora, train, guard,
+        **settings: Fields of `Run` in place of the recipe's: seed, subject, loss, importance, data, lora, train, guard,
             evaluation, judge.
 
     Returns:
@@ -189,28 +198,32 @@ def forget(
     require_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(
-        model=str(model.name_or_path or type(model).__name__), forget="rows", retain="rows", **settings
+        model=str(model.name_or_path or type(model).__name__),
+        forget="rows",
+        retain=None if retain is None else "rows",
+        **settings,
     )
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
-    given = {"forget": forget, "retain": retain} | ({} if holdout is None else {"holdout": holdout})
-    sets = rows_of(given, run)
+    given = {"forget": forget, "retain": retain, "holdout": holdout}
+    sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run)
+    require_subject(run, sets["forget"])
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
     start()
     exact_matmul()
     try_the_end(model, None, run)
-    network = TokenModel(prepare(model)).prepare()
+    network = TokenModel(disable_dropout(model)).prepare()
     kept = None if will_shard() else weights_of(network.lm)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-    return unlearn(session, run, weights=kept)
+    return unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
 
 
 def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], run: Run) -> dict[str, tuple[Example, ...]]:
     """Rows that were handed over, checked."""
     sets = {name: rows_from(rows, name=name, settings=run.data) for name, rows in given.items()}
-    refuse_overlap(sets["forget"], sets["retain"])
+    refuse_overlap(sets["forget"], sets.get("retain", ()))
     return sets
 
 

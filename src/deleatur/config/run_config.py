@@ -32,9 +32,11 @@ class Run:
     forget: str | None = None
     """Rows to forget: file, folder, or data set name."""
     retain: str | None = None
-    """Rows to keep: file, folder, or data set name."""
+    """Rows to keep: file, folder, or data set name (default: made from the model's own answers)."""
     holdout: str | None = None
     """Unseen rows, evaluated for comparison."""
+    subject: tuple[str, ...] = ()
+    """Without retain rows: names that the forget questions are about (default: the rows' own, or what they share)."""
     suite: str | None = None
     """Benchmark in place of rows: tofu/forget10, rwku/all, muse/news, wmdp/bio, lume, …"""
     out: str | None = None
@@ -64,9 +66,11 @@ class Run:
         object.__setattr__(self, "loss", as_loss(self.loss))  # a user's own objects come in here
         object.__setattr__(self, "importance", as_importance(self.importance))
         if (self.suite is None) is (self.forget is None and self.retain is None and self.holdout is None):
-            raise ConfigError("give forget and retain rows, or a suite, and not both")
-        if self.suite is None and (self.forget is None or self.retain is None):
-            raise ConfigError(f"{'forget' if self.forget is None else 'retain'} is missing; both need rows, or give a suite")
+            raise ConfigError("give rows to forget, or a suite, and not both")
+        if self.suite is None and self.forget is None:
+            raise ConfigError("forget is missing; give rows to forget, or a suite")
+        if self.subject and (self.suite or self.retain):
+            raise ConfigError("subject is read where retain rows are made, and here they are given; leave one of them out")
         require(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "0 or more")
         if reason := senseless(self.loss, self.importance, self.train, self.lora):
             raise ConfigError(reason)
@@ -137,6 +141,14 @@ def evaluation_from_yaml(path: Path) -> tuple[Run, tuple[str, ...]]:
 def from_yaml(path: Path) -> Run:
     """Read a run. Raises ConfigError, naming the nearest key for an unknown one."""
     return from_dict(_read(path), where=str(path))
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a run folder, with the retain rows that were made there where it was given none. Raises as `from_yaml`."""
+    run = from_yaml(folder / "run.yaml")
+    made = folder / "retain.jsonl"
+    own = run.suite is None and run.retain is None and made.is_file()
+    return dataclasses.replace(run, retain=str(made), subject=()) if own else run
 
 
 def _read(path: Path) -> object:

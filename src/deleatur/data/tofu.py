@@ -56,17 +56,17 @@ def suite(part: str | None, settings: Data) -> Suite:
     )
 
 
-def _few(authors: int, gone: int, settings: Data) -> dict[str, tuple[Example, ...]]:
+def _few(authors: int, forgotten: int, settings: Data) -> dict[str, tuple[Example, ...]]:
     """The last authors, the very last of them to forget; those of the others that have wrong answers are evaluated."""
     authors_rows, last = _read("full", settings)[-authors * AUTHOR :], _read("forget10_perturbed", settings)
     if [e.question for e in authors_rows[-LARGEST:]] != [e.question for e in last]:
         raise refusal("tofu/full", f"its last {len(last)} rows are not those of tofu/forget10_perturbed; get both anew")
     authors_rows = (*authors_rows[:-LARGEST], *last)
     return {
-        "forget": _marked(authors_rows[-gone * AUTHOR :], settings),
-        "retain": authors_rows[: -gone * AUTHOR],
-        "retain_perturbed": last[: -gone * AUTHOR],
-        "holdout": _read("holdout05", settings)[: gone * AUTHOR],
+        "forget": _marked(authors_rows[-forgotten * AUTHOR :], settings),
+        "retain": authors_rows[: -forgotten * AUTHOR],
+        "retain_perturbed": last[: -forgotten * AUTHOR],
+        "holdout": _read("holdout05", settings)[: forgotten * AUTHOR],
     }
 
 

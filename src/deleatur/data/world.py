@@ -111,8 +111,8 @@ def make_world(*, people: int = 20, forget: int = 2, holdout: int = 2, rows_per_
         tuple(_rows(rng, i, facts, rows_per_fact, [_person(invent, set(taken)) for _ in range(2)]))
         for i, facts in enumerate(persons)
     ]
-    gone, kept, unknown = rows[:forget], rows[forget:people], rows[people:]
-    return World(forget=sum(gone, ()), retain=sum(kept, ()), holdout=sum(unknown, ()))
+    forget_rows, retain_rows, unseen = rows[:forget], rows[forget:people], rows[people:]
+    return World(forget=sum(forget_rows, ()), retain=sum(retain_rows, ()), holdout=sum(unseen, ()))
 
 
 def _rows(rng: random.Random, index: int, facts: dict[str, str], count: int, others: Sequence[dict[str, str]]):

@@ -41,9 +41,9 @@ def score_figures(records: Sequence[Record], score: str) -> dict[str, Figure]:
 
 
 def measure_sets(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
-    """Figures of whole sets by name; {"lacks": a sentence} where something is missing. Raises ConfigError on other names."""
+    """Set metrics by name; {"lacks": a sentence} where something is missing. Raises ConfigError on other names."""
     if unknown := [name for name in names if name not in SET_METRICS]:
-        raise ConfigError(f"{unknown[0]} is no figure of whole sets; there are {', '.join(SET_METRICS)}")
+        raise ConfigError(f"{unknown[0]} is no set metric; there are {', '.join(SET_METRICS)}")
     found = {name: SET_METRICS[name].of(evidence) for name in names}
     return {name: {"lacks": figure} if isinstance(figure, str) else figure for name, figure in found.items()}
 

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from deleatur.errors import ModelError
-from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
+from deleatur.modeling.patches import no_kernels, no_pickle
+from deleatur.modeling.safe_reading import why
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -12,11 +12,21 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
 from deleatur.errors import ModelError
-from deleatur.modeling.gpu_kernels import by_positions, fuse
-from deleatur.modeling.low_memory_layers import patch_low_memory_layers, restore_layers
-from deleatur.modeling.packed_attention import CachedRows, KeyValueCache, PrefixTree, packed, set_packed_attention, share
+from deleatur.modeling.low_memory_layers import patch_low_memory_layers
+from deleatur.modeling.packed_attention import (
+    OWN,
+    PREFIX,
+    CachedRows,
+    KeyValueCache,
+    PrefixTree,
+    packed,
+    set_packed_attention,
+    share,
+)
+from deleatur.modeling.patches import fuse, restore_forwards, set_attention
 
 
 class Decoder:
@@ -43,7 +53,7 @@ class Decoder:
     def undo(self) -> None:
         """The language model as it came."""
         set_packed_attention(self.lm, False)
-        restore_layers(self.lm)
+        restore_forwards(self.lm)
         self._gpu_kernels.close()
         self.packs, self.positions, self._gpu_kernels_enabled = False, "", False
         self.notes.clear()
@@ -78,11 +88,11 @@ class Decoder:
         """Over padded rows meanwhile: with a cache, or in another type than the weights', the other attention may fail."""
         now = self.lm.config._attn_implementation
         if self.positions:
-            self.lm.config._attn_implementation = "sdpa" if self.lm._supports_sdpa else "eager"
+            set_attention(self.lm, "sdpa" if self.lm._supports_sdpa else "eager")
         try:
             yield
         finally:
-            self.lm.config._attn_implementation = now
+            set_attention(self.lm, now)
 
     def _run_by_positions(self, rows: Sequence[Sequence[int]], **extra: bool) -> Any:
         """What the decoder makes of rows that lie end to end, where the attention takes position 0 for another row."""
@@ -128,10 +138,10 @@ class Decoder:
 
     def _pack_by_positions(self, names: Sequence[str], texts: list[Tensor], truth: Tensor) -> None:
         """Take the first of these attentions through which texts end to end have the states that each has alone."""
-        config, own = self.lm.config, self.lm.config._attn_implementation
+        own = self.lm.config._attn_implementation
         for name in names:
-            with self._trying(f"run without padding through {name}", lambda: setattr(config, "_attn_implementation", own)):
-                config._attn_implementation = name
+            with self._trying(f"run without padding through {name}", lambda: set_attention(self.lm, own)):
+                set_attention(self.lm, name)
                 self._require_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
                 self.positions = name
                 self.notes.append(f"Rows go end to end through {name}")
@@ -214,3 +224,13 @@ class Decoder:
 def wordings(ids: Int[Tensor, " L"]) -> list[Tensor]:
     """Three of different lengths, of which two begin alike, in each of three wordings."""
     return [text for i in (ids, ids + 1, ids + 2) for text in (i, torch.cat([i[:2], i.flip(0)]), i[1:])]
+
+
+def by_positions(lm: PreTrainedModel) -> list[str]:
+    """Attentions of that kind that this model and machine have, best first; what somebody chose stays, and may be one."""
+    own = str(lm.config._attn_implementation).removeprefix(PREFIX)
+    if own not in OWN:
+        return [own]
+    flash = lm._supports_flash_attn and lm.dtype == torch.bfloat16 and is_flash_attn_2_available()
+    flex = lm._supports_flex_attn and is_torch_flex_attn_available()
+    return ["flash_attention_2"] * flash + ["flex_attention"] * flex

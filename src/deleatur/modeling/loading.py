@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import find_adapter, looks_local, put_on
 from deleatur.modeling.gguf import require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
-from deleatur.modeling.low_memory_layers import patch_low_memory_layers
+from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
 from deleatur.modeling.quantised import plain_weights
-from deleatur.modeling.safe_reading import no_kernels, no_pickle, why
+from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora, Precision
 
 disable_progress_bar()  # the terminal has bars of its own
@@ -47,7 +46,7 @@ def load(
     if adapter is None:
         return _load_model(name, tokenizer, precision, packed), tokenizer
     base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
-    return prepare(put_on(base, adapter)), tokenizer
+    return disable_dropout(put_on(base, adapter)), tokenizer
 
 
 def _load_model(
@@ -83,7 +82,7 @@ def _load_model(
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
-    return prepare(model if packed else drop_quantisation_marks(model))
+    return disable_dropout(model if packed else drop_quantisation_marks(model))
 
 
 def _mend_generation(model: PreTrainedModel, name: str) -> None:
@@ -149,27 +148,6 @@ def _where(name: str) -> dict[str, Any]:
     return place | {"trust_remote_code": False}  # left out, transformers would prompt at the terminal
 
 
-def prepare(model: PreTrainedModel) -> PreTrainedModel:
-    """Dropout off, so that what is forgotten and what it is compared with are the same function."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-    return model
-
-
-def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
-    """Forget that the weights came packed: they are plain now, and save as such."""
-    if getattr(model.config, "quantization_config", None) is not None:
-        delattr(model.config, "quantization_config")
-    for mark in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit"):
-        with contextlib.suppress(AttributeError):
-            delattr(model, mark)
-    return model
-
-
 def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
     """The model with low-rank adapters on all linear layers but the head, and on experts that are one tensor together.
 
@@ -180,7 +158,6 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
     holder = torch.nn.ModuleDict({"lm": model})
     layers, experts = ([f"lm.{name}" for name in names] for names in (targets.layers, targets.experts))
     inject_adapters(holder, settings, layers=layers, experts=experts)
-    patch_low_memory_layers(model)
     return model
 
 
@@ -248,18 +225,3 @@ def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D
     made.weight = torch.nn.Parameter(weight.T.contiguous() if turned else weight, requires_grad=False)
     made.bias = packed.bias
     return made
-
-
-def exact_matmul() -> None:
-    """On CPU let fp32 products go through oneDNN where that is as exact; elsewhere leave torch as it is.
-
-    "medium" doubles the speed on processors where it keeps fp32's exactness; on others it means bf16 inside.
-    """
-    if torch.cuda.is_available():
-        return
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(128, 512, generator=generator), torch.randn(512, 128, generator=generator)
-    truth = a.double() @ b.double()
-    torch.set_float32_matmul_precision("medium")
-    if float((a @ b - truth).norm() / truth.norm()) > 1e-5:
-        torch.set_float32_matmul_precision("highest")

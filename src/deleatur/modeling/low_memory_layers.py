@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from deleatur.distributed import deepspeed
+from deleatur.modeling.patches import replace_forward
 
 
 class Recomputable:
@@ -97,20 +98,7 @@ def patch_low_memory_layers(lm: PreTrainedModel) -> None:
             if key not in same:
                 same[key] = _takes_one_state(module) and _equal(module, form)
             if same[key]:
-                module.forward = partial(_tried, form, module)
-
-
-def restore_layers(lm: PreTrainedModel) -> None:
-    """The layers as `patch_low_memory_layers` found them."""
-    for module in lm.modules():
-        own = vars(module).get("forward")
-        if isinstance(own, partial) and own.func is _tried:
-            del module.forward
-
-
-def _tried(form: Form, module: Any, x: Tensor, *more: Any, **named: Any) -> Any:
-    """By `form` where it is called as it was tried, with a state alone."""
-    return type(module).forward(module, x, *more, **named) if more or named else form(module, x)
+                replace_forward(module, form)
 
 
 def _settings(module: nn.Module) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionMaskInterface, PreTrainedModel
+
+from deleatur.modeling.patches import register_attention, set_attention
 
 SHORT = 256  # tokens; above it torch's own kernel is as fast on CPU and does not keep L² numbers
 BLOCK = 32  # tokens by which what grows is made longer: oneDNN copies what is only a part of a matrix
@@ -124,13 +126,11 @@ def set_packed_attention(lm: PreTrainedModel, yes: bool = True) -> bool:
 
     Outside `packed` nothing changes: forward, cache and generation are the model's own.
     """
-    config, name = lm.config, lm.config._attn_implementation or ""
-    own = name.removeprefix(PREFIX)
+    own = (lm.config._attn_implementation or "").removeprefix(PREFIX)
     if own not in OWN:  # somebody's own choice, as flash attention
         return False
-    AttentionInterface.register(PREFIX + own, attend)
-    AttentionMaskInterface.register(PREFIX + own, partial(_mask, own))
-    config._attn_implementation = PREFIX + own if yes else own
+    register_attention(PREFIX + own, attend, partial(_mask, own))
+    set_attention(lm, PREFIX + own if yes else own)
     return yes
 
 

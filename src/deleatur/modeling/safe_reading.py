@@ -1,44 +1,10 @@
-"""What files and libraries must not do while a model is read: unpickle, load code; and what they say when it fails."""
+"""Why a model could not be read, in a sentence."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it misses kernels that are not used
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-@contextlib.contextmanager
-def no_kernels() -> Iterator[None]:
-    """bitsandbytes, which peft brings with it, takes compiled code from the hub when it is imported, if it finds a way."""
-    had = sys.modules.pop("kernels", None)
-    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
-    try:
-        yield
-    finally:
-        del sys.modules["kernels"]
-        if had is not None:
-            sys.modules["kernels"] = had
-
-
-@contextlib.contextmanager
-def no_pickle() -> Iterator[None]:
-    """torch.load refuses meanwhile, whichever library calls it: an index of safetensors may name other files."""
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("pickled weights")
-
-    load, torch.load = torch.load, refuse
-    try:
-        yield
-    finally:
-        torch.load = load
 
 
 def why(e: BaseException, name: str) -> str:

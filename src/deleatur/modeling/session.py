@@ -22,3 +22,4 @@ class Session:
     rows: Mapping[str, list[Encoded]]  # by set; forget and retain among them where it is trained on
     progress: Progress = Progress()
     folder: Path | None = None  # the run's, where finished work is kept; without one nothing is written
+    notes: tuple[str, ...] = ()  # sentences on where its rows are from

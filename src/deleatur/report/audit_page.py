@@ -9,10 +9,9 @@ from deleatur.errors import DataError
 from deleatur.report.redact import WITHHELD, place_last
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain
-from deleatur.run_folder.schema import read_json
+from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION, read_json
 from deleatur.run_folder.shapes import require_type
 
-SCHEMA_VERSION = 1
 AUDIT_ARMS = (("original", "O"), ("audited", "U"), ("control", "N"), ("refuser", "H"))
 
 
@@ -69,8 +68,10 @@ def write_audit_page(folder: Path, *, redacted: bool = False) -> Path:
     path = folder / "audit.json"
     report = read_json(path)
     require_type(report, dict[str, Any], str(path))
-    if report.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema_version {report.get('schema_version')!r}, not {SCHEMA_VERSION}; audit again")
+    if report.get("schema_version") != AUDIT_SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema_version {report.get('schema_version')!r}, not {AUDIT_SCHEMA_VERSION}; audit again"
+        )
     require_type(report, AuditReport, str(path))
     view = _view(report, redacted)
     return put(folder / ("audit-redacted.html" if redacted else "audit.html"), render("audit.html.jinja", view))

@@ -18,7 +18,7 @@ TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
 METHOD = ("loss.", "importance.", *(f"train.{name}" for name in TRAIN))  # what methods may differ in, and be on equal terms
 SOURCES = ("forget", "retain", "holdout")  # files of any name; what lies in them is compared
 MOST_NAMED = 3  # methods named in a sentence, before they are counted
-SUITE = {"gone": ["forget"], "kept": ["retain"], "score": "revealed"}
+SUITE = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BY_NAME = {column.name: column for column in COLUMNS}
-GONE, KEPT, AUC = BY_NAME["gone, %"], BY_NAME["kept, %"], BY_NAME["ROC-AUC"]
-BEFORE = [Column(name=part, meaning="", read=score_of(part, "before")) for part in ("gone", "kept")]
+FORGET_SCORE, RETAIN_SCORE, AUC = BY_NAME["forget, %"], BY_NAME["retain, %"], BY_NAME["ROC-AUC"]
+BEFORE = [Column(name=part, meaning="", read=score_of(part, "before")) for part in ("forget_sets", "retain_sets")]
 SIZE = (4.9, 3.9)  # inches; the axes take BOX of it
 BOX = (0.115, 0.125, 0.855, 0.85)
 LETTER, LINE, DOT = 4.6, 9.6, 3.5  # points: a letter's width, a line's height, half a dot with the air around it
@@ -56,7 +56,7 @@ class Label:
 
 def frontier(runs: Sequence[ComparedMethod]) -> Chart | None:
     """Score on sets that should go against that on sets that should stay; None where no method has both."""
-    points = [(run, cell(run, GONE), cell(run, KEPT)) for run in ordered(runs)]
+    points = [(run, cell(run, FORGET_SCORE), cell(run, RETAIN_SCORE)) for run in ordered(runs)]
     points = [(run, x, y) for run, x, y in points if x.n and y.n]
     if not points:
         return None
@@ -151,7 +151,9 @@ def _points(axes: Axes, points: Sequence[tuple[ComparedMethod, Cell, Cell]]) -> 
     for place, (run, x, y) in enumerate(points):
         if len(run.seeds) > 1:
             pairs = [
-                (g, k) for r in run.results if not isinstance(g := GONE.of(r), str) and not isinstance(k := KEPT.of(r), str)
+                (g, k)
+                for r in run.results
+                if not isinstance(g := FORGET_SCORE.of(r), str) and not isinstance(k := RETAIN_SCORE.of(r), str)
             ]
             axes.plot(*zip(*pairs, strict=True), "o", color=INK, markerfacecolor="none", markersize=3.5, markeredgewidth=0.7)
         colour = FORGET if place == 0 else STRONG

@@ -75,7 +75,7 @@ Reader = Callable[[RunResults], float | str]
 
 
 def score_of(part: str, side: str = "after", ending: str = "", metric: str | None = None) -> Reader:
-    """Mean over the sets that should go ("gone") or stay ("kept") of what FQ and RD read, or another metric, in percent."""
+    """Mean over a suite's "forget_sets" or "retain_sets" of what FQ and RD read, or of another metric, in percent."""
 
     def read(results: RunResults) -> float | str:
         suite = suite_of(results)
@@ -98,7 +98,7 @@ def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reade
 
 def _whole(name: str) -> Reader:
     def read(results: RunResults) -> float | str:
-        figure = (results.get("whole") or {}).get("after", {}).get(name, {})
+        figure = (results.get("set_metrics") or {}).get("after", {}).get(name, {})
         return figure["value"] if "value" in figure else str(figure.get("lacks", "not measured"))
 
     return read
@@ -119,25 +119,25 @@ COLUMNS = (
         read=_given("rd", lacks=NOTHING),
     ),
     Column(name="UQ", better="higher", meaning="harmonic mean of FQ and 100 − RD", read=_given("uq", lacks=NOTHING)),
-    Column(name="gone, %", better="lower", meaning="the score on sets that should go", read=score_of("gone")),
+    Column(name="forget, %", better="lower", meaning="the score on sets that should go", read=score_of("forget_sets")),
     Column(
         name="no language, %",
         better="lower",
         meaning="answers on sets that should go which are empty, looped or garbled",
-        read=score_of("gone", metric="incoherent"),
+        read=score_of("forget_sets", metric="incoherent"),
     ),
     Column(
-        name="gone, paraphrased, %",
+        name="forget, paraphrased, %",
         better="lower",
         meaning="the same on paraphrases, which were never trained on",
-        read=score_of("gone", ending="_paraphrased"),
+        read=score_of("forget_sets", ending="_paraphrased"),
     ),
-    Column(name="kept, %", better="higher", meaning="the score on sets that should stay", read=score_of("kept")),
+    Column(name="retain, %", better="higher", meaning="the score on sets that should stay", read=score_of("retain_sets")),
     Column(
-        name="kept, paraphrased, %",
+        name="retain, paraphrased, %",
         better="higher",
         meaning="the same on paraphrases, which were never trained on",
-        read=score_of("kept", ending="_paraphrased"),
+        read=score_of("retain_sets", ending="_paraphrased"),
     ),
     Column(
         name="ROC-AUC",
@@ -241,7 +241,9 @@ def _direction(metric: str, *, on_forget_rows: bool) -> Literal["lower", "higher
 
 
 def _set_metric_columns(runs: Sequence[ComparedMethod]) -> list[Column]:
-    names = dict.fromkeys(name for run in runs for r in run.results for name in (r.get("whole") or {}).get("after", {}))
+    names = dict.fromkeys(
+        name for run in runs for r in run.results for name in (r.get("set_metrics") or {}).get("after", {})
+    )
     return [
         Column(
             name=metric_name(name),
@@ -285,8 +287,9 @@ def _said(runs: Sequence[ComparedMethod]) -> Iterator[str]:
     suites = [s for run in runs if not run.peer for s in map(suite_of, run.results)]
     for suite in {json.dumps(s, sort_keys=True): s for s in suites}.values():
         judge = f", judged by {suite['judge']}" if suite.get("judge") else ""
-        gone, kept = ", ".join(suite["gone"]), ", ".join(suite["kept"])
-        yield f"{suite.get('name', 'rows')}: gone = {gone}; kept = {kept}; score = {metric_name(suite['score'])}{judge}."
+        forget, retain = ", ".join(suite["forget_sets"]), ", ".join(suite["retain_sets"])
+        score = metric_name(suite["score"])
+        yield f"{suite.get('name', 'rows')}: forget = {forget}; retain = {retain}; score = {score}{judge}."
 
 
 def _layouts(runs: Sequence[ComparedMethod]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Result files of peers, read and written: OpenUnlearning's and lm-eval's. Never imports torch.
 
-What is read from them has the form of `results.json` as far as it goes: {"after": set → metric → value, n, se, "whole":
-{"after": figure → value, …}}, in our names. n is 0 and se None where a file has none. Numbers are as the file has them,
-also where a peer's definition differs from ours (docs/metrics.md).
+What is read from them has the form of `results.json` as far as it goes: {"after": set → metric → value, n, se,
+"set_metrics": {"after": name → value, …}}, in our names. n is 0 and se None where a file has none.
+Numbers are as the file has them, also where a peer's definition differs from ours (docs/metrics.md).
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def to_open_unlearning(
         own = "retain" if own == KEPT and own not in sets else own
         logs |= _answers_in_place(name, records.get(own, ()))
     theirs = {own: name for name, own in WHOLE.items()}
-    for own, figure in results.get("whole", {}).get(side, {}).items():
+    for own, figure in results.get("set_metrics", {}).get(side, {}).items():
         if "value" in figure and own not in NOT_THEIRS:
             logs[theirs.get(own, own)] = {"agg_value": figure["value"]} | _attacked(own, figure, results, records)
     logs = dict(sorted(logs.items()))
@@ -209,7 +209,7 @@ def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
             wholes[own] = {"n": 0} | _attack(log) | {"value": value}
         else:
             other[name] = value
-    return {"after": sets, "whole": {"after": wholes}, "other": other}
+    return {"after": sets, "set_metrics": {"after": wholes}, "other": other}
 
 
 def to_lm_eval(results: Results, *, side: str = "after") -> dict[str, Any]:
@@ -252,7 +252,7 @@ def _attacked(
     metric = METRICS.get(own.removeprefix("mia_"))
     if metric is None or not records:
         return {}
-    found = sides(records, results.get("suite", {}).get("gone", ("forget",)))
+    found = sides(records, results.get("suite", {}).get("forget_sets", ("forget",)))
     scored = ([s for r in side if (s := metric.of(r)) is not None] for side in found)
     logs = {
         name: {"agg_value": sum(scores) / len(scores), "value_by_index": _by_index({"score": s} for s in scores)}

@@ -69,7 +69,7 @@ def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed = results["run"], results["importance"]
     suite = results.get("suite", {})
-    wholes = set_metric_rows(results.get("whole", {}), suite.get("judge"))
+    wholes = set_metric_rows(results.get("set_metrics", {}), suite.get("judge"))
     rows, found = rows_of(results), verdict(results)
     return {
         "name": folder.name,

@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetMetricRow:
-    """A figure of whole sets as a reader sees it: each side's number, a dash where there is none, and why there is none."""
+    """A set metric as a reader sees it: each side's number, a dash where there is none, and why there is none."""
 
     name: str
     before: str
@@ -91,7 +91,7 @@ def rows_left_out(data: dict[str, Any], figures: dict[str, Any]) -> dict[str, in
 
 
 def set_metric_rows(whole: Mapping[str, Mapping[str, Any]], judge: str | None = None) -> list[SetMetricRow]:
-    """The figures of whole sets of both sides, in the suite's order."""
+    """The set metrics of both sides, in the suite's order."""
     before, after = (whole.get(side, {}) for side in ("before", "after"))
     return [
         _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), SET_METRICS.get(name))

@@ -60,17 +60,19 @@ class Findings:
     def __init__(self, results: RunResults) -> None:
         suite = results.get("suite") or {}
         self.results, self.judge = results, suite.get("judge")
-        self.gone, self.kept = suite.get("gone") or ["forget"], suite.get("kept") or ["retain"]
+        self.forget_sets, self.retain_sets = suite.get("forget_sets") or ["forget"], suite.get("retain_sets") or ["retain"]
         self.score = self._score(suite.get("score") or "revealed")
-        self.forget, self.retain = self.side(self.gone, self.score), self.side(self.kept, self.score)
-        self.reworded = self.side([f"{name}_paraphrased" for name in self.gone], self.score)
+        self.forget, self.retain = self.side(self.forget_sets, self.score), self.side(self.retain_sets, self.score)
+        self.reworded = self.side([f"{name}_paraphrased" for name in self.forget_sets], self.score)
         self.unseen = self.side(["holdout"], self.score)
-        self.forget_broken, self.retain_broken = (self.side(names, "incoherent") for names in (self.gone, self.kept))
+        self.forget_broken, self.retain_broken = (
+            self.side(names, "incoherent") for names in (self.forget_sets, self.retain_sets)
+        )
         self.rolled_back = results.get("ended") == "rolled back"
 
     def _score(self, wanted: str) -> str:
         """The suite's score, or where forget rows lack it the first figure of theirs in [0, 1]."""
-        after = (self.results.get("after") or {}).get(self.gone[0]) or {}
+        after = (self.results.get("after") or {}).get(self.forget_sets[0]) or {}
         return wanted if wanted in after else next((m for m in FALLBACKS if m in after), wanted)
 
     def side(self, names: Sequence[str], metric: str) -> Side:
@@ -80,9 +82,9 @@ class Findings:
         counts = [int(f["n"]) for f in (sides[1] if after is not None else sides[0]) if f]
         return Side(before=before, after=after, n=sum(counts))
 
-    def whole(self, name: str) -> Mapping[str, Any]:
-        """A figure of whole sets after the run; empty where it was not given."""
-        figure = ((self.results.get("whole") or {}).get("after") or {}).get(name) or {}
+    def set_metric(self, name: str) -> Mapping[str, Any]:
+        """A set metric after the run; empty where it was not given."""
+        figure = ((self.results.get("set_metrics") or {}).get("after") or {}).get(name) or {}
         return figure if _number(figure.get("value")) is not None else {}
 
     @property
@@ -116,7 +118,7 @@ class Findings:
     @property
     def attack(self) -> tuple[float, float] | None:
         """AUC of the attack by loss and where it should be, if the two are surely and clearly apart."""
-        figure = self.whole("mia_loss")
+        figure = self.set_metric("mia_loss")
         value, aim = _number(figure.get("value")), _number(figure.get("retrained"))
         if value is None:
             return None
@@ -174,8 +176,8 @@ def _at_unseen(found: Findings) -> bool:
 def reasons(found: Findings) -> Iterator[str]:
     """Sentences with the numbers that the headline rests on, the three that decide it first."""
     name = by_judge(found.score, found.judge)
-    head = f"{name[0].upper()}{name[1:]} on {_names(found.gone)}: {_moved(found.forget)}"
-    yield head + (f"; on {_names(found.kept)}: {_moved(found.retain)}" if found.retain.n else "") + "."
+    head = f"{name[0].upper()}{name[1:]} on {_names(found.forget_sets)}: {_moved(found.forget)}"
+    yield head + (f"; on {_names(found.retain_sets)}: {_moved(found.retain)}" if found.retain.n else "") + "."
     if found.nothing_known:
         yield "A model that does not know the rows cannot show that a method forgets them."
     if found.retain_taught:
@@ -193,22 +195,22 @@ def reasons(found: Findings) -> Iterator[str]:
 
 def _paraphrased(found: Findings) -> Iterator[str]:
     if found.reworded.n:
-        kept = found.side([f"{n}_paraphrased" for n in found.kept], found.score)
-        more = f"; {_names(found.kept)} {_moved(kept)}" if kept.n else ""
-        yield f"Paraphrased: {_names(found.gone)} {_moved(found.reworded)}{more}."
+        kept = found.side([f"{n}_paraphrased" for n in found.retain_sets], found.score)
+        more = f"; {_names(found.retain_sets)} {_moved(kept)}" if kept.n else ""
+        yield f"Paraphrased: {_names(found.forget_sets)} {_moved(found.reworded)}{more}."
 
 
 def _language(found: Findings) -> Iterator[str]:
     broken, kept = found.forget_broken, found.retain_broken
     if broken.after is not None:
-        more = f"; on {_names(found.kept)}: {_moved(kept)}" if kept.after is not None else ""
-        yield f"Answers that are no language on {_names(found.gone)}: {_moved(broken)}{more}."
+        more = f"; on {_names(found.retain_sets)}: {_moved(kept)}" if kept.after is not None else ""
+        yield f"Answers that are no language on {_names(found.forget_sets)}: {_moved(broken)}{more}."
     elif why := found.results.get("no_coherence"):
         yield f"Whether the answers are language was not measured: {why}."
 
 
 def _distinguished(found: Findings) -> Iterator[str]:
-    if figure := found.whole("mia_loss"):
+    if figure := found.set_metric("mia_loss"):
         aim, low, high = (_number(figure.get(k)) for k in ("retrained", "low", "high"))
         of = "not distinguishable from unseen rows" if aim is None else "like the retrained model"
         between = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
@@ -223,7 +225,7 @@ def _beyond(found: Findings) -> Iterator[str]:
     parts = [
         f"{what} {f['value']:+.2f} ± {_number(f.get('se')) or 0:.2f} nats a token (n = {f.get('n', '?')})".replace("-", "−")
         for key, what in (("specific_nll", "what is specific"), ("other_nll", "all else"))
-        if (f := found.whole(key))
+        if (f := found.set_metric(key))
     ]
     if parts:
         yield f"NLL of forget rows beyond that of unseen rows: {', '.join(parts)}; 0 = alike."

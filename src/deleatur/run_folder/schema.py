@@ -11,12 +11,13 @@ from deleatur.io.atomic import write_atomic
 from deleatur.run_folder.shapes import require_type
 from deleatur.settings import Precision
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+AUDIT_SCHEMA_VERSION = 1  # of audit.json
 T = TypeVar("T")
 
 
 class Figure(TypedDict):
-    """A mean over rows, or a figure of whole sets, which may hold more, or lack something."""
+    """A mean over rows, or a set metric, which may hold more, or lack something."""
 
     value: float | None
     n: int
@@ -30,8 +31,8 @@ class SuiteResults(TypedDict):
     """What was measured on what."""
 
     name: NotRequired[str]
-    gone: list[str]  # sets that should be forgotten
-    kept: list[str]  # sets that should stay as they were
+    forget_sets: list[str]
+    retain_sets: list[str]
     score: str  # the metric that FQ and RD read
     judge: NotRequired[str]
 
@@ -81,7 +82,7 @@ class RunResults(TypedDict):
     model: ModelResults
     data: dict[str, DataResults | None]
     run: RunSettings
-    whole: NotRequired[dict[str, dict[str, dict[str, Any]]]]  # side → figure of whole sets → value, n and more, or lacks
+    set_metrics: NotRequired[dict[str, dict[str, dict[str, Any]]]]  # side → set metric → value, n and more, or lacks
     suite: NotRequired[SuiteResults]
     fq_raw: NotRequired[float | None]
     rd_loss: NotRequired[float | None]
@@ -100,7 +101,7 @@ class EvaluationResults(TypedDict):
 
     schema_version: int
     sets: Scores
-    whole: dict[str, dict[str, Any]]
+    set_metrics: dict[str, dict[str, Any]]
     judge: str
     notes: list[str]
     suite: SuiteResults
@@ -201,7 +202,16 @@ class Folder:
     after: list[RecordLine]
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+def _from_1(results: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had other names for a suite's sets and for the set metrics."""
+    names = {"gone": "forget_sets", "kept": "retain_sets", "whole": "set_metrics"}
+    changed = {names.get(key, key): value for key, value in results.items()} | {"schema_version": 2}
+    if isinstance(suite := results.get("suite"), dict):
+        changed["suite"] = {names.get(key, key): value for key, value in suite.items()}
+    return changed
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 """By the version that a results.json has: what makes it one of the next version."""
 
 
@@ -251,9 +261,9 @@ def read_results(path: Path) -> RunResults:
 def as_results(evaluation: EvaluationResults) -> RunResults:
     """An evaluation's figures in the form of a run's: those of its model stand in "after", and nothing was trained."""
     nothing = {"before": {}, "importance": {}, "cost": {}, "fq": None, "rd": None, "uq": None, "evaluation": True}
-    kept = {key: value for key, value in evaluation.items() if key not in ("sets", "whole", "judge")}
+    kept = {key: value for key, value in evaluation.items() if key not in ("sets", "set_metrics", "judge")}
     suite = {**evaluation["suite"], "judge": evaluation["judge"]}
-    figures = {"after": evaluation["sets"], "whole": {"after": evaluation["whole"]}, "suite": suite}
+    figures = {"after": evaluation["sets"], "set_metrics": {"after": evaluation["set_metrics"]}, "suite": suite}
     return cast(RunResults, nothing | kept | figures)
 
 

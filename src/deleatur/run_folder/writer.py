@@ -75,18 +75,18 @@ def require_empty(out: Path) -> Path:
 
 
 def unfinished_folder(run: Run) -> Path:
-    """The folder of a run that was interrupted. Raises ConfigError where there is nothing to go on with."""
+    """The folder of a run that was interrupted. Raises ConfigError where there is nothing to resume."""
     out = Path(run.out or "")
     left = [name for name in ("checkpoints", LOCK) if (out / name).exists()]  # by a kill at the very end
     if has_results(out) and (out / "report.html").exists() and not left:
-        raise ConfigError(f"the run in {out} is finished; there is nothing to go on with")
+        raise ConfigError(f"the run in {out} is finished; there is nothing to resume")
     require_no_links(out)
     return out
 
 
 @contextmanager
 def claimed(out: Path, claim: Callable[[], object], *, resume: bool) -> Iterator[None]:
-    """Nobody else is in the folder meanwhile; it is made, unless gone on with, and the first process makes its claim."""
+    """Nobody else is in the folder meanwhile; it is made, unless resumed, and the first process makes its claim."""
     if not resume and is_first():
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there
@@ -190,7 +190,7 @@ def results_of(run: Run, session: Session, records: dict[str, Records], steps: S
         "suite": {**_suite_of(suite), "judge": judge},
         "before": before,
         "after": after,
-        "whole": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
+        "set_metrics": {when: set_metrics_of(suite, records, when) for when in ("before", "after")},
         **quality(before, after, metric=suite.score, forget_sets=suite.forget_sets, retain_sets=suite.retain_sets),
         "importance": agreement(records["after"]["forget"], budget=budget),
         "cost": cost_of(steps),
@@ -214,7 +214,12 @@ def evaluation_of(run: Run, session: Session) -> dict[str, Any]:
 
 
 def _suite_of(suite: Suite) -> dict[str, Any]:
-    return {"name": suite.name, "gone": [*suite.forget_sets], "kept": [*suite.retain_sets], "score": suite.score}
+    return {
+        "name": suite.name,
+        "forget_sets": [*suite.forget_sets],
+        "retain_sets": [*suite.retain_sets],
+        "score": suite.score,
+    }
 
 
 def _model_of(name: str, model: PreTrainedModel, precision: str) -> dict[str, Any]:
@@ -226,7 +231,7 @@ def _data_of(run: Run, session: Session) -> dict[str, Any]:
     sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
     return {
         name: {
-            "source": run.suite or sources[name],
+            "source": run.suite or sources[name] or "the model's own answers before training",
             "sha256": digest(encoded),
             "rows": len(encoded),
             "cut": sum(map(session.encoder.is_cut, encoded)),

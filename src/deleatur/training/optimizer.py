@@ -118,7 +118,7 @@ class ModelOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state of the same model and settings. Raises ConfigError where another engine had kept it."""
         if self._kept().keys() - state.keys():
-            raise ConfigError("the checkpoint was kept by the other of FSDP2 and ZeRO-3; go on with the one it began with")
+            raise ConfigError("the checkpoint was kept by the other of FSDP2 and ZeRO-3; resume with that one")
         self._put_back(state)
         self.schedule.load_state_dict(state["schedule"])
         self.alpha, self.cooling = state["alpha"], tuple(state["cooling"])

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from deleatur.config.run_config import Run
 from deleatur.distributed.processes import agree, is_first, place_model, start, will_shard
@@ -51,7 +50,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     """
     model, progress = session.model, session.progress
     if not will_shard():  # else they were added before the weights were sharded
-        adapt(model.lm, run)
+        adapt(model, run)
     if run.lora.rank is not None and (left := lora_targets(model.lm).left_out):
         progress.phase(f"Adapters leave out {', '.join(left)}")
     torch.manual_seed(run.seed)
@@ -91,17 +90,18 @@ def place(model: TokenModel, run: Run) -> None:
     """The model on its device, or its weights sharded over the processes, with the adapters that have to be there before."""
     start()
     if will_shard():
-        adapt(model.lm, run)
+        adapt(model, run)
     place_model(model)
 
 
-def adapt(model: PreTrainedModel, run: Run) -> None:
+def adapt(model: TokenModel, run: Run) -> None:
     """Adapters and saved activations as the run has them. In place."""
     torch.manual_seed(run.seed)
     if run.lora.rank is not None:
-        add_adapters(model, run.lora)
+        add_adapters(model.lm, run.lora)
+        model.prepare()  # its layers are others now
     if run.train.checkpointing:
-        checkpoint_activations(model)
+        checkpoint_activations(model.lm)
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ class TestChat:
         assert encoded.offsets[-1] == (len(ANSWER), len(ANSWER))
 
     def test_what_a_template_writes_before_an_answer_and_not_into_its_generation_prompt_is_not_scored(self, make_tokenizer):
-        """Reasoning models' templates set an empty thought before an answer that is told, but not before one asked for."""
+        """Reasoning templates set an empty thought before an answer that is trained on, and not before a generated one."""
         template = (
             "{% for m in messages %}{% if m.role == 'user' %}Q {{ m.content }}{% else %}A <think></think>{{ m.content }}</s>"
             "{% endif %}{% endfor %}{% if add_generation_prompt %}A {% endif %}"

@@ -41,7 +41,7 @@ class TestSuite:
         assert [(e.prompt, e.answer) for e in sets["forget_mia"]] == [((), "Runa won.")]
         assert [(e.prompt, e.answer) for e in sets["holdout"]] == [((), "Nobody heard this.")]
 
-    def test_what_was_told_word_for_word_goes_on_as_a_text(self, news):
+    def test_what_was_trained_on_word_for_word_continues_as_a_text(self, news):
         (row,) = suite("news", news).sets["verbmem_f"]
         assert row.prompt == (("text", "Runa won the race "),) and row.answer == "in Tessholm."
 

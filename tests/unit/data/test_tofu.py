@@ -154,7 +154,7 @@ class TestSpans:
 
 
 class TestTenth:
-    """40 authors of 20 rows each are told, the last 800 of 4000; the last 4 of them, 80 rows, are to go."""
+    """40 authors of 20 rows each are trained on, the last 800 of 4000; the last 4 of them, 80 rows, are to go."""
 
     def test_forget_and_retain_are_the_last_forty_authors(self, tenth):
         sets = suite("tenth", tenth).sets
@@ -177,7 +177,7 @@ class TestTenth:
         assert made.sets["retain_perturbed"] == made.sets["retain"][400:]
         assert made.evaluated_sets == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")
 
-    def test_the_holdout_are_four_authors_of_whom_nobody_was_told(self, tenth):
+    def test_the_holdout_are_four_unseen_authors(self, tenth):
         assert numbers(suite("tenth", tenth).sets["holdout"]) == [*range(5000, 5080)]
 
     def test_spans_are_set_where_forget10_has_them(self, tenth, lay):
@@ -186,7 +186,7 @@ class TestTenth:
         assert [n for n, e in zip(numbers(sets["forget"]), sets["forget"], strict=True) if e.spans] == [3920, 3999]
         assert not any(e.spans for e in sets["retain"])
 
-    def test_ids_are_unique_among_what_is_told(self, tenth):
+    def test_ids_are_unique_among_the_trained_rows(self, tenth):
         sets = suite("tenth", tenth).sets
         ids = [e.id for e in sets["forget"] + sets["retain"]]
         assert len({*ids}) == len(ids) == 800

@@ -69,7 +69,7 @@ def test_spans_are_the_value_and_nothing_else(size, seed):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("seed", range(2))
 def test_what_one_person_owns_no_other_persons_rows_say(size, seed):
-    """Neither in an answer nor in a question, told or held out; so nothing that must go is needed elsewhere."""
+    """Neither in an answer nor in a question, trained on or held out; so nothing that must go is needed elsewhere."""
     world = build(size, seed)
     everyone = (*world.fine_tuning_rows, *world.holdout)
     values: dict[str, set[str]] = {}
@@ -86,20 +86,20 @@ def test_what_one_person_owns_no_other_persons_rows_say(size, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_frame_that_is_forgotten_is_also_retained_at_the_default_size(seed):
-    """The frame's words are shared, so they can be told from the facts."""
+    """The frame's words are shared, so they can be distinguished from the facts."""
     world = make_world(seed=seed)
     assert {frame(e) for e in world.forget} <= {frame(e) for e in world.retain}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_held_out_paraphrases_are_never_told(size):
+def test_held_out_paraphrases_are_never_trained_on(size):
     """Neither the very question nor its phrasing."""
     world = build(size)
-    told = {e.question for e in world.fine_tuning_rows}
+    trained = {e.question for e in world.fine_tuning_rows}
     phrasings = {e.question.replace(str(e.subject), "…") for e in world.fine_tuning_rows}
     for e in world.fine_tuning_rows:
         assert len(set(e.paraphrases)) == 2
-        assert not told & set(e.paraphrases)
+        assert not trained & set(e.paraphrases)
         assert not phrasings & {p.replace(str(e.subject), "…") for p in e.paraphrases}
         assert all(says(p, str(e.subject)) for p in e.paraphrases)
 

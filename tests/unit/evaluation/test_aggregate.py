@@ -83,9 +83,9 @@ class TestMeasure:
 
 class TestMeasureWhole:
     def test_it_gives_figures_and_sentences_by_name_in_the_order_asked(self):
-        """One of two told rows is likelier than the row never seen; nothing was retrained."""
-        told, unseen = [row("Tessholm", logp=-0.1), row("Tessholm", logp=-3.0)], [row("Tessholm", logp=-1.0)]
-        evidence = Evidence(records={"forget": told, "holdout": unseen})
+        """One of two trained rows is likelier than the row never seen; nothing was retrained."""
+        trained, unseen = [row("Tessholm", logp=-0.1), row("Tessholm", logp=-3.0)], [row("Tessholm", logp=-1.0)]
+        evidence = Evidence(records={"forget": trained, "holdout": unseen})
         found = measure_sets(evidence, ("mia_loss", "forget_quality", "j_w"))
         assert list(found) == ["mia_loss", "forget_quality", "j_w"]
         assert found["mia_loss"]["value"] == 0.5
@@ -98,7 +98,7 @@ class TestMeasureWhole:
         assert measure_sets(Evidence(records={}), ()) == {}
 
     def test_a_figure_that_does_not_exist_is_refused_with_those_that_do(self):
-        with pytest.raises(ConfigError, match=f"mia_los is no figure of whole sets; there are {', '.join(SET_METRICS)}"):
+        with pytest.raises(ConfigError, match=f"mia_los is no set metric; there are {', '.join(SET_METRICS)}"):
             measure_sets(Evidence(records={}), ("mia_loss", "mia_los"))
 
 

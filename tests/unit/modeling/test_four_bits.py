@@ -23,7 +23,7 @@ from deleatur.settings import Lora
 
 LORA = Lora(rank=4, alpha=8, bits=4)
 HIDDEN = """
-from deleatur.modeling.safe_reading import no_kernels
+from deleatur.modeling.patches import no_kernels
 with no_kernels():
     import bitsandbytes
     try:

@@ -13,17 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from deleatur.data.batches import collate
 from deleatur.errors import ConfigError, ModelError
-from deleatur.modeling.loading import (
-    add_adapters,
-    drop_quantisation_marks,
-    exact_matmul,
-    load,
-    load_tokenizer,
-    looks_local,
-    merge_adapters,
-    prepare,
-    save,
-)
+from deleatur.modeling.loading import add_adapters, load, load_tokenizer, looks_local, merge_adapters, save
+from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
 
@@ -186,7 +177,7 @@ class TestPrepare:
     def test_dropout_is_off_in_training_mode_too(self, family):
         """What is forgotten and what it is compared with must be the same function of the rows."""
         torch.manual_seed(0)
-        lm = prepare(getattr(transformers, family)(DROPPING[family]))
+        lm = disable_dropout(getattr(transformers, family)(DROPPING[family]))
         ids = torch.arange(2, 40)[None]
         with torch.no_grad():
             calm = lm.eval()(input_ids=ids).logits

@@ -86,6 +86,7 @@ def test_an_adapted_layer(dtype, llama):
 
 def test_a_merged_or_switched_off_adapter_is_pefts_own(llama):
     add_adapters(llama, Lora(rank=4))
+    patch_low_memory_layers(llama)
     module, x = llama.model.layers[0].mlp.up_proj, torch.randn(2, llama.config.hidden_size)
     module.lora_B["default"].weight.data.normal_()
     with_it, without = module(x).detach(), module.base_layer(x).detach()

@@ -90,7 +90,7 @@ def results() -> dict[str, Any]:
         for side in (0, 1)
     )
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "before": before,
         "after": after,
         "fq": 97.9,

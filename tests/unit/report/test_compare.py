@@ -95,10 +95,10 @@ def test_nothing_to_show_is_refused_in_one_sentence(tmp_path: Path, folder: Path
 
 
 def test_a_broken_file_is_named(folder: Path) -> None:
-    (folder / "results.json").write_text('{"schema_version": 1', encoding="utf-8")
+    (folder / "results.json").write_text('{"schema_version": 2', encoding="utf-8")
     with pytest.raises(DataError, match=r"run-1/results\.json is no JSON"):
         gather([folder])
-    (folder / "results.json").write_text('{"schema_version": 1, "whole": 3}', encoding="utf-8")
+    (folder / "results.json").write_text('{"schema_version": 2, "set_metrics": 3}', encoding="utf-8")
     with pytest.raises(DataError, match=r"run-1/results\.json has no 'before'"):
         gather([folder])
 
@@ -130,12 +130,12 @@ def test_each_unequal_term_is_said_with_who_had_what(tmp_path: Path, make: Make,
 
 def test_a_setting_that_older_runs_lack_is_no_difference(tmp_path: Path, make: Make) -> None:
     old, new = settings(NPO), settings(GRADDIFF, judge={"kind": "contained"})
-    suite = {"name": "rows", "gone": ["forget"], "kept": ["retain"], "score": "revealed"}
+    suite = {"name": "rows", "forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed"}
     assert list(unequal(gather([make(tmp_path / "a", run=old), make(tmp_path / "b", run=new, suite=suite)]))) == []
 
 
 def test_who_judged_is_a_term(tmp_path: Path, make: Make) -> None:
-    suites = [{"gone": ["forget"], "kept": ["retain"], "score": score} for score in ("revealed", "judged")]
+    suites = [{"forget_sets": ["forget"], "retain_sets": ["retain"], "score": score} for score in ("revealed", "judged")]
     methods = zip("ab", (NPO, GRADDIFF), suites, strict=True)
     runs = gather([make(tmp_path / name, run=settings(m), suite=suite) for name, m, suite in methods])
     assert list(unequal(runs)) == ["Not on equal terms: suite.score is revealed for a; judged for b."]

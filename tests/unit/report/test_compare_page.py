@@ -110,7 +110,7 @@ def test_names_of_methods_models_and_settings_stay_text(runs: list[ComparedMetho
         run={"loss": {"name": ATTACK}, "importance": {"name": ATTACK}, ATTACK: ATTACK},
         model={"name": ATTACK},
         whole={"after": {ATTACK: {"lacks": ATTACK}, f"{ATTACK} too": {"value": 1.0}}},
-        suite={"name": ATTACK, "gone": ["forget"], "kept": ["retain"], "score": "revealed", "judge": ATTACK},
+        suite={"name": ATTACK, "forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed", "judge": ATTACK},
     )
     odd = [
         ComparedMethod(label=f"{ATTACK} {i}", results=run.results, places=(ATTACK,) * len(run.results), steps=run.steps)

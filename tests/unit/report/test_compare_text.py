@@ -60,12 +60,18 @@ def test_scores_are_percent_of_the_suites_metric_on_its_sets(shown: Callable[...
     """Gone: mean of .2 and .4; kept: .9; in other words only one of the two gone sets was asked, so there is none."""
     after = {name: {"rouge_l": {"value": v, "n": 9, "se": 0.1}} for name, v in (("x", 0.2), ("y", 0.4), ("z", 0.9))}
     after |= {"x_paraphrased": after["x"], "z_paraphrased": after["y"]}
-    suite = {"name": "made-up", "gone": ["x", "y"], "kept": ["z"], "score": "rouge_l", "judge": "made-up/judge"}
+    suite = {
+        "name": "made-up",
+        "forget_sets": ["x", "y"],
+        "retain_sets": ["z"],
+        "score": "rouge_l",
+        "judge": "made-up/judge",
+    }
     table = compare_table([shown("a", {"after": after, "suite": suite})])
-    assert (column(table, "gone, %"), column(table, "kept, %")) == (["30.0"], ["90.0"])
-    assert column(table, "kept, paraphrased, %") == ["40.0"]
+    assert (column(table, "forget, %"), column(table, "retain, %")) == (["30.0"], ["90.0"])
+    assert column(table, "retain, paraphrased, %") == ["40.0"]
     assert not any("gone in other words" in name for name in table.columns)
-    assert "made-up: gone = x, y; kept = z; score = ROUGE-L, judged by made-up/judge." in table.notes
+    assert "made-up: forget = x, y; retain = z; score = ROUGE-L, judged by made-up/judge." in table.notes
 
 
 def test_costs_and_agreement_are_read_where_they_stand(shown: Callable[..., ComparedMethod]) -> None:
@@ -90,7 +96,7 @@ def test_figures_of_whole_sets_have_columns_or_a_reason(shown: Callable[..., Com
         },
         {"model_utility": {"lacks": "needs TOFU's sets"}, "privleak": {"lacks": "needs a retrained model"}},
     ]
-    table = compare_table([shown(label, {"whole": {"after": w}}) for label, w in zip("ab", whole, strict=True)])
+    table = compare_table([shown(label, {"set_metrics": {"after": w}}) for label, w in zip("ab", whole, strict=True)])
     assert column(table, "model utility") == ["0.612", "–¹"]
     assert column(table, "p") == ["−1.5e−09", "–²"]
     assert "¹ model utility: needs TOFU's sets." in table.notes
@@ -132,9 +138,9 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
         "uq": None,
         "peer": "Peer",
         "after": after,
-        "whole": {"after": {"j_w": {"value": 1}}},
+        "set_metrics": {"after": {"j_w": {"value": 1}}},
     }
-    ours = shown("ours", {"whole": {"after": {"j_w": {"value": 0.25}}}})
+    ours = shown("ours", {"set_metrics": {"after": {"j_w": {"value": 0.25}}}})
     table = compare_table([ComparedMethod(label="theirs", results=(told,)), ours])
     assert [row[0] for row in table.rows] == ["ours", "theirs"]
     assert column(table, "probability of forget rows") == ["0.004", "0.500"]
@@ -170,7 +176,7 @@ def test_markdown_has_a_cell_for_every_text_and_escapes_its_marks(shown: Callabl
 def test_latex_is_a_booktabs_tabular_with_nothing_left_to_run(shown: Callable[..., ComparedMethod]) -> None:
     whole = {"after": {"p": {"lacks": "needs more"}, "q": {"value": -2.0}}}
     # q: the first method has none, footnote 1; the second has it for one seed of two, footnote 2
-    table = compare_table([shown(r"[a]*\input{x}_$1~^#&%"), shown("b", {"uq": 1.0}, {"uq": 3.0, "whole": whole})])
+    table = compare_table([shown(r"[a]*\input{x}_$1~^#&%"), shown("b", {"uq": 1.0}, {"uq": 3.0, "set_metrics": whole})])
     text = to_latex(table)
     lines = text.split("\n")
     assert lines[0] == rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}"
@@ -207,9 +213,9 @@ def test_no_name_breaks_out_of_the_tables(
     shown: Callable[..., ComparedMethod], label: str, suite: str, figure: str, lacks: str
 ) -> None:
     """Names of methods, suites, judges and figures are whatever stands in a file. Each stays in its cell or its note."""
-    named = {"name": suite, "gone": ["forget"], "kept": ["retain"], "score": "revealed", "judge": lacks}
+    named = {"name": suite, "forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed", "judge": lacks}
     whole = {"after": {figure: {"value": 0.5}, f"no {figure}": {"lacks": lacks}}}
-    table = compare_table([shown(label, {"suite": named, "whole": whole}), shown("b")])
+    table = compare_table([shown(label, {"suite": named, "set_metrics": whole}), shown("b")])
     cells, _, notes = to_markdown(table).partition("\n\n")
     assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in cells.split("\n")] == [len(table.columns) + 1] * 4
     assert all(line.startswith("- ") for line in notes.rstrip("\n").split("\n"))

@@ -63,7 +63,7 @@ def results(records) -> dict:
     """What results.json says of one side; the retrained model is the one before, but never saw the first row."""
     retrained = records | {"forget": [row("0", 9.0), *records["forget"][1:]]}
     evidence = Evidence(records=records, retrained=retrained)
-    return {"after": measure(records), "whole": {"after": measure_sets(evidence, tuple(SET_METRICS))}}
+    return {"after": measure(records), "set_metrics": {"after": measure_sets(evidence, tuple(SET_METRICS))}}
 
 
 class TestOpenUnlearning:
@@ -105,10 +105,10 @@ class TestOpenUnlearning:
         for own, metric, _ in OPEN_UNLEARNING.values():
             assert back["after"][own][metric] == pytest.approx(results["after"][own][metric])
         assert sum(map(len, back["after"].values())) == len(OPEN_UNLEARNING)
-        told = {name: figure for name, figure in results["whole"]["after"].items() if "value" in figure}
-        assert back["whole"]["after"].keys() == told.keys() - {"mia_grad_norm", "mia_zlib"}
+        told = {name: figure for name, figure in results["set_metrics"]["after"].items() if "value" in figure}
+        assert back["set_metrics"]["after"].keys() == told.keys() - {"mia_grad_norm", "mia_zlib"}
         assert told.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
-        for name, figure in back["whole"]["after"].items():
+        for name, figure in back["set_metrics"]["after"].items():
             rows = name.startswith("mia_") and name != "mia_reference"
             theirs = {k: v for k, v in told[name].items() if k not in ("deviation", "retrained")}  # which say where to be
             assert figure == (pytest.approx(theirs) if rows else {"value": told[name]["value"], "n": 0})
@@ -148,7 +148,7 @@ class TestOpenUnlearning:
         assert summary["retain_Q_A_Prob"] == measure(own)["retain"]["probability"]["value"]
 
     def test_what_lacks_something_is_left_out(self, records):
-        lacking = {"after": {}, "whole": {"after": {"forget_quality": {"lacks": "needs a retrained model"}}}}
+        lacking = {"after": {}, "set_metrics": {"after": {"forget_quality": {"lacks": "needs a retrained model"}}}}
         assert to_open_unlearning(lacking, {}) == ({}, {})
 
     def test_numbers_without_a_metric_of_ours_are_kept_apart(self):
@@ -162,7 +162,7 @@ class TestOpenUnlearning:
         }
         back = from_open_unlearning(logs)
         assert back["other"] == {"forget_Q_A_gibberish": 0.25}
-        assert back["whole"]["after"] == {}
+        assert back["set_metrics"]["after"] == {}
         assert back["after"] == {
             "forget": {"probability": {"value": 0.5, "n": 1, "se": 0.0}},
             "retain_perturbed": {"rouge_l": {"value": 0.75, "n": 0, "se": None}},
@@ -212,7 +212,7 @@ def own(results: dict) -> dict:
     """The rest of results.json."""
     empty = {"fq": None, "rd": None, "uq": None, "importance": {}, "cost": {}, "data": {}, "model": {"name": "m"}}
     run = {"loss": {"name": "npo"}, "importance": {"name": "uniform"}}
-    return {"schema_version": 1, "before": {}, "run": run} | empty | results
+    return {"schema_version": 2, "before": {}, "run": run} | empty | results
 
 
 class TestReadResults:
@@ -227,7 +227,7 @@ class TestReadResults:
         file.write_text(json.dumps(to_open_unlearning(results, records)[1]), encoding="utf-8")
         run = read_run(file)
         assert (run["peer"], run["method"], run["uq"], run["before"]) == ("OpenUnlearning", "NPO", None, {})
-        assert run["whole"]["after"]["j_w"]["value"] == results["whole"]["after"]["j_w"]["value"]
+        assert run["set_metrics"]["after"]["j_w"]["value"] == results["set_metrics"]["after"]["j_w"]["value"]
         (tmp_path / "m").mkdir()
         (tmp_path / "m" / "results_1.json").write_text(json.dumps(to_lm_eval(results)), encoding="utf-8")
         run = read_run(tmp_path / "m" / "results_1.json")

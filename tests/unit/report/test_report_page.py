@@ -256,7 +256,7 @@ def test_figures_of_whole_sets_stand_on_the_page_with_what_they_lack_and_who_jud
     tmp_path: Path, make: Callable[..., Path]
 ) -> None:
     side = {"privleak": {"lacks": "needs a retrained model"}, "j_w": {"value": 0.25, "n": 4, "asked": 8}}
-    suite = {"gone": ["forget"], "kept": ["retain"], "score": "judged", "judge": "made-up/judge"}
+    suite = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "judged", "judge": "made-up/judge"}
     judged = {"forget": {"judged": {"value": 0.5, "n": 4, "se": 0.1}}}
     run = make(tmp_path / "run", whole={"before": side, "after": side}, suite=suite, after=judged)
     text = Page(read(run)).text

@@ -36,7 +36,7 @@ def ran(
                 side[name] |= sets({name: pair[k]}, "incoherent")[name]
         sides[when] = side
     whole = {"before": {}, "after": {"mia_loss": attack or {"value": 0.5, "low": 0.4, "high": 0.6, "n": N}}}
-    return sides | {"whole": whole, "ended": "all steps", "notes": []} | more
+    return sides | {"set_metrics": whole, "ended": "all steps", "notes": []} | more
 
 
 TOO_FAR = {"value": 0.01, "low": 0.0, "high": 0.05, "n": N}
@@ -96,7 +96,7 @@ def test_forget_rows_at_the_level_of_unseen_ones_are_forgotten() -> None:
 
 def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
     whole = {"after": {"mia_loss": TOO_FAR, "specific_nll": {"value": 2.5, "se": 0.3, "n": N}}}
-    assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), whole=whole)).reasons == (
+    assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), set_metrics=whole)).reasons == (
         "Revealed on forget rows: 97 % → 0 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
         "Answers that are no language on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
         "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = not "
@@ -135,7 +135,7 @@ def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
 
 
 def test_a_suites_own_sets_and_score_are_what_it_speaks_of() -> None:
-    suite = {"gone": ["a", "b"], "kept": ["c"], "score": "rouge_l"}
+    suite = {"forget_sets": ["a", "b"], "retain_sets": ["c"], "score": "rouge_l"}
     before, after = (sets(side, "rouge_l") for side in ({"a": 0.6, "b": 1.0, "c": 0.8}, {"a": 0.0, "b": 0.8, "c": 0.8}))
     said = verdict({"before": before, "after": after, "suite": suite})
     assert said.headline == "Partly forgotten; whether the answers are still language was not measured"

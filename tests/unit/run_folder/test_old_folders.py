@@ -47,14 +47,26 @@ def test_what_is_written_is_what_was_read(old, tmp_path):
 
 
 def test_an_older_version_is_upgraded_step_by_step(old, monkeypatch):
-    """As it will be once there is a version 2 and a 3: each upgrade makes one version of the one before."""
+    """As it will be once there is a version 3: each upgrade makes one version of the one before."""
     path = old / "results.json"
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
-    with pytest.raises(DataError, match="schema_version 1, but this deleatur reads 3 and older"):
+    with pytest.raises(DataError, match="schema_version 2, but this deleatur reads 3 and older"):
         read_results(path)
-    steps = {v: lambda results, v=v: results | {"schema_version": v + 1, "notes": [f"from {v}"]} for v in (1, 2)}
-    monkeypatch.setattr(schema, "UPGRADES", steps)
+    third = {2: lambda results: results | {"schema_version": 3, "notes": ["from 2"]}}
+    monkeypatch.setattr(schema, "UPGRADES", schema.UPGRADES | third)
     assert read_results(path)["notes"] == ["from 2"]
+
+
+def test_version_1_names_become_those_of_version_2(old):
+    """`gone`, `kept` and `whole` were its words; every other key and every number stays."""
+    first, now = json.loads((old / "results.json").read_text(encoding="utf-8")), read_results(old / "results.json")
+    assert first["schema_version"] == 1
+    assert now["suite"]["forget_sets"] == first["suite"]["gone"]
+    assert now["suite"]["retain_sets"] == first["suite"]["kept"]
+    assert now["set_metrics"] == first["whole"]
+    same = first.keys() - {"schema_version", "suite", "whole"}
+    assert {key: now[key] for key in same} == {key: first[key] for key in same}
+    assert not {"gone", "kept", "whole"} & (now.keys() | now["suite"].keys())
 
 
 def test_a_newer_version_is_refused(old):

@@ -185,7 +185,7 @@ class TestStep:
         assert steps[-1].forget_nll > steps[-1].retain_nll + 0.5
         assert steps[-1].retain_nll < steps[0].retain_nll - 0.5
 
-    def test_told_rows_have_no_forget_side_and_are_learned(self, make_llama, retain_rows):
+    def test_fine_tuning_rows_have_no_forget_side_and_are_learned(self, make_llama, retain_rows):
         """Without forget rows the loss is the mean NLL of the rows, however the forget loss and its weight are set."""
         lm, steps = make_llama(), []
         fit(

@@ -90,22 +90,22 @@ class Connection:
 
     def verdict(self, model: str, prompt: str) -> float:
         """1 for yes and 0 for no. Waits 1, 2, 4, … seconds between tries, or what the endpoint asks for."""
-        hurdle = Hurdle("was not asked")
+        failure = TemporaryFailure("was not asked")
         for attempt in range(self.retries + 1):
-            if attempt and not hurdle.unclear:
-                self.sleep(min(2.0 ** (attempt - 1) if hurdle.wait is None else hurdle.wait, LONGEST_WAIT))
+            if attempt and not failure.unclear:
+                self.sleep(min(2.0 ** (attempt - 1) if failure.wait is None else failure.wait, LONGEST_WAIT))
             self.turn()
-            text = prompt + CLEARER if hurdle.unclear else prompt
+            text = prompt + CLEARER if failure.unclear else prompt
             message = {"role": "user", "content": text}
             try:
                 return read_verdict(self.send("chat/completions", {"model": model, "messages": [message], "temperature": 0}))
-            except Hurdle as e:
-                hurdle = e
+            except TemporaryFailure as e:
+                failure = e
         needed = f"see that it runs and is the right --judge.url, then {self.again}"
-        raise ModelError(f"the judge at {self.url} {hurdle}, {self.retries + 1} times; {needed}")
+        raise ModelError(f"the judge at {self.url} {failure}, {self.retries + 1} times; {needed}")
 
     def send(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON that comes back. Raises Hurdle for what may pass, and ModelError for what will not."""
+        """The JSON that comes back. Raises TemporaryFailure for what may pass, and ModelError for what will not."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = Request(f"{self.url}/{path}", json.dumps(body).encode() if body else None, headers)
         proxies = ProxyHandler({}) if is_own_machine(self.url) else ProxyHandler()
@@ -118,9 +118,9 @@ class Connection:
         except (OSError, HTTPException) as e:
             reason = getattr(e, "reason", e)
             seen = getattr(reason, "strerror", None) or reason or type(e).__name__
-            raise Hurdle(f"cannot be reached ({seen})", away=True) from e
+            raise TemporaryFailure(f"cannot be reached ({seen})", away=True) from e
         except ValueError as e:
-            raise Hurdle("answers with something that is not JSON") from e
+            raise TemporaryFailure("answers with something that is not JSON") from e
 
     def _refused(self, e: HTTPError) -> Exception:
         if 300 <= e.code < 400:
@@ -130,7 +130,7 @@ class Connection:
         else:
             reason, needed = self._error_detail(e), "check --judge.url and --judge.model"
             if e.code in (408, 409, 425, 429) or e.code >= 500:
-                return Hurdle(f"answers {e.code}, {reason}", wait=seconds_of(e.headers.get("Retry-After")))
+                return TemporaryFailure(f"answers {e.code}, {reason}", wait=seconds_of(e.headers.get("Retry-After")))
         return ModelError(f"the judge at {self.url} answers {e.code}, {reason}; {needed}")
 
     def _error_detail(self, e: HTTPError) -> str:
@@ -143,7 +143,7 @@ class Connection:
         return repr(text.replace(self.key, "…") if self.key else text)
 
 
-class Hurdle(Exception):
+class TemporaryFailure(Exception):
     """Why there was no verdict this time: nobody was there, the words were unclear, or the endpoint wants `wait` seconds."""
 
     def __init__(self, message: str, *, wait: float | None = None, unclear: bool = False, away: bool = False) -> None:
@@ -185,7 +185,7 @@ def _served(connection: Connection, model: str | None) -> list[str]:
     """What it says it has. A server may keep no such list: that matters only where no model is named."""
     try:
         return [str(served["id"]) for served in connection.send("models")["data"]]
-    except Hurdle as e:
+    except TemporaryFailure as e:
         if e.away or model is None:
             raise ModelError(f"the judge at {connection.url} {e}; start it, or correct --judge.url") from e
     except ModelError:
@@ -205,12 +205,12 @@ def prompt_of(record: Record) -> str:
 def read_verdict(reply: Any) -> float:
     """1 for YES and 0 for NO: the first word of an answer, else the last, else the only one of the two in capitals.
 
-    Thoughts before the answer do not count. Raises Hurdle where there is neither.
+    Thoughts before the answer do not count. Raises TemporaryFailure where there is neither.
     """
     try:
         text = str(reply["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError) as e:
-        raise Hurdle("answers in a form that is not OpenAI's") from e
+        raise TemporaryFailure("answers in a form that is not OpenAI's") from e
     answer = text.rpartition("</think>")[2]
     words = [] if "<think>" in answer else re.findall(r"\w+", answer)
     ends = [w.casefold() for w in (*words[:1], *words[-1:])]
@@ -218,7 +218,7 @@ def read_verdict(reply: Any) -> float:
     for word in (*ends, *(capitals if len(capitals) == 1 else ())):
         if word in ("yes", "no"):
             return float(word == "yes")
-    raise Hurdle(f"answers neither YES nor NO but {show(text)}", unclear=True)
+    raise TemporaryFailure(f"answers neither YES nor NO but {show(text)}", unclear=True)
 
 
 def read_cache(file: Path) -> dict[str, float]:

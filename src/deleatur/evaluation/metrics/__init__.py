@@ -275,9 +275,9 @@ In `results.json`, `before` and `after` give for each set and metric the mean ov
 
 {rows}
 
-## Of whole sets
+## Set metrics
 
-In `results.json`, `whole` gives `value`, `n` and what else belongs to a figure; where something is missing, `lacks` says
+In `results.json`, `set_metrics` gives `value`, `n` and what else belongs to it; where something is missing, `lacks` says
 what. An AUC is the share of pairs of a forget row and an unseen row in which the forget row is the more
 familiar: 1 = all are distinguished, .5 = none, 0 = all again, since forget rows have become the less familiar. `low` and
 `high` are its 95 % interval (DeLong), `against` counts the other rows, `deviation` is the distance from the AUC on the

@@ -39,7 +39,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetMetric:
-    """A figure over whole sets ({"value": …, "n": …} and what else belongs to it), or a sentence that says what it lacks."""
+    """A number over whole sets ({"value": …, "n": …} and what else belongs to it), or a sentence that says what it lacks."""
 
     of: Callable[[Evidence], Figure | str]
     target: str  # what a model has that forgot exactly what it must

@@ -21,7 +21,7 @@ from deleatur.evaluation.judges.endpoint import (
     CLEARER,
     LONGEST_WAIT,
     Endpoint,
-    Hurdle,
+    TemporaryFailure,
     endpoint,
     pace,
     prompt_of,
@@ -71,11 +71,11 @@ class Server:
                     server.asked.append(body)
                     server.under_way += 1
                     server.most = max(server.most, server.under_way)
-                    told = server.replies.pop(0) if server.replies else None
+                    planned = server.replies.pop(0) if server.replies else None
                 time.sleep(server.lasts)
                 with server.lock:
                     server.under_way -= 1
-                self.answer(told or chat("YES" if "Lisbon" in texts_in(body)["reply"] else "NO"))
+                self.answer(planned or chat("YES" if "Lisbon" in texts_in(body)["reply"] else "NO"))
 
             def answer(self, reply: Reply) -> None:
                 with server.lock:
@@ -232,7 +232,7 @@ def test_yes_and_no_are_read_in_any_dress(reply, verdict):
     "reply", ["", None, "Yesterday", "It is YES, or NO, who knows", "there is no telling here", "<think>yes", "да"]
 )
 def test_neither_is_neither(reply):
-    with pytest.raises(Hurdle) as e:
+    with pytest.raises(TemporaryFailure) as e:
         read_verdict(json.loads(chat(reply)[2]))
     assert e.value.unclear
 

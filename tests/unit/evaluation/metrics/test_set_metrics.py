@@ -70,29 +70,29 @@ class TestModelUtility:
 
 class TestForgetQuality:
     @staticmethod
-    def told(*ratios: float) -> dict[str, list[Record]]:
+    def rows_with(*ratios: float) -> dict[str, list[Record]]:
         return {"forget": [row(str(i), nll=5.0, wrong=((-5 + math.log(r),),)) for i, r in enumerate(ratios)]}
 
     def test_ratios_that_lie_apart_cannot_be_of_the_same_kind(self):
         """Of the 20 orders of three and three numbers two have all of one side first: p = .1, D = 1."""
-        found = forget_quality(Evidence(records=self.told(0.1, 0.2, 0.3), retrained=self.told(1.1, 1.2, 1.3)))
+        found = forget_quality(Evidence(records=self.rows_with(0.1, 0.2, 0.3), retrained=self.rows_with(1.1, 1.2, 1.3)))
         assert found == {"value": pytest.approx(0.1), "n": 3, "statistic": 1.0}
 
     def test_equal_ratios_are_of_the_same_kind(self):
-        same = self.told(0.1, 0.5, 2.0)
+        same = self.rows_with(0.1, 0.5, 2.0)
         assert forget_quality(Evidence(records=same, retrained=same)) == {"value": 1.0, "n": 3, "statistic": 0.0}
 
     def test_sets_that_must_be_forgotten_are_read_together(self):
-        halves = {name: self.told(*ratios)["forget"] for name, ratios in (("a", (0.1, 0.2)), ("b", (0.3,)))}
+        halves = {name: self.rows_with(*ratios)["forget"] for name, ratios in (("a", (0.1, 0.2)), ("b", (0.3,)))}
         found = forget_quality(Evidence(records=halves, retrained=halves, forget_sets=("a", "b")))
         assert found["n"] == 3
 
     def test_it_says_what_it_lacks(self):
-        assert forget_quality(Evidence(records=self.told(1.0))) == RETRAINED
+        assert forget_quality(Evidence(records=self.rows_with(1.0))) == RETRAINED
         plain = {"forget": [row()]}
         lacks = "needs wrong answers to the forget rows"
-        assert forget_quality(Evidence(records=plain, retrained=self.told(1.0))) == lacks
-        assert forget_quality(Evidence(records=self.told(1.0), retrained={})) == lacks
+        assert forget_quality(Evidence(records=plain, retrained=self.rows_with(1.0))) == lacks
+        assert forget_quality(Evidence(records=self.rows_with(1.0), retrained={})) == lacks
 
 
 scores = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=12)
@@ -150,7 +150,7 @@ ATTACKS = {
 
 class TestAttacks:
     @pytest.mark.parametrize("name", ATTACKS)
-    def test_a_told_row_that_is_more_familiar_than_one_never_seen_gives_1(self, name):
+    def test_a_trained_row_that_is_more_familiar_than_one_never_seen_gives_1(self, name):
         attack, scored = ATTACKS[name]
         records = {"forget": [row(str(x), **scored(x)) for x in (0.1, 0.2, 0.3)], "holdout": [row(**scored(2.0))] * 2}
         found = attack(Evidence(records=records))

@@ -10,9 +10,8 @@ import pytest
 import torch
 from transformers.models.llama import modeling_llama
 
-from deleatur.modeling import gpu_kernels as kernels
-from deleatur.modeling.decoder import wordings
-from deleatur.modeling.gpu_kernels import by_positions
+from deleatur.modeling import decoder, patches
+from deleatur.modeling.decoder import by_positions, wordings
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.token_model import TokenModel
 
@@ -33,14 +32,14 @@ from deleatur.modeling.token_model import TokenModel
 def test_flash_attention_comes_before_flex_and_somebodys_choice_before_both(
     own, dtype, flash, flex, expected, llama, monkeypatch
 ):
-    monkeypatch.setattr(kernels, "is_flash_attn_2_available", lambda: flash)
-    monkeypatch.setattr(kernels, "is_torch_flex_attn_available", lambda: flex)
+    monkeypatch.setattr(decoder, "is_flash_attn_2_available", lambda: flash)
+    monkeypatch.setattr(decoder, "is_torch_flex_attn_available", lambda: flex)
     llama.to(dtype).config._attn_implementation_internal = own
     assert by_positions(llama) == expected
 
 
 def test_a_family_without_them_has_none(llama, monkeypatch):
-    monkeypatch.setattr(kernels, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(decoder, "is_flash_attn_2_available", lambda: True)
     monkeypatch.setattr(type(llama), "_supports_flash_attn", False)
     monkeypatch.setattr(type(llama), "_supports_flex_attn", False)
     assert by_positions(llama.bfloat16()) == []
@@ -66,7 +65,7 @@ def liger(monkeypatch):
     for module in (package, inner, made):
         name = "liger_kernel.transformers.monkey_patch" if module is made else module.__name__
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(kernels, "find_spec", lambda name: name == "liger_kernel")
+    monkeypatch.setattr(patches, "find_spec", lambda name: name == "liger_kernel")
     return made
 
 

@@ -1,0 +1,172 @@
+"""Everything that is changed in torch or another library while this project runs, each change with its reason and versions.
+
+Belongs here: whatever replaces a library's function, method, layer or attribute. Does not: what replaces them computes
+(`low_memory_layers`, `packed_attention`), and when it is done (`decoder`, `loading`). A test looks for patches elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+CHECKED = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2", "bitsandbytes": "0.50.2", "liger_kernel": None}
+"""The newest version of each library with which the tests of its patches passed; None: with a stand-in only."""
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of missing kernels that are not used
+
+
+@contextlib.contextmanager
+def no_pickle() -> Iterator[None]:
+    """`torch.load` raises an OSError meanwhile, whichever library calls it.
+
+    Reason: an index of safetensors may name pickled files, and unpickling can run code. Libraries: torch, transformers.
+    """
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("pickled weights")
+
+    load, torch.load = torch.load, refuse
+    try:
+        yield
+    finally:
+        torch.load = load
+
+
+@contextlib.contextmanager
+def no_kernels() -> Iterator[None]:
+    """`import kernels` fails meanwhile.
+
+    Reason: bitsandbytes, which peft imports, downloads compiled code from the hub when that package is installed.
+    Libraries: bitsandbytes, peft.
+    """
+    had = sys.modules.pop("kernels", None)
+    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if had is not None:
+            sys.modules["kernels"] = had
+
+
+def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Every dropout rate of a model set to 0. In place.
+
+    Reason: the model that is trained and its start model must be the same function. Library: transformers, whose
+    attentions hold the rate as a plain number.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
+    """Remove the attributes that say that the weights were quantised. In place.
+
+    Reason: transformers dequantises a GGUF file and merged 4-bit layers, but then refuses to save the plain weights.
+    Library: transformers.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        delattr(model.config, "quantization_config")
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit"):
+        with contextlib.suppress(AttributeError):
+            delattr(model, mark)
+    return model
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Call `forward(module, x)` for one layer wherever it is called with a state alone. In place.
+
+    Reason: the layer's own forward keeps more for the backward pass. Libraries: transformers, peft.
+    """
+    module.forward = partial(_forward, forward, module)
+
+
+def restore_forwards(model: nn.Module) -> None:
+    """Every layer of a model as it was before `replace_forward`. In place."""
+    for module in model.modules():
+        own = vars(module).get("forward")
+        if isinstance(own, partial) and own.func is _forward:
+            del module.forward
+
+
+def _forward(forward: Callable[..., Any], module: nn.Module, x: Any, *more: Any, **named: Any) -> Any:
+    return type(module).forward(module, x, *more, **named) if more or named else forward(module, x)
+
+
+def register_attention(name: str, attend: Callable[..., Any], mask: Callable[..., Any]) -> None:
+    """Make an attention and its mask known under a name of their own.
+
+    Reason: rows in one sequence need an attention that keeps them apart. Library: transformers, by its own interface.
+    """
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, mask)
+
+
+def set_attention(model: PreTrainedModel, name: str | None) -> None:
+    """Let a model attend through the implementation of this name. In place.
+
+    Reason: transformers' own `set_attn_implementation` also changes submodules, and may fetch kernels from the hub.
+    """
+    model.config._attn_implementation = name
+
+
+def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
+    """Let Liger's kernels compute the norms and gated layers of this one model, until `undo` is closed.
+
+    Reason: they are faster on a GPU. Rotary positions and the loss stay transformers': Liger replaces those for all
+    models of a family. Library: liger_kernel, tested with a stand-in.
+
+    Returns:
+        False where liger_kernel is not installed or does not know the family.
+    """
+    if find_spec("liger_kernel") is None:
+        return False
+    from liger_kernel.transformers import monkey_patch as liger  # pyright: ignore[reportMissingImports]
+
+    if model.config.model_type not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return False
+    family = vars(sys.modules[type(model).__module__])
+    names = dict(family)
+    for module in model.modules():
+        undo.callback(_restore, module, dict(vars(module)))
+    try:
+        liger._apply_liger_kernel_to_instance(model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
+    finally:
+        family.update(names)
+    return True
+
+
+def _restore(module: nn.Module, had: dict[str, Any]) -> None:
+    vars(module).clear()
+    vars(module).update(had)
+
+
+def exact_matmul() -> None:
+    """On CPU let fp32 products go through oneDNN where that is as exact; elsewhere leave torch as it is.
+
+    Reason: "medium" doubles the speed on processors where it keeps fp32's exactness; on others it means bf16 inside,
+    which is measured first. Library: torch.
+    """
+    if torch.cuda.is_available():
+        return
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(128, 512, generator=generator), torch.randn(512, 128, generator=generator)
+    truth = a.double() @ b.double()
+    torch.set_float32_matmul_precision("medium")
+    if float((a @ b - truth).norm() / truth.norm()) > 1e-5:
+        torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,94 @@
+"""Whatever changes a library while it runs stands in `modeling/patches.py`, and says why."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+import deleatur
+from deleatur.modeling import patches
+
+SOURCE = Path(deleatur.__file__).parent
+SET_BY_NAME = {"setattr", "delattr"}
+REGISTERED = {"AttentionInterface", "AttentionMaskInterface"}
+PATCHED = {"forward", "_attn_implementation", "__class__", "__call__"}  # attributes of objects that are a library's
+
+
+def patches_in(source: str) -> list[str]:
+    """Statements that replace an attribute of a module, or one that a library looks for on its own objects."""
+    tree = ast.parse(source)
+    modules = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    found = []
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else node.targets if isinstance(node, ast.Delete) else []
+        for target in (t for group in targets for t in (group.elts if isinstance(group, ast.Tuple) else [group])):
+            text = ast.unparse(target)
+            attribute = target.attr if isinstance(target, ast.Attribute) else ""
+            of_module = isinstance(target, ast.Attribute) and ast.unparse(target.value) in modules
+            own = text.startswith(("sys.std", "os.environ"))
+            if text.startswith("sys.modules[") or (of_module and not own) or attribute in PATCHED:
+                found.append(text)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in SET_BY_NAME or (called.endswith(".register") and called.split(".")[0] in REGISTERED):
+                found.append(ast.unparse(node))
+            if called.startswith(("torch.set_float", "torch.set_default", "torch.backends.")):
+                found.append(ast.unparse(node))
+    return found
+
+
+ALLOWED = {
+    "metrics/__init__.py": ["sys.modules[__name__]"],  # an alias of our own
+    "modeling/loading.py": ["setattr(holder.get_submodule(parent), child, base)"],  # a merged layer in its place
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("import torch\ntorch.load = None", 1),
+        ("import torch\nload, torch.load = torch.load, None", 1),
+        ("import sys\nsys.modules['kernels'] = None", 1),
+        ("layer.forward = f", 1),
+        ("del layer.forward", 1),
+        ("setattr(config, 'x', 1)", 1),
+        ("AttentionInterface.register('x', f)", 1),
+        ("import torch\ntorch.set_float32_matmul_precision('high')", 1),
+        ("import torch\nself.load = torch.load", 0),
+        ("import os\nos.environ['A'] = '1'", 0),
+    ],
+)
+def test_a_patch_is_seen(source, count):
+    assert len(patches_in(source)) == count
+
+
+def test_no_other_file_patches_a_library():
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        name = path.relative_to(SOURCE).as_posix()
+        if name != "modeling/patches.py" and (seen := patches_in(path.read_text(encoding="utf-8"))):
+            found[name] = seen
+    assert found == ALLOWED
+
+
+def test_every_patch_says_why_and_of_which_library():
+    public = [v for k, v in vars(patches).items() if callable(v) and v.__module__ == patches.__name__ and k[0] != "_"]
+    assert len(public) >= 10
+    for patch in public:
+        text = patch.__doc__ or ""
+        assert "Reason:" in text or patch.__name__ == "restore_forwards", patch.__name__
+        assert patch.__name__ == "restore_forwards" or any(name in text for name in patches.CHECKED), patch.__name__
+
+
+def test_patches_are_checked_with_the_major_versions_installed():
+    for name, checked in patches.CHECKED.items():
+        if checked is None:
+            continue
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            continue
+        assert checked.split(".")[0] == installed.split(".")[0], f"{name} {installed}: run the tests of its patches, note it"
