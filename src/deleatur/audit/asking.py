@@ -6,16 +6,17 @@ import contextlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from deleatur.data.encode import Encoder
 from deleatur.evaluation.metrics.pieces import STOP_WORDS
-from deleatur.evaluation.predictions import TokenPredictions, ends, likelihood_pass
+from deleatur.evaluation.predictions import Predictor, TokenPredictions, ends, likelihood_pass
+from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.generation import greedy, sample
 from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Precision
+from deleatur.settings import Evaluation, Precision
 from deleatur.types import Encoded, Example
 
 
@@ -46,7 +47,7 @@ class Speaker:
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Greedy answers; equal prompts are answered once."""
-        prompts = [self.prompt(q) for q in questions]
+        prompts = [self.prompt(q) for q in self.reasoned(questions)]
         unique = sorted(set(prompts), key=len)
         said: dict[tuple[int, ...], str] = {}
         for part in self._parts(unique):
@@ -58,13 +59,25 @@ class Speaker:
     def draw(self, questions: Sequence[Question], samples: int, seed: int) -> list[list[str]]:
         """So many answers to each, drawn at temperature 1."""
         generator = torch.Generator().manual_seed(seed)
-        prompts = [self.prompt(q) for q in questions for _ in range(samples)]
+        prompts = [self.prompt(q) for q in self.reasoned(questions) for _ in range(samples)]
         said: list[str] = []
         for part in self._parts(prompts):
             how = {"ends": ends(self.encoder), "new_tokens": self.new_tokens}
             with self.computing():
                 said += map(self._text, sample(self.model, part, generator=generator, **how))
         return [said[i : i + samples] for i in range(0, len(said), samples)]
+
+    def reasoned(self, questions: Sequence[Question]) -> list[Question]:
+        """The questions with the model's own reasoning, greedy, where the chat template opens a block for that.
+
+        Only what is said behind it is judged.
+        """
+        if not self.encoder.reasons:
+            return list(questions)
+        predictor = Predictor(model=self.model, encoder=self.encoder, settings=Evaluation(batch=self.batch))
+        with self.computing():
+            rows = with_reasoning(predictor, {"asked": [self.encoder(q.example) for q in questions]})[0]["asked"]
+        return [replace(q, example=row.example) for q, row in zip(questions, rows, strict=True)]
 
     def prompt(self, question: Question) -> tuple[int, ...]:
         """Token ids up to where the model goes on."""
@@ -101,7 +114,7 @@ def mean_nll(said: Sequence[TokenPredictions]) -> float:
 
 
 def _bare(example: Example, answer: str) -> Example:
-    return Example(id=example.id, prompt=example.prompt, answer=answer)
+    return Example(id=example.id, prompt=example.prompt, answer=answer, reasoning=example.reasoning)
 
 
 def pieces(example: Example) -> list[tuple[int, int]]:
