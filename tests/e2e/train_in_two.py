@@ -13,7 +13,7 @@ from deleatur.data.batches import Schedule, windows
 from deleatur.distributed.processes import full_tensor, place_model
 from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
-from deleatur.losses import CEU, DPO, NPO, GradientDifference
+from deleatur.losses import CEU, DPO, NPO, Erase, GradientDifference
 from deleatur.modeling.reference import make_reference
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import TrainingContext
@@ -29,6 +29,7 @@ SCENARIOS = {  # forget rows, batch, accumulate, forget loss, objective, what ho
     "one left over of an accumulated step": (5, 2, 2, NPO(beta=0.5), "matched", "nll"),
     "one left over that prefers": (9, 4, 1, DPO(beta=0.5), "complement", "kl"),
     "logits, one left over of an accumulated step": (5, 2, 2, CEU(), "complement", "js"),
+    "erase, one left over": (9, 4, 1, Erase(level=3.0), "complement", "kl"),
 }
 
 
@@ -52,7 +53,7 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     place_model(model)
     schedule = Schedule(epochs=3, batch=batch, accumulate=accumulate)
     steps = 3 * -(-count // (batch * accumulate))
-    settings = Train(lr=1e-3, retain=term, bound=4.0)
+    settings = Train(lr=1e-3, retain=term, bound=4.0, keep=0.5 if isinstance(loss, Erase) else 0.0)
     preferred = [rows(2, 10 + k) for k in range(count)] if loss.requires.preferred else []
     met = [*forget, *(row for instead in preferred for row in instead), *retain]
     # from another model: a divergence from the own start is flat there, and AdamW makes steps of rounding errors
