@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -120,11 +123,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if adapter is not None and adapter.tokenizer == adapter.base:
         where |= adapter.revision
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        with _alone(where) as place:
+            tokenizer = AutoTokenizer.from_pretrained(**place)
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above
         raise ModelError(f"cannot load the tokenizer of {name}: {why(e, name)}") from e
+
+
+@contextlib.contextmanager
+def _alone(where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A .gguf file without its neighbours: of a tokenizer.json beside it transformers would take the words alone, and leave
+    out the special tokens and the chat template that the file itself has."""
+    file = Path(where["pretrained_model_name_or_path"]) / where.get("gguf_file", "")
+    if file.suffix != ".gguf" or not file.with_name("tokenizer.json").exists():
+        yield where
+        return
+    with TemporaryDirectory() as folder:
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        yield where | {"pretrained_model_name_or_path": folder}
 
 
 def _drop_added(tokenizer: Any, size: int) -> None:
