@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -27,10 +27,11 @@ import torch
 from naive import NaiveStep
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from deleatur.config.run_config import requirements_of
 from deleatur.data.batches import collate
 from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance
-from deleatur.losses import NPO, GradientDifference
+from deleatur.losses import NPO, Erase, GradientDifference
 from deleatur.modeling.loading import DTYPES, add_adapters, checkpoint_activations
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.reference import make_reference
@@ -69,7 +70,7 @@ LR = 1e-5
 class Case:
     """What is measured."""
 
-    method: str = "ATWU"  # or GradDiff, NPO
+    method: str = "ATWU"  # or GradDiff, NPO, Erase
     precision: str = "fp32"
     rank: int | None = None  # of adapters; none trains all weights
     checkpointing: bool = False
@@ -94,6 +95,12 @@ CASES = {
     "NPO fp32 (naive NPO fp32 = 1)": Case(method="NPO", reference=True),
     "NPO bf16 (naive NPO bf16 = 1)": Case(method="NPO", precision="bf16", naive="bf16", reference=True),
     "ATWU bf16, 262k × 640": Case(precision="bf16", shape="262k × 640"),
+}
+BESIDE = {  # gradient difference by our own step = 1
+    "Erase bf16": Case(method="Erase", precision="bf16"),
+    "Erase fp32": Case(method="Erase"),
+    "Erase LoRA bf16": Case(method="Erase", precision="bf16", rank=16),
+    "Erase bf16, 262k × 640": Case(method="Erase", precision="bf16", shape="262k × 640"),
 }
 GROWTH = {f"tokens ×{n}": Case(precision="bf16", rows=8 * n) for n in (1, 2, 4)}
 GROWTH |= {f"vocabulary ×{n}": Case(precision="bf16", vocabulary=n) for n in (1, 4)}
@@ -127,8 +134,14 @@ def ours(case: Case, windows: Iterator[list[Batch]], met: list[Encoded], steps: 
     if case.checkpointing:
         checkpoint_activations(lm)
     policy, done = TokenModel(lm).prepare(), []
-    loss = NPO(beta=0.1) if case.method == "NPO" else GradientDifference(saturation=5.0 if case.method == "ATWU" else 0.0)
-    reference, settings = make_reference(policy, met, loss.requires, batch=8), Train(lr=LR, precision=case.precision)
+    loss, settings = GradientDifference(), Train(lr=LR, precision=case.precision)
+    if case.method == "ATWU":
+        loss = GradientDifference(saturation=5.0)
+    elif case.method == "NPO":
+        loss = NPO(beta=0.1)
+    elif case.method == "Erase":  # with all that its recipe holds: unselected tokens, and retain rows by KL
+        loss, settings = Erase(level=7.0), replace(settings, keep=1.0, retain="kl")
+    reference = make_reference(policy, met, requirements_of(loss, Uniform(), settings), batch=8)
     importance = Uniform()
     if case.method == "ATWU":
         context = {"train": settings, "width": policy.width, "steps": steps}
@@ -177,6 +190,22 @@ def measure(case: Case, repeats: int, *, alone: bool) -> dict[str, object]:
         ratios = [n / s.cpu_seconds for n, s in zip(seconds[1:], steps, strict=True)]
         said |= {"naive_cpu_seconds": statistics.median(seconds[1:]), "ratio": statistics.median(ratios), "ratios": ratios}
     return said
+
+
+def beside_gradient_difference(case: Case, repeats: int) -> dict[str, object]:
+    """CPU seconds of the case's step over those of gradient difference, in turns of `repeats` steps and one to warm up."""
+    torch.set_num_threads(1)
+    exact_matmul()
+    sides, ratios = [rows(case.rows, seed, scored=case.scored) for seed in (1, 2)], []
+
+    def seconds(case: Case) -> float:
+        again = (([collate(*sides)]) for _ in range(repeats + 1))
+        return statistics.median(s.cpu_seconds for s in ours(case, again, [*sides[0], *sides[1]], repeats + 1)[1:])
+
+    for _ in range(3):
+        theirs, own = seconds(replace(case, method="GradDiff")), seconds(case)
+        ratios.append(own / theirs)
+    return {"cpu_seconds": own, "beside_gradient_difference": statistics.median(ratios), "ratios": ratios}
 
 
 def peak_of_naive(case: Case) -> dict[str, object]:
@@ -228,7 +257,7 @@ def elsewhere(name: str, repeats: int, who: str) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    everything = CASES | GROWTH
+    everything = CASES | GROWTH | BESIDE
     names = "; ".join(everything).replace("%", "%%")
     parser.add_argument("--only", nargs="+", metavar="CASE", default=list(everything), help=names)
     parser.add_argument("--repeats", type=int, default=4)
@@ -238,7 +267,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.inner:
         case = everything[args.inner]
-        said = peak_of_naive(case) if args.who == "naive" else measure(case, args.repeats, alone=args.who == "ours")
+        if args.inner in BESIDE:
+            said = beside_gradient_difference(case, args.repeats)
+        else:
+            said = peak_of_naive(case) if args.who == "naive" else measure(case, args.repeats, alone=args.who == "ours")
         print(json.dumps(said))
         return
     path = Path(args.out)
@@ -259,6 +291,9 @@ def main() -> None:
 
 def line(name: str, of: dict) -> str:
     """One case for the terminal."""
+    if name in BESIDE:
+        spread = f"{of['beside_gradient_difference']:.2f} × ({min(of['ratios']):.2f}–{max(of['ratios']):.2f})"
+        return f"{name:32} {of['cpu_seconds']:6.2f} CPU s a step, gradient difference {spread}"
     ratio = f"{of['ratio']:5.2f}× ({min(of['ratios']):.2f}–{max(of['ratios']):.2f})" if "ratio" in of else ""
     return (
         f"{name:32} {of['cpu_seconds']:6.2f} CPU s a step, {of['tokens_per_second']:5.0f} tokens/s, "

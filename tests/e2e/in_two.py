@@ -29,7 +29,9 @@ ENGINES = {
     "shares": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
     "zero": {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "true"},
 }
-FEWER = {"zero": ("accumulated", "one left over of an accumulated step", "one left over that prefers", "erase, one left over")}
+FEWER = {
+    "zero": ("accumulated", "one left over of an accumulated step", "one left over that prefers", "erase, one left over")
+}
 DEEPSPEED = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 16}}  # norms are whole everywhere
 
 

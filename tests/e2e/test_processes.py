@@ -30,7 +30,14 @@ RUNS = {
     "lora": ("--recipe", "npo-learned", "--lora.rank", "2", "--train.checkpointing", "--train.retain", "kl"),
     "default": ("--recipe", "atwu", "--lora.rank", "2"),
 }
-WHOLE_RUNS = (("plain", "copies"), ("plain", "shares"), ("lora", "shares"), ("default", "shares"), ("plain", "zero"), ("lora", "zero"))
+WHOLE_RUNS = (
+    ("plain", "copies"),
+    ("plain", "shares"),
+    ("lora", "shares"),
+    ("default", "shares"),
+    ("plain", "zero"),
+    ("lora", "zero"),
+)
 TRAININGS = [(name, engine) for engine in ENGINES for name in FEWER.get(engine, SCENARIOS)]
 CLOCKS = ("seconds", "cpu_seconds", "scorer_seconds", "memory")
 

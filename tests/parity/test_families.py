@@ -45,10 +45,10 @@ FAMILIES = {  # sliding windows are narrower than the longest row, soft caps and
 SHAPES = ((257, 1), (1, 1), (1, 30), (7, 100), (64, 3))  # scored tokens, tokens before them
 
 
-def make(family: str) -> transformers.PreTrainedModel:
+def make(family: str, **more: object) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     name = f"{family}Text" if family == "Gemma3" else family
-    config = getattr(transformers, f"{name}Config")(**FAMILIES[family])
+    config = getattr(transformers, f"{name}Config")(**FAMILIES[family] | more)
     return getattr(transformers, {"GPT2": "GPT2LMHeadModel"}.get(family, f"{family}ForCausalLM"))(config).eval()
 
 
