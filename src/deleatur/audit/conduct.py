@@ -45,7 +45,8 @@ def conduct(
         jobs = []
     work = Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress)
     if controls is not None:
-        take_controls(controls, work)
+        with wait_lock(folder / "inputs.lock"):
+            take_controls(controls, work)
     work.finish()
     with wait_lock(folder / "report.lock"):
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]

@@ -51,6 +51,7 @@ def audit_run(base: Run, suite: Suite, folder: Path, progress: Progress) -> None
     models = {"audited": str(model), "original": base.model, "retrained": base.evaluation.retrained}
     inputs, settings = Inputs(**models, **sets, data=base.data), quick(AuditSettings())
     controls = folder.parent.parent / CONTROLS
+    progress.phase("Arms that all audits share")
     make_controls(inputs, settings, controls, progress)
     out.mkdir(mode=0o700, exist_ok=True)
     conduct(inputs, settings, out, make_judge(base.judge, folder), progress, controls)
