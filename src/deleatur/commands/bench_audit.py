@@ -48,8 +48,8 @@ def audit_run(base: Run, suite: Suite, folder: Path, progress: Progress) -> None
             f"{folder} was run without --audit and its model is gone; remove {folder}, or give --out a new folder"
         )
     sets = {name: suite.sets.get(name, ()) for name in ("forget", "retain", "holdout")}
-    models = {"audited": str(model), "original": base.model, "retrained": base.evaluation.retrained}
-    inputs, settings = Inputs(**models, **sets, data=base.data), quick(AuditSettings())
+    retrained, settings = base.evaluation.retrained, quick(AuditSettings())
+    inputs = Inputs(audited=str(model), original=base.model, retrained=retrained, data=base.data, **sets)
     controls = folder.parent.parent / CONTROLS
     progress.phase("Arms that all audits share")
     make_controls(inputs, settings, controls, progress)
