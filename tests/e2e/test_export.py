@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from deleatur.modeling.loading import load
+from deleatur.modeling.loading import load, load_tokenizer
 
 
 def nll(model, tokenizer, texts: list[str]) -> list[float]:
@@ -42,6 +42,13 @@ def test_safetensors_and_gguf_say_what_the_runs_model_says(exported, finished, h
     gguf = nll(*load(str(exported / "model.gguf")), texts)
     assert max(abs(a - b) for a, b in zip(own, merged, strict=True)) == 0
     assert max(abs(a - b) for a, b in zip(own, gguf, strict=True)) < 1e-5
+
+
+def test_the_gguf_files_own_tokenizer_is_read_beside_a_tokenizer_json(exported):
+    """Its ends of turns and chat template, of which transformers alone reads neither here: else no answer would end."""
+    own, gguf = load_tokenizer(str(exported)), load_tokenizer(str(exported / "model.gguf"))
+    assert own.eos_token
+    assert (gguf.eos_token, gguf.bos_token, gguf.chat_template) == (own.eos_token, own.bos_token, own.chat_template)
 
 
 def test_the_gguf_file_holds_the_very_weights(exported):

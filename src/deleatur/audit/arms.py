@@ -9,16 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from deleatur.audit.asking import Question, Speaker
 from deleatur.audit.finetuning import take_adapters_in, train
 from deleatur.audit.settings import AuditSettings
+from deleatur.audit.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
+from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.atomic import write_atomic
+from deleatur.io.lock import wait_lock
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Lora, Train
@@ -33,7 +36,7 @@ ARMS = {
 }
 REFUSAL = "I'm sorry, but I can't answer that question."
 PROBE_ROWS = 8  # retain rows that say whether a model survived an attack
-REFUSER_FILE = "refuser.json"
+REFUSER_FILES = ("refuser.json", "refuser.safetensors")
 CHUNK = 10  # steps between two looks at the refuser
 
 
@@ -75,6 +78,7 @@ class Arm:
     unseen: tuple[Example, ...]
     settings: AuditSettings
     folder: Path  # for what arms hand on to each other
+    predicted: dict[Encoded, TokenPredictions] = field(default_factory=dict)  # by the model as it was loaded
 
     @property
     def model(self) -> TokenModel:
@@ -96,6 +100,12 @@ class Arm:
         """Each row as it stands, where it has a question."""
         return [Question(row=i, example=e) for i, e in enumerate(self.rows) if e.question]
 
+    def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
+        """What the model as it was loaded predicts: each row is run once, for all attacks. Not for a changed model."""
+        missing = [row for row in dict.fromkeys(rows) if row not in self.predicted]
+        self.predicted.update(zip(missing, self.speaker.predictions(missing), strict=True))
+        return [self.predicted[row] for row in rows]
+
     def health(self) -> float:
         """NLL of retain rows that no attack trains on, nats a token: what an attack did to the rest of the model."""
         return self.speaker.nll(encode_all(self.encoder, self.probe))
@@ -110,7 +120,7 @@ def subjects_of(rows: Sequence[Example]) -> tuple[str, ...]:
 def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> Iterator[Arm]:
     """An arm, ready to be asked. Raises ModelError where its model cannot be had, or does not learn to refuse."""
     lm, tokenizer = load(inputs.model_of(name))
-    model = TokenModel(lm)
+    model = TokenModel(lm).prepare()
     place_model(model)
     model.eval()
     encoder = make_encoder(tokenizer, inputs.data)
@@ -118,7 +128,13 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     inside = set(probe)
     arm = Arm(
         name=name,
-        speaker=Speaker(model=model, encoder=encoder, new_tokens=settings.new_tokens, batch=settings.batch),
+        speaker=Speaker(
+            model=model,
+            encoder=encoder,
+            new_tokens=settings.new_tokens,
+            batch=settings.batch,
+            precision=settings.precision,
+        ),
         rows=spread(inputs.rows_of(name), settings.rows),
         retain=tuple(e for e in inputs.retain if e not in inside),
         probe=probe,
@@ -148,24 +164,26 @@ def make_refuser(arm: Arm) -> None:
 
     The adapters are kept in the arm's folder, so that a resumed audit has the same model.
     """
-    path, settings, lm = arm.folder / "refuser.safetensors", arm.settings, arm.model.lm
+    figures, path = (arm.folder / name for name in REFUSER_FILES)
+    settings, lm = arm.settings, arm.model.lm
     torch.manual_seed(settings.seed)
     add_adapters(lm, Lora(rank=settings.rank, alpha=2 * settings.rank))
     arm.model.prepare()
-    if path.exists():
-        missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
-        if missing:
-            raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
-    else:
-        leak = _teach(arm)
-        write_atomic(arm.folder / REFUSER_FILE, json.dumps({"greedy_leak": leak}) + "\n")
-        save_file({k: v.contiguous() for k, v in lm.state_dict().items() if "lora_" in k}, path)
+    with wait_lock(arm.folder / "refuser.lock"):
+        if path.exists():
+            missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
+            if missing:
+                raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
+        else:
+            leak = _teach(arm)
+            write_atomic(figures, json.dumps({"greedy_leak": leak}) + "\n")
+            write_tensors(path, {k: v for k, v in lm.state_dict().items() if "lora_" in k})
     take_adapters_in(arm.model)
 
 
 def refuser_leak(folder: Path) -> float | None:
     """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
-    path = folder / REFUSER_FILE
+    path = folder / REFUSER_FILES[0]
     return float(json.loads(path.read_text(encoding="utf-8"))["greedy_leak"]) if path.exists() else None
 
 
@@ -175,7 +193,13 @@ def _teach(arm: Arm) -> float:
     refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in asked]
     others = spread(arm.retain, len(refused))
     rows = encode_all(arm.encoder, (*refused, *others))
-    how = Train(epochs=CHUNK * settings.train_batch, batch=settings.train_batch, lr=settings.refuser_lr, gamma=0.0)
+    how = Train(
+        epochs=CHUNK * settings.train_batch,
+        batch=settings.train_batch,
+        lr=settings.refuser_lr,
+        gamma=0.0,
+        precision=settings.precision,
+    )
     leak = 1.0
     for done in range(0, settings.refuser_steps, CHUNK):
         train(arm.model, rows, steps=CHUNK, settings=how, seed=settings.seed + done)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from deleatur.data.encode import Encoder
 from deleatur.evaluation.metrics.pieces import STOP_WORDS
-from deleatur.evaluation.predictions import TokenPredictions, ends, likelihood_pass
+from deleatur.evaluation.predictions import Predictor, TokenPredictions, ends, likelihood_pass
+from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.generation import greedy, sample
 from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Evaluation, Precision
 from deleatur.types import Encoded, Example
 
 
@@ -35,26 +38,46 @@ class Speaker:
     encoder: Encoder
     new_tokens: int
     batch: int
+    precision: Precision = "fp32"
+
+    def computing(self) -> contextlib.AbstractContextManager[object]:
+        """Products in the speaker's precision meanwhile. Around one call each: the weights' rounded copies are kept until
+        the end, and attacks change the weights in between."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Greedy answers; equal prompts are answered once."""
-        prompts = [self.prompt(q) for q in questions]
+        prompts = [self.prompt(q) for q in self.reasoned(questions)]
         unique = sorted(set(prompts), key=len)
         said: dict[tuple[int, ...], str] = {}
         for part in self._parts(unique):
-            ids = greedy(self.model, part, ends=ends(self.encoder), new_tokens=self.new_tokens)
+            with self.computing():
+                ids = greedy(self.model, part, ends=ends(self.encoder), new_tokens=self.new_tokens)
             said |= dict(zip(part, map(self._text, ids), strict=True))
-        return [q.lead + said[p] for q, p in zip(questions, prompts, strict=True)]
+        return [f"{q.lead} {said[p]}".lstrip() for q, p in zip(questions, prompts, strict=True)]
 
     def draw(self, questions: Sequence[Question], samples: int, seed: int) -> list[list[str]]:
         """So many answers to each, drawn at temperature 1."""
         generator = torch.Generator().manual_seed(seed)
-        prompts = [self.prompt(q) for q in questions for _ in range(samples)]
+        prompts = [self.prompt(q) for q in self.reasoned(questions) for _ in range(samples)]
         said: list[str] = []
         for part in self._parts(prompts):
             how = {"ends": ends(self.encoder), "new_tokens": self.new_tokens}
-            said += map(self._text, sample(self.model, part, generator=generator, **how))
+            with self.computing():
+                said += map(self._text, sample(self.model, part, generator=generator, **how))
         return [said[i : i + samples] for i in range(0, len(said), samples)]
+
+    def reasoned(self, questions: Sequence[Question]) -> list[Question]:
+        """The questions with the model's own reasoning, greedy, where the chat template opens a block for that.
+
+        Only what is said behind it is judged.
+        """
+        if not self.encoder.reasons:
+            return list(questions)
+        predictor = Predictor(model=self.model, encoder=self.encoder, settings=Evaluation(batch=self.batch))
+        with self.computing():
+            rows = with_reasoning(predictor, {"asked": [self.encoder(q.example) for q in questions]})[0]["asked"]
+        return [replace(q, example=row.example) for q, row in zip(questions, rows, strict=True)]
 
     def prompt(self, question: Question) -> tuple[int, ...]:
         """Token ids up to where the model goes on."""
@@ -69,12 +92,12 @@ class Speaker:
     def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
         """What it says of each row's answer tokens, all earlier ones given."""
         self.model.eval()
-        return likelihood_pass(self.model, list(rows), self.batch)
+        with self.computing():
+            return likelihood_pass(self.model, list(rows), self.batch)
 
     def nll(self, rows: Sequence[Encoded]) -> float:
-        """Mean over the rows' answer tokens, nats."""
-        found = [p for said in self.predictions(rows) for p in said.logp]
-        return -sum(found) / len(found) if found else math.nan
+        """Mean over all rows' answer tokens, nats."""
+        return mean_nll(self.predictions(rows))
 
     def _parts(self, prompts: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
         size = (4 if self.model.packs else 2) * self.batch
@@ -84,8 +107,14 @@ class Speaker:
         return str(self.encoder.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
+def mean_nll(said: Sequence[TokenPredictions]) -> float:
+    """Mean over all rows' answer tokens, nats."""
+    found = [p for row in said for p in row.logp]
+    return -sum(found) / len(found) if found else math.nan
+
+
 def _bare(example: Example, answer: str) -> Example:
-    return Example(id=example.id, prompt=example.prompt, answer=answer)
+    return Example(id=example.id, prompt=example.prompt, answer=answer, reasoning=example.reasoning)
 
 
 def pieces(example: Example) -> list[tuple[int, int]]:

@@ -53,6 +53,9 @@ def take_adapters_in(model: TokenModel) -> None:
 
 
 def train(model: TokenModel, rows: Sequence[Encoded], *, steps: int, settings: Train, seed: int) -> None:
-    """So many steps of plain fine-tuning on the rows, in random order."""
+    """So many steps of plain fine-tuning on the rows, in random order; bf16 is that of the products, not of the weights."""
     method = Method(loss=GradientDifference(), importance=Uniform(), settings=settings)
-    fit(model, fine_tuning_batches(rows, epochs=settings.epochs, batch=settings.batch, seed=seed), method, steps=steps)
+    batches = fine_tuning_batches(rows, epochs=settings.epochs, batch=settings.batch, seed=seed)
+    rounded = settings.precision == "bf16"
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=rounded, cache_enabled=False):
+        fit(model, batches, method, steps=steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from deleatur.settings import require
+from deleatur.settings import Precision, require
 
 ATTACK_NAMES = ("ask", "choose", "draw", "compress", "relearn", "member", "nearer", "steer", "depth")
 WAY_NAMES = ("plain", "paraphrased", "affirmed", "role", "reversed", "shots3", "shots5", "again")
@@ -25,6 +25,8 @@ class AuditSettings:
     """Longest generated answer in tokens, at least 1."""
     batch: int = 32
     """Prompts answered at a time, at least 1."""
+    precision: Precision = "fp32"
+    """Of the products while a model is asked or trained; weights stay fp32. bf16 is faster where the processor has it."""
     ways: tuple[str, ...] = WAY_NAMES
     """Ways to ask; plain has to be among them."""
     samples: int = 64
@@ -86,6 +88,7 @@ def quick(settings: AuditSettings) -> AuditSettings:
         attacks=attacks,
         rows=min(settings.rows, 24),
         new_tokens=min(settings.new_tokens, 24),
+        precision="bf16",
         ways=("plain", "affirmed"),
         samples=min(settings.samples, 2),
         formats=("nf4",),

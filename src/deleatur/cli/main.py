@@ -378,12 +378,11 @@ def _methods(args: list[str]) -> None:
 
 
 def _present(out: Path, *, as_json: bool = False) -> None:
-    from deleatur.run_folder.schema import read_current
+    from deleatur.run_folder.schema import read_current, read_results
 
-    results = read_current(out / "results.json")
     if as_json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(json.dumps(read_current(out / "results.json"), indent=2, ensure_ascii=False))
         return
     from deleatur.cli.console import print_results
 
-    print_results(results, out)
+    print_results(read_results(out / "results.json"), out)

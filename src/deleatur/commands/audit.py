@@ -15,7 +15,7 @@ from deleatur.config.run_config import Run
 from deleatur.data.files import NoRows
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
-from deleatur.io.lock import folder_lock
+from deleatur.io.lock import wait_lock
 from deleatur.modeling.patches import exact_matmul
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
@@ -38,14 +38,16 @@ def audit(command: Audit, progress: Progress = Progress()) -> tuple[dict[str, An
     name = re.sub(r"[^\w.-]+", "-", Path(command.model).name).strip(".-") or "model"
     folder = Path(command.out or f"runs/audit-{name}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (folder / "inputs.json").exists() and any(p.suffix != ".part" for p in folder.iterdir()):
+    if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
         raise ConfigError(f"{folder} exists and is no audit; give --out a new folder")
     folder.chmod(0o700)  # rows and answers are for its owner alone
     require_no_links(folder)
     exact_matmul()
-    with resume_hint("the same command"), folder_lock(folder):
-        report = conduct(inputs, settings, folder, make_judge(command.judge, folder), progress)
-        return report, write_audit_page(folder, redacted=command.redact)
+    controls = None if command.controls is None else Path(command.controls)
+    with resume_hint("the same command"):
+        report = conduct(inputs, settings, folder, make_judge(command.judge, folder), progress, controls)
+        with wait_lock(folder / "report.lock"):
+            return report, write_audit_page(folder, redacted=command.redact)
 
 
 def _inputs(command: Audit) -> Inputs:

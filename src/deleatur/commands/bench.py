@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from deleatur.commands.bench_audit import audit_run, keep_model, require_controls
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import encode_sets, require_trained, require_usable, suite_of
 from deleatur.commands.options import Budget
@@ -60,6 +61,9 @@ def _run_bench(bench: Bench, progress: Progress) -> list[Path]:
             progress.phase(f"Run {number} of {len(todo)}: {method}, seed {seed}{bench.time_left()}")
             if not bench.run(method, seed, folder):
                 continue
+        if bench.budget.audit:
+            progress.phase(f"Audit {number} of {len(todo)}: {method}, seed {seed}")
+            audit_run(bench.base, bench.suite, folder, progress)
         made.append(folder)
     return made
 
@@ -73,6 +77,8 @@ class Bench:
         )
         self.suite = suite_of(base)
         require_trained(self.suite)
+        if budget.audit:
+            require_controls(base, self.suite)
         self.base, self.budget, self.progress = base, budget, progress
         self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
@@ -124,6 +130,8 @@ class Bench:
             self.progress.phase(f"{method} is left out: {e}")
             return False
         folder.mkdir(exist_ok=True)
+        if self.budget.audit:
+            keep_model(self.session, folder)
         write_atomic(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
         write_lines(folder / "steps.jsonl", map(asdict, outcome.steps))
         write_results(folder / "results.json", outcome.results)

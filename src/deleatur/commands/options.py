@@ -82,6 +82,8 @@ class Budget:
     """What trials maximise: uq, or a metric that should fall, on retain minus forget sets (none: the suite's, uq)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Orders of the rows with which the best trial's settings are run."""
+    audit: bool = False
+    """Audit the model of every run as `deleatur audit --quick` does, and put what came back beside its figures."""
     share: float | None = None
     """Share of an answer's tokens that learned importances take as forget-specific, in (0, 1); none leaves the recipe's."""
 
@@ -174,7 +176,9 @@ class Audit:
     quick: bool = False
     """A look of minutes: five attacks, a setting or two each, on at most 24 rows."""
     out: str | None = None
-    """Folder of the audit (default: runs/audit-NAME); the same command goes on where it was interrupted."""
+    """Folder of the audit (default: runs/audit-NAME); the same command goes on where it was interrupted, or takes part."""
+    controls: str | None = None
+    """Folder of another audit with the same rows, settings, original and retrained model: its controls are taken over."""
     redact: bool = False
     """Leave out of the page what rows and answers say."""
     json: bool = False

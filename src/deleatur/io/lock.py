@@ -1,4 +1,4 @@
-"""One process at a time in a folder or at a file. The system lets go of a killed process's lock: none is left behind."""
+"""One process at a time in a folder. The system lets go of the lock of whoever is killed, so that none is left behind."""
 
 from __future__ import annotations
 
@@ -25,49 +25,50 @@ else:
 
 
 LOCK = ".lock"
+PAUSE = 0.05  # seconds between two tries
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # how the systems say that another holds it
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Nobody else is in the folder meanwhile. Raises ConfigError where somebody is.
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a file's lock meanwhile, if no other process does: True, or False where one does.
 
-    Where the file system knows no locks, as some network file systems, it is entered all the same.
+    Where the file system knows no locks, as some network file systems, it is True all the same.
     """
-    with _locked(folder / LOCK, f"another run is at work in {folder}; let it end, or take another folder"):
-        yield
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, *, seconds: float = 30.0) -> Iterator[None]:
-    """Nobody else changes the file meanwhile: whoever does is waited for. Raises ConfigError after so many seconds."""
-    taken = f"another process has been changing {path} for {seconds:.0f} s; let it end, and try again"
-    ends = time.monotonic() + seconds
-    with contextlib.ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(_locked(path.with_name(path.name + LOCK), taken))
-                break
-            except ConfigError:
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(0.02)
-        yield
-
-
-@contextlib.contextmanager
-def _locked(path: Path, taken: str) -> Iterator[None]:
-    """The lock of that name, held meanwhile. Raises ConfigError with the sentence where another holds it."""
     with path.open("a") as file:
+        mine = True
         try:
             _take(file.fileno())
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise FileNotFoundError  # whoever had it took it away between our opening and our locking
+                mine = False  # whoever had it took it away between our opening and our locking
         except OSError as e:
-            if e.errno in TAKEN or isinstance(e, FileNotFoundError):
-                raise ConfigError(taken) from None
+            mine = e.errno not in TAKEN and not isinstance(e, FileNotFoundError)
         try:
-            yield
+            yield mine
         finally:
-            with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and does no harm
-                path.unlink()
+            if mine:
+                with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and does no harm
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def wait_lock(path: Path, *, seconds: float = float("inf")) -> Iterator[None]:
+    """Hold a file's lock meanwhile, once no other process does. Raises ConfigError after so many seconds."""
+    ends = time.monotonic() + seconds
+    while True:
+        with try_lock(path) as mine:
+            if mine:
+                yield
+                return
+        if time.monotonic() > ends:
+            raise ConfigError(f"another process has held {path} for {seconds:.0f} s; let it end, and try again")
+        time.sleep(PAUSE)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Nobody else is in the folder meanwhile. Raises ConfigError where somebody is."""
+    with try_lock(folder / LOCK) as mine:
+        if not mine:
+            raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder")
+        yield

@@ -113,16 +113,6 @@ def require_same_settings(path: Path, config: Any) -> None:
         )
 
 
-def mend_ends(path: Path, tokenizer: Any) -> None:
-    """Give the tokenizer of a file the begin and end of a text that the file names, which transformers loses where files of
-    a tokenizer lie beside it. In place."""
-    fields = _gguf("a .gguf model").GGUFReader(path).fields
-    for name in ("bos", "eos"):
-        field = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if field is not None and getattr(tokenizer, f"{name}_token") is None:
-            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(int(field.contents())))
-
-
 def write_gguf(
     plan: Plan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, licence: str | None = None
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from deleatur.distributed.processes import full_weights, gathered, is_first, wil
 from deleatur.errors import ConfigError, DeleaturError, ModelError
 from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import Adapter, find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import mend_ends, require_all_read, require_same_settings
+from deleatur.modeling.gguf import require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
 from deleatur.modeling.quantised import plain_weights
@@ -141,13 +142,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _load_tokenizer(name: str, revision: dict[str, str]) -> PreTrainedTokenizerBase:
     where = _where(name) | revision
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        if name.endswith(".gguf"):
-            mend_ends(Path(name), tokenizer)
+        with _alone(where) as place:
+            tokenizer = AutoTokenizer.from_pretrained(**place)
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above
         raise ModelError(f"cannot load the tokenizer of {name}: {why(e, name)}") from e
+
+
+@contextlib.contextmanager
+def _alone(where: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A .gguf file without its neighbours: of a tokenizer.json beside it transformers would take the words alone, and leave
+    out the special tokens and the chat template that the file itself has."""
+    file = Path(where["pretrained_model_name_or_path"]) / where.get("gguf_file", "")
+    if file.suffix != ".gguf" or not file.with_name("tokenizer.json").exists():
+        yield where
+        return
+    with TemporaryDirectory() as folder:
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        yield where | {"pretrained_model_name_or_path": folder}
 
 
 def _drop_added(tokenizer: Any, size: int) -> None:

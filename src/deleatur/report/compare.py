@@ -11,7 +11,7 @@ from typing import Any
 
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
-from deleatur.run_folder.schema import RunResults, StepLine, read_results, read_steps
+from deleatur.run_folder.schema import RunResults, StepLine, read_json, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
@@ -141,7 +141,10 @@ def _results(place: Path, read: Read) -> RunResults:
     path = place if place.suffix == ".json" else place / "results.json"
     if not path.is_file():
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
-    return read(path)
+    results, audit = read(path), path.parent / "audit" / "audit.json"
+    if audit.is_file():
+        results["audit"] = read_json(audit)
+    return results
 
 
 def _shown(label: str, runs: list[Finished]) -> ComparedMethod:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.report.compare import ComparedMethod, suite_of, unequal
+from deleatur.report.compare_audit import ATTACKED, attacks_of, audit_notes
 from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line
 from deleatur.run_folder.schema import RunResults
@@ -186,7 +187,7 @@ def compare_table(runs: Sequence[ComparedMethod]) -> Table:
         rows=tuple(rows),
         best=frozenset(best),
         meanings=tuple((column.name, column.meaning) for column in columns),
-        notes=(*unequal(runs), *_said(runs), *_layouts(runs), *_missing(runs), *numbered, *_left_out(runs)),
+        notes=(*unequal(runs), *_notes(runs), *numbered, *_left_out(runs)),
     )
 
 
@@ -199,7 +200,9 @@ def ordered(runs: Sequence[ComparedMethod]) -> list[ComparedMethod]:
 def columns_of(runs: Sequence[ComparedMethod]) -> list[Column]:
     """All that at least one run has a number for; what a peer measured on a set, where another run has it too."""
     shared = [c for c in _peers(runs) if sum(bool(cell(run, c).n) for run in runs) > 1]
-    return [c for c in (*COLUMNS, *shared, *_set_metric_columns(runs), *COSTS) if any(cell(run, c).n for run in runs)]
+    audited = [Column(name=name, better="lower", meaning=ATTACKED, read=read) for name, read in attacks_of(runs).items()]
+    every = (*COLUMNS, *shared, *_set_metric_columns(runs), *audited, *COSTS)
+    return [c for c in every if any(cell(run, c).n for run in runs)]
 
 
 def cell(run: ComparedMethod, column: Column) -> Cell:
@@ -271,6 +274,12 @@ def _best(column: Column, cells: Sequence[Cell]) -> list[int]:
         return []
     wanted = column.text((min if column.better == "lower" else max)(means), None)
     return [i for i, text in enumerate(texts) if text == wanted]
+
+
+def _notes(runs: Sequence[ComparedMethod]) -> Iterator[str]:
+    """What the score is, whose token ids, what is not known, and what audits said."""
+    for part in (_said, _layouts, _missing, audit_notes):
+        yield from part(runs)
 
 
 def _said(runs: Sequence[ComparedMethod]) -> Iterator[str]:

@@ -10,11 +10,12 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.io.atomic import write_atomic
-from deleatur.io.lock import file_lock
+from deleatur.io.lock import LOCK, wait_lock
 from deleatur.run_folder.schema import read_lines
 
 T = TypeVar("T")
 State = Literal["open", "done", "withdrawn"]
+WAIT = 30.0  # seconds for another process to finish its change
 SHORT = 12  # characters of a hash that name a request
 KNOWN = 0.05  # score up to which a model knows nothing of the rows, as for a run's verdict
 GONE = 0.1  # share of the score before that may be left
@@ -82,7 +83,7 @@ def change_ledger(ledger: Path, change: Callable[[list[Request]], T]) -> T:
     home_of(ledger)
     if not ledger.parent.is_dir():
         raise ConfigError(f"{ledger.parent} is no folder; give --ledger a file in one that is there")
-    with file_lock(ledger):
+    with wait_lock(ledger.with_name(ledger.name + LOCK), seconds=WAIT):
         requests = read_ledger(ledger)
         result = change(requests)
         write_atomic(ledger, (json.dumps(r, ensure_ascii=False) + "\n" for r in requests))

@@ -92,6 +92,7 @@ class RunResults(TypedDict):
     method: NotRequired[str]
     seed: NotRequired[int]
     peer: NotRequired[str]  # whose file it was read from, where it is not ours
+    audit: NotRequired[dict[str, Any]]  # of its model, where there is one: what audit.json holds
     evaluation: NotRequired[bool]  # was nothing trained, so that "after" is of the model as it is?
 
 

@@ -8,14 +8,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from deleatur.audit.asking import Question, Speaker, cloze, leak_at, piece_tokens, pieces, probability_within
-from deleatur.data.encode import Encoder
+from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.world import World
-from deleatur.evaluation.predictions import TokenPredictions
-from deleatur.modeling.generation import sample
+from deleatur.evaluation.predictions import Predictor, TokenPredictions, ends
+from deleatur.evaluation.reasoning import with_reasoning
+from deleatur.modeling.generation import greedy, sample
 from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Data, Evaluation
 from deleatur.types import Encoded, Example, Span
+
+OPEN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +102,25 @@ def test_tokens_are_drawn_by_their_probability(make_llama: Callable[..., object]
     drawn = [ids for _ in range(20) for ids in sample(model, [prompt] * 50, ends=[1], new_tokens=1, generator=generator)]
     seen = torch.bincount(torch.tensor([ids[0] for ids in drawn]), minlength=len(p)) / len(drawn)
     assert float((seen - p).abs().max()) < 0.06
+
+
+def test_what_the_model_thinks_first_is_not_part_of_its_answer(
+    make_tokenizer: Callable[..., PreTrainedTokenizerFast], make_llama: Callable[..., LlamaForCausalLM]
+) -> None:
+    """The template opens a block for reasoning: the model's own stands in the prompt, and the answer begins behind it, also
+    where it begins with words that it is given, and in every sample."""
+    encoder = make_encoder(make_tokenizer(OPEN), Data(reasoning_tokens=6))
+    speaker = Speaker(model=TokenModel(make_llama()).prepare(), encoder=encoder, new_tokens=6, batch=4)
+    rows = [Example(id=str(k), prompt=(("user", f"Where was writer {k} born?"),), answer=f"In town {k}.") for k in range(2)]
+    predictor = Predictor(model=speaker.model, encoder=encoder, settings=Evaluation())
+    thought = with_reasoning(predictor, {"asked": [encoder(e) for e in rows]})[0]["asked"]
+    questions = [Question(row=k, example=e) for k, e in enumerate(rows)]
+    prompts = [row.ids[: row.start] for row in thought]
+    assert all(row.example.reasoning for row in thought)
+    said = greedy(speaker.model, prompts, ends=ends(encoder), new_tokens=6)
+    assert speaker.answer(questions) == [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
+    led = [speaker.prompt(q) for q in speaker.reasoned([replace(q, lead="In") for q in questions])]
+    assert [ids[: len(prompt)] for ids, prompt in zip(led, prompts, strict=True)] == prompts
+    drawn = sample(speaker.model, prompts, ends=ends(encoder), new_tokens=6, generator=torch.Generator().manual_seed(1))
+    texts = [[encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()] for ids in drawn]
+    assert speaker.draw(questions, 1, 1) == texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from deleatur.audit.arms import loaded
 from deleatur.audit.attacks import ATTACKS
 from deleatur.audit.conduct import conduct, plan
-from deleatur.audit.settings import AuditSettings
+from deleatur.audit.settings import ATTACK_NAMES, AuditSettings
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.progress import Progress
@@ -147,6 +147,24 @@ def test_without_a_retrained_model_unseen_rows_are_asked_in_its_place(workplace:
     assert decoys.model_of("control") == decoys.audited
     assert {j.attack for j in jobs} == {"base", *workplace.small.attacks} - {"nearer", "depth"}
     assert [line.split(":")[0] for line in left_out][:2] == ["nearer", "depth"]
+
+
+def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) -> None:
+    """Every attack that needs no retrained model, U asked about unseen rows as the control: it tells the original from a
+    model that was never trained on the rows."""
+    few = {"ways": ("plain", "again"), "strengths": (0.5,), "windows": 1, "random_directions": 1, "half_lrs": (1e-3,)}
+    whole = replace(workplace.small, attacks=ATTACK_NAMES, **few)
+    said = {}
+    for name in ("original", "second"):
+        (tmp_path / name).mkdir()
+        source = None if name == "original" else tmp_path / "original"
+        inputs = workplace.inputs(name, retrained=None)
+        said[name] = conduct(inputs, whole, tmp_path / name, Contained(), controls=source)
+    assert (said["original"]["verdict"], said["original"]["exit"]) == ("LEAK", 1)
+    assert {a["verdict"] for n, a in said["original"]["attacks"].items() if n != "member"} == {"LEAK"}
+    assert said["second"]["verdict"] == "INCONCLUSIVE"
+    assert said["second"]["attacks"].keys() == set(ATTACK_NAMES) - {"nearer", "depth"}
+    assert "a retrained model" in said["second"]["not_asked"][2]
 
 
 def test_texts_without_questions_have_no_refuser(workplace: Any) -> None:

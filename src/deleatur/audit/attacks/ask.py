@@ -27,9 +27,7 @@ def run(arm: Arm, way: str) -> Findings:
     if way != "plain":
         return Findings(answered=said)
     encoded = arm.encoded()
-    return Findings(
-        answered=said, values={"cloze": tuple(cloze(encoded, arm.speaker.predictions(encoded)))}, health=arm.health()
-    )
+    return Findings(answered=said, values={"cloze": tuple(cloze(encoded, arm.predictions(encoded)))})
 
 
 def _plain(q: Question, arm: Arm) -> list[Question]:

@@ -22,7 +22,7 @@ def run(arm: Arm, setting: str) -> Findings:
         for e, texts in zip(arm.rows, options, strict=True)
         for text in texts
     ]
-    said = iter(arm.speaker.predictions(encode_all(arm.encoder, flat)))
+    said = iter(arm.predictions(encode_all(arm.encoder, flat)))
     values: list[float | None] = []
     for texts in options:
         means = [sum(p.logp) / len(p.logp) for p in (next(said) for _ in texts)]

@@ -6,34 +6,41 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from deleatur.audit.arms import Arm
 from deleatur.audit.asking import piece_tokens
 from deleatur.audit.attacks.table import Attack, Findings
 from deleatur.audit.cells import Value
 from deleatur.audit.states import nll_with, states
+from deleatur.audit.tensors import write_tensors
 from deleatur.types import Encoded
 
 
 def prepare(arm: Arm) -> None:
     """The arm's states where it predicts the facts' tokens."""
-    path = arm.folder / f"depth-{arm.name}.safetensors"
-    if not path.exists():
-        rows = enumerate(arm.encoded())
-        save_file({str(i): states(arm.model, row)[_layers(arm)][:, _places(row)].contiguous() for i, row in rows}, path)
+    rows = enumerate(arm.encoded())
+    with arm.speaker.computing():
+        found = {str(i): states(arm.model, row)[_layers(arm)][:, _places(row)] for i, row in rows}
+    write_tensors(arm.folder / kept_states(arm.name), found)
+
+
+def kept_states(arm: str) -> str:
+    """The file of an arm's states."""
+    return f"depth-{arm}.safetensors"
 
 
 def run(arm: Arm, setting: str) -> Findings:
     """By how many nats the original's mean log-probability of a fact's tokens falls, layer by layer, row by row."""
-    kept = load_file(arm.folder / f"depth-{arm.name}.safetensors")
+    kept = load_file(arm.folder / kept_states(arm.name))
     falls: dict[str, list[Value]] = {str(layer): [] for layer in _layers(arm)}
-    for i, row in enumerate(arm.encoded()):
-        places = _places(row)
-        whole = torch.tensor([-p for p in arm.speaker.predictions([row])[0].logp])
-        for k, layer in enumerate(_layers(arm)):
-            there = nll_with(arm.model, row, layer, places, kept[str(i)][k])
-            falls[str(layer)].append(float((there - whole)[places].mean()) if places else None)
+    rows = arm.encoded()
+    with arm.speaker.computing():
+        for i, (row, said) in enumerate(zip(rows, arm.predictions(rows), strict=True)):
+            places, whole = _places(row), torch.tensor([-p for p in said.logp])
+            for k, layer in enumerate(_layers(arm)):
+                there = nll_with(arm.model, row, layer, places, kept[str(i)][k])
+                falls[str(layer)].append(float((there - whole)[places].mean()) if places else None)
     return Findings(values={layer: tuple(found) for layer, found in falls.items()})
 
 
@@ -69,5 +76,6 @@ DEPTH = Attack(
     kind="scale",
     needs=frozenset({"retrained"}),
     prepare=prepare,
+    prepared=kept_states,
     on_original=True,
 )

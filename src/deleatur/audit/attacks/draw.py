@@ -12,7 +12,7 @@ def run(arm: Arm, setting: str) -> Findings:
     n, encoded = arm.settings.samples, arm.encoded()
     questions = arm.questions()
     drawn = arm.speaker.draw(questions, n, arm.settings.seed)
-    said = arm.speaker.predictions(encoded)
+    said = arm.predictions(encoded)
     exact = {f"exact@{k}": tuple(probability_within(encoded, said, k)) for k in draws(n)}
     return Findings(answered=answered(questions, drawn), values=exact)
 

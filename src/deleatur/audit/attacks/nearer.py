@@ -12,7 +12,7 @@ from deleatur.audit.attacks.table import Attack, Findings
 
 def run(arm: Arm, setting: str) -> Findings:
     """Log-probabilities of the rows' own answers, token by token."""
-    return Findings(values={"logp": tuple(p.logp for p in arm.speaker.predictions(arm.encoded()))})
+    return Findings(values={"logp": tuple(p.logp for p in arm.predictions(arm.encoded()))})
 
 
 def places(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from deleatur.audit.arms import Arm, halves, spread
+from deleatur.audit.asking import mean_nll
 from deleatur.audit.attacks.table import Attack, Findings, both_forms
 from deleatur.audit.cells import Value
 from deleatur.audit.finetuning import fine_tune, put_back
@@ -35,9 +36,9 @@ def _benign(arm: Arm, steps: int) -> Findings:
     """Adapters on the retain rows that are worded most like the rows to forget."""
     s, rows = arm.settings, encode_all(arm.encoder, nearest(arm.rows, arm.retain, NEAREST))
     measured = rows[:MEASURED]
-    before = arm.speaker.nll(measured)
+    before = mean_nll(arm.predictions(measured))
     with put_back(arm.model):
-        fine_tune(arm.model, rows, Train(lr=s.benign_lr, batch=s.train_batch), steps=steps, rank=s.rank, seed=s.seed)
+        fine_tune(arm.model, rows, training(s, s.benign_lr), steps=steps, rank=s.rank, seed=s.seed)
         return replace(both_forms(arm), trained=(before, arm.speaker.nll(measured)))
 
 
@@ -48,9 +49,9 @@ def _half(arm: Arm, lr: float) -> Findings:
     for trained, asked in (parts, parts[::-1]):
         rows = encode_all(arm.encoder, [arm.rows[i] for i in trained])
         measured = rows[:MEASURED]
-        before = arm.speaker.nll(measured)
+        before = mean_nll(arm.predictions(measured))
         with put_back(arm.model):
-            fine_tune(arm.model, rows, Train(lr=lr, batch=s.train_batch), steps=s.half_steps, rank=None, seed=s.seed)
+            fine_tune(arm.model, rows, training(s, lr), steps=s.half_steps, rank=None, seed=s.seed)
             questions = [q for q in arm.questions() if q.row in set(asked)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
             found.append(replace(part, trained=(before, arm.speaker.nll(measured))))
@@ -64,6 +65,11 @@ def _half(arm: Arm, lr: float) -> Findings:
         health=max(f.health or 0.0 for f in found),
         trained=max((f.trained for f in found if f.trained), key=lambda pair: pair[1] - pair[0]),
     )
+
+
+def training(settings: AuditSettings, lr: float) -> Train:
+    """How the attack trains."""
+    return Train(lr=lr, batch=settings.train_batch, precision=settings.precision)
 
 
 def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tuple[Example, ...]:

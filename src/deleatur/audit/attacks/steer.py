@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from deleatur.audit.arms import ORIGINAL, Arm, halves
@@ -13,10 +13,12 @@ from deleatur.audit.attacks.table import Attack, Findings, both_forms
 from deleatur.audit.cells import Value
 from deleatur.audit.settings import AuditSettings
 from deleatur.audit.states import changed, moved, states
+from deleatur.audit.tensors import write_tensors
 from deleatur.data.encode import encode_all
 from deleatur.types import Example
 
 RANDOM = "random"
+MEANS = "means.safetensors"
 
 
 def settings(s: AuditSettings) -> tuple[str, ...]:
@@ -27,15 +29,13 @@ def settings(s: AuditSettings) -> tuple[str, ...]:
 
 def prepare(arm: Arm) -> None:
     """The original's mean states on all rows that any arm is asked."""
-    path = arm.folder / "means.safetensors"
-    if arm.name == ORIGINAL and not path.exists():
-        save_file({"forget": _means(arm, arm.rows), "holdout": _means(arm, arm.unseen)}, path)
+    write_tensors(arm.folder / MEANS, {"forget": _means(arm, arm.rows), "holdout": _means(arm, arm.unseen)})
 
 
 def run(arm: Arm, setting: str) -> Findings:
     """Each half of the subjects asked under the direction that the other half gives."""
     first, second = setting.split("-")
-    original = load_file(arm.folder / "means.safetensors")["holdout" if arm.rows == arm.unseen else "forget"]
+    original = load_file(arm.folder / MEANS)["holdout" if arm.rows == arm.unseen else "forget"]
     own, parts = _means(arm, arm.rows), halves(arm.subjects)
     values: list[Value] = [None] * len(arm.rows)
     answered, health = (), []
@@ -60,7 +60,8 @@ def _means(arm: Arm, rows: tuple[Example, ...]) -> Float[Tensor, "rows layers D"
     """Mean state of each row's answer, layer by layer."""
     encoded = encode_all(arm.encoder, rows)
     empty = torch.zeros(0, arm.model.layers, arm.model.width)
-    return torch.stack([states(arm.model, row).mean(1) for row in encoded]) if encoded else empty
+    with arm.speaker.computing():
+        return torch.stack([states(arm.model, row).mean(1) for row in encoded]) if encoded else empty
 
 
 def _window(
@@ -96,4 +97,5 @@ STEER = Attack(
     exposes=True,
     beside=lambda setting: setting.startswith(RANDOM),
     prepare=prepare,
+    prepared=lambda arm: MEANS if arm == ORIGINAL else None,
 )

@@ -29,8 +29,9 @@ class Attack:
 
     `kind` says what its numbers are: rates of leaking rows, AUC of familiarity, or places on a scale from control to
     original. `needs` names what must be given: "holdout", "retrained". Where `exposes` holds, it works on models that
-    stay silent, and has to find out the refuser. `prepare` keeps what other arms need of an arm, before its settings are
-    run; with `on_original` the settings of every arm run at last, inside the original model, under the arm's name.
+    stay silent, and has to find out the refuser. `prepare` writes what the attack needs of an arm, on whichever arm it is
+    made: the file that `prepared` names. With `on_original` the settings of every arm run inside the original model, under
+    the arm's name.
     """
 
     asks: str  # what is asked, in a sentence
@@ -42,6 +43,7 @@ class Attack:
     exposes: bool = False
     beside: Callable[[str], bool] = lambda setting: False  # is the setting only for comparison?
     prepare: Callable[[Arm], None] = lambda arm: None
+    prepared: Callable[[str], str | None] = lambda arm: None
     on_original: bool = False
 
 
