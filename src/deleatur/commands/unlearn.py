@@ -28,7 +28,7 @@ from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
 from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
 from deleatur.modeling.loading import load
-from deleatur.modeling.patches import disable_dropout, exact_matmul
+from deleatur.modeling.patches import disable_dropout, exact_matmul, matmul_precision_restored
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
 from deleatur.modeling.token_model import TokenModel
@@ -210,14 +210,17 @@ def forget(
     encoded = encode_sets(sets, tokenizer, run)
     require_usable(model, encoded, run)
     start()
-    exact_matmul()
-    try_the_end(model, None, run)
-    network = TokenModel(disable_dropout(model)).prepare()
-    kept = None if will_shard() else weights_of(network.lm)
-    place(network, run)
-    encoder = make_encoder(tokenizer, run.data)
-    session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-    return unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
+    with matmul_precision_restored():
+        exact_matmul()
+        try_the_end(model, None, run)
+        network = TokenModel(disable_dropout(model)).prepare()
+        kept = None if will_shard() else weights_of(network.lm)
+        place(network, run)
+        encoder = make_encoder(tokenizer, run.data)
+        session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
+        outcome = unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
+        network.undo()  # the user's model has its own forward again
+        return outcome
 
 
 def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], run: Run) -> dict[str, tuple[Example, ...]]:

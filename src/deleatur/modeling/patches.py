@@ -156,6 +156,16 @@ def _restore(module: nn.Module, had: dict[str, Any]) -> None:
     vars(module).update(had)
 
 
+@contextlib.contextmanager
+def matmul_precision_restored() -> Iterator[None]:
+    """torch's precision of fp32 products is afterwards what it was. Reason: `deleatur.forget` runs in a user's process."""
+    was = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(was)
+
+
 def exact_matmul() -> None:
     """On CPU let fp32 products go through oneDNN where that is as exact; elsewhere leave torch as it is.
 

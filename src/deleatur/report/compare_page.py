@@ -45,14 +45,15 @@ def _view(runs: Sequence[ComparedMethod], table: Table) -> dict[str, Any]:
     names = list(dict.fromkeys(name for each in settings for name in each))
     values = {name: [each[name] for each in settings if name in each] for name in names}
     shared = {name: said[0] for name, said in values.items() if len(said) > 1 and len(set(said)) == 1}
+    warnings = list(unequal(runs))
     return {
         "methods": len(runs),
         "count": sum(len(run.results) for run in runs),
         "models": models,
         "verdict": _verdict(runs),
-        "warnings": list(unequal(runs)),
+        "warnings": warnings,
         "table": table,
-        "notes": [note for note in table.notes if not note.startswith("Not on equal terms")],
+        "notes": [note for note in table.notes if note not in warnings],
         "figures": [(c.title, c.caption, Markup(c.svg)) for c in (frontier(runs), agreement(runs)) if c],
         "courses": [(c.title, c.caption, Markup(c.svg)) for c in courses([(r.label, r.steps) for r in runs[:MOST_COURSES]])],
         "shared": list(shared.items()),

@@ -77,7 +77,7 @@ def _view(folder: Folder) -> dict[str, Any]:
         "model": results["model"]["name"],
         "steps": len(folder.steps),
         "headline": f"{found.headline}.",
-        "tone": _tone(found.headline),
+        "tone": found.tone,
         "reasons": [_unbroken(line) for line in found.reasons],
         "notes": found.notes,
         "scores": [(short, results[key], meaning, formula) for key, short, meaning, formula in SCORES],
@@ -138,10 +138,3 @@ def _answers(folder: Folder, rows: Sequence[Row]) -> dict[str, Any]:
         "forget_rows": len(heat),
         "gold": any(token["gold"] is not None for row in folder.importance for token in row["tokens"]),
     }
-
-
-def _tone(headline: str) -> str:
-    """Is the sentence good news, bad news, or some of both?"""
-    if headline.endswith("nothing else lost"):
-        return "good"
-    return "bad" if headline.startswith(("Not forgotten", "Rolled back")) else "mixed"

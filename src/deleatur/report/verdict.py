@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from deleatur.report.tables import by_judge, percent, set_name
 from deleatur.run_folder.schema import RunResults
@@ -20,11 +20,18 @@ NEAR = 0.15  # deviation of the loss attack from where it should be that still c
 UNSEEN_MARGIN = 0.05  # above the score of unseen rows, within which forget rows are at their level
 
 
+Tone = Literal["good", "mixed", "bad"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """`headline` is one sentence; `reasons` follow with their numbers; `notes` are technical and come last."""
+    """`headline` is one sentence; `reasons` follow with their numbers; `notes` are technical and come last.
+
+    `tone`: is the sentence good news, bad news, or some of both?
+    """
 
     headline: str
+    tone: Tone
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -51,7 +58,8 @@ def verdict(results: RunResults) -> Verdict:
     """The headline, its reasons and the technical notes of a run. Never raises on results of older runs, which say less."""
     found = Findings(results)
     notes = tuple(str(note) for note in results.get("notes") or ())
-    return Verdict(headline=headline(found), reasons=tuple(reasons(found)), notes=notes)
+    sentence, tone = headline(found)
+    return Verdict(headline=sentence, tone=tone, reasons=tuple(reasons(found)), notes=notes)
 
 
 class Findings:
@@ -131,27 +139,27 @@ class Findings:
 FALLBACKS = ("judged", "revealed", "accuracy", "rouge_l", "probability")
 
 
-def headline(found: Findings) -> str:
-    """One sentence without its full stop."""
+def headline(found: Findings) -> tuple[str, Tone]:
+    """One sentence without its full stop, and its tone."""
     if found.rolled_back:
-        return "Rolled back: training came to harm, and the model is that of an earlier step"
-    left = found.left
+        return "Rolled back: training came to harm, and the model is that of an earlier step", "bad"
+    left, lost = found.left, ", and retain rows were lost" if found.retain_lost else ""
     if found.forget.before is None or found.forget.after is None:
-        return "Nothing was measured on forget rows"
+        return "Nothing was measured on forget rows", "mixed"
     if found.nothing_known:
         known, n = round(found.forget.before * found.forget.n), found.forget.n
-        return f"Nothing to forget: the model knew {known} of {n}" + (
-            ", and retain rows were lost" if found.retain_lost else ""
-        )
+        return f"Nothing to forget: the model knew {known} of {n}{lost}", "mixed"
     if left is None or left > HALF:
-        return "Not forgotten" + (", and retain rows were lost" if found.retain_lost else "")
+        return f"Not forgotten{lost}", "bad"
     harm = list(harms(found))
     done = "Forgotten" if left <= GONE or _at_unseen(found) else "Partly forgotten"
     if harm:
-        return f"{done}, but {' and '.join(harm[:2])}"
+        return f"{done}, but {' and '.join(harm[:2])}", "mixed"
     if found.forget_broken.after is None:
-        return f"{done}; whether the answers are still language was not measured"
-    return f"{done}, and nothing else lost" if found.retain.given else f"{done}; what else was lost was not measured"
+        return f"{done}; whether the answers are still language was not measured", "mixed"
+    if not found.retain.given:
+        return f"{done}; what else was lost was not measured", "mixed"
+    return f"{done}, and nothing else lost", "good"
 
 
 def harms(found: Findings) -> Iterator[str]:

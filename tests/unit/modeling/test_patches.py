@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import torch
 
 import deleatur
 from deleatur.modeling import patches
@@ -102,3 +103,21 @@ def test_constructing_a_token_model_leaves_every_modules_mode(llama):
     model = TokenModel(llama)
     assert [module.training for module in llama.modules()] == before
     assert [module.training for module in model.prepare().lm.modules()] == before
+
+
+def test_undo_gives_the_model_back_as_it_came(llama):
+    """Its attention, and every layer's own forward."""
+    attention = llama.config._attn_implementation
+    model = TokenModel(llama).prepare()
+    assert llama.config._attn_implementation != attention
+    assert any("forward" in vars(module) for module in llama.modules())
+    model.undo()
+    assert llama.config._attn_implementation == attention
+    assert not any("forward" in vars(module) for module in llama.modules())
+
+
+def test_the_precision_of_products_is_a_users_own_afterwards():
+    was = torch.get_float32_matmul_precision()
+    with patches.matmul_precision_restored():
+        patches.exact_matmul()
+    assert torch.get_float32_matmul_precision() == was

@@ -109,7 +109,7 @@ def test_names_of_methods_models_and_settings_stay_text(runs: list[ComparedMetho
         runs,
         run={"loss": {"name": ATTACK}, "importance": {"name": ATTACK}, ATTACK: ATTACK},
         model={"name": ATTACK},
-        whole={"after": {ATTACK: {"lacks": ATTACK}, f"{ATTACK} too": {"value": 1.0}}},
+        set_metrics={"after": {ATTACK: {"lacks": ATTACK}, f"{ATTACK} too": {"value": 1.0}}},
         suite={"name": ATTACK, "forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed", "judge": ATTACK},
     )
     odd = [

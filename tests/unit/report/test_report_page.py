@@ -252,18 +252,18 @@ def test_nothing_revealed_is_no_proof_and_the_page_says_how_much_is_left(tmp_pat
     assert "up to 12 % of rows of their kind" in read(run)
 
 
-def test_figures_of_whole_sets_stand_on_the_page_with_what_they_lack_and_who_judged(
+def test_set_metrics_stand_on_the_page_with_what_they_lack_and_who_judged(
     tmp_path: Path, make: Callable[..., Path]
 ) -> None:
     side = {"privleak": {"lacks": "needs a retrained model"}, "j_w": {"value": 0.25, "n": 4, "asked": 8}}
     suite = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "judged", "judge": "made-up/judge"}
     judged = {"forget": {"judged": {"value": 0.5, "n": 4, "se": 0.1}}}
-    run = make(tmp_path / "run", whole={"before": side, "after": side}, suite=suite, after=judged)
+    run = make(tmp_path / "run", set_metrics={"before": side, "after": side}, suite=suite, after=judged)
     text = Page(read(run)).text
     assert text.count("needs a retrained model") == 1  # once for both sides
     assert "J_W, by made-up/judge" in text
     assert "judged, by made-up/judge" in text
-    assert "Figures of whole sets" not in read(make(tmp_path / "bare"))
+    assert "Set metrics" not in read(make(tmp_path / "bare"))
 
 
 def test_half_of_a_character_is_written_as_one_that_browsers_replace(folder: Path) -> None:

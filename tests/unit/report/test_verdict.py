@@ -67,7 +67,10 @@ CASES = {
 
 @pytest.mark.parametrize("headline", CASES)
 def test_each_ending_has_its_sentence(headline: str) -> None:
-    assert verdict(CASES[headline]).headline == headline
+    said = verdict(CASES[headline])
+    assert said.headline == headline
+    bad = headline.startswith(("Not forgotten", "Rolled back"))
+    assert said.tone == ("good" if headline.endswith(", and nothing else lost") else "bad" if bad else "mixed")
 
 
 def test_what_is_said_when_asked_in_other_words_is_not_forgotten() -> None:
@@ -130,7 +133,7 @@ def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
     """Plain texts are asked nothing, so nothing can be revealed."""
     side = sets({"forget": 0.5}, "probability")
     assert verdict({"before": side, "after": side}) == Verdict(
-        headline="Not forgotten", reasons=("Probability on forget rows: 50 % → 50 % (n = 24).",)
+        headline="Not forgotten", tone="bad", reasons=("Probability on forget rows: 50 % → 50 % (n = 24).",)
     )
 
 

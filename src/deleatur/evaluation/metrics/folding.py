@@ -109,7 +109,10 @@ def _kinds(plain: str) -> Iterator[Kind | None]:
 
 
 def _kind(character: str) -> Kind:
-    return next((kind for kind, pattern in KINDS if pattern.match(character)), "word")
+    for kind, pattern in KINDS:
+        if pattern.match(character):
+            return kind
+    return "word"
 
 
 def _word(text: str, kind: Kind, *, first: bool) -> Word:
