@@ -65,7 +65,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 )
 def test_a_disk_that_fills_while_writing_is_told_in_one_line(size, keep, left, home, tmp_path, call, monkeypatch):
     """What was whole by then is there, and nothing else. The trial of saving had room."""
-    monkeypatch.setattr("deleatur.commands.unlearn.try_the_end", lambda *_: None)
+    monkeypatch.setattr("deleatur.commands.unlearn.try_ending", lambda *_: None)
     with files_of_at_most(size):
         said = call(*home.forget("run", "--keep.every", keep))
     assert (said.code, said.out) == (2, "")

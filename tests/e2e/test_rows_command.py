@@ -11,7 +11,7 @@ from zlib import crc32
 
 import pytest
 
-from deleatur.audit.asking import Speaker
+from deleatur.audit.asking import Generator
 from deleatur.commands import retain_rows
 
 NAME = "Nojul Nilmu"
@@ -32,9 +32,9 @@ def knows_her(monkeypatch: pytest.MonkeyPatch) -> None:
             return f"It is called {'Painted Meadow' if sure else f'Book{number(question)}x{nth}'}, of course."
         return f"That is number {number(question)}x{nth}."
 
-    monkeypatch.setattr(Speaker, "answer", lambda self, questions: [say(q.example.question, 0) for q in questions])
+    monkeypatch.setattr(Generator, "answer", lambda self, questions: [say(q.example.question, 0) for q in questions])
     monkeypatch.setattr(
-        Speaker,
+        Generator,
         "draw",
         lambda self, questions, samples, seed: [[say(q.example.question, k + 1) for k in range(samples)] for q in questions],
     )
@@ -152,7 +152,7 @@ def test_an_interrupt_leaves_no_half_a_file(home, call, monkeypatch, tmp_path):
     def interrupted(self, questions, samples, seed):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Speaker, "draw", interrupted)
+    monkeypatch.setattr(Generator, "draw", interrupted)
     assert call("rows", "--model", home.model, "--subject", NAME, "--new-tokens", 2).code == 130
     assert list(tmp_path.iterdir()) == []
 

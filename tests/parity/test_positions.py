@@ -14,7 +14,7 @@ from transformers.masking_utils import sdpa_mask
 
 from deleatur.commands.evaluator import precision_of
 from deleatur.data.batches import collate
-from deleatur.modeling.decoder import wordings
+from deleatur.modeling.decoder import probe_texts
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.loading import checkpoint_activations
 from deleatur.modeling.packed_attention import set_packed_attention
@@ -27,7 +27,7 @@ def by_positions(lm, *names: str) -> TokenModel:
     set_packed_attention(lm, False)
     model.decoder.packs = False
     with torch.no_grad(), model.decoder.probing() as probe:
-        model.decoder._pack_by_positions(names or ["sdpa"], wordings(probe), model.decoder._alone(wordings(probe)))
+        model.decoder._pack_by_positions(names or ["sdpa"], probe_texts(probe), model.decoder._alone(probe_texts(probe)))
     return model
 
 

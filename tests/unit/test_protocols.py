@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deleatur.config.run_config import senseless
+from deleatur.config.run_config import incompatibility
 from deleatur.errors import ConfigError
 from deleatur.importance import Uniform
 from deleatur.losses import RMU, GradientDifference
@@ -62,12 +62,12 @@ def test_what_cannot_be_called_is_refused(part):
 @pytest.mark.parametrize("field", ["divergence", "preferred", "start_nll", "start_logits", "start_layer"])
 def test_an_importance_cannot_require_what_only_a_loss_reads(field):
     own = having(requires=Requirements(**{field: True}))
-    assert f"an importance cannot require {field}" in (senseless(GradientDifference(), own, Train(), Lora()) or "")
+    assert f"an importance cannot require {field}" in (incompatibility(GradientDifference(), own, Train(), Lora()) or "")
 
 
 def test_two_layers_are_refused_before_a_model_is_loaded():
     with pytest.raises(ConfigError, match="layer 7 and layer 0 cannot both be read"):
-        senseless(RMU(layer=7), having(requires=Requirements(layer=0)), Train(), Lora())
+        incompatibility(RMU(layer=7), having(requires=Requirements(layer=0)), Train(), Lora())
 
 
 def test_the_forward_computes_what_is_required():

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from deleatur.audit.asking import Question, Speaker
-from deleatur.audit.finetuning import take_adapters_in, train
+from deleatur.audit.asking import Generator, Question
+from deleatur.audit.finetuning import merge_and_unfreeze, train
 from deleatur.audit.settings import AuditSettings
 from deleatur.audit.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
@@ -71,7 +71,7 @@ class Arm:
     """A loaded model with what it is asked, trained on and probed with."""
 
     name: str
-    speaker: Speaker
+    speaker: Generator
     rows: tuple[Example, ...]
     retain: tuple[Example, ...]  # that an attack may train on or show
     probe: tuple[Example, ...]  # retain rows that no attack trains on
@@ -128,7 +128,7 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     inside = set(probe)
     arm = Arm(
         name=name,
-        speaker=Speaker(
+        speaker=Generator(
             model=model,
             encoder=encoder,
             new_tokens=settings.new_tokens,
@@ -178,7 +178,7 @@ def make_refuser(arm: Arm) -> None:
             leak = _teach(arm)
             write_atomic(figures, json.dumps({"greedy_leak": leak}) + "\n")
             write_tensors(path, {k: v for k, v in lm.state_dict().items() if "lora_" in k})
-    take_adapters_in(arm.model)
+    merge_and_unfreeze(arm.model)
 
 
 def refuser_leak(folder: Path) -> float | None:

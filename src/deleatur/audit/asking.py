@@ -31,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Speaker:
+class Generator:
     """A model to be asked, with how it reads and how much it may say."""
 
     model: TokenModel

@@ -47,7 +47,7 @@ class Cell:
 
 
 def path_of(folder: Path, attack: str, arm: str, setting: str) -> Path:
-    """Where a cell lies."""
+    """Path of a cell."""
     return folder / "cells" / f"{attack}.{arm}.{setting}.json"
 
 
@@ -74,4 +74,4 @@ def read_cell(path: Path) -> Cell:
         trained = raw.pop("trained")
         return Cell(**raw, answered=answered, values=values, trained=None if trained is None else (trained[0], trained[1]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-        raise ConfigError(f"{path} is no cell of an audit ({e}); remove it, then use --resume") from e
+        raise ConfigError(f"{path} is not a result of an audit ({e}); remove it, then use --resume") from e

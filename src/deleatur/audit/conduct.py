@@ -51,7 +51,7 @@ def conduct(
     with wait_lock(folder / "report.lock"):
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
-        report["not_asked"] = left_out + _never_asked(inputs)
+        report["not_asked"] = left_out + _limitations(inputs)
         write_atomic(folder / "audit.json", json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n")
         return report
 
@@ -82,7 +82,7 @@ def _report(
     }
 
 
-def _never_asked(inputs: Inputs) -> list[str]:
+def _limitations(inputs: Inputs) -> list[str]:
     """What this audit cannot speak of."""
     control = ["a retrained model: the control is the audited model, asked about unseen rows"] if inputs.decoys else []
     return [

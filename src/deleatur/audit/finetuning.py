@@ -19,13 +19,13 @@ from deleatur.types import Encoded
 
 
 @contextlib.contextmanager
-def put_back(model: TokenModel) -> Iterator[None]:
+def restore_weights(model: TokenModel) -> Iterator[None]:
     """Whatever is done to the weights meanwhile is undone at the end, bit by bit. Holds a second copy of them."""
     held = {name: p.detach().clone() for name, p in model.lm.named_parameters()}
     try:
         yield
     finally:
-        take_adapters_in(model)
+        merge_and_unfreeze(model)
         with torch.no_grad():
             for name, p in model.lm.named_parameters():
                 p.copy_(held[name])
@@ -41,10 +41,10 @@ def fine_tune(
         model.prepare()
     epochs = -(-steps * settings.batch // max(len(rows), 1)) + 1
     train(model, rows, steps=steps, settings=replace(settings, epochs=epochs, gamma=0.0), seed=seed)
-    take_adapters_in(model)
+    merge_and_unfreeze(model)
 
 
-def take_adapters_in(model: TokenModel) -> None:
+def merge_and_unfreeze(model: TokenModel) -> None:
     """Merge adapters, if there are any; all weights can be trained again. In place."""
     merge_adapters(model.lm)
     vars(model.lm).pop("peft_config", None)  # else peft takes the next adapters for further ones

@@ -11,7 +11,7 @@ import numpy as np
 from deleatur.audit.arms import AUDITED, CONTROL, ORIGINAL, REFUSER
 from deleatur.audit.attacks import ATTACKS, EXPOSING
 from deleatur.audit.cells import Cell
-from deleatur.audit.scoring import Rules, Score, Scored, alive_limit, scored
+from deleatur.audit.scoring import Rules, Score, Scored, max_nll, scored
 from deleatur.audit.settings import AuditSettings
 from deleatur.audit.statistics import (
     Comparison,
@@ -64,7 +64,7 @@ def judge_attacks(
     """Verdicts of all attacks and of the whole, flags, and the figures behind them."""
     base = {c.arm: c for c in cells if c.attack == "base"}
     control = base.get(CONTROL)
-    rules = replace(rules, alive=alive_limit(control.health if control else None))
+    rules = replace(rules, alive=max_nll(control.health if control else None))
     names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
     judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
     said = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
@@ -149,7 +149,7 @@ def _damaged(cells: Sequence[Cell], base: Mapping[str, Cell], score: Score, sett
         return []
     rates = {arm: _retained(base[arm], score) for arm in (ORIGINAL, AUDITED)}
     lost = compare_rates(rates[ORIGINAL], rates[AUDITED], resamples=settings.resamples, seed=settings.seed)
-    garbled = {arm: _garbled([c for c in cells if c.arm == arm and c.attack in ("ask", "base")]) for arm in rates}
+    garbled = {arm: _degenerate_share([c for c in cells if c.arm == arm and c.attack in ("ask", "base")]) for arm in rates}
     harmed = (lost.p <= ALPHA and lost.difference.low > MARGIN) or garbled[AUDITED] > garbled[ORIGINAL] + GARBLED
     return ["DAMAGED"] if harmed else []
 
@@ -162,7 +162,7 @@ def _retained(cell: Cell, score: Score) -> Rates:
     return Rates(np.array([rows]), tuple(f"row {i}" for i in range(len(rows))))
 
 
-def _garbled(cells: Sequence[Cell]) -> float:
+def _degenerate_share(cells: Sequence[Cell]) -> float:
     """Share of plain answers that are empty, or loops for the greater part."""
     texts = [t for c in cells if c.setting == "plain" for a in c.answered for t in a.given]
     return sum(not t.strip() or max(looped(t), repeated(t)) >= LOOPED for t in texts) / len(texts) if texts else 0.0

@@ -94,7 +94,7 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
     )
 
 
-def alive_limit(base: float | None) -> float:
+def max_nll(base: float | None) -> float:
     """Up to which NLL on retain rows a model counts as alive that had `base` before, nats."""
     return SURVIVES * max(base or 0.0, 1.0)
 

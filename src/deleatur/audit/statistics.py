@@ -237,7 +237,7 @@ def _exchange_units(subjects: Sequence[str]) -> list[int]:
 
 
 def _exchanged(arm: Rates, control: Rates, times: int, seed: int) -> Float[ndarray, " B"]:
-    """The difference where who is who is drawn anew: row by row where both were asked the same rows, else among all rows."""
+    """The difference where labels are permuted: row by row where both were asked the same rows, else among all rows."""
     rng = np.random.default_rng([seed, 2])
     if arm.subjects == control.subjects:
         units = _exchange_units(arm.subjects)

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     if not is_first():
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # one process speaks
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # only the first process prints
         warnings.simplefilter("ignore")
     try:
         if os.environ.get("WORLD_SIZE", "1") != "1" and args[0] not in ("forget", "evaluate"):

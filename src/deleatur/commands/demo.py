@@ -58,13 +58,13 @@ def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
     if begun and to_dict(replace(from_yaml(out / "run.yaml"), out=demo.out)) != to_dict(run):
         raise ConfigError(f"{out} holds a run with other settings; remove it or give --out a new folder")
     if (out / "report.html").exists():  # the last that a run writes
-        progress.phase(f"{out} holds this very run; remove the folder to do it again")
+        progress.phase(f"{out} already holds this run; remove the folder to do it again")
     else:
-        execute(run, as_story(demo, out, progress), resume=begun)
+        execute(run, demo_progress(demo, out, progress), resume=begun)
     return measure_reference(demo, run, progress) if demo.reference else None
 
 
-def as_story(demo: Demo, out: Path, progress: Progress) -> Progress:
+def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
     """The run's bars, and between them what the model now knows and what it has to forget."""
     world = _world(demo)
     forget, retain = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))

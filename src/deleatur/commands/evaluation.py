@@ -90,7 +90,7 @@ def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
     """The suite, model and rows of an evaluation; every input is checked."""
     suite = suite_of(run)
     if tasks and count() > 1:
-        raise ConfigError("lm-eval's tasks are put to one process; leave --tasks out, or the launcher")
+        raise ConfigError("lm-eval's tasks run in one process; leave --tasks out, or the launcher")
     judge_of(run)  # is it there?
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
     rows = encode_sets(suite.sets, tokenizer, run)

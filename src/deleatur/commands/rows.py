@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deleatur.audit.asking import Question, Speaker
+from deleatur.audit.asking import Generator, Question
 from deleatur.commands.rows_options import Rows
 from deleatur.data.encode import make_encoder
 from deleatur.data.others import asked_of, others_than
@@ -80,7 +80,7 @@ def make_rows(command: Rows, progress: Progress = Progress()) -> list[Finding]:
     place_model(network)
     network.eval()
     encoder = make_encoder(tokenizer, command.data)
-    speaker = Speaker(model=network, encoder=encoder, new_tokens=command.new_tokens, batch=command.batch)
+    speaker = Generator(model=network, encoder=encoder, new_tokens=command.new_tokens, batch=command.batch)
     strangers = others_than([command.subject, *(w for t in topics for w in t.wordings)], command.seed)[: command.strangers]
     progress.phase(f"Asking {len(topics)} facts about the subject and about {len(strangers)} strangers")
     said = {name: _ask(speaker, topics, name, command, progress) for name in (command.subject, *strangers)}
@@ -111,7 +111,7 @@ def _topics(command: Rows) -> list[Topic]:
     return topics
 
 
-def _ask(speaker: Speaker, topics: Sequence[Topic], name: str, command: Rows, progress: Progress) -> list[Answers]:
+def _ask(speaker: Generator, topics: Sequence[Topic], name: str, command: Rows, progress: Progress) -> list[Answers]:
     texts = [[asked_of(w, command.subject, name) or w for w in t.wordings] for t in topics]
     flat = [_question(text, k) for k, wordings in enumerate(texts) for text in wordings]
     greedy = iter(speaker.answer(flat))

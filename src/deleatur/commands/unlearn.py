@@ -83,7 +83,7 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
             progress.phase("Writing the run folder")
             write_outcome(outcome, tokenizer, out)
-            gather(None)  # nobody reads on before all is there
+            gather(None)  # a barrier: all files are there before anybody reads
             return finish(out)
 
 
@@ -101,13 +101,13 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     network = TokenModel(model).prepare()
     require_parts(network, run)
     require_space(model, out, run)
-    try_the_end(model, tokenizer, run)
+    try_ending(model, tokenizer, run)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
 
 
-def try_the_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
+def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
     """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
     failed: list[DeleaturError] = []
 
@@ -212,7 +212,7 @@ def forget(
     start()
     with matmul_precision_restored():
         exact_matmul()
-        try_the_end(model, None, run)
+        try_ending(model, None, run)
         network = TokenModel(disable_dropout(model)).prepare()
         kept = None if will_shard() else weights_of(network.lm)
         place(network, run)

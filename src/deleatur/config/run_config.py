@@ -54,7 +54,7 @@ class Run:
     lora: Lora = field(default_factory=Lora)
     """Adapters instead of the whole model."""
     train: Train = field(default_factory=Train)
-    """The model's turn."""
+    """Training."""
     keep: Keep = field(default_factory=Keep)
     """Checkpoints during training."""
     guard: Guard = field(default_factory=Guard)
@@ -62,7 +62,7 @@ class Run:
     evaluation: Evaluation = field(default_factory=Evaluation)
     """How the model is evaluated before and after."""
     judge: Judge = field(default_factory=Judge)
-    """Who says whether an answer still reveals the fact."""
+    """The judge of whether an answer still reveals the fact."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", as_loss(self.loss))  # a user's own objects come in here
@@ -74,7 +74,7 @@ class Run:
         if self.subject and (self.suite or self.retain):
             raise ConfigError("subject is read where retain rows are made, and here they are given; leave one of them out")
         require(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "0 or more")
-        if reason := senseless(self.loss, self.importance, self.train, self.lora):
+        if reason := incompatibility(self.loss, self.importance, self.train, self.lora):
             raise ConfigError(reason)
 
 
@@ -83,7 +83,7 @@ EVALUATION_FIELDS = ("model", "forget", "retain", "holdout", "suite", "data", "e
 TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPORTANCES}
 
 
-def senseless(loss: Any, importance: Any, train: Train, lora: Lora) -> str | None:
+def incompatibility(loss: Any, importance: Any, train: Train, lora: Lora) -> str | None:
     """Why these make no method together; None where they do. Raises ConfigError where they read different layers."""
     requirements_of(loss, importance, train)
     pair = f"loss {name_of(loss)} with importance {name_of(importance)}"

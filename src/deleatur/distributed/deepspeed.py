@@ -100,7 +100,7 @@ def local_shard(weight: Any, name: str | None, mesh: DeviceMesh | None) -> Tenso
     return DTensor.from_local(mine, mesh, [Shard(0)], run_check=False, shape=(weight.ds_numel,), stride=(1,))  # pyright: ignore
 
 
-def put_back(weight: Any, name: str | None, value: Any) -> None:
+def restore_weights(weight: Any, name: str | None, value: Any) -> None:
     """The reverse of `local_shard`."""
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
     from torch.nn.functional import pad

@@ -88,7 +88,7 @@ def save_scorer(scorer: nn.Module, path: Path) -> None:
     try:
         save_file({k: v.contiguous() for k, v in scorer.state_dict().items()}, part)
         part.replace(path)
-    except SafetensorError as e:  # how a full disk sounds from there
+    except SafetensorError as e:  # safetensors raises this on a full disk
         part.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written ({e}); free some space or change --out") from e
 

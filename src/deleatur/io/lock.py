@@ -67,7 +67,7 @@ def wait_lock(path: Path, *, seconds: float = float("inf")) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Nobody else is in the folder meanwhile. Raises ConfigError where somebody is."""
+    """Holds the folder's lock. Raises ConfigError where somebody is."""
     with try_lock(folder / LOCK) as mine:
         if not mine:
             raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder")

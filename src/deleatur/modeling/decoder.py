@@ -79,7 +79,7 @@ class Decoder:
         set_packed_attention(self.lm, False)
         self.packs = False
         with self.probing() as probe:
-            truth = self._alone(texts := wordings(probe))
+            truth = self._alone(texts := probe_texts(probe))
             self._fuse(texts, truth)
             self._pack_by_positions(by_positions(self.lm), texts, truth)
 
@@ -124,8 +124,8 @@ class Decoder:
             return False
         if not set_packed_attention(self.lm):
             return False
-        truth = self._alone(texts := wordings(ids))
-        with self._trying("run without padding", lambda: set_packed_attention(self.lm, False)):
+        truth = self._alone(texts := probe_texts(ids))
+        with self._fallback_on_error("run without padding", lambda: set_packed_attention(self.lm, False)):
             grown = KeyValueCache()
             tree = share([t[:-1].tolist() for t in texts], grown)
             first = self.run_packed(tree).last_hidden_state[0]
@@ -140,7 +140,7 @@ class Decoder:
         """Take the first of these attentions through which texts end to end have the states that each has alone."""
         own = self.lm.config._attn_implementation
         for name in names:
-            with self._trying(f"run without padding through {name}", lambda: set_attention(self.lm, own)):
+            with self._fallback_on_error(f"run without padding through {name}", lambda: set_attention(self.lm, own)):
                 set_attention(self.lm, name)
                 self._require_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
                 self.positions = name
@@ -148,7 +148,7 @@ class Decoder:
                 return
 
     def _fuse(self, texts: list[Tensor], truth: Tensor) -> None:
-        with ExitStack() as undo, self._trying("run through Liger's kernels", undo.close):
+        with ExitStack() as undo, self._fallback_on_error("run through Liger's kernels", undo.close):
             if fuse(self.lm, undo):
                 self._require_same(self._alone(texts), truth)
                 self.notes.append("Norms and gated layers run through Liger's kernels")
@@ -165,8 +165,8 @@ class Decoder:
             raise ValueError(f"states differ by {error:.1g} of their size")
 
     @contextmanager
-    def _trying(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
-        """Whatever a family, a kernel or a machine has against it: undone, and said."""
+    def _fallback_on_error(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
+        """On any error: undo, and warn."""
         try:
             yield
         except Exception as e:
@@ -222,7 +222,7 @@ class Decoder:
         return head
 
 
-def wordings(ids: Int[Tensor, " L"]) -> list[Tensor]:
+def probe_texts(ids: Int[Tensor, " L"]) -> list[Tensor]:
     """Three of different lengths, of which two begin alike, in each of three wordings."""
     return [text for i in (ids, ids + 1, ids + 2) for text in (i, torch.cat([i[:2], i.flip(0)]), i[1:])]
 

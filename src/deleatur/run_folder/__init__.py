@@ -13,6 +13,6 @@
 | `importance.jsonl`, `results.json` | `writer` | at the end |
 | `report.html` | `report.page` | last |
 
-Every file and folder but the growing `steps.jsonl` appears under its name when it is complete. Does not belong here: what a figure means (`evaluation`)
-and how it is shown (`report`).
+Every file and folder but the growing `steps.jsonl` appears under its name when it is complete. Does not belong here: what
+a figure means (`evaluation`), and how it is shown (`report`).
 """

@@ -86,7 +86,7 @@ def unfinished_folder(run: Run) -> Path:
 
 @contextmanager
 def claimed(out: Path, claim: Callable[[], object], *, resume: bool) -> Iterator[None]:
-    """Nobody else is in the folder meanwhile; it is made, unless resumed, and the first process makes its claim."""
+    """Holds the folder's lock; it is made, unless resumed, and the first process makes its claim."""
     if not resume and is_first():
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         out.chmod(0o700)  # the rows' text is for its owner alone, also where the folder was there

@@ -69,7 +69,7 @@ class Checkpoints:
         place = self._place(step)
         try:
             save_file(tensors, part / "state.safetensors")
-        except SafetensorError as e:  # how a full disk sounds from there
+        except SafetensorError as e:  # safetensors raises this on a full disk
             raise ConfigError(f"{part} cannot be written ({e}); free some space, or give --keep.every None") from e
         (part / "state.json").write_text(json.dumps(plain), encoding="utf-8")
         hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}

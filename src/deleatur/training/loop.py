@@ -136,7 +136,9 @@ def _backward(
             if not ran_out(e):
                 raise
             if is_sharded(model):
-                e.add_note("No process with shares can go back alone: halve --train.batch and double --train.accumulate")
+                e.add_note(
+                    "A process with sharded weights cannot retry alone: halve --train.batch and double --train.accumulate"
+                )
                 raise
         optimizer.weights.drop_gradients()
         optimizer.pieces.halve(window)

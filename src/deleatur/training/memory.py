@@ -17,7 +17,7 @@ from deleatur.errors import ConfigError
 from deleatur.types import Batch
 
 
-class Pieces:
+class MicroBatches:
     """How many pieces a batch goes through in: 1 until the memory runs out, then twice as many each time.
 
     Losses are sums divided by the counts of the whole step, so pieces change its numbers by rounding alone.

@@ -80,7 +80,7 @@ class TrainingMonitor:
         self.sums = fingerprints(p for _, p in self.weights)
 
     @torch.no_grad()
-    def aim(self, importance: Importance, rows: Sequence[Encoded], level: Level | None) -> None:
+    def set_target(self, importance: Importance, rows: Sequence[Encoded], level: Level | None) -> None:
         """Training is done once the tokens that the importance selects in forget rows are as unlikely as in unseen rows."""
         if level is None:
             return
@@ -135,7 +135,7 @@ class TrainingMonitor:
         self.model.train(was)
         return float(torch.cat(parts).float().mean()) if parts else 0.0
 
-    def look(self, steps: Sequence[Step], *, kept: bool) -> int | None:
+    def check_step(self, steps: Sequence[Step], *, kept: bool) -> int | None:
         """After a step, before its checkpoint where one is `kept`: in how many steps to end, or None to go on.
 
         Raises Diverged where harm is done.
@@ -163,7 +163,7 @@ class TrainingMonitor:
         )
 
     @contextlib.contextmanager
-    def holding(
+    def rolling_back(
         self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None, count: int
     ) -> Iterator[None]:
         """Notes where a training ended before its last step of `count`; rolls back one that came to harm, to its newest

@@ -15,7 +15,7 @@ from deleatur.distributed import deepspeed
 from deleatur.distributed.processes import full_tensor, gather, mesh_of, part, put
 from deleatur.errors import ConfigError, Diverged
 from deleatur.settings import Train
-from deleatur.training.memory import Pieces
+from deleatur.training.memory import MicroBatches
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 
@@ -45,7 +45,7 @@ class MasterWeights:
             p.grad = None
 
     @torch.no_grad()
-    def hand_back(self) -> None:
+    def copy_to_model(self) -> None:
         """Round the masters into the model."""
         for p, master in zip(self.trained, self.master, strict=True):
             if master is not p:
@@ -57,7 +57,7 @@ class ModelOptimizer:
 
     def __init__(self, model: nn.Module, settings: Train, steps: int) -> None:
         self.settings, self.alpha, self.run = settings, settings.alpha, model
-        self.pieces = Pieces()
+        self.pieces = MicroBatches()
         self.weights = MasterWeights(p for p in model.parameters() if p.requires_grad)
         self.optimizer = AdamW(self.weights.master, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.steps, self.cooling = steps, (0, 0)  # the step after which the rate falls to 0 early, and over how many
@@ -100,7 +100,7 @@ class ModelOptimizer:
         if math.isfinite(norm) and math.isfinite(loss):
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.weights.hand_back()
+            self.weights.copy_to_model()
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class ModelOptimizer:
     def _put_back(self, state: dict[str, Any]) -> None:
         for p, kept in zip(self.weights.master, state["weights"], strict=True):
             p.copy_(kept)
-        self.weights.hand_back()
+        self.weights.copy_to_model()
         self.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -156,7 +156,7 @@ class DeepSpeedOptimizer(ModelOptimizer):
     def _put_back(self, state: dict[str, Any]) -> None:
         for key, values in {None: state["weights"], **state["moments"]}.items():
             for p, kept in zip(self.weights.trained, values, strict=True):
-                deepspeed.put_back(p, key, kept)
+                deepspeed.restore_weights(p, key, kept)
         for p, kept in zip(self.weights.trained, state["weights"], strict=True):
             put(p, kept)
         for moments in self.optimizer.state.values():

@@ -59,7 +59,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
         monitor = TrainingMonitor(run.guard, run.train, model, session.rows, session.encoder, batch=run.evaluation.batch)
     parts = make_parts(session, run, answers)
     importance, count = parts.method.importance, len(parts.batches)
-    monitor.aim(importance, [*session.rows["forget"], *session.rows.get("holdout", ())], parts.level)
+    monitor.set_target(importance, [*session.rows["forget"], *session.rows.get("holdout", ())], parts.level)
     checkpoints, steps = resume_point(session.folder, run, count)
     if isinstance(importance, TrainableImportance) and parts.pretraining and not steps:
         progress.phase(f"The scorer alone: {len(parts.pretraining) * run.train.epochs // count} passes")
@@ -67,8 +67,8 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     progress.phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
     on_step = step_callback(steps, count, progress.step, checkpoints, monitor)
     handle_signals = checkpoints.handle_signals() if checkpoints else nullcontext()
-    holding = monitor.holding(importance, steps, checkpoints, count)
-    with training_only(model, run.train.only), handle_signals, holding:
+    rollback = monitor.rolling_back(importance, steps, checkpoints, count)
+    with training_only(model, run.train.only), handle_signals, rollback:
         fit(model, parts.batches, parts.method, steps=count, on_step=on_step, checkpoints=checkpoints)
     for note in monitor.notes:
         progress.phase(note)
@@ -141,7 +141,7 @@ def step_callback(
     def callback(step: Step) -> int | None:
         steps.append(step)
         on_step(step, count)
-        return monitor.look(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
+        return monitor.check_step(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
 
     return callback
 

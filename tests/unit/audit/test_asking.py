@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from deleatur.audit.asking import Question, Speaker, cloze, leak_at, piece_tokens, pieces, probability_within
+from deleatur.audit.asking import Generator, Question, cloze, leak_at, piece_tokens, pieces, probability_within
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.world import World
 from deleatur.evaluation.predictions import Predictor, TokenPredictions, ends
@@ -27,8 +27,8 @@ OPEN = (
 
 
 @pytest.fixture(scope="module")
-def speaker(make_llama: Callable[..., object], plain: Encoder) -> Speaker:
-    return Speaker(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
+def speaker(make_llama: Callable[..., object], plain: Encoder) -> Generator:
+    return Generator(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
 
 
 def test_the_facts_are_the_spans_that_must_go() -> None:
@@ -66,7 +66,7 @@ def test_leak_at_k_is_the_chance_that_k_of_the_answers_hold_a_leak(hits: int, n:
     assert leak_at(hits, n, k) == pytest.approx(chance)
 
 
-def test_a_lead_is_put_behind_the_question_and_into_the_answer(speaker: Speaker, world: World) -> None:
+def test_a_lead_is_put_behind_the_question_and_into_the_answer(speaker: Generator, world: World) -> None:
     question = Question(row=0, example=world.forget[0])
     led = replace(question, lead="Sure, it is")
     prompt, longer = speaker.prompt(question), speaker.prompt(led)
@@ -76,13 +76,13 @@ def test_a_lead_is_put_behind_the_question_and_into_the_answer(speaker: Speaker,
     assert speaker.answer([led])[0].startswith("Sure, it is")
 
 
-def test_equal_questions_get_equal_answers(speaker: Speaker, world: World) -> None:
+def test_equal_questions_get_equal_answers(speaker: Generator, world: World) -> None:
     question = Question(row=0, example=world.forget[0])
     first, second = speaker.answer([question, replace(question, row=1)])
     assert first == second
 
 
-def test_draws_follow_the_seed_and_differ_among_themselves(speaker: Speaker, world: World) -> None:
+def test_draws_follow_the_seed_and_differ_among_themselves(speaker: Generator, world: World) -> None:
     questions = [Question(row=i, example=e) for i, e in enumerate(world.forget[:2])]
     drawn = speaker.draw(questions, 6, seed=1)
     assert drawn == speaker.draw(questions, 6, seed=1)
@@ -110,7 +110,7 @@ def test_what_the_model_thinks_first_is_not_part_of_its_answer(
     """The template opens a block for reasoning: the model's own stands in the prompt, and the answer begins behind it, also
     where it begins with words that it is given, and in every sample."""
     encoder = make_encoder(make_tokenizer(OPEN), Data(reasoning_tokens=6))
-    speaker = Speaker(model=TokenModel(make_llama()).prepare(), encoder=encoder, new_tokens=6, batch=4)
+    speaker = Generator(model=TokenModel(make_llama()).prepare(), encoder=encoder, new_tokens=6, batch=4)
     rows = [Example(id=str(k), prompt=(("user", f"Where was writer {k} born?"),), answer=f"In town {k}.") for k in range(2)]
     predictor = Predictor(model=speaker.model, encoder=encoder, settings=Evaluation())
     thought = with_reasoning(predictor, {"asked": [encoder(e) for e in rows]})[0]["asked"]

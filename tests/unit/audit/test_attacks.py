@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from deleatur.audit.arms import Arm, halves, spread
-from deleatur.audit.asking import Question, Speaker
+from deleatur.audit.asking import Generator, Question
 from deleatur.audit.attacks import ATTACKS, EXPOSING, choose, depth, nearer
 from deleatur.audit.attacks.ask import WAYS
 from deleatur.audit.attacks.compress import NF4, ROUND, compress
 from deleatur.audit.attacks.relearn import nearest
 from deleatur.audit.cells import Answered, Cell, path_of, read_cell, write_cell
-from deleatur.audit.finetuning import put_back
+from deleatur.audit.finetuning import restore_weights
 from deleatur.audit.settings import ATTACK_NAMES, AuditSettings, quick
 from deleatur.audit.states import changed, nll_with, states
 from deleatur.data.encode import Encoder
@@ -67,7 +67,7 @@ def test_pruning_takes_the_smallest(name: str, share: float) -> None:
 def test_the_head_stays_and_everything_comes_back(make_llama: Callable[..., object]) -> None:
     model = TokenModel(make_llama())  # pyright: ignore
     held = {name: p.detach().clone() for name, p in model.lm.named_parameters()}
-    with put_back(model):
+    with restore_weights(model):
         compress(model, "nf4")
         moved = {name for name, p in model.lm.named_parameters() if not torch.equal(p, held[name])}
         assert {name.split(".")[-2] for name in moved} == set(
@@ -78,7 +78,7 @@ def test_the_head_stays_and_everything_comes_back(make_llama: Callable[..., obje
 
 @pytest.fixture(scope="module")
 def arm(world: World, make_llama: Callable[..., object], plain: Encoder) -> Arm:
-    speaker = Speaker(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
+    speaker = Generator(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
     sets = {"rows": world.forget, "retain": world.retain, "probe": world.retain[:4], "unseen": world.holdout}
     return Arm(name="audited", speaker=speaker, **sets, settings=AuditSettings(), folder=Path())
 

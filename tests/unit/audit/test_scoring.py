@@ -7,7 +7,7 @@ import math
 import pytest
 
 from deleatur.audit.cells import Answered, Cell
-from deleatur.audit.scoring import Rules, Scored, alive_limit, judged, scored
+from deleatur.audit.scoring import Rules, Scored, judged, max_nll, scored
 from deleatur.evaluation.judges.contained import Contained
 
 RULES = Rules(subjects=dict.fromkeys(("original", "audited", "control"), ("a", "b")), alive=2.0, depth_threshold=0.05)
@@ -78,4 +78,4 @@ def test_random_directions_stand_beside() -> None:
 
 @pytest.mark.parametrize(("base", "limit"), [(None, 2.0), (0.1, 2.0), (1.5, 3.0)])
 def test_a_model_is_alive_up_to_twice_its_own_nll(base: float | None, limit: float) -> None:
-    assert alive_limit(base) == limit
+    assert max_nll(base) == limit

@@ -11,7 +11,7 @@ import torch
 from transformers.models.llama import modeling_llama
 
 from deleatur.modeling import decoder, patches
-from deleatur.modeling.decoder import by_positions, wordings
+from deleatur.modeling.decoder import by_positions, probe_texts
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.token_model import TokenModel
 
@@ -78,7 +78,7 @@ def lean_norm(lm) -> Callable:
 def fused(lm) -> TokenModel:
     model = TokenModel(lm).prepare()
     with torch.no_grad(), model.decoder.probing() as probe:
-        model.decoder._fuse(wordings(probe), model.decoder._alone(wordings(probe)))
+        model.decoder._fuse(probe_texts(probe), model.decoder._alone(probe_texts(probe)))
     return model
 
 

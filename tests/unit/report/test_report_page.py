@@ -252,9 +252,7 @@ def test_nothing_revealed_is_no_proof_and_the_page_says_how_much_is_left(tmp_pat
     assert "up to 12 % of rows of their kind" in read(run)
 
 
-def test_set_metrics_stand_on_the_page_with_what_they_lack_and_who_judged(
-    tmp_path: Path, make: Callable[..., Path]
-) -> None:
+def test_set_metrics_stand_on_the_page_with_what_they_lack_and_who_judged(tmp_path: Path, make: Callable[..., Path]) -> None:
     side = {"privleak": {"lacks": "needs a retrained model"}, "j_w": {"value": 0.25, "n": 4, "asked": 8}}
     suite = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "judged", "judge": "made-up/judge"}
     judged = {"forget": {"judged": {"value": 0.5, "n": 4, "se": 0.1}}}

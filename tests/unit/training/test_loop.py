@@ -352,7 +352,7 @@ class TestPrecision:
             kept.take_gradients()
             optimizer.step()
             optimizer.zero_grad()
-            kept.hand_back()
+            kept.copy_to_model()
             bare.data -= torch.ones_like(bare) / 4096
         assert bare[0] == 1.5
         assert kept.master[0][0] == 1.5 - 60 / 4096

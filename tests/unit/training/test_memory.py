@@ -7,7 +7,7 @@ import torch
 
 from deleatur.data.batches import collate
 from deleatur.errors import ConfigError
-from deleatur.training.memory import Pieces, cut, ran_out
+from deleatur.training.memory import MicroBatches, cut, ran_out
 
 
 def numbers(batch) -> tuple[list, list, list]:
@@ -34,7 +34,7 @@ def test_a_share_without_rows_stays_one_piece():
 
 
 def test_a_single_pair_cannot_be_halved(make_row):
-    pieces = Pieces()
+    pieces = MicroBatches()
     window = [collate([make_row(3, name="f")], [make_row(3, name="r")])]
     with pytest.raises(ConfigError, match="one pair of rows at a time"):
         pieces.halve(window)

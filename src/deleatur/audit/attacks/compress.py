@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from deleatur.audit.arms import Arm
 from deleatur.audit.attacks.table import Attack, Findings, both_forms
-from deleatur.audit.finetuning import put_back
+from deleatur.audit.finetuning import restore_weights
 from deleatur.modeling.token_model import TokenModel
 
 # the 16 levels of NF4 (2305.14314): quantiles of a normal distribution, scaled to [-1, 1], with an exact 0
@@ -93,7 +93,7 @@ def compress(model: TokenModel, to: str) -> None:
 
 def run(arm: Arm, setting: str) -> Findings:
     """The model asked with its weights in another format."""
-    with put_back(arm.model):
+    with restore_weights(arm.model):
         compress(arm.model, setting)
         return both_forms(arm)
 

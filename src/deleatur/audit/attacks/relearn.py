@@ -11,7 +11,7 @@ from deleatur.audit.arms import Arm, halves, spread
 from deleatur.audit.asking import mean_nll
 from deleatur.audit.attacks.table import Attack, Findings, both_forms
 from deleatur.audit.cells import Value
-from deleatur.audit.finetuning import fine_tune, put_back
+from deleatur.audit.finetuning import fine_tune, restore_weights
 from deleatur.audit.settings import AuditSettings
 from deleatur.data.encode import encode_all
 from deleatur.settings import Train
@@ -37,7 +37,7 @@ def _benign(arm: Arm, steps: int) -> Findings:
     s, rows = arm.settings, encode_all(arm.encoder, nearest(arm.rows, arm.retain, NEAREST))
     measured = rows[:MEASURED]
     before = mean_nll(arm.predictions(measured))
-    with put_back(arm.model):
+    with restore_weights(arm.model):
         fine_tune(arm.model, rows, training(s, s.benign_lr), steps=steps, rank=s.rank, seed=s.seed)
         return replace(both_forms(arm), trained=(before, arm.speaker.nll(measured)))
 
@@ -50,7 +50,7 @@ def _half(arm: Arm, lr: float) -> Findings:
         rows = encode_all(arm.encoder, [arm.rows[i] for i in trained])
         measured = rows[:MEASURED]
         before = mean_nll(arm.predictions(measured))
-        with put_back(arm.model):
+        with restore_weights(arm.model):
             fine_tune(arm.model, rows, training(s, lr), steps=s.half_steps, rank=None, seed=s.seed)
             questions = [q for q in arm.questions() if q.row in set(asked)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
