@@ -33,7 +33,7 @@ def test_the_demo_is_a_story_in_a_dozen_lines_and_is_told_again_at_once(home, ca
     assert not {"│", "━", "┃"} & set(told.out)
     again = call("demo", "--model", home.model, *SMALL)
     assert again.out == told.out
-    assert "runs/demo holds this very run" in again.err
+    assert "runs/demo already holds this run" in again.err
 
 
 def test_between_its_bars_the_demo_says_what_happens_and_no_settings(told):

@@ -66,7 +66,7 @@ def test_its_tree_names_every_package():
 def test_every_command_and_option_that_the_pages_name_exists(call):
     """Of the README and of docs/, in backticks; options of `docs/log.md` and its like are of their day."""
     verbs = (("forget",), ("forget", "--recipe", "npo"), ("score",), ("demo",), ("evaluate",), ("report",), ("bench",))
-    verbs += (("audit",), ("export",), ("compare",), ("methods",), ("metrics",), ("rows",))
+    verbs += (("audit",), ("export",), ("compare",), ("methods",), ("metrics",), ("rows",), ("request", "run"))
     verbs += (("forget", "--recipe", "atwu-scorer"),)
     helped = "".join(call(*args, "--help").out for args in verbs)
     usage = call().out

@@ -189,7 +189,7 @@ def test_a_cell_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", '{"answered": 5}', "[1]"])
 def test_a_broken_cell_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "cell.json").write_text(text)
-    with pytest.raises(ConfigError, match="is no cell"):
+    with pytest.raises(ConfigError, match="is not a result of an audit"):
         read_cell(tmp_path / "cell.json")
 
 

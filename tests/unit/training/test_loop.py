@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import asdict, replace
 from typing import ClassVar
+from weakref import ref
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from deleatur.protocols import TrainingContext
 from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import Train
 from deleatur.training.loop import Method, fit
-from deleatur.training.optimizer import MasterWeights
+from deleatur.training.optimizer import MasterWeights, ModelOptimizer
 from deleatur.types import Reference, Teacher, TokenOutputs
 
 SATURATED = GradientDifference(saturation=2.0)
@@ -464,3 +466,20 @@ class TestOutOfMemory:
         short(lm, 0)
         with pytest.warns(UserWarning), pytest.raises(ConfigError, match="one pair of rows at a time"):
             train(lm, forget_rows[:8], retain_rows[:8], epochs=4)
+
+
+def test_nothing_of_the_optimizer_is_left_when_training_ends(make_llama, forget_rows, retain_rows, monkeypatch):
+    """Its moments and master weights are three times the model, and would lie beside it during the evaluation."""
+    made, init = [], ModelOptimizer.__init__
+
+    def watched(self, *args):
+        init(self, *args)
+        made.append(ref(self))
+
+    monkeypatch.setattr(ModelOptimizer, "__init__", watched)
+    gc.disable()
+    try:
+        train(make_llama(), forget_rows[:4], retain_rows[:4])
+    finally:
+        gc.enable()
+    assert [optimizer() for optimizer in made] == [None]
