@@ -114,9 +114,15 @@ class Findings:
         return _rise(self.forget_broken) > BROKEN
 
     @property
+    def retain_made(self) -> bool:
+        """Are the retain rows the model's own answers before training, so that a change of a guess counts as a loss?"""
+        run = self.results.get("run") or {}
+        return "retain" in run and not run["retain"] and not run.get("suite")
+
+    @property
     def retain_lost(self) -> bool:
         before, after = self.retain.before, self.retain.after
-        lost = bool(before) and after is not None and (before - after) / before > LOST
+        lost = not self.retain_made and bool(before) and after is not None and (before - after) / before > LOST
         return lost or _rise(self.retain_broken) > BROKEN
 
     @property
@@ -157,8 +163,9 @@ def headline(found: Findings) -> tuple[str, Tone]:
         return f"{done}, but {' and '.join(harm[:2])}", "mixed"
     if found.forget_broken.after is None:
         return f"{done}; whether the answers are still language was not measured", "mixed"
-    if not found.retain.given:
-        return f"{done}; what else was lost was not measured", "mixed"
+    if not found.retain.given or found.retain_made:
+        why = ": no retain rows were given" if found.retain_made else ""
+        return f"{done}; what else was lost was not measured{why}", "mixed"
     return f"{done}, and nothing else lost", "good"
 
 

@@ -129,6 +129,17 @@ def test_why_language_was_not_measured_is_said() -> None:
     assert "Whether the answers are language was not measured: the start model is gone." in said.reasons
 
 
+def test_rows_made_by_the_model_are_no_evidence_of_what_was_kept() -> None:
+    """Guesses about people that it never heard of change; that is no loss, and their staying is no proof."""
+    made = {"run": {"retain": None, "suite": None}}
+    unmeasured = "Forgotten; what else was lost was not measured: no retain rows were given"
+    assert verdict(ran(retain=(1.0, 0.7), **made)).headline == unmeasured
+    assert verdict(ran(retain=(1.0, 1.0), **made)).headline == unmeasured
+    assert verdict(ran(broken=(0.0, 0.5), **made)).headline == "Forgotten, but answers about it are no longer language"
+    given = {"run": {"retain": "retain.jsonl", "suite": None}}
+    assert verdict(ran(retain=(1.0, 0.7), **given)).headline == "Forgotten, but retain rows were lost"
+
+
 def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
     """Plain texts are asked nothing, so nothing can be revealed."""
     side = sets({"forget": 0.5}, "probability")
