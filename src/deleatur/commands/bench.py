@@ -17,7 +17,7 @@ from deleatur.commands.options import Budget
 from deleatur.commands.tuning import search, values_of, with_values
 from deleatur.commands.unlearn import unlearn
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import Run, nearest, to_dict, to_yaml
+from deleatur.config.run_config import Run, from_dict, nearest, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ConfigError, Diverged, resume_hint
@@ -240,7 +240,9 @@ def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> 
     if not path.exists():
         write_json(path, now)
         return
-    then, now = _paths(read_json(path)), _paths(now)
+    then = read_json(path)
+    then["run"] = to_dict(from_dict(then["run"]))  # settings that an older version did not have are at their defaults
+    then, now = _paths(then), _paths(now)
     if changed := [key for key in now if then.get(key) != now[key]]:
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
 
