@@ -21,7 +21,6 @@ from in_two import FEWER
 from test_guard import ASCENT
 from train_in_two import SCENARIOS, train
 
-pytestmark = pytest.mark.xdist_group("two processes")  # started once, not by every worker
 ENGINES = ("copies", "shares", "zero")
 SPREAD = ("shares", "zero")
 MORE = ("--train.epochs", "3", "--evaluation.rows", "4", "--keep.every", "2")
