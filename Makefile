@@ -14,7 +14,7 @@ demo: .venv/installed $(MODEL)
 
 test: .venv/installed-dev
 	@echo "The whole fast suite; about 8 minutes on two idle CPU cores."
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check src tests examples benchmarks
