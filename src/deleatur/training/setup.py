@@ -31,7 +31,7 @@ from deleatur.protocols import (
     as_callable,
 )
 from deleatur.requirements import Requirements
-from deleatur.training.level import DRIFT, Level, unseen_level
+from deleatur.training.level import Level, unseen_level
 from deleatur.training.loop import Method
 from deleatur.training.optimizer import warmup_then_linear_decay
 from deleatur.types import Batch, Encoded, Reference, Start
@@ -82,12 +82,12 @@ def own_answers(retain: Sequence[Encoded], answers: Mapping[str, str], encoder: 
 
 
 def known_level(loss: AimsAtLevel, level: Level | None) -> float:
-    """The loss's own level, or the measured one less what training takes off. Raises ConfigError where there is neither."""
+    """The loss's own level, or else the measured one. Raises ConfigError where there is neither."""
     if loss.level is not None:
         return loss.level
     if level is None:
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
-    return DRIFT * level.nll
+    return level.nll
 
 
 def step_batches(
