@@ -6,10 +6,10 @@ take a user's plain object in, once, where a run is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
@@ -73,6 +73,21 @@ class HasScorer(Protocol):
 
     @property
     def scorer(self) -> nn.Module: ...
+
+
+class Range(NamedTuple):
+    """Values that a search tries for a number."""
+
+    low: float
+    high: float
+    log: bool = False  # on a logarithmic scale?
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """A dataclass of settings, some of which `deleatur bench` tunes."""
+
+    ranges: ClassVar[Mapping[str, Range]]  # by field
 
 
 def _no_start() -> Start:

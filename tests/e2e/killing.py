@@ -197,7 +197,8 @@ def import_all() -> None:
     def once(bench: deleatur.commands.bench.Bench, run: Any, method: str) -> float:
         lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
         if any(
-            line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run) for line in lines
+            line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run.method)
+            for line in lines
         ):
             bench.out.with_suffix(".twice").touch()
         return value_of(bench, run, method)

@@ -82,7 +82,7 @@ def recheck(
         run = Run(model=model, forget="rows", retain="rows", data=data, evaluation=settings)
         encoder, suite = make_encoder(tokenizer, data), rows_suite({FORGET: rows[name]})
         encoded = {FORGET: encode_all(encoder, windows(encoder, rows[name]))}
-        require_usable(lm, encoded, run)
+        require_usable(lm, encoded, model)
         progress.phase(f"Request {short(request)}")
         session = Session(model=network, encoder=encoder, suite=suite, rows=encoded, progress=progress)
         found[name] = make_evaluator(session, run).predict(network)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.protocols import Range
 from deleatur.requirements import Requirements
 from deleatur.settings import require
 
@@ -28,6 +30,7 @@ class NPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements(start_nll=True)
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.05, 0.2)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

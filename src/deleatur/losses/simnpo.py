@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from deleatur.protocols import Range
 from deleatur.requirements import Requirements
 from deleatur.settings import require
 
@@ -32,6 +34,7 @@ class SimNPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements()
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(2.0, 3.0), "delta": Range(0.0, 2.0)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")
