@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+__all__ = ["Progress", "Step"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:

@@ -14,6 +14,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
 
+__all__ = [
+    "AimsAtLevel",
+    "ForgetLoss",
+    "HasScorer",
+    "Importance",
+    "Learns",
+    "Prefers",
+    "Prepares",
+    "ReadsBaseModel",
+    "ReadsTokens",
+    "Stateful",
+    "TrainableImportance",
+    "TrainingContext",
+]
+
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float

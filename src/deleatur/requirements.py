@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from deleatur.errors import ConfigError
 
+__all__ = ["HiddenState", "Requirements"]
+
 HiddenState = Literal["own", "predicting"]
 
 

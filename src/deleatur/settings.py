@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from deleatur.errors import ConfigError
 
+__all__ = ["Data", "Evaluation", "Guard", "Judge", "Keep", "Lora", "Precision", "Train"]
+
 Precision = Literal["fp32", "bf16"]
 
 

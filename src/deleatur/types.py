@@ -14,6 +14,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+__all__ = [
+    "Batch",
+    "Divergence",
+    "Encoded",
+    "Example",
+    "HeadStates",
+    "Likelihood",
+    "Record",
+    "Reference",
+    "Span",
+    "Start",
+    "Suite",
+    "Teacher",
+    "TokenOutputs",
+    "TokenStatistics",
+]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:

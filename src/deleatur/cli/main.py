@@ -225,10 +225,10 @@ def _evaluation_fields(run: Run) -> dict[str, Any]:
 def _audit(args: list[str]) -> None:
     command = parse(Audit, args, verb="audit", default=_audited_run(args))
     from deleatur.cli.console import print_audit, watch
-    from deleatur.commands.audit import audit
+    from deleatur.commands.audit import audit_command
 
     with watch() as progress:
-        report, page = audit(command, progress)
+        report, page = audit_command(command, progress)
     if command.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from deleatur.audit.arms import Inputs
-from deleatur.audit.conduct import conduct
-from deleatur.audit.controls import make_controls
-from deleatur.audit.settings import AuditSettings, quick
+from deleatur.auditing.arms import Inputs
+from deleatur.auditing.conduct import conduct
+from deleatur.auditing.controls import make_controls
+from deleatur.auditing.settings import AuditSettings, quick
 from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
 from deleatur.evaluation.judges import make_judge

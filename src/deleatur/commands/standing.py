@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deleatur.audit.controls import digest_of
+from deleatur.auditing.controls import digest_of
 from deleatur.commands.options import Export
 from deleatur.commands.recheck import Checked, recheck, rows_of
 from deleatur.config.run_config import from_yaml

@@ -11,6 +11,22 @@ from deleatur.importance.masks import SEUL, SULLM, Spans, SUNgram, TokenUnlearn
 from deleatur.importance.novelty import Novelty
 from deleatur.importance.uniform import Uniform
 
+__all__ = [
+    "ETW",
+    "IMPORTANCES",
+    "SEUL",
+    "SULLM",
+    "WGA",
+    "AnyImportance",
+    "Contrast",
+    "Learned",
+    "Novelty",
+    "SUNgram",
+    "SatImp",
+    "Spans",
+    "TokenUnlearn",
+    "Uniform",
+]
 IMPORTANCES: dict[str, type] = {
     "uniform": Uniform,
     "wga": WGA,

@@ -14,6 +14,21 @@ from deleatur.losses.rmu import RMU
 from deleatur.losses.simnpo import SimNPO
 from deleatur.losses.undial import UNDIAL
 
+__all__ = [
+    "CEU",
+    "DPO",
+    "FORGET_LOSSES",
+    "NPO",
+    "PDU",
+    "RMU",
+    "UNDIAL",
+    "AltPO",
+    "AnyForgetLoss",
+    "Erase",
+    "GradientDifference",
+    "JensUn",
+    "SimNPO",
+]
 FORGET_LOSSES: dict[str, type] = {
     "graddiff": GradientDifference,
     "npo": NPO,

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deleatur.audit.arms import ARMS, Inputs, refuser_leak, spread, subjects_of
-from deleatur.audit.cells import Cell, path_of, read_cell
-from deleatur.audit.controls import require_same, take_controls
-from deleatur.audit.judgement import judge_attacks
-from deleatur.audit.scoring import Rules, judged
-from deleatur.audit.settings import AuditSettings
-from deleatur.audit.verdicts import EXITS, LEAST_ROWS
-from deleatur.audit.work import ORDER, Work, is_askable, plan
+from deleatur.auditing.arms import ARMS, Inputs, refuser_leak, spread, subjects_of
+from deleatur.auditing.cells import Cell, path_of, read_cell
+from deleatur.auditing.controls import require_same, take_controls
+from deleatur.auditing.judgement import judge_attacks
+from deleatur.auditing.scoring import Rules, judged
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.verdicts import EXITS, LEAST_ROWS
+from deleatur.auditing.work import ORDER, Work, is_askable, plan
 from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from deleatur.audit.cells import Answered, Cell
-from deleatur.audit.scoring import Rules, Scored, judged, max_nll, scored
+from deleatur.auditing.cells import Answered, Cell
+from deleatur.auditing.scoring import Rules, Scored, judged, max_nll, scored
 from deleatur.evaluation.judges.contained import Contained
 
 RULES = Rules(subjects=dict.fromkeys(("original", "audited", "control"), ("a", "b")), alive=2.0, depth_threshold=0.05)

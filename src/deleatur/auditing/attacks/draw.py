@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.asking import probability_within
-from deleatur.audit.attacks.table import Attack, Findings, answered
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.asking import probability_within
+from deleatur.auditing.attacks.table import Attack, Findings, answered
 
 
 def run(arm: Arm, setting: str) -> Findings:

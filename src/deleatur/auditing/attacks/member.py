@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.attacks.table import Attack, Findings
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.attacks.table import Attack, Findings
 from deleatur.data.encode import encode_all
 from deleatur.evaluation.metrics.familiarity import min_k, min_k_plus, zlib_loss
 from deleatur.evaluation.metrics.probability import loss

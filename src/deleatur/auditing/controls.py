@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deleatur.audit.arms import AUDITED, CONTROL, REFUSER_FILES, Inputs
-from deleatur.audit.attacks import ATTACKS
-from deleatur.audit.cells import path_of
-from deleatur.audit.settings import AuditSettings
-from deleatur.audit.work import Job, Work, is_askable, plan
+from deleatur.auditing.arms import AUDITED, CONTROL, REFUSER_FILES, Inputs
+from deleatur.auditing.attacks import ATTACKS
+from deleatur.auditing.cells import path_of
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.work import Job, Work, is_askable, plan
 from deleatur.errors import ConfigError
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from deleatur.audit.asking import Generator, Question
-from deleatur.audit.finetuning import merge_and_unfreeze, train
-from deleatur.audit.settings import AuditSettings
-from deleatur.audit.tensors import write_tensors
+from deleatur.auditing.asking import Generator, Question
+from deleatur.auditing.finetuning import merge_and_unfreeze, train
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError

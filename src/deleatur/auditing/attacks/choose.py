@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.attacks.table import Attack, Findings
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.attacks.table import Attack, Findings
 from deleatur.data.encode import encode_all
 from deleatur.types import Example
 

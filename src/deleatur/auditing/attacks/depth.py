@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.asking import piece_tokens
-from deleatur.audit.attacks.table import Attack, Findings
-from deleatur.audit.cells import Value
-from deleatur.audit.states import nll_with, states
-from deleatur.audit.tensors import write_tensors
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.asking import piece_tokens
+from deleatur.auditing.attacks.table import Attack, Findings
+from deleatur.auditing.cells import Value
+from deleatur.auditing.states import nll_with, states
+from deleatur.auditing.tensors import write_tensors
 from deleatur.types import Encoded
 
 

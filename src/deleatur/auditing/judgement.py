@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from deleatur.audit.arms import AUDITED, CONTROL, ORIGINAL, REFUSER
-from deleatur.audit.attacks import ATTACKS, EXPOSING
-from deleatur.audit.cells import Cell
-from deleatur.audit.scoring import Rules, Score, Scored, max_nll, scored
-from deleatur.audit.settings import AuditSettings
-from deleatur.audit.statistics import (
+from deleatur.auditing.arms import AUDITED, CONTROL, ORIGINAL, REFUSER
+from deleatur.auditing.attacks import ATTACKS, EXPOSING
+from deleatur.auditing.cells import Cell
+from deleatur.auditing.scoring import Rules, Score, Scored, max_nll, scored
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.statistics import (
     Comparison,
     Estimate,
     Familiarity,
@@ -31,7 +31,7 @@ from deleatur.audit.statistics import (
     rows_needed,
     strength,
 )
-from deleatur.audit.verdicts import (
+from deleatur.auditing.verdicts import (
     ALPHA,
     MARGIN,
     AttackVerdict,

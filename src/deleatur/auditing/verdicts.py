@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deleatur.audit.statistics import Comparison
+from deleatur.auditing.statistics import Comparison
 
 Verdict = Literal["VOID", "LEAK", "CLEAR", "INCONCLUSIVE"]
 EXITS: dict[Verdict, int] = {"CLEAR": 0, "LEAK": 1, "VOID": 3, "INCONCLUSIVE": 3}

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deleatur.audit.statistics import Comparison, Estimate
-from deleatur.audit.verdicts import EXITS, AttackVerdict, Controls, attack_verdict, overall, scale_verdict
+from deleatur.auditing.statistics import Comparison, Estimate
+from deleatur.auditing.verdicts import EXITS, AttackVerdict, Controls, attack_verdict, overall, scale_verdict
 
 
 def compared(value: float, low: float, high: float, p: float) -> Comparison:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.asking import Question, cloze
-from deleatur.audit.cells import Answered, Value
-from deleatur.audit.settings import AuditSettings
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.asking import Question, cloze
+from deleatur.auditing.cells import Answered, Value
+from deleatur.auditing.settings import AuditSettings
 from deleatur.types import Encoded
 
 

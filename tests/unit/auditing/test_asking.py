@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from deleatur.audit.asking import Generator, Question, cloze, leak_at, piece_tokens, pieces, probability_within
+from deleatur.auditing.asking import Generator, Question, cloze, leak_at, piece_tokens, pieces, probability_within
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.world import World
 from deleatur.evaluation.predictions import Predictor, TokenPredictions, ends

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from deleatur.audit.arms import ARMS, AUDITED, CONTROL, ORIGINAL, REFUSER, Arm, Inputs, loaded, spread
-from deleatur.audit.asking import Question
-from deleatur.audit.attacks import ATTACKS
-from deleatur.audit.attacks.table import Findings, both_forms
-from deleatur.audit.cells import Cell, path_of, write_cell
-from deleatur.audit.settings import AuditSettings
-from deleatur.audit.verdicts import LEAST_ROWS
+from deleatur.auditing.arms import ARMS, AUDITED, CONTROL, ORIGINAL, REFUSER, Arm, Inputs, loaded, spread
+from deleatur.auditing.asking import Question
+from deleatur.auditing.attacks import ATTACKS
+from deleatur.auditing.attacks.table import Findings, both_forms
+from deleatur.auditing.cells import Cell, path_of, write_cell
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.verdicts import LEAST_ROWS
 from deleatur.data.encode import encode_all
 from deleatur.io.lock import try_lock
 from deleatur.progress import Progress

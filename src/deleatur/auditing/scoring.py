@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deleatur.audit.arms import AUDITED, CONTROL, ORIGINAL, record_of
-from deleatur.audit.asking import leak_at
-from deleatur.audit.attacks import ATTACKS, depth, nearer
-from deleatur.audit.attacks.draw import draws
-from deleatur.audit.cells import Answered, Cell
-from deleatur.audit.statistics import Familiarity, Rates, Sample
+from deleatur.auditing.arms import AUDITED, CONTROL, ORIGINAL, record_of
+from deleatur.auditing.asking import leak_at
+from deleatur.auditing.attacks import ATTACKS, depth, nearer
+from deleatur.auditing.attacks.draw import draws
+from deleatur.auditing.cells import Answered, Cell
+from deleatur.auditing.statistics import Familiarity, Rates, Sample
 from deleatur.errors import DeleaturError
 from deleatur.evaluation.judges import JudgeProtocol
 

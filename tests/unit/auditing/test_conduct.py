@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from deleatur.audit.arms import loaded
-from deleatur.audit.attacks import ATTACKS
-from deleatur.audit.conduct import conduct, plan
-from deleatur.audit.settings import ATTACK_NAMES, AuditSettings
+from deleatur.auditing.arms import loaded
+from deleatur.auditing.attacks import ATTACKS
+from deleatur.auditing.conduct import conduct, plan
+from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.progress import Progress

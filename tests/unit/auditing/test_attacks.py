@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from deleatur.audit.arms import Arm, halves, spread
-from deleatur.audit.asking import Generator, Question
-from deleatur.audit.attacks import ATTACKS, EXPOSING, choose, depth, nearer
-from deleatur.audit.attacks.ask import WAYS
-from deleatur.audit.attacks.compress import NF4, ROUND, compress
-from deleatur.audit.attacks.relearn import nearest
-from deleatur.audit.cells import Answered, Cell, path_of, read_cell, write_cell
-from deleatur.audit.finetuning import restore_weights
-from deleatur.audit.settings import ATTACK_NAMES, AuditSettings, quick
-from deleatur.audit.states import changed, nll_with, states
+from deleatur.auditing.arms import Arm, halves, spread
+from deleatur.auditing.asking import Generator, Question
+from deleatur.auditing.attacks import ATTACKS, EXPOSING, choose, depth, nearer
+from deleatur.auditing.attacks.ask import WAYS
+from deleatur.auditing.attacks.compress import NF4, ROUND, compress
+from deleatur.auditing.attacks.relearn import nearest
+from deleatur.auditing.cells import Answered, Cell, path_of, read_cell, write_cell
+from deleatur.auditing.finetuning import restore_weights
+from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings, quick
+from deleatur.auditing.states import changed, nll_with, states
 from deleatur.data.encode import Encoder
 from deleatur.data.world import World
 from deleatur.errors import ConfigError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.attacks.table import Attack, Findings
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.attacks.table import Attack, Findings
 
 
 def run(arm: Arm, setting: str) -> Findings:

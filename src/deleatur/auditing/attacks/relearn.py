@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from deleatur.audit.arms import Arm, halves, spread
-from deleatur.audit.asking import mean_nll
-from deleatur.audit.attacks.table import Attack, Findings, both_forms
-from deleatur.audit.cells import Value
-from deleatur.audit.finetuning import fine_tune, restore_weights
-from deleatur.audit.settings import AuditSettings
+from deleatur.auditing.arms import Arm, halves, spread
+from deleatur.auditing.asking import mean_nll
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms
+from deleatur.auditing.cells import Value
+from deleatur.auditing.finetuning import fine_tune, restore_weights
+from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import encode_all
 from deleatur.settings import Train
 from deleatur.types import Example

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deleatur.audit.statistics import (
+from deleatur.auditing.statistics import (
     Familiarity,
     Rates,
     compare_areas,

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deleatur.audit.arms import ORIGINAL, Arm, halves
-from deleatur.audit.asking import cloze
-from deleatur.audit.attacks.table import Attack, Findings, both_forms
-from deleatur.audit.cells import Value
-from deleatur.audit.settings import AuditSettings
-from deleatur.audit.states import changed, moved, states
-from deleatur.audit.tensors import write_tensors
+from deleatur.auditing.arms import ORIGINAL, Arm, halves
+from deleatur.auditing.asking import cloze
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms
+from deleatur.auditing.cells import Value
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.states import changed, moved, states
+from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import encode_all
 from deleatur.types import Example
 

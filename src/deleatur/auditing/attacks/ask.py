@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.asking import Question, cloze
-from deleatur.audit.attacks.table import Attack, Findings, answered
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.asking import Question, cloze
+from deleatur.auditing.attacks.table import Attack, Findings, answered
 from deleatur.types import Example, Span
 
 LEAD = "Sure, here is the answer:"

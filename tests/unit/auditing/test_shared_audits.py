@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from deleatur.audit.conduct import conduct
-from deleatur.audit.controls import make_controls, require_same
-from deleatur.audit.work import plan
+from deleatur.auditing.conduct import conduct
+from deleatur.auditing.controls import make_controls, require_same
+from deleatur.auditing.work import plan
 from deleatur.errors import ConfigError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.progress import Progress

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from deleatur.audit.arms import Arm
-from deleatur.audit.attacks.table import Attack, Findings, both_forms
-from deleatur.audit.finetuning import restore_weights
+from deleatur.auditing.arms import Arm
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms
+from deleatur.auditing.finetuning import restore_weights
 from deleatur.modeling.token_model import TokenModel
 
 # the 16 levels of NF4 (2305.14314): quantiles of a normal distribution, scaled to [-1, 1], with an exact 0
