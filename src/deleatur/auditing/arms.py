@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.finetuning import merge_and_unfreeze, train
 from deleatur.auditing.settings import AuditSettings
-from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
@@ -22,6 +21,7 @@ from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
+from deleatur.io.tensors import write_tensors
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data, Lora, Train

@@ -16,7 +16,7 @@ from deleatur.auditing.cells import path_of
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.work import Job, Work, is_askable, plan
 from deleatur.errors import ConfigError
-from deleatur.io.atomic import write_atomic
+from deleatur.io.atomic import atomic_file, write_atomic
 from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
 from deleatur.types import Example
@@ -66,9 +66,8 @@ def take_controls(source: Path, work: Work) -> None:
     for path in (*(source / name for name in dict.fromkeys((*files, *REFUSER_FILES))), *cells):
         own_path = work.folder / path.relative_to(source)
         if path.exists() and not own_path.exists():
-            part = own_path.with_name(f"{own_path.name}.part")
-            shutil.copyfile(path, part)
-            part.replace(own_path)
+            with atomic_file(own_path) as part:
+                shutil.copyfile(path, part)
 
 
 def _is_control(job: Job, inputs: Inputs) -> bool:

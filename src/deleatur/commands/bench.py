@@ -126,7 +126,7 @@ class Bench:
             outcome = unlearn(self.session, run, known=self.known, weights=self.start)
         except (ConfigError, Diverged) as e:
             self.restore()
-            (home / "left-out.txt").write_text(f"{e}\n", encoding="utf-8")
+            write_atomic(home / "left-out.txt", f"{e}\n")
             self.progress.phase(f"{method} is left out: {e}")
             return False
         folder.mkdir(exist_ok=True)
