@@ -217,4 +217,4 @@ def _cast(model: TokenModel, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(dtype)
     for module in model.modules():
         if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
-            vars(module)["compute_dtype"] = dtype
+            vars(module)["compute_dtype"] = dtype  # their own setting, which the constructor takes

@@ -12,6 +12,7 @@ from typing import Any
 from deleatur.config.run_config import MethodSettings
 from deleatur.errors import ConfigError, Diverged
 from deleatur.io.atomic import write_atomic
+from deleatur.modeling.patches import quiet_optuna
 from deleatur.protocols import Range, Searched
 
 # arXiv 2606.06320, section on the search; every method searches the weights of its two losses as well
@@ -110,7 +111,7 @@ def _suggest(space: dict[str, Range], done: list[dict[str, Any]], *, seed: int) 
         import optuna
     except ImportError:
         raise ConfigError("a search needs optuna: pip install 'deleatur[tune]', or take --trials 1") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
     kinds: dict[str, optuna.distributions.BaseDistribution] = {
         path: optuna.distributions.FloatDistribution(low, high, log=log) for path, (low, high, log) in space.items()
     }

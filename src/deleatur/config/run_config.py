@@ -220,10 +220,7 @@ class _Once(yaml.SafeLoader):
 
 def from_dict(raw: object, *, where: str = "run") -> Run:
     """A run from plain values; what is left out has its default."""
-    try:
-        return _build(Run, raw, where, "")
-    except ConfigError as e:
-        raise e if str(e).startswith(where) else ConfigError(f"{where}: {e}") from e
+    return _build(Run, raw, where, "")
 
 
 def nearest(word: str, among: list[str]) -> str:
@@ -262,7 +259,10 @@ def _build(cls: type, raw: object, where: str, prefix: str) -> Any:
     if missing := [n for n in required if n not in raw]:
         raise ConfigError(f"{where}: {prefix}{missing[0]} is missing")
     values = {key: _value(hints[key], value, where, prefix + key) for key, value in raw.items()}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as e:  # what the settings themselves refuse does not say where they stand
+        raise ConfigError(f"{where}: {e}") from e
 
 
 def _value(hint: Any, value: object, where: str, key: str) -> Any:
