@@ -33,6 +33,7 @@ from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
+from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
 from deleatur.run_folder.writer import require_same_rows
 from deleatur.settings import Guard, require
@@ -229,7 +230,7 @@ def tried(home: Path) -> int:
 
 def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
     """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
-    now = {
+    now: BenchTerms = {
         "run": to_dict(replace(base, out=None)),
         "trials": budget.trials,
         "rates": list(budget.rates),
@@ -240,10 +241,10 @@ def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> 
     if not path.exists():
         write_json(path, now)
         return
-    then = read_json(path)
+    then = read_json(path, BenchTerms)
     then["run"] = to_dict(from_dict(then["run"]))  # settings that an older version did not have are at their defaults
-    then, now = _paths(then), _paths(now)
-    if changed := [key for key in now if then.get(key) != now[key]]:
+    before, wanted = _paths(then), _paths(now)
+    if changed := [key for key in wanted if before.get(key) != wanted[key]]:
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
 
 

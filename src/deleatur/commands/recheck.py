@@ -20,7 +20,8 @@ from deleatur.modeling.loading import load
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
-from deleatur.run_folder.ledger import Measured, Request, is_known, require_rows, short
+from deleatur.run_folder.file_types import Measured, Request
+from deleatur.run_folder.ledger import is_known, require_rows, short
 from deleatur.run_folder.writer import Records, digest_rows
 from deleatur.settings import Data, Evaluation
 from deleatur.types import Example, Record

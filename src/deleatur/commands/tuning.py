@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -11,9 +10,10 @@ from typing import Any
 
 from deleatur.config.run_config import MethodSettings
 from deleatur.errors import ConfigError, Diverged
-from deleatur.io.atomic import write_atomic
 from deleatur.modeling.patches import quiet_optuna
 from deleatur.protocols import Range, Searched
+from deleatur.run_folder.file_types import TrialLine
+from deleatur.run_folder.schema import append_line, read_complete_lines, write_lines
 
 # arXiv 2606.06320, section on the search; every method searches the weights of its two losses as well
 WEIGHT = Range(0.1, 5.0, log=True)
@@ -83,29 +83,22 @@ def search(
         except Diverged:
             value = None
         done.append({"number": number, "values": values, "value": value})
-        with log.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(done[-1]) + "\n")
+        append_line(log, done[-1])
     finished = [t for t in done[:trials] if t["value"] is not None]
     if not finished:
         raise Diverged(f"all {trials} trials in {log} diverged; lower --rates")
     return max(finished, key=lambda t: t["value"])["values"]
 
 
-def read_trials(log: Path) -> list[dict[str, Any]]:
+def read_trials(log: Path) -> list[TrialLine]:
     """Trials that are done; a line that was cut off by a kill does not count and is dropped from the file."""
-    if not log.exists():
-        return []
-    done: list[dict[str, Any]] = []
-    for line in log.read_text(encoding="utf-8").split("\n"):
-        try:
-            done += [json.loads(line)] if line else []
-        except ValueError:
-            break
-    write_atomic(log, (json.dumps(t) + "\n" for t in done))
+    done = read_complete_lines(log, TrialLine)
+    if log.exists():
+        write_lines(log, done)
     return done
 
 
-def _suggest(space: dict[str, Range], done: list[dict[str, Any]], *, seed: int) -> dict[str, float]:
+def _suggest(space: dict[str, Range], done: list[TrialLine], *, seed: int) -> dict[str, float]:
     """The next trial's values, decided by the trials before it and the seed alone."""
     try:
         import optuna

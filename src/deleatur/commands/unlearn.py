@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -42,7 +41,8 @@ from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import HasScorer
 from deleatur.report import write_report
-from deleatur.run_folder.schema import RunResults, read_results
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import append_line, read_results
 from deleatur.run_folder.writer import (
     Outcome,
     Records,
@@ -150,8 +150,7 @@ def _logged(progress: Progress, out: Path) -> Progress:
 
     def log_step(step: Step, steps: int) -> None:
         if is_first():
-            with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(step)) + "\n")
+            append_line(out / "steps.jsonl", asdict(step))
         progress.step(step, steps)
 
     return replace(progress, step=log_step)

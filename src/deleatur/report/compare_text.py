@@ -14,7 +14,7 @@ from deleatur.report.compare import ComparedMethod, suite_of, unequal
 from deleatur.report.compare_audit import ATTACKED, attacks_of, audit_notes
 from deleatur.report.tables import metric_name, set_name
 from deleatur.report.words import one_line
-from deleatur.run_folder.schema import RunResults
+from deleatur.run_folder.file_types import RunResults
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}

@@ -30,10 +30,9 @@ from deleatur.modeling.loading import save
 from deleatur.modeling.session import Session
 from deleatur.progress import Step
 from deleatur.protocols import Learns
+from deleatur.run_folder.file_types import SCHEMA_VERSION, RowHashes, RunResults
 from deleatur.run_folder.schema import (
-    SCHEMA_VERSION,
-    FullRecordLine,
-    RunResults,
+    RecordLine,
     read_json,
     read_lines,
     require_no_links,
@@ -41,8 +40,9 @@ from deleatur.run_folder.schema import (
     write_lines,
     write_results,
 )
+from deleatur.run_folder.shapes import as_type, require_type
 from deleatur.settings import Keep
-from deleatur.types import Encoded, Example, Record, Span, Suite
+from deleatur.types import Encoded, Example, Record, Suite
 
 Records = dict[str, list[Record]]  # by set
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
@@ -107,7 +107,9 @@ def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
         return
     if not path.exists():
         write_json(path, now)
-    elif changed := [name for name, sha in now.items() if read_json(path).get(name) != sha]:
+        return
+    then = read_json(path, RowHashes)
+    if changed := [name for name, sha in now.items() if then.get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
 
 
@@ -153,14 +155,12 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for number, line in enumerate(read_lines(path, FullRecordLine, str(path)), 1):
+    for number, line in enumerate(read_lines(path, RecordLine, str(path)), 1):
         row: dict[str, Any] = dict(line)
+        name = row.pop("set")
+        require_type(row, Record, f"{path}, line {number},")
         try:
-            name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
-            offsets = tuple((a, b) for a, b in row.pop("offsets"))
-            row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
-            cells: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-            sets.setdefault(name, []).append(Record(**cells, spans=spans, offsets=offsets))
+            sets.setdefault(name, []).append(as_type(row, Record))
         except (TypeError, ValueError, DataError) as e:
             raise DataError(f"{path} holds no record in line {number} ({e}); remove the file, or run again") from e
     return sets
