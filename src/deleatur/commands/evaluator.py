@@ -18,8 +18,9 @@ from deleatur.errors import ConfigError
 from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.judges import JudgeProtocol, make_judge
-from deleatur.evaluation.predictions import NO_CACHE, Predictor, variants
+from deleatur.evaluation.predictions import NO_CACHE, Predictor
 from deleatur.evaluation.reasoning import with_reasoning
+from deleatur.evaluation.variants import variants
 from deleatur.modeling.checks import require_known, require_room
 from deleatur.modeling.loading import DTYPES
 from deleatur.modeling.session import Session

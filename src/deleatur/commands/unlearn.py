@@ -217,6 +217,17 @@ def forget(
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain, "holdout": holdout}
     sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run.data)
+    return _forget_rows(model, tokenizer, sets, run, progress)
+
+
+def _forget_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, tuple[Example, ...]],
+    run: Run,
+    progress: Progress,
+) -> Outcome:
+    """Unlearn checked rows from a plain model."""
     require_subject(run.subject, sets["forget"])
     encoded = encode_sets(sets, tokenizer, run.data)
     require_level(run.method, encoded)
@@ -230,7 +241,7 @@ def forget(
         place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
         encoder = make_encoder(tokenizer, run.data)
         session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-        outcome = unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
+        outcome = unlearn(with_own_retain(session, run) if run.lacks_retain else session, run, weights=kept)
         network.undo()  # the user's model has its own forward again
         return outcome
 
