@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from deleatur.settings import Train
+    from deleatur.settings import Range, Train
     from deleatur.types import Example, Reference, Start, TokenOutputs
 
 
@@ -88,14 +88,6 @@ class HasScorer(Protocol):
 
     @property
     def scorer(self) -> nn.Module: ...
-
-
-class Range(NamedTuple):
-    """Values that a search tries for a number."""
-
-    low: float
-    high: float
-    log: bool = False  # on a logarithmic scale?
 
 
 @runtime_checkable

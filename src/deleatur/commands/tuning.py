@@ -11,9 +11,10 @@ from typing import Any
 from deleatur.config.run_config import MethodSettings
 from deleatur.errors import ConfigError, Diverged
 from deleatur.modeling.patches import quiet_optuna
-from deleatur.protocols import Range, Searched
+from deleatur.protocols import Searched
 from deleatur.run_folder.file_types import TrialLine
 from deleatur.run_folder.schema import append_line, read_complete_lines, write_lines
+from deleatur.settings import Range
 
 # arXiv 2606.06320, section on the search; every method searches the weights of its two losses as well
 WEIGHT = Range(0.1, 5.0, log=True)
