@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,6 +21,7 @@ class WGA:
     """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301)."""
 
     requires = Requirements(follows="probability")
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.1, 10.0, log=True)}
 
     beta: float = 1.0
     """Power of the token's probability, 0 or more; 0 is uniform."""
@@ -36,6 +38,7 @@ class SatImp:
     """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953)."""
 
     requires = Requirements(follows="probability")
+    ranges: ClassVar[Mapping[str, Range]] = {"beta1": Range(1.0, 10.0, log=True), "beta2": Range(0.1, 5.0, log=True)}
 
     beta1: float = 5.0
     """Power of the token's probability, 0 or more: lets go of what is forgotten."""

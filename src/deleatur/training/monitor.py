@@ -13,7 +13,7 @@ from deleatur.data.batches import evenly_spaced, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
-from deleatur.evaluation.predictions import variants
+from deleatur.evaluation.variants import variants
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, Stateful
