@@ -48,7 +48,10 @@ class Declares(Protocol):
 
 @runtime_checkable
 class Importance(Declares, Protocol):
-    """How much each token matters, held fixed during the model's turn."""
+    """How much each token matters, held fixed during the model's turn.
+
+    It is called with the forget tokens' outputs and returns one number per token, (N,), 0 or more, without gradient.
+    """
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]: ...
 
@@ -168,7 +171,22 @@ class ReadsBaseModel(Protocol):
 
 @runtime_checkable
 class ForgetLoss(Declares, Protocol):
-    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop."""
+    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop.
+
+    It is called with the forget tokens' outputs, one importance per token, (N,), and the start model's numbers, and returns
+    a scalar with gradient.
+
+    Examples:
+        >>> from deleatur.requirements import Requirements
+        >>> class Ascent:
+        ...     unit, requires = "token", Requirements()
+        ...
+        ...     def __call__(self, tokens, importance, reference):
+        ...         return -(importance * tokens.nll).sum()
+        >>> from deleatur.protocols import ForgetLoss
+        >>> isinstance(Ascent(), ForgetLoss)
+        True
+    """
 
     unit: ClassVar[str]
 
@@ -250,7 +268,7 @@ class HasPrepare(Protocol):
 def as_importance(part: Any) -> ImportanceSettings:
     """The object itself where it declares what it requires, else with the declaration that it requires nothing more.
 
-    Raises ConfigError for an object that is no importance, or has more than a call without the declaration.
+    Raises ConfigError for an object that is not an importance, or has more than a call without the declaration.
     """
     if isinstance(part, Importance | Prepares | Learns):
         return part
@@ -271,7 +289,7 @@ def as_callable(part: Any) -> Importance:
 def as_loss(part: Any) -> ForgetLoss:
     """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL.
 
-    Raises ConfigError for an object that is no loss, or has more than a call without the declaration.
+    Raises ConfigError for an object that is not a loss, or has more than a call without the declaration.
     """
     if isinstance(part, ForgetLoss):
         return part

@@ -61,11 +61,14 @@ def audit(
         ModelError: A model cannot be used.
         Interrupted: SIGINT or SIGTERM; the same call resumes.
 
-    Example:
+    Examples:
+        >>> import deleatur
+        >>> from deleatur.auditing import AuditSettings
+        >>> from deleatur.config import Run
         >>> run = Run(model="unlearned", forget="forget.jsonl", retain="retain.jsonl", holdout="holdout.jsonl")
         >>> report = deleatur.audit(run, original="tiny", folder="audit", settings=AuditSettings(attacks=("ask",)))
         >>> report["verdict"], report["why"]
-        ('VOID', '6 rows can be asked, 10 are needed')
+        ('VOID', '6 rows are available, 10 are needed')
     """
     target = Path(folder)
     inputs = _inputs(run, str(original), None if retrained is None else str(retrained))
@@ -103,7 +106,7 @@ def _run_audit(
 ) -> dict[str, Any]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
-        raise ConfigError(f"{folder} exists and is no audit; give --out a new folder")
+        raise ConfigError(f"{folder} exists and is not an audit folder; give --out a new folder")
     folder.chmod(0o700)  # rows and answers are for its owner alone
     require_no_links(folder)
     with matmul_precision_restored(), resume_hint("the same command"):

@@ -65,7 +65,16 @@ def evaluate(
 
     Raises:
         DataError, ConfigError, ModelError: A row, a setting, the model or the folder cannot be used.
-        Interrupted: SIGINT or SIGTERM; the message says how to go on.
+        Interrupted: SIGINT or SIGTERM; the message says how to resume.
+
+    Examples:
+        >>> import deleatur
+        >>> from deleatur.config import Run
+        >>> from deleatur.settings import Evaluation
+        >>> run = Run(model="tiny", forget="forget.jsonl", evaluation=Evaluation(new_tokens=4))
+        >>> figures = deleatur.evaluate(run)
+        >>> figures["sets"]["forget"]["probability"]["n"] == len(forget)
+        True
     """
     with resume_hint("the same command, from its beginning" if folder is None else "the same command"):
         start()

@@ -1,4 +1,4 @@
-"""The only module that knows every stage: rows → examples → before → unlearning → after → run folder."""
+"""All stages of a run: rows → examples → evaluation → unlearning → evaluation → run folder."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from deleatur.types import Example
 def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) -> Path:
     """Carry out a run and fill its folder; returns the folder. Nothing is written before every input is checked.
 
-    With `resume` the folder `run.out` is one that was interrupted: it goes on from the newest checkpoint, to the same bits.
+    With `resume` the folder `run.out` is one that was interrupted: it resumes from the newest checkpoint, to the same bits.
     Raises Interrupted on SIGINT or SIGTERM.
     """
     start()
@@ -186,8 +186,8 @@ def forget(
     under FSDP2 or ZeRO-3 that look is left out.
 
     Args:
-        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and the
-            whole is trained: the outcome's model is a plain one.
+        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and all
+            weights are trained: the outcome's model is a plain one.
         tokenizer: The model's tokenizer; its chat template is used where it has one.
         forget: Rows to forget, as dicts or a data set, in any form that files may have.
         retain: Rows to keep, likewise; none may be a forget row too. Without them, rows are made from the model's own
@@ -200,11 +200,26 @@ def forget(
 
     Returns:
         The model, the scorer where the importance is learned, `results` (as in results.json), the records made
-        before and after, and the steps. A training that was rolled back is no error: `results["ended"]` says so.
+        before and after, and the steps. A training that was rolled back is not an error: `results["ended"]` says so.
 
     Raises:
         DataError, ConfigError, ModelError: A row, a setting or the model cannot be used; checked before training.
         Diverged: A weight is not finite after the last step.
+
+    Examples:
+        >>> import deleatur
+        >>> from deleatur.settings import Evaluation, Train
+        >>> outcome = deleatur.forget(
+        ...     model,
+        ...     tokenizer,
+        ...     forget=forget,
+        ...     retain=retain,
+        ...     recipe="npo",
+        ...     train=Train(epochs=2, lr=1e-4),
+        ...     evaluation=Evaluation(new_tokens=4),
+        ... )
+        >>> outcome.model is model, len(outcome.steps), sorted(outcome.records)
+        (True, 2, ['after', 'before'])
     """
     require_recipe(recipe)
     model = plain_model(model)

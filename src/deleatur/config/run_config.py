@@ -48,7 +48,20 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Forget some rows, keep the others. A method is a pair: forget loss × importance."""
+    """Forget some rows, keep the others. A method is a pair: forget loss × importance.
+
+    Raises:
+        ConfigError: Rows and suite are both missing or both given, a setting is out of range, or loss, importance and
+            training cannot be combined.
+
+    Examples:
+        >>> from deleatur.config import Run
+        >>> from deleatur.losses import NPO
+        >>> from deleatur.settings import Train
+        >>> run = Run(model="tiny", forget="forget.jsonl", retain="retain.jsonl", loss=NPO(), train=Train(epochs=5))
+        >>> run.train.epochs, run.seed
+        (5, 0)
+    """
 
     model: str
     """Name on the Hugging Face hub, folder, or .gguf file of a causal language model."""
@@ -75,7 +88,7 @@ class Run:
     data: Data = field(default_factory=Data)
     """How rows become examples."""
     lora: Lora = field(default_factory=Lora)
-    """Adapters instead of the whole model."""
+    """Adapters instead of all weights."""
     train: Train = field(default_factory=Train)
     """Training."""
     keep: Keep = field(default_factory=Keep)
@@ -205,7 +218,7 @@ def _read(path: Path) -> object:
         raise ConfigError(f"cannot read {path}: {e}") from e
     # for a 13th month, a number of 5000 digits or `!!bool maybe` the parser has no errors of its own
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as e:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split()):.500}") from e
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split()):.500}") from e
 
 
 class _Once(yaml.SafeLoader):

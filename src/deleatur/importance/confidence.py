@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WGA:
-    """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301)."""
+    """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301).
+
+    Examples:
+        >>> from deleatur.importance import WGA
+        >>> torch.allclose(WGA(beta=2.0)(tokens), torch.exp(-2 * tokens.nll))
+        True
+    """
 
     requires = Requirements(follows="probability")
     ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.1, 10.0, log=True)}
@@ -35,7 +41,14 @@ class WGA:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SatImp:
-    """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953)."""
+    """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953).
+
+    Examples:
+        >>> from deleatur.importance import SatImp
+        >>> p = torch.exp(-tokens.nll)
+        >>> torch.allclose(SatImp(beta1=5.0, beta2=1.0)(tokens), p**5 * (1 - p), atol=1e-6)
+        True
+    """
 
     requires = Requirements(follows="probability")
     ranges: ClassVar[Mapping[str, Range]] = {"beta1": Range(1.0, 10.0, log=True), "beta2": Range(0.1, 5.0, log=True)}

@@ -25,6 +25,13 @@ class DPO:
 
     l_f and l_w are the NLLs of the answer to forget and of the refusal; w is the importance rescaled within each answer to
     sum to its length. At the reference each sequence gives (2/β)·log 2.
+
+    Examples:
+        With the model still at the reference, each of the three sequences gives (2/β)·log 2.
+
+        >>> from deleatur.losses import DPO
+        >>> round(DPO(beta=0.1)(tokens, importance, reference).item(), 2)
+        41.59
     """
 
     beta: float = 0.1
@@ -51,7 +58,15 @@ class DPO:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AltPO:
-    """DPO towards the row's own `alternates`: plausible other answers in place of a refusal (Mekala et al., 2409.13474)."""
+    """DPO towards the row's own `alternates`: plausible other answers in place of a refusal (Mekala et al., 2409.13474).
+
+    Examples:
+        >>> from deleatur.losses import AltPO
+        >>> AltPO().requires.inputs
+        ('alternates in the forget rows',)
+        >>> round(AltPO(beta=0.1)(tokens, importance, reference).item(), 2)
+        41.59
+    """
 
     beta: float = 0.1
     """Inverse temperature, above 0."""

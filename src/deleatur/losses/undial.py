@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNDIAL:
-    """Σ g·CE(softmax(z_ref − β·onehot(token)), p) over forget tokens, z_ref the start model's logits (2402.10052)."""
+    """Σ g·CE(softmax(z_ref − β·onehot(token)), p) over forget tokens, z_ref the start model's logits (2402.10052).
+
+    Examples:
+        With β = 0 and the model still at the reference, the loss is the predictions' entropy.
+
+        >>> from deleatur.losses import UNDIAL
+        >>> p = tokens.logits.softmax(-1)
+        >>> torch.allclose(UNDIAL(beta=0.0)(tokens, importance, reference), -(p * p.log()).sum())
+        True
+    """
 
     beta: float = 10.0
     """How much the token's own logit is lowered in the target, 0 or more."""

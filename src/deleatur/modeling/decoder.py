@@ -15,17 +15,9 @@ from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
 from deleatur.errors import ModelError
+from deleatur.modeling.attention_interface import OWN, PREFIX, CachedRows, packed, set_packed_attention
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
-from deleatur.modeling.packed_attention import (
-    OWN,
-    PREFIX,
-    CachedRows,
-    KeyValueCache,
-    PrefixTree,
-    packed,
-    set_packed_attention,
-    share,
-)
+from deleatur.modeling.packed_attention import KeyValueCache, PrefixTree, share
 from deleatur.modeling.patches import fuse, restore_forwards, set_attention
 
 
@@ -55,7 +47,7 @@ class Decoder:
             self.packs = self._can_pack(probe)
 
     def undo(self) -> None:
-        """The language model as it came."""
+        """Restore the language model's own forward and attention."""
         set_packed_attention(self.lm, False)
         restore_forwards(self.lm)
         self._gpu_kernels.close()
@@ -76,7 +68,7 @@ class Decoder:
 
     @torch.no_grad()
     def enable_gpu_kernels(self) -> None:
-        """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
+        """Use the GPU's kernels, once the weights are there. One that changes the states is left out, with a warning."""
         if self._device.type != "cuda" or self._gpu_kernels_enabled:
             return
         self._gpu_kernels_enabled = True

@@ -1,7 +1,7 @@
 """Everything that is changed in torch or another library while this project runs, each change with its reason and versions.
 
 Belongs here: whatever replaces a library's function, method, layer or attribute. Does not: what replaces them computes
-(`low_memory_layers`, `packed_attention`), and when it is done (`decoder`, `loading`). A test looks for patches elsewhere.
+(`low_memory_layers`, `attention_interface`), and when it is done (`decoder`, `loading`). A test looks for patches elsewhere.
 """
 
 from __future__ import annotations

@@ -50,7 +50,11 @@ BUDGET = 0.2  # share of tokens at which agreement is read where the importance 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What unlearning leaves: the model (changed in place), the scorer where there is one, the evidence."""
+    """What unlearning returns: the model (changed in place), the scorer where the importance is learned, the evidence.
+
+    `results` is what results.json holds, `records` maps "before" and "after" (and "retrained") to records by set, `steps`
+    has one entry for each optimizer step.
+    """
 
     model: PreTrainedModel
     scorer: nn.Module | None
@@ -110,7 +114,7 @@ def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
         return
     then = read_json(path, RowHashes)
     if changed := [name for name, sha in now.items() if then.get(name) != sha]:
-        raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
+        raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; restore them, or start a new run")
 
 
 def require_space(model: PreTrainedModel, out: Path, keep: Keep | None) -> None:

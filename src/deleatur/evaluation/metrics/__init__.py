@@ -1,4 +1,4 @@
-"""What is read off the records: pure functions of one record, or of whole sets. Importing this does not import torch."""
+"""Metrics: pure functions of one record, or of sets of records. Importing this does not import torch."""
 
 from deleatur.evaluation.metrics.accuracy import accuracy, accuracy_normalised
 from deleatur.evaluation.metrics.coherence import incoherent
@@ -117,7 +117,7 @@ METRICS: dict[str, Metric] = {
         reads="answer",
         forget="lower",
         everywhere=True,
-        meaning="is the greedy answer no language: empty, a loop, or to the start model hardly likelier than shuffled",
+        meaning="is the greedy answer incoherent: empty, a loop, or to the start model hardly likelier than shuffled",
         source="ours",
     ),
     "cut": Metric(
@@ -155,6 +155,14 @@ Args:
 
 Returns:
     A float in `unit` (a share in [0, 1] where that is empty), or None where the metric does not apply to the row.
+
+Examples:
+    >>> import deleatur
+    >>> from deleatur.types import Record
+    >>> row = {"id": "1", "question": "Where?", "answer": "In Rome.", "generated": "In Rome."}
+    >>> record = Record(**row, logp=(-1.0, -3.0), hit=(True, False), ends=False)
+    >>> deleatur.METRICS["loss"].of(record), round(deleatur.METRICS["probability"].of(record), 3)
+    (2.0, 0.135)
 """
 
 NEAR = "the retrained model's, near .5"
@@ -217,8 +225,8 @@ SET_METRICS: dict[str, SetMetric] = {
 RUN_METRICS: dict[str, RunMetric] = {
     "fq": RunMetric(
         target="100",
-        meaning="percent of the score on sets to forget that is gone, 100·(F0 − F)/F0; F counts an answer that is no "
-        "language as not forgotten",
+        meaning="percent of the score on sets to forget that is gone, 100·(F0 − F)/F0; F counts an "
+        "incoherent answer as not forgotten",
         source="2606.06320, and ours",
     ),
     "fq_raw": RunMetric(target="100", meaning="fq with F the bare score, whatever the answers have become", source=ATWU),
