@@ -21,8 +21,8 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from deleatur.config.method import name_of
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import name_of
 from deleatur.distributed.processes import is_first
 from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS
 from deleatur.evaluation.metrics.page import metrics_markdown

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.config.run_config import MethodSettings, Run
+from deleatur.config.method import MethodSettings
+from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_rows, make_encoder
 from deleatur.data.files import files_read
 from deleatur.data.rows import read_rows, refuse_overlap, root_of

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deleatur.config.run_config import MethodSettings
+from deleatur.config.method import MethodSettings
 from deleatur.errors import ConfigError, Diverged
 from deleatur.modeling.patches import quiet_optuna
 from deleatur.protocols import Searched

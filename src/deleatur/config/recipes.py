@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from deleatur.config.run_config import Run, requirements_of
+from deleatur.config.method import requirements_of
+from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
 from deleatur.importance import (
     ETW,

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deleatur.config.run_config import requirements_of
+from deleatur.config.method import requirements_of
 from deleatur.distributed.processes import is_sharded, mesh_of, start, sum_gradients
 from deleatur.losses.reductions import require_output
 from deleatur.losses.retain import RETAIN_TERMS

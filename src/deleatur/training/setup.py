@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from deleatur.config.run_config import MethodSettings, Run
+from deleatur.config.method import MethodSettings
+from deleatur.config.run_config import Run
 from deleatur.data.batches import Schedule, windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import start
@@ -17,6 +18,7 @@ from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.reference import make_reference, start_of
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
+from deleatur.plain_parts import as_callable
 from deleatur.protocols import (
     AimsAtLevel,
     ForgetLoss,
@@ -27,7 +29,6 @@ from deleatur.protocols import (
     ReadsBaseModel,
     ReadsTokens,
     TrainingContext,
-    as_callable,
 )
 from deleatur.requirements import Requirements
 from deleatur.settings import Train
