@@ -26,9 +26,8 @@ from deleatur.commands.options import (
     Report,
     Score,
 )
-from deleatur.commands.rows_options import Rows
 from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest
-from deleatur.data.files import printable
+from deleatur.data.messages import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
 
@@ -160,6 +159,8 @@ def _audit(args: list[str]) -> None:
 
 
 def _make_rows(args: list[str]) -> None:
+    from deleatur.commands.rows_options import Rows
+
     command = parse(Rows, args, verb="rows")
     from deleatur.cli.console import OUT, watch
     from deleatur.commands.rows import make_rows, sentences

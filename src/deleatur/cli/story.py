@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from deleatur.cli.console import OUT, heat_text
-from deleatur.data.files import printable
+from deleatur.data.messages import printable
 from deleatur.report import verdict
 from deleatur.report.answers import answered_rows, heated_rows
 from deleatur.run_folder.schema import read_folder

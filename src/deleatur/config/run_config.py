@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from deleatur.config.method import TABLES, MethodSettings, incompatibility, name_of
-from deleatur.data.files import show
+from deleatur.data.messages import show
 from deleatur.errors import ConfigError
 from deleatur.importance import AnyImportance, Learned
 from deleatur.losses import AnyForgetLoss, GradientDifference
