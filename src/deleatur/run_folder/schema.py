@@ -16,8 +16,10 @@ from deleatur.run_folder.file_types import (
     EvaluationResults,
     ImportanceLine,
     RecordLine,
+    RowHashes,
     RunResults,
     StepLine,
+    Versioned,
 )
 from deleatur.run_folder.shapes import require_type
 
@@ -124,9 +126,16 @@ def read_json(path: Path, kind: type[T]) -> T:
     return cast(T, value)
 
 
+def read_row_hashes(path: Path) -> RowHashes:
+    """A data.json. Raises DataError as `read_json` does."""
+    hashes = _json(_text(path), str(path))
+    require_type(hashes, RowHashes, str(path))
+    return hashes
+
+
 def read_audit(path: Path) -> AuditReport:
     """An audit.json. Raises DataError as `read_json` does, and where it is of another version."""
-    version = read_json(path, dict[str, Any]).get("schema_version")
+    version = read_json(path, Versioned).get("schema_version")
     if version != AUDIT_SCHEMA_VERSION:
         raise DataError(f"{path} has schema_version {version!r}, not {AUDIT_SCHEMA_VERSION}; audit again")
     return read_json(path, AuditReport)

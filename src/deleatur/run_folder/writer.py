@@ -30,11 +30,11 @@ from deleatur.modeling.loading import save
 from deleatur.modeling.session import Session
 from deleatur.progress import Step
 from deleatur.protocols import Learns
-from deleatur.run_folder.file_types import SCHEMA_VERSION, RowHashes, RunResults
+from deleatur.run_folder.file_types import SCHEMA_VERSION, RunResults
 from deleatur.run_folder.schema import (
     RecordLine,
-    read_json,
     read_lines,
+    read_row_hashes,
     require_no_links,
     write_json,
     write_lines,
@@ -112,7 +112,7 @@ def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     if not path.exists():
         write_json(path, now)
         return
-    then = read_json(path, RowHashes)
+    then = read_row_hashes(path)
     if changed := [name for name, sha in now.items() if then.get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; restore them, or start a new run")
 
