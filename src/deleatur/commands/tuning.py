@@ -88,7 +88,7 @@ def search(
     finished = [t for t in done[:trials] if t["value"] is not None]
     if not finished:
         raise Diverged(f"all {trials} trials in {log} diverged; lower --rates")
-    return max(finished, key=lambda t: t["value"])["values"]
+    return max(finished, key=lambda t: t["value"] or 0.0)["values"]
 
 
 def read_trials(log: Path) -> list[TrialLine]:
