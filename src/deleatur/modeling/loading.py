@@ -23,7 +23,7 @@ from deleatur.io.packages import require_package
 from deleatur.modeling.adapters import Adapter, find_adapter, looks_local, put_on
 from deleatur.modeling.gguf import require_all_read, require_same_settings
 from deleatur.modeling.lora_targets import lora_targets
-from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
+from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, gguf_read_once, no_kernels, no_pickle
 from deleatur.modeling.quantised import plain_weights
 from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora, Precision
@@ -45,9 +45,11 @@ def load(
     """
     adapter = find_adapter(name)
     packed = {} if bits is None else _nf4(name, adapter is not None)
-    tokenizer = load_tokenizer(name)
     if adapter is None:
-        return _load_model(name, tokenizer, precision, packed), tokenizer
+        with gguf_read_once() if name.endswith(".gguf") else contextlib.nullcontext():
+            tokenizer = load_tokenizer(name)
+            return _load_model(name, tokenizer, precision, packed), tokenizer
+    tokenizer = load_tokenizer(name)
     with _base_of(name, adapter):
         base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
     return disable_dropout(put_on(base, adapter)), tokenizer
