@@ -127,6 +127,7 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         seed=demo.seed,
         importance=importance,
         train=train_of(recipe, scale),
+        guard=scale.guard,
         data=scale.data,
         evaluation=scale.evaluation,
     )

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from deleatur.commands.options import Demo
-from deleatur.settings import Data, Evaluation, Train
+from deleatur.settings import Data, Evaluation, Guard, Train
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
 UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth up, and behind them
@@ -22,6 +22,7 @@ class Scale:
     fine_tuning: Train
     forgetting: Train  # of it epochs, batch, precision, and which weights are trained
     rate: float = 1.0  # times the recipe's learning rate
+    guard: Guard = field(default_factory=Guard)
     evaluation: Evaluation
     data: Data = field(default_factory=Data)
 
@@ -33,8 +34,9 @@ FULL = Scale(
 )
 SMALL = Scale(
     fine_tuning=Train(epochs=8, batch=12, lr=1e-3, gamma=0.0, precision="bf16", only=UPPER),
-    forgetting=Train(epochs=5, batch=6, precision="bf16", only=UPPER),
-    rate=2.5,
+    forgetting=Train(epochs=6, batch=6, precision="bf16", only=UPPER),
+    rate=4.0,
+    guard=Guard(stop=8),
     evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
     data=Data(template="plain"),
 )
