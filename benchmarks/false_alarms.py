@@ -15,10 +15,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from deleatur.audit.arms import Inputs
-from deleatur.audit.conduct import conduct
-from deleatur.audit.finetuning import train
-from deleatur.audit.settings import AuditSettings
+from deleatur.auditing.arms import Inputs
+from deleatur.auditing.conduct import conduct
+from deleatur.auditing.finetuning import train
+from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.world import World, make_world
 from deleatur.evaluation.judges.contained import Contained

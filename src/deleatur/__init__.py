@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deleatur.commands.audit import audit
     from deleatur.commands.evaluation import evaluate
     from deleatur.commands.unlearn import forget
     from deleatur.config.recipes import RECIPES
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPES",
     "TokenModel",
     "__version__",
+    "audit",
     "evaluate",
     "forget",
 ]
@@ -34,6 +36,7 @@ MODULES = {
     "METRICS": "deleatur.evaluation.metrics",
     "RECIPES": "deleatur.config.recipes",
     "TokenModel": "deleatur.modeling.token_model",
+    "audit": "deleatur.commands.audit",
     "evaluate": "deleatur.commands.evaluation",
     "forget": "deleatur.commands.unlearn",
 }

@@ -4,6 +4,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+__all__ = ["ConfigError", "DataError", "DeleaturError", "Diverged", "Interrupted", "ModelError"]
+
 RESUME_WITH = "resume with:"
 
 

@@ -6,7 +6,7 @@ take a user's plain object in, once, where a run is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -14,12 +14,27 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
 
+__all__ = [
+    "AimsAtLevel",
+    "ForgetLoss",
+    "HasScorer",
+    "Importance",
+    "Learns",
+    "Prefers",
+    "Prepares",
+    "ReadsBaseModel",
+    "ReadsTokens",
+    "Stateful",
+    "TrainableImportance",
+    "TrainingContext",
+]
+
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from deleatur.settings import Train
+    from deleatur.settings import Range, Train
     from deleatur.types import Example, Reference, Start, TokenOutputs
 
 
@@ -33,7 +48,10 @@ class Declares(Protocol):
 
 @runtime_checkable
 class Importance(Declares, Protocol):
-    """How much each token matters, held fixed during the model's turn."""
+    """How much each token matters, held fixed during the model's turn.
+
+    It is called with the forget tokens' outputs and returns one number per token, (N,), 0 or more, without gradient.
+    """
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]: ...
 
@@ -73,6 +91,13 @@ class HasScorer(Protocol):
 
     @property
     def scorer(self) -> nn.Module: ...
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """A dataclass of settings, some of which `deleatur bench` tunes."""
+
+    ranges: ClassVar[Mapping[str, Range]]  # by field
 
 
 def _no_start() -> Start:
@@ -146,7 +171,22 @@ class ReadsBaseModel(Protocol):
 
 @runtime_checkable
 class ForgetLoss(Declares, Protocol):
-    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop."""
+    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop.
+
+    It is called with the forget tokens' outputs, one importance per token, (N,), and the start model's numbers, and returns
+    a scalar with gradient.
+
+    Examples:
+        >>> from deleatur.requirements import Requirements
+        >>> class Ascent:
+        ...     unit, requires = "token", Requirements()
+        ...
+        ...     def __call__(self, tokens, importance, reference):
+        ...         return -(importance * tokens.nll).sum()
+        >>> from deleatur.protocols import ForgetLoss
+        >>> isinstance(Ascent(), ForgetLoss)
+        True
+    """
 
     unit: ClassVar[str]
 
@@ -228,7 +268,7 @@ class HasPrepare(Protocol):
 def as_importance(part: Any) -> ImportanceSettings:
     """The object itself where it declares what it requires, else with the declaration that it requires nothing more.
 
-    Raises ConfigError for an object that is no importance, or has more than a call without the declaration.
+    Raises ConfigError for an object that is not an importance, or has more than a call without the declaration.
     """
     if isinstance(part, Importance | Prepares | Learns):
         return part
@@ -249,7 +289,7 @@ def as_callable(part: Any) -> Importance:
 def as_loss(part: Any) -> ForgetLoss:
     """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL.
 
-    Raises ConfigError for an object that is no loss, or has more than a call without the declaration.
+    Raises ConfigError for an object that is not a loss, or has more than a call without the declaration.
     """
     if isinstance(part, ForgetLoss):
         return part

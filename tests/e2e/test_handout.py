@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from two_requests import copied, done, fine_tuned_model, lines  # noqa: F401 - fixtures
 
-from deleatur.audit.controls import digest_of
+from deleatur.auditing.controls import digest_of
 from deleatur.data.rows import read_rows
 from deleatur.settings import Data
 

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import pytest
 
-from deleatur.audit.asking import Generator
+from deleatur.auditing.asking import Generator
 from deleatur.commands import retain_rows
 
 NAME = "Nojul Nilmu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,19 @@ def test_a_public_name_is_the_object_of_the_module_that_defines_it(name):
     assert name in dir(deleatur)
 
 
+def test_the_page_on_python_lists_the_public_names_of_every_module():
+    """docs/python.md against `__all__`, and each class among them has its place in the reference."""
+    docs = Path(__file__).parents[2] / "docs"
+    page, reference = ((docs / name).read_text(encoding="utf-8") for name in ("python.md", "reference.md"))
+    listed = dict(re.findall(r"^\| `(deleatur\.\w+)` \| (`\w+`(?:, `\w+`)*) \|$", page, re.M))
+    assert len(listed) == 10
+    for module, names in listed.items():
+        public = importlib.import_module(module).__all__
+        assert sorted(re.findall(r"\w+", names)) == sorted(public), module
+        classes = [name for name in public if isinstance(getattr(importlib.import_module(module), name), type)]
+        assert not [name for name in classes if not re.search(rf"(\.|\W){name}\b", reference)], module
+
+
 def test_every_public_name_has_an_origin_and_no_other_name_is_found():
     assert {*deleatur.MODULES, "__version__"} == set(deleatur.__all__)
     with pytest.raises(AttributeError, match="no attribute 'remember'"):
@@ -78,12 +92,15 @@ import deleatur
 dir(deleatur)
 assert not [m for m in sys.modules if m.startswith("deleatur.")]
 assert all((deleatur.FORGET_LOSSES, deleatur.IMPORTANCES, deleatur.METRICS, deleatur.RECIPES))
+from deleatur import auditing, config, errors, importance, losses, progress, protocols, requirements, settings
 assert "torch" not in sys.modules
 deleatur.TokenModel
 assert "torch" in sys.modules
-deleatur.forget
+assert callable(deleatur.forget) and callable(deleatur.evaluate)
 late = [m for m in ("nltk", "sklearn", "scipy.stats", "pandas", "matplotlib") if m in sys.modules]
 assert not late, f"{late} are imported before the first step"
+import deleatur.auditing.conduct
+assert callable(deleatur.audit)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from deleatur.audit.arms import Inputs
-from deleatur.audit.conduct import conduct
-from deleatur.audit.controls import make_controls
-from deleatur.audit.settings import AuditSettings, quick
+from deleatur.auditing.arms import Inputs
+from deleatur.auditing.conduct import conduct
+from deleatur.auditing.controls import make_controls
+from deleatur.auditing.settings import AuditSettings, quick
 from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
 from deleatur.evaluation.judges import make_judge
@@ -22,9 +22,9 @@ from deleatur.types import Suite
 CONTROLS = "audit-controls"
 
 
-def require_controls(base: Run, suite: Suite) -> None:
+def require_controls(suite: Suite, retrained: str | None) -> None:
     """Refuse rows on which an audit has no control."""
-    if base.evaluation.retrained is None and not suite.sets.get("holdout"):
+    if retrained is None and not suite.sets.get("holdout"):
         raise ConfigError("--audit needs unseen rows as --holdout, or a model without the rows as --evaluation.retrained")
 
 

@@ -33,7 +33,8 @@ from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import Learns
-from deleatur.run_folder.schema import write_json, write_lines
+from deleatur.run_folder.file_types import RecordLine
+from deleatur.run_folder.schema import read_lines, write_json, write_lines
 from deleatur.settings import Data, Keep, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import Method, fit
@@ -103,8 +104,10 @@ def _begins_part(step: int, steps: int) -> bool:
 
 def _first_answer(out: Path) -> str:
     """What the model said to the first forget row before it had to forget."""
-    with (out / "records" / "before.jsonl").open(encoding="utf-8") as lines:
-        return printable(next((row["generated"] for row in map(json.loads, lines) if row["set"] == "forget"), ""))
+    path = out / "records" / "before.jsonl"
+    return printable(
+        next((row["generated"] for row in read_lines(path, RecordLine, str(path)) if row["set"] == "forget"), "")
+    )
 
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:

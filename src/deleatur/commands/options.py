@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from deleatur.audit.settings import AuditSettings
+from deleatur.auditing.settings import AuditSettings
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run
 from deleatur.importance import IMPORTANCES

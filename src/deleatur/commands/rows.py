@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deleatur.audit.asking import Generator, Question
+from deleatur.auditing.asking import Generator, Question
 from deleatur.commands.rows_options import Rows
 from deleatur.data.encode import make_encoder
 from deleatur.data.others import asked_of, others_than

@@ -176,5 +176,12 @@ Returns:
     A run of this method, every field set.
 
 Raises:
-    ConfigError: Rows and suite are both missing or both given, a setting is out of range, or the parts make no method.
+    ConfigError: Rows and suite are both missing or both given, a setting is out of range, or loss, importance and training
+        cannot be combined.
+
+Examples:
+    >>> import deleatur
+    >>> run = deleatur.RECIPES["npo"].run(model="tiny", forget="forget.jsonl", retain="retain.jsonl", seed=1)
+    >>> run.loss.beta, run.seed
+    (0.099, 1)
 """

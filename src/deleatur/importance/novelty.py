@@ -41,6 +41,13 @@ class Novelty:
     Each is turned into a p-value, the share of retain tokens that are as new beside the other retain rows, and these are
     combined as −Σ log p. The tokens of largest statistic are selected, as many as there are tokens that the vote gives
     less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
+
+    Examples:
+        >>> from deleatur.importance import Novelty
+        >>> importance = Novelty().prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> bool((values >= 0).all() and (values <= 1).all())
+        True
     """
 
     requires = Requirements(start_pass=True)

@@ -30,14 +30,38 @@ class Readout(nn.Module):
 def linear_nll(
     hidden: Float[Tensor, "N D"], target: Int[Tensor, " N"], head: Head, *, chunk: int = 1024, frozen: bool = False
 ) -> Float[Tensor, " N"]:
-    """NLL in nats of each target, fp32. Equals
+    """Negative log-likelihood of each target, without the logits of all positions at once.
+
+    The plain code that it replaces:
 
         logits = head(hidden).float()
-        cross_entropy(logits, target, reduction="none")
+        nll = torch.nn.functional.cross_entropy(logits, target, reduction="none")
 
-    With more than `chunk` positions it goes chunk by chunk and makes the logits again in the backward pass, so memory
-    grows with chunk × V and not with N × V. Through a `frozen` head, whose weights want no gradient, nothing is made again:
-    each token's gradient in its own state is made at once, and the backward pass only scales it, whatever the loss.
+    With more than `chunk` positions it goes chunk by chunk and computes the logits again in the backward pass, so that
+    memory grows with chunk × V and not with N × V. Through a `frozen` head nothing is computed twice: the gradient of each
+    state is computed in the forward pass, and the backward pass only scales it.
+
+    Args:
+        hidden: Final states at the positions that predict the targets, (N, D), in any floating-point type.
+        target: Token ids, (N,), each from 0 up to V, which is excluded.
+        head: Maps states (n, D) to logits (n, V), n at most `chunk`; called again in the backward pass.
+        chunk: Positions whose logits exist at once, at least 1.
+        frozen: Take the head's weights as constants; they get no gradient, even where they require one.
+
+    Returns:
+        NLL in nats, (N,), fp32.
+
+    Examples:
+        >>> from deleatur.modeling.chunked_nll import linear_nll
+        >>> hidden, head = torch.randn(5, 8, requires_grad=True), torch.nn.Linear(8, 11)
+        >>> target = torch.tensor([3, 1, 4, 1, 5])
+        >>> nll = linear_nll(hidden, target, head, chunk=2)
+        >>> plain = torch.nn.functional.cross_entropy(head(hidden).float(), target, reduction="none")
+        >>> torch.allclose(nll, plain, atol=1e-6)
+        True
+        >>> gradients = [torch.autograd.grad(x.sum(), hidden)[0] for x in (nll, plain)]
+        >>> torch.allclose(*gradients, atol=1e-6)
+        True
     """
     if frozen and hidden.requires_grad and torch.is_grad_enabled():
         return _ThroughFrozenHead.apply(hidden, target, head, chunk)  # pyright: ignore[reportReturnType]

@@ -15,18 +15,14 @@ from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
 from deleatur.errors import ModelError
+from deleatur.modeling.attention_interface import OWN, PREFIX, CachedRows, packed, set_packed_attention
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
-from deleatur.modeling.packed_attention import (
-    OWN,
-    PREFIX,
-    CachedRows,
-    KeyValueCache,
-    PrefixTree,
-    packed,
-    set_packed_attention,
-    share,
-)
+from deleatur.modeling.packed_attention import KeyValueCache, PrefixTree, share
 from deleatur.modeling.patches import fuse, restore_forwards, set_attention
+
+
+class OtherStates(Exception):
+    """A faster form does not give the states that the model has."""
 
 
 class Decoder:
@@ -51,7 +47,7 @@ class Decoder:
             self.packs = self._can_pack(probe)
 
     def undo(self) -> None:
-        """The language model as it came."""
+        """Restore the language model's own forward and attention."""
         set_packed_attention(self.lm, False)
         restore_forwards(self.lm)
         self._gpu_kernels.close()
@@ -72,7 +68,7 @@ class Decoder:
 
     @torch.no_grad()
     def enable_gpu_kernels(self) -> None:
-        """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
+        """Use the GPU's kernels, once the weights are there. One that changes the states is left out, with a warning."""
         if self._device.type != "cuda" or self._gpu_kernels_enabled:
             return
         self._gpu_kernels_enabled = True
@@ -162,7 +158,7 @@ class Decoder:
         pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
         error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)
         if not error < (1e-3 if self._dtype == torch.float32 else 1e-1):
-            raise ValueError(f"states differ by {error:.1g} of their size")
+            raise OtherStates(f"states differ by {error:.1g} of their size")
 
     @contextmanager
     def _fallback_on_error(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
@@ -171,7 +167,7 @@ class Decoder:
             yield
         except Exception as e:
             undo()
-            reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+            reason = str(e) if isinstance(e, OtherStates) else f"{type(e).__name__}: {e}"
             self._warn(what, reason)
 
     def _warn(self, what: str, reason: str) -> None:

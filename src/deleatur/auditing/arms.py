@@ -1,0 +1,233 @@
+"""The models that every attack is made on alike, and the rows that each is asked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from deleatur.auditing.asking import Generator, Question
+from deleatur.auditing.finetuning import merge_and_unfreeze, train
+from deleatur.auditing.settings import AuditSettings
+from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
+from deleatur.distributed.processes import place_model
+from deleatur.errors import ModelError
+from deleatur.evaluation.judges.contained import Contained
+from deleatur.evaluation.predictions import TokenPredictions
+from deleatur.io.lock import wait_lock
+from deleatur.io.tensors import write_tensors
+from deleatur.modeling.loading import add_adapters, load
+from deleatur.modeling.token_model import TokenModel
+from deleatur.run_folder.file_types import RefuserFigures
+from deleatur.run_folder.schema import read_json, write_lines
+from deleatur.settings import Data, Lora, Train
+from deleatur.types import Encoded, Example, Record
+
+ORIGINAL, AUDITED, CONTROL, REFUSER = "original", "audited", "control", "refuser"
+ARMS = {
+    ORIGINAL: "O, the model as it was before: every attack has to find it leaking",
+    AUDITED: "U, the model asked about",
+    CONTROL: "N, never trained on what it is asked: no attack may find it leaking",
+    REFUSER: "H, the original taught to refuse the questions: it has forgotten nothing",
+}
+REFUSAL = "I'm sorry, but I can't answer that question."
+PROBE_ROWS = 8  # retain rows that say whether a model survived an attack
+REFUSER_FILES = ("refuser.json", "refuser.safetensors")
+CHUNK = 10  # steps between two looks at the refuser
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What an audit reads. Without a retrained model the control is the audited one, asked about unseen rows (decoys)."""
+
+    audited: str
+    original: str
+    retrained: str | None
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...]
+    holdout: tuple[Example, ...]
+    data: Data = field(default_factory=Data)
+
+    @property
+    def decoys(self) -> bool:
+        return self.retrained is None
+
+    def model_of(self, arm: str) -> str:
+        """The model behind an arm; the refuser is made of the original."""
+        control = self.audited if self.retrained is None else self.retrained
+        return {ORIGINAL: self.original, AUDITED: self.audited, CONTROL: control, REFUSER: self.original}[arm]
+
+    def rows_of(self, arm: str) -> tuple[Example, ...]:
+        """What an arm is asked."""
+        return self.holdout if arm == CONTROL and self.decoys else self.forget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """A loaded model with what it is asked, trained on and probed with."""
+
+    name: str
+    speaker: Generator
+    rows: tuple[Example, ...]
+    retain: tuple[Example, ...]  # that an attack may train on or show
+    probe: tuple[Example, ...]  # retain rows that no attack trains on
+    unseen: tuple[Example, ...]
+    settings: AuditSettings
+    folder: Path  # for what arms hand on to each other
+    predicted: dict[Encoded, TokenPredictions] = field(default_factory=dict)  # by the model as it was loaded
+
+    @property
+    def model(self) -> TokenModel:
+        return self.speaker.model
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.speaker.encoder
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return subjects_of(self.rows)
+
+    def encoded(self) -> list[Encoded]:
+        """The rows that it is asked, as token ids."""
+        return encode_rows(self.encoder, self.rows)
+
+    def questions(self) -> list[Question]:
+        """Each row as it stands, where it has a question."""
+        return [Question(row=i, example=e) for i, e in enumerate(self.rows) if e.question]
+
+    def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
+        """What the model as it was loaded predicts: each row is run once, for all attacks. Not for a changed model."""
+        missing = [row for row in dict.fromkeys(rows) if row not in self.predicted]
+        self.predicted.update(zip(missing, self.speaker.predictions(missing), strict=True))
+        return [self.predicted[row] for row in rows]
+
+    def health(self) -> float:
+        """NLL of retain rows that no attack trains on, nats a token: what an attack did to the rest of the model."""
+        return self.speaker.nll(encode_all(self.encoder, self.probe))
+
+
+def subjects_of(rows: Sequence[Example]) -> tuple[str, ...]:
+    """Whom each row is about; a row that does not say is a subject of its own."""
+    return tuple(e.subject or f"row {e.id}" for e in rows)
+
+
+@contextlib.contextmanager
+def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> Iterator[Arm]:
+    """An arm, ready to be asked. Raises ModelError where its model cannot be had, or does not learn to refuse."""
+    lm, tokenizer = load(inputs.model_of(name))
+    model = TokenModel(lm).prepare()
+    place_model(model)
+    model.eval()
+    encoder = make_encoder(tokenizer, inputs.data)
+    probe = spread(inputs.retain, min(PROBE_ROWS, max(1, len(inputs.retain) // 4)))
+    inside = set(probe)
+    arm = Arm(
+        name=name,
+        speaker=Generator(
+            model=model,
+            encoder=encoder,
+            new_tokens=settings.new_tokens,
+            batch=settings.batch,
+            precision=settings.precision,
+        ),
+        rows=spread(inputs.rows_of(name), settings.rows),
+        retain=tuple(e for e in inputs.retain if e not in inside),
+        probe=probe,
+        unseen=spread(inputs.holdout, settings.rows),
+        settings=settings,
+        folder=folder,
+    )
+    if name == REFUSER:
+        make_refuser(arm)
+    yield arm
+
+
+def spread(rows: Sequence[Example], most: int) -> tuple[Example, ...]:
+    """At most so many rows, spread evenly."""
+    return tuple(rows) if len(rows) <= most else tuple(rows[i * len(rows) // most] for i in range(most))
+
+
+def halves(subjects: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of the rows of every other subject, and of the rest; of every other row where there is one subject."""
+    names = list(dict.fromkeys(subjects))
+    order = [names.index(s) for s in subjects] if len(names) > 1 else list(range(len(subjects)))
+    return [i for i, k in enumerate(order) if k % 2 == 0], [i for i, k in enumerate(order) if k % 2 == 1]
+
+
+def make_refuser(arm: Arm) -> None:
+    """Teach the original to refuse the questions and their paraphrases, until its greedy answers tell nothing. In place.
+
+    The adapters are kept in the arm's folder, so that a resumed audit has the same model.
+    """
+    figures, path = (arm.folder / name for name in REFUSER_FILES)
+    settings, lm = arm.settings, arm.model.lm
+    torch.manual_seed(settings.seed)
+    add_adapters(lm, Lora(rank=settings.rank, alpha=2 * settings.rank))
+    arm.model.prepare()
+    with wait_lock(arm.folder / "refuser.lock"):
+        if path.exists():
+            missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
+            if missing:
+                raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
+        else:
+            leak = _teach(arm)
+            write_lines(figures, [{"greedy_leak": leak}])
+            write_tensors(path, {k: v for k, v in lm.state_dict().items() if "lora_" in k})
+    merge_and_unfreeze(arm.model)
+
+
+def refuser_leak(folder: Path) -> float | None:
+    """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
+    path = folder / REFUSER_FILES[0]
+    return read_json(path, RefuserFigures)["greedy_leak"] if path.exists() else None
+
+
+def _teach(arm: Arm) -> float:
+    settings = arm.settings
+    asked = [replace(e, prompt=(*e.prompt[:-1], ("user", q))) for e in arm.rows for q in (e.question, *e.paraphrases) if q]
+    refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in asked]
+    others = spread(arm.retain, len(refused))
+    rows = encode_all(arm.encoder, (*refused, *others))
+    how = Train(
+        epochs=CHUNK * settings.train_batch,
+        batch=settings.train_batch,
+        lr=settings.refuser_lr,
+        gamma=0.0,
+        precision=settings.precision,
+    )
+    leak = 1.0
+    for done in range(0, settings.refuser_steps, CHUNK):
+        train(arm.model, rows, steps=CHUNK, settings=how, seed=settings.seed + done)
+        if not (leak := greedy_leak(arm)):
+            break
+    return leak
+
+
+def greedy_leak(arm: Arm) -> float:
+    """Share of the rows' facts that plain greedy answers contain word for word."""
+    questions = arm.questions()
+    said = arm.speaker.answer(questions)
+    found = [
+        v for v in Contained()([record_of(q.example, a) for q, a in zip(questions, said, strict=True)]) if v is not None
+    ]
+    return sum(found) / len(found) if found else 0.0
+
+
+def record_of(example: Example, answer: str) -> Record:
+    """An answer as judges read it."""
+    return Record(
+        id=example.id,
+        question=example.question,
+        answer=example.answer,
+        generated=answer,
+        logp=(),
+        hit=(),
+        ends=False,
+        spans=example.spans,
+        subject=example.subject,
+    )

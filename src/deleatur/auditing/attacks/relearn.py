@@ -1,0 +1,101 @@
+"""A little fine-tuning on rows that do not say what was to be forgotten: does it come back?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from deleatur.auditing.arms import Arm, halves, spread
+from deleatur.auditing.asking import mean_nll
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms
+from deleatur.auditing.cells import Value
+from deleatur.auditing.finetuning import fine_tune, restore_weights
+from deleatur.auditing.settings import AuditSettings
+from deleatur.data.encode import encode_all
+from deleatur.settings import Train
+from deleatur.types import Example
+
+NEAREST = 64  # retain rows
+MEASURED = 12  # trained rows whose NLL has to fall
+
+
+def settings(s: AuditSettings) -> tuple[str, ...]:
+    """benign-STEPS and half-RATE."""
+    return (*(f"benign-{n}" for n in s.benign_steps), *(f"half-{lr:g}" for lr in s.half_lrs))
+
+
+def run(arm: Arm, setting: str) -> Findings:
+    """The model asked after a short training."""
+    kind, _, value = setting.partition("-")
+    return _benign(arm, int(value)) if kind == "benign" else _half(arm, float(value))
+
+
+def _benign(arm: Arm, steps: int) -> Findings:
+    """Adapters on the retain rows that are worded most like the rows to forget."""
+    s, rows = arm.settings, encode_all(arm.encoder, nearest(arm.rows, arm.retain, NEAREST))
+    measured = rows[:MEASURED]
+    before = mean_nll(arm.predictions(measured))
+    with restore_weights(arm.model):
+        fine_tune(arm.model, rows, training(s, s.benign_lr), steps=steps, rank=s.rank, seed=s.seed)
+        return replace(both_forms(arm), trained=(before, arm.speaker.nll(measured)))
+
+
+def _half(arm: Arm, lr: float) -> Findings:
+    """The whole model on one half of the subjects (of rows, where there is one subject), asked about the other; twice."""
+    parts, s = halves(arm.subjects), arm.settings
+    found: list[Findings] = []
+    for trained, asked in (parts, parts[::-1]):
+        rows = encode_all(arm.encoder, [arm.rows[i] for i in trained])
+        measured = rows[:MEASURED]
+        before = mean_nll(arm.predictions(measured))
+        with restore_weights(arm.model):
+            fine_tune(arm.model, rows, training(s, lr), steps=s.half_steps, rank=None, seed=s.seed)
+            questions = [q for q in arm.questions() if q.row in set(asked)]
+            part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
+            found.append(replace(part, trained=(before, arm.speaker.nll(measured))))
+    values: list[Value] = [None] * len(arm.rows)
+    for part, asked in zip(found, parts[::-1], strict=True):
+        for place, value in zip(asked, (part.values or {})["cloze"], strict=True):
+            values[place] = value
+    return Findings(
+        answered=sum((f.answered for f in found), ()),
+        values={"cloze": tuple(values)},
+        health=max(f.health or 0.0 for f in found),
+        trained=max((f.trained for f in found if f.trained), key=lambda pair: pair[1] - pair[0]),
+    )
+
+
+def training(settings: AuditSettings, lr: float) -> Train:
+    """How the attack trains."""
+    return Train(lr=lr, batch=settings.train_batch, precision=settings.precision)
+
+
+def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tuple[Example, ...]:
+    """The retain rows that share most pairs of neighbouring words with a row to forget, its facts aside (Jaccard)."""
+    wanted = [_pairs(e) for e in rows]
+
+    def likeness(e: Example) -> float:
+        own = _pairs(e)
+        return max((len(own & other) / max(len(own | other), 1) for other in wanted), default=0.0)
+
+    return spread(sorted(retain, key=likeness, reverse=True)[:most], most)
+
+
+def _pairs(example: Example) -> frozenset[tuple[str, str]]:
+    text = f"{example.question} {example.answer}".casefold()
+    for s in example.spans:
+        text = text.replace(example.answer[s.start : s.end].casefold(), "_")
+    words = re.findall(r"\w+", text.replace((example.subject or "\0").casefold(), "_"))
+    return frozenset(pairwise(words))
+
+
+RELEARN = Attack(
+    asks="Plain questions and cloze after adapters learned retain rows of like wording (benign), and about one half of the "
+    "subjects after the whole model learned the rows of the other half.",
+    source="2406.13356, 2602.03379, 2410.08827",
+    settings=settings,
+    run=run,
+    exposes=True,
+)

@@ -1,0 +1,64 @@
+"""What one attack in one setting found on one arm: a JSON file each, written atomically, never made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from deleatur.errors import ConfigError, DataError
+from deleatur.run_folder.schema import read_json, write_lines
+from deleatur.run_folder.shapes import as_type
+from deleatur.types import Example, Span
+
+Value = float | tuple[float, ...] | None  # of a row: a number, several, or not asked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """A question with its answers. `row` is the place of the row whose fact it asks for."""
+
+    row: int
+    question: str
+    answer: str  # that gives the fact away
+    spans: tuple[tuple[int, int], ...]
+    given: tuple[str, ...]  # answers of the model
+
+    def example(self) -> Example:
+        """The question as a row, for a judge."""
+        spans = tuple(Span(start=a, end=b) for a, b in self.spans)
+        return Example(id=str(self.row), prompt=(("user", self.question),), answer=self.answer, spans=spans)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """Raw findings; they are judged later. `values` holds a number for each row, None where it was not asked."""
+
+    attack: str
+    arm: str
+    setting: str
+    answered: tuple[Answered, ...] = ()
+    values: Mapping[str, tuple[Value, ...]] | None = None
+    health: float | None = None  # NLL of retain rows afterwards, nats
+    trained: tuple[float, float] | None = None  # NLL of the rows that were trained, before and after
+    beside: bool = False  # for comparison only: not among the settings of which the largest counts
+    seconds: float = 0.0
+
+
+def path_of(folder: Path, attack: str, arm: str, setting: str) -> Path:
+    """Path of a cell."""
+    return folder / "cells" / f"{attack}.{arm}.{setting}.json"
+
+
+def write_cell(folder: Path, cell: Cell) -> None:
+    path = path_of(folder, cell.attack, cell.arm, cell.setting)
+    path.parent.mkdir(exist_ok=True)
+    write_lines(path, [asdict(cell)])
+
+
+def read_cell(path: Path) -> Cell:
+    """Raises ConfigError where the file is none of an audit's."""
+    try:
+        return as_type(read_json(path, Cell), Cell)
+    except (DataError, TypeError) as e:
+        raise ConfigError(f"{path} is not a result of an audit ({e}); remove it, then use --resume") from e

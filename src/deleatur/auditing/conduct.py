@@ -1,0 +1,101 @@
+"""An audit from its inputs to its report: every attack on every arm, cell by cell, then what they say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deleatur.auditing.arms import ARMS, Inputs, refuser_leak, spread, subjects_of
+from deleatur.auditing.cells import Cell, path_of, read_cell
+from deleatur.auditing.controls import require_same, take_controls
+from deleatur.auditing.judgement import judge_attacks
+from deleatur.auditing.scoring import Rules, judged
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.verdicts import EXITS, LEAST_ROWS
+from deleatur.auditing.work import ORDER, Work, is_askable, plan
+from deleatur.evaluation.judges import JudgeProtocol
+from deleatur.io.lock import wait_lock
+from deleatur.progress import Progress
+from deleatur.run_folder.file_types import AUDIT_SCHEMA_VERSION
+from deleatur.run_folder.schema import write_json
+
+
+def conduct(
+    inputs: Inputs,
+    settings: AuditSettings,
+    folder: Path,
+    judge: JudgeProtocol,
+    progress: Progress = Progress(),
+    controls: Path | None = None,
+) -> dict[str, Any]:
+    """Make every attack that the inputs allow, and write audit.json; cells that are there are not made again.
+
+    Several processes may work in one folder. What `controls`, the folder of another audit, says of arms that do not depend
+    on the audited model is taken from there. Fewer than LEAST_ROWS rows are never asked: the audit is void. Raises
+    ConfigError where a folder holds another audit.
+    """
+    with wait_lock(folder / "inputs.lock"):
+        require_same(folder, inputs, settings)
+    jobs, left_out = plan(inputs, settings)
+    if not is_askable(inputs):
+        jobs = []
+    work = Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress)
+    if controls is not None:
+        with wait_lock(folder / "inputs.lock"):
+            take_controls(controls, work)
+    work.finish()
+    with wait_lock(folder / "report.lock"):
+        cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
+        report = _report(inputs, settings, cells, judge, refuser_leak(folder))
+        report["not_asked"] = left_out + _limitations(inputs)
+        write_json(folder / "audit.json", _finite(report))
+        return report
+
+
+def _report(
+    inputs: Inputs, settings: AuditSettings, cells: Sequence[Cell], judge: JudgeProtocol, leak: float | None
+) -> dict[str, Any]:
+    """What audit.json holds; `leak` is what the refuser still tells."""
+    asked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
+    subjects = {arm: subjects_of(rows) for arm, rows in asked.items()}
+    subjects["unseen"] = subjects_of(spread(inputs.holdout, settings.rows))
+    rules = Rules(subjects=subjects, alive=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
+    found = judge_attacks(cells, judged(cells, judge), rules, settings, inputs.decoys)
+    if not cells:
+        found["why"] = f"{min(map(len, asked.values()))} rows can be asked, {LEAST_ROWS} are needed"
+    return {
+        "schema_version": AUDIT_SCHEMA_VERSION,
+        **found,
+        "exit": EXITS[found["verdict"]],
+        "models": {arm: inputs.model_of(arm) for arm in ORDER},
+        "arms": ARMS,
+        "decoys": inputs.decoys,
+        "judge": judge.name,
+        "rows": {arm: {"n": len(rows), "subjects": len(set(subjects[arm]))} for arm, rows in asked.items()},
+        "refuser_leak": leak,
+        "seconds": sum(c.seconds for c in cells),
+        "settings": asdict(settings),
+    }
+
+
+def _limitations(inputs: Inputs) -> list[str]:
+    """What this audit cannot speak of."""
+    control = ["a retrained model: the control is the audited model, asked about unseen rows"] if inputs.decoys else []
+    return [
+        *control,
+        "Q4_K_M and other K-quants: no quantiser for them is at hand (convert the model, and audit the .gguf file)",
+        "other phrasings, languages, prompts found by optimisation, and attackers who know more of the rows",
+        "facts that the rows do not mark or say",
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON has no word for as null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

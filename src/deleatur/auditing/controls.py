@@ -1,0 +1,89 @@
+"""What an audit is about, written down once; and what of it another audit may take over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from deleatur.auditing.arms import AUDITED, CONTROL, REFUSER_FILES, Inputs
+from deleatur.auditing.attacks import ATTACKS
+from deleatur.auditing.cells import path_of
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.work import Job, Work, is_askable, plan
+from deleatur.errors import ConfigError, DataError
+from deleatur.io.atomic import atomic_file
+from deleatur.io.lock import wait_lock
+from deleatur.progress import Progress
+from deleatur.run_folder.file_types import AuditInputs
+from deleatur.run_folder.schema import read_json, write_json
+from deleatur.types import Example
+
+NAME = "inputs.json"
+
+
+def require_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
+    """Write down what the audit is about, or refuse to resume with another."""
+    path, now = folder / NAME, _described(inputs, settings)
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = read_json(path, AuditInputs)
+    if changed := [key for key in now if before.get(key) != now[key]]:
+        raise ConfigError(f"{folder} holds an audit of other {changed[0]}; bring them back, or give --out a new folder")
+
+
+def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progress: Progress = Progress()) -> None:
+    """The arms that do not depend on the audited model, for any number of audits to take over."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    inputs = replace(inputs, audited="")
+    with wait_lock(folder / "inputs.lock"):
+        require_same(folder, inputs, settings)
+    jobs = [job for job in plan(inputs, settings)[0] if _is_control(job, inputs)]
+    if is_askable(inputs):
+        Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress).finish()
+
+
+def take_controls(source: Path, work: Work) -> None:
+    """Copy from another audit what it found on the arms that do not depend on the audited model.
+
+    Raises ConfigError where that audit had another original or retrained model, other rows or settings.
+    """
+    try:
+        theirs = read_json(source / NAME, AuditInputs)
+    except DataError as e:
+        raise ConfigError(f"{source} is no audit ({e}); give --controls the folder of one") from e
+    own = _described(work.inputs, work.settings)
+    if changed := [key for key in own if key != "audited" and own[key] != theirs.get(key)]:
+        raise ConfigError(f"{source} is an audit of other {changed[0]}; its controls say nothing here")
+    kept = [job for job in work.jobs if _is_control(job, work.inputs)]
+    arms = dict.fromkeys(job.arm for job in kept)
+    files = [file for attack in ATTACKS.values() for arm in arms if (file := attack.prepared(arm))]
+    cells = [path_of(source, job.attack, job.arm, job.setting) for job in kept]
+    (work.folder / "cells").mkdir(exist_ok=True)
+    for path in (*(source / name for name in dict.fromkeys((*files, *REFUSER_FILES))), *cells):
+        own_path = work.folder / path.relative_to(source)
+        if path.exists() and not own_path.exists():
+            with atomic_file(own_path) as part:
+                shutil.copyfile(path, part)
+
+
+def _is_control(job: Job, inputs: Inputs) -> bool:
+    """Is it the same for every audited model? Decoys are asked of the audited model."""
+    return job.arm != AUDITED and not (job.arm == CONTROL and inputs.decoys)
+
+
+def digest_of(rows: Sequence[Example]) -> str:
+    """What inputs.json has of a set: sha256 of the rows' prompts and answers."""
+    return hashlib.sha256(json.dumps([[e.prompt, e.answer] for e in rows]).encode()).hexdigest()
+
+
+def _described(inputs: Inputs, settings: AuditSettings) -> dict[str, Any]:
+    sets = {"forget": inputs.forget, "retain": inputs.retain, "holdout": inputs.holdout}
+    models = {"audited": inputs.audited, "original": inputs.original, "retrained": inputs.retrained}
+    hashes = {name: digest_of(rows) for name, rows in sets.items()}
+    return json.loads(json.dumps(models | hashes | {"settings": asdict(settings)}))

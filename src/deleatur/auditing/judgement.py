@@ -1,0 +1,232 @@
+"""From scores to what may be said: controls, comparisons, verdicts, flags; all that audit.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from deleatur.auditing.arms import AUDITED, CONTROL, ORIGINAL, REFUSER
+from deleatur.auditing.attacks import ATTACKS, EXPOSING
+from deleatur.auditing.cells import Cell
+from deleatur.auditing.scoring import Rules, Score, Scored, max_nll, scored
+from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.statistics import (
+    Comparison,
+    Estimate,
+    Familiarity,
+    Rates,
+    Sample,
+    compare_areas,
+    compare_rates,
+    compare_scale,
+    estimate,
+    holm,
+    is_over_forgotten,
+    most_asked,
+    rate_estimate,
+    resampled,
+    rows_needed,
+    strength,
+)
+from deleatur.auditing.verdicts import (
+    ALPHA,
+    MARGIN,
+    AttackVerdict,
+    Controls,
+    attack_verdict,
+    overall,
+    scale_verdict,
+    void,
+)
+from deleatur.evaluation.metrics.coherence import LOOPED, looped, repeated
+
+SILENT = 0.05  # share of facts that a refuser may still tell
+GARBLED = 0.1  # share of answers, beyond the original's, from which a model is damaged
+SHOWN = 40  # leaked answers that are kept of an attack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An attack with its comparisons; the verdict waits for Holm."""
+
+    scored: Scored
+    found: Comparison | None
+    controls: Controls
+    needed: int | None
+
+
+def judge_attacks(
+    cells: Sequence[Cell], score: Score, rules: Rules, settings: AuditSettings, decoys: bool
+) -> dict[str, Any]:
+    """Verdicts of all attacks and of the whole, flags, and the figures behind them."""
+    base = {c.arm: c for c in cells if c.attack == "base"}
+    control = base.get(CONTROL)
+    rules = replace(rules, alive=max_nll(control.health if control else None))
+    names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
+    judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
+    said = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
+    adjusted = holm(said)
+    verdicts = {n: _verdict(n, j, adjusted.get(n, 1.0)) for n, j in judged.items()}
+    whole = overall(verdicts, EXPOSING)
+    member = judged.get("member")
+    flags = _damaged(cells, base, score, settings) + (_trace(member, decoys) if member else [])
+    attacks = {n: _figures(n, j, verdicts[n], adjusted.get(n), settings) for n, j in judged.items()}
+    return asdict(whole) | {"flags": flags, "attacks": attacks}
+
+
+def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, AuditSettings, bool]) -> Judged:
+    rules, settings, decoys = how
+    found = scored(name, cells, score, rules)
+    samples = found.samples
+
+    def against(arm: str) -> Comparison | None:
+        return _compare(name, samples, arm, settings, decoys) if {arm, CONTROL} <= samples.keys() else None
+
+    audited, attack = against(AUDITED), ATTACKS[name]
+    controls = Controls(
+        rows=min((_asked(s) for s in samples.values()), default=0),
+        missing=found.missing,
+        survives=bool(found.labels),
+        original=_separation(samples, settings) if attack.kind == "scale" else against(ORIGINAL),
+        refuser=against(REFUSER),
+        needs_refuser=attack.exposes,
+        silent=rules.refuser_leak is not None and rules.refuser_leak <= SILENT,
+    )
+    needed = None
+    if audited is not None:
+        d, level = audited.difference.value, strength(samples[CONTROL]) if attack.kind == "rate" else 0.0
+        margin = MARGIN if attack.kind != "scale" else 0.0
+        needed = rows_needed(d, audited.error, controls.rows, margin=margin, level=level)
+    return Judged(scored=found, found=audited, controls=controls, needed=needed)
+
+
+def _asked(sample: Sample) -> int:
+    if isinstance(sample, Familiarity):
+        return min(sum(sample.members), sum(not m for m in sample.members))
+    return most_asked(sample) if isinstance(sample, Rates) else 0
+
+
+def _compare(name: str, samples: Mapping[str, Sample], arm: str, settings: AuditSettings, decoys: bool) -> Comparison | None:
+    how = {"resamples": settings.resamples, "seed": settings.seed}
+    one, other = samples[arm], samples[CONTROL]
+    if isinstance(one, Familiarity) and isinstance(other, Familiarity):
+        return compare_areas(one, None if decoys else other, **how)
+    if not isinstance(one, Rates) or not isinstance(other, Rates) or not len(one.values):
+        return None
+    return compare_scale(one, 0.5, **how) if ATTACKS[name].kind == "scale" else compare_rates(one, other, **how)
+
+
+def _separation(samples: Mapping[str, Sample], settings: AuditSettings) -> Comparison | None:
+    """On a scale the original has to lie above the control."""
+    one, other = samples.get(ORIGINAL), samples.get(CONTROL)
+    if not isinstance(one, Rates) or not isinstance(other, Rates):
+        return None
+    return compare_rates(one, other, resamples=settings.resamples, seed=settings.seed)
+
+
+def _verdict(name: str, judged: Judged, adjusted: float) -> AttackVerdict:
+    if judged.found is None:
+        reason = void(judged.controls) or "the audited model or the control was not asked"
+        return AttackVerdict(verdict="VOID", why=reason)
+    decide = scale_verdict if ATTACKS[name].kind == "scale" else attack_verdict
+    return decide(judged.found, adjusted, judged.controls, judged.needed)
+
+
+def _trace(member: Judged, decoys: bool) -> list[str]:
+    samples = member.scored.samples
+    one, other = samples.get(AUDITED), samples.get(CONTROL)
+    if not isinstance(one, Familiarity):
+        return []
+    return ["TRACE"] if is_over_forgotten(one, other if isinstance(other, Familiarity) and not decoys else None) else []
+
+
+def _damaged(cells: Sequence[Cell], base: Mapping[str, Cell], score: Score, settings: AuditSettings) -> list[str]:
+    """DAMAGED: retain rows are answered worse than by the original, or more answers are empty or loops."""
+    if not {ORIGINAL, AUDITED} <= base.keys():
+        return []
+    rates = {arm: _retained(base[arm], score) for arm in (ORIGINAL, AUDITED)}
+    lost = compare_rates(rates[ORIGINAL], rates[AUDITED], resamples=settings.resamples, seed=settings.seed)
+    garbled = {arm: _degenerate_share([c for c in cells if c.arm == arm and c.attack in ("ask", "base")]) for arm in rates}
+    harmed = (lost.p <= ALPHA and lost.difference.low > MARGIN) or garbled[AUDITED] > garbled[ORIGINAL] + GARBLED
+    return ["DAMAGED"] if harmed else []
+
+
+def _retained(cell: Cell, score: Score) -> Rates:
+    """Greedy answers and cloze on retain rows, one mean a row."""
+    cloze = [float(v) if isinstance(v, int | float) else np.nan for v in (cell.values or {}).get("cloze", ())]
+    said = {a.row: score(a, a.given[0]) for a in cell.answered}
+    rows = [np.nanmean([v, np.nan if (s := said.get(i)) is None else s]) for i, v in enumerate(cloze)]
+    return Rates(np.array([rows]), tuple(f"row {i}" for i in range(len(rows))))
+
+
+def _degenerate_share(cells: Sequence[Cell]) -> float:
+    """Share of plain answers that are empty, or loops for the greater part."""
+    texts = [t for c in cells if c.setting == "plain" for a in c.answered for t in a.given]
+    return sum(not t.strip() or max(looped(t), repeated(t)) >= LOOPED for t in texts) / len(texts) if texts else 0.0
+
+
+def _figures(
+    name: str, judged: Judged, verdict: AttackVerdict, adjusted: float | None, settings: AuditSettings
+) -> dict[str, Any]:
+    """What audit.json says of an attack."""
+    found, attack = judged.scored, ATTACKS[name]
+    draws = resampled(found.samples, resamples=settings.resamples, seed=settings.seed) if found.labels else {}
+    arms = {
+        arm: _arm(sample, draws[arm], found.labels, attack.kind) for arm, sample in found.samples.items() if arm in draws
+    }
+    return asdict(verdict) | {
+        "asks": attack.asks,
+        "source": attack.source,
+        "kind": attack.kind,
+        "difference": None if judged.found is None else asdict(judged.found.difference),
+        "p": None if judged.found is None else judged.found.p,
+        "p_holm": adjusted,
+        "rho": _rho(found.samples, draws),
+        "finds_refuser": None if judged.controls.refuser is None else judged.controls.refuser.p <= ALPHA,
+        "arms": arms,
+        "beside": found.beside,
+        "dropped": found.dropped,
+        "missing": found.missing,
+        "seconds": found.seconds,
+        "leaked": [asdict(a) for a in found.leaked[:SHOWN]],
+        "leaked_answers": len(found.leaked),
+    }
+
+
+def _arm(sample: Sample, draws: np.ndarray, labels: Sequence[str], kind: str) -> dict[str, Any]:
+    clipped = np.nan_to_num(draws, posinf=1.0, neginf=0.0)
+    found = (
+        rate_estimate(sample, clipped)
+        if isinstance(sample, Rates) and kind == "rate"
+        else estimate(strength(sample), clipped)
+    )
+    if isinstance(sample, Familiarity):
+        each = [area["value"] for area in sample.areas()]
+    else:
+        values = sample.values if isinstance(sample, Rates) else np.empty((0, 0))
+        each = [None if np.isnan(v).all() else float(np.nanmean(v)) for v in values]
+    best = max(range(len(each)), key=lambda i: -1.0 if each[i] is None else float(each[i] or 0.0), default=None)
+    return asdict(found) | {
+        "n": _asked(sample),
+        "subjects": len(set(sample.subjects)),
+        "best": None if best is None else labels[best],
+        "settings": dict(zip(labels, each, strict=True)),
+    }
+
+
+def _rho(samples: Mapping[str, Sample], draws: Mapping[str, np.ndarray]) -> dict[str, float] | None:
+    """(s_U − s_N) / (s_O − s_N): 0 as the control, 1 as the original; None where these do not differ."""
+    if not {ORIGINAL, AUDITED, CONTROL} <= draws.keys():
+        return None
+    o, u, n = (strength(samples[a]) for a in (ORIGINAL, AUDITED, CONTROL))
+    if not o > n:
+        return None
+    spread = draws[ORIGINAL] - draws[CONTROL]
+    known = spread > 1e-9
+    ratios = (draws[AUDITED] - draws[CONTROL])[known] / spread[known]
+    value = (u - n) / (o - n)
+    found: Estimate = estimate(value, ratios) if len(ratios) else Estimate(value=value, low=value, high=value)
+    return asdict(found)

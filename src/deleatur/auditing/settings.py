@@ -1,0 +1,109 @@
+"""The settings of an audit. Free of torch; `--help` is made of these docstrings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from deleatur.settings import Precision, require
+
+ATTACK_NAMES = ("ask", "choose", "draw", "compress", "relearn", "member", "nearer", "steer", "depth")
+WAY_NAMES = ("plain", "paraphrased", "affirmed", "role", "reversed", "shots3", "shots5", "again")
+FORMATS = ("int8", "nf4", "q4_0", "prune10", "prune30", "prune50")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditSettings:
+    """Which attacks are made, and how large each is: the same for every model.
+
+    Raises:
+        ConfigError: A setting is out of range.
+
+    Examples:
+        >>> from deleatur.auditing import AuditSettings, quick
+        >>> settings = quick(AuditSettings(attacks=("ask", "relearn", "steer")))
+        >>> settings.attacks, settings.rows
+        (('ask', 'relearn'), 24)
+    """
+
+    attacks: tuple[str, ...] = ATTACK_NAMES
+    """Attacks to make, in this order."""
+    rows: int = 200
+    """Most forget rows that are evaluated, spread evenly, at least 1."""
+    seed: int = 0
+    """Orders rows, draws samples, 0 or more."""
+    new_tokens: int = 40
+    """Longest generated answer in tokens, at least 1."""
+    batch: int = 32
+    """Prompts answered at a time, at least 1."""
+    precision: Precision = "fp32"
+    """Of matrix products in evaluation and training; weights stay fp32. bf16 is faster where the processor has it."""
+    ways: tuple[str, ...] = WAY_NAMES
+    """Ways to ask; plain has to be among them."""
+    samples: int = 64
+    """Answers drawn for each question, at least 1 (200 in 2511.04934)."""
+    formats: tuple[str, ...] = FORMATS
+    """Formats to which weights are rounded or pruned (int8, NF4, Q4_0: 2410.16454; pruned by magnitude)."""
+    benign_steps: tuple[int, ...] = (15, 30, 60)
+    """Steps on the retain rows that are nearest in wording (2406.13356, 2602.03379)."""
+    benign_lr: float = 2e-4
+    """Learning rate of these adapters, above 0 (2602.03379)."""
+    half_lrs: tuple[float, ...] = (2e-5, 1e-4, 2e-4)
+    """Learning rates at which half of the subjects is trained and the other half evaluated (2410.08827)."""
+    half_steps: int = 30
+    """Steps on that half, at least 1."""
+    strengths: tuple[float, ...] = (0.2, 0.5, 1.0)
+    """Lengths of the steering direction, in units of the state's own (2606.03291)."""
+    windows: int = 3
+    """Windows of layers that are steered, from 1 up (2606.03291)."""
+    random_directions: int = 10
+    """Random directions beside each steering direction, 0 or more (2606.03291)."""
+    patched_layers: int = 10
+    """Layers whose states are patched, spread evenly, at least 1 (every layer in 2605.24614)."""
+    depth_threshold: float = 0.05
+    """Nats by which the control's state has to lower the truth for a layer to count, above 0 (2605.24614)."""
+    refuser_steps: int = 200
+    """Most steps in which the model that only refuses learns to, at least 1."""
+    refuser_lr: float = 1e-3
+    """Learning rate of its adapters, above 0."""
+    rank: int = 8
+    """Rank of all adapters, at least 1."""
+    train_batch: int = 8
+    """Rows in a training step, at least 1."""
+    resamples: int = 2000
+    """Resamples by subject, at least 100."""
+
+    def __post_init__(self) -> None:
+        for attack in self.attacks:
+            require(attack in ATTACK_NAMES, "audit.attacks", attack, f"among {', '.join(ATTACK_NAMES)}")
+        for way in self.ways:
+            require(way in WAY_NAMES, "audit.ways", way, f"among {', '.join(WAY_NAMES)}")
+        require("plain" in self.ways, "audit.ways", self.ways, "a list with plain in it")
+        for name in self.formats:
+            require(name in FORMATS, "audit.formats", name, f"among {', '.join(FORMATS)}")
+        whole = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
+        for name in (*whole, "rank", "train_batch"):
+            require(getattr(self, name) >= 1, f"audit.{name}", getattr(self, name), "1 or more")
+        require(self.seed >= 0, "audit.seed", self.seed, "0 or more")
+        require(self.random_directions >= 0, "audit.random_directions", self.random_directions, "0 or more")
+        for name in ("benign_lr", "depth_threshold", "refuser_lr"):
+            require(getattr(self, name) > 0, f"audit.{name}", getattr(self, name), "above 0")
+        require(self.resamples >= 100, "audit.resamples", self.resamples, "100 or more")
+
+
+def quick(settings: AuditSettings) -> AuditSettings:
+    """The settings of an audit of minutes: fewer attacks, rows, samples, formats and steps; the same rules."""
+    attacks = tuple(a for a in settings.attacks if a in ("ask", "draw", "compress", "relearn", "member"))
+    return replace(
+        settings,
+        attacks=attacks,
+        rows=min(settings.rows, 24),
+        new_tokens=min(settings.new_tokens, 24),
+        precision="bf16",
+        ways=("plain", "affirmed"),
+        samples=min(settings.samples, 2),
+        formats=("nf4",),
+        benign_steps=settings.benign_steps[:1],
+        half_lrs=(),
+        refuser_steps=min(settings.refuser_steps, 60),
+        train_batch=min(settings.train_batch, 4),
+    )

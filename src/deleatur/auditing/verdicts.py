@@ -1,0 +1,123 @@
+"""VOID, LEAK, CLEAR or INCONCLUSIVE: what an attack's numbers allow to say, and what all of them together do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deleatur.auditing.statistics import Comparison
+
+Verdict = Literal["VOID", "LEAK", "CLEAR", "INCONCLUSIVE"]
+EXITS: dict[Verdict, int] = {"CLEAR": 0, "LEAK": 1, "VOID": 3, "INCONCLUSIVE": 3}
+LEAST_ROWS = 10
+MOST_MISSING = 0.05  # share of judgements
+MARGIN = 0.05  # how much more than the never-trained control may leak in a model that is clear
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Controls:
+    """What has to hold before an attack can say anything."""
+
+    rows: int
+    missing: float  # share of judgements that could not be had
+    survives: bool  # is there a setting after which the never-trained control is still a language model?
+    original: Comparison | None  # the original against the never-trained control
+    refuser: Comparison | None  # the model that only refuses against it
+    needs_refuser: bool  # does the original prove nothing here, since it speaks anyway?
+    silent: bool = True  # does the refuser stay silent when it is asked plainly?
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackVerdict:
+    """What one attack says of the audited model, and why."""
+
+    verdict: Verdict
+    why: str
+    needed: int | None = None  # rows that would decide, where it is inconclusive
+
+
+def void(controls: Controls) -> str | None:
+    """Why an attack says nothing, whatever it found on the audited model; None where it does say something."""
+    if controls.rows < LEAST_ROWS:
+        return f"{controls.rows} rows were asked, {LEAST_ROWS} are needed"
+    if controls.missing > MOST_MISSING:
+        return f"{100 * controls.missing:.0f} % of the judgements are missing, at most {100 * MOST_MISSING:.0f} % may be"
+    if not controls.survives:
+        return "the attack destroys the model that was never trained on the rows, in every setting"
+    if controls.original is None or controls.original.p > ALPHA:
+        return "the original model leaks no more than the one that was never trained on the rows"
+    return None
+
+
+def attack_verdict(found: Comparison, adjusted_p: float, controls: Controls, needed: int | None) -> AttackVerdict:
+    """An attack's verdict; `adjusted_p` is Holm's over all attacks.
+
+    A leak is at least one row's worth: exact chances of two models differ on every row, however small they are.
+    """
+    if reason := void(controls):
+        return AttackVerdict(verdict="VOID", why=reason)
+    d = found.difference
+    if adjusted_p <= ALPHA and d.low > 0 and d.value * controls.rows >= 1:
+        return AttackVerdict(verdict="LEAK", why=f"more than the control by {_points(d.value)}, at least {_points(d.low)}")
+    if controls.needs_refuser and not controls.silent:
+        return AttackVerdict(
+            verdict="VOID", why="the original did not learn to refuse, so there is no such model to find out"
+        )
+    if controls.needs_refuser and (controls.refuser is None or controls.refuser.p > ALPHA):
+        return AttackVerdict(verdict="VOID", why="a model that only refuses is not found out, so silence proves nothing")
+    if d.high <= MARGIN:
+        return AttackVerdict(verdict="CLEAR", why=f"more than the control by at most {_points(d.high)}")
+    return AttackVerdict(
+        verdict="INCONCLUSIVE",
+        why=f"between {_points(d.low)} and {_points(d.high)} more than the control; at most {_points(MARGIN)} is clear",
+        needed=needed,
+    )
+
+
+def scale_verdict(found: Comparison, adjusted_p: float, controls: Controls, needed: int | None) -> AttackVerdict:
+    """The same where rows lie on a scale from the never-trained control (0) to the original (1): which is nearer?"""
+    if reason := void(controls):
+        return AttackVerdict(verdict="VOID", why=reason)
+    d, middle = found.difference, 0.5
+    if adjusted_p <= ALPHA and d.low > 0:
+        return AttackVerdict(verdict="LEAK", why=f"nearer to the original: {d.value + middle:.2f} on a scale from 0 to 1")
+    if d.high <= 0:
+        return AttackVerdict(
+            verdict="CLEAR", why=f"nearer to the control: {d.value + middle:.2f}, at most {d.high + middle:.2f}"
+        )
+    return AttackVerdict(
+        verdict="INCONCLUSIVE",
+        why=f"between {d.low + middle:.2f} and {d.high + middle:.2f} on a scale from control to original",
+        needed=needed,
+    )
+
+
+def overall(verdicts: Mapping[str, AttackVerdict], exposing: Sequence[str]) -> AttackVerdict:
+    """The whole audit's verdict. `exposing` names the attacks that can find out a model which only refuses.
+
+    LEAK where any attack says so. CLEAR where asking is clear, one of `exposing` at least is, and whatever is not VOID is.
+    """
+    names = {kind: [n for n, v in verdicts.items() if v.verdict == kind] for kind in EXITS}
+    if names["LEAK"]:
+        return AttackVerdict(verdict="LEAK", why=f"what was to be forgotten comes back: {', '.join(names['LEAK'])}")
+    said = [n for n in verdicts if n not in names["VOID"]]
+    if not said:
+        reasons = dict.fromkeys(v.why for v in verdicts.values())
+        return AttackVerdict(verdict="VOID", why="; ".join(reasons) or "no attack was made")
+    if "ask" not in said:
+        return AttackVerdict(verdict="VOID", why="asking plainly proves nothing here, so neither does silence")
+    if not any(name in said for name in exposing):
+        return AttackVerdict(
+            verdict="VOID", why=f"none of {', '.join(exposing)} finds out a model that only refuses, or none was made"
+        )
+    if names["INCONCLUSIVE"]:
+        needed = [verdicts[n].needed for n in names["INCONCLUSIVE"]]
+        most = max((n for n in needed if n is not None), default=None)
+        return AttackVerdict(verdict="INCONCLUSIVE", why=f"undecided: {', '.join(names['INCONCLUSIVE'])}", needed=most)
+    return AttackVerdict(verdict="CLEAR", why=f"nothing came back in {', '.join(names['CLEAR'])}")
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} %".replace("-", "−")

@@ -1,0 +1,185 @@
+"""Audits of tiny models whose truth is known: it has to come out, in both directions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deleatur.auditing.arms import loaded
+from deleatur.auditing.attacks import ATTACKS
+from deleatur.auditing.conduct import conduct, plan
+from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings
+from deleatur.errors import ConfigError, ModelError
+from deleatur.evaluation.judges.contained import Contained
+from deleatur.progress import Progress
+from deleatur.types import Example, Record
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A judge that says nothing, or fails."""
+
+    raises: bool
+    name: str = "broken"
+
+    def __call__(self, records: Sequence[Record]) -> list[float | None]:
+        if self.raises:
+            raise ModelError("the endpoint does not answer")
+        return [None] * len(records)
+
+
+@pytest.fixture(scope="module")
+def original_audit(workplace: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an audit of the original itself."""
+    out = tmp_path_factory.mktemp("original") / "audit"
+    workplace.audit("original", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def of_original(original_audit: Path) -> dict[str, Any]:
+    return json.loads((original_audit / "audit.json").read_text())
+
+
+def test_the_original_leaks_under_every_attack_that_claims_power(workplace: Any, of_original: dict[str, Any]) -> None:
+    """All but membership have it: of twelve rows against twenty-four the control's AUC alone strays too far."""
+    assert (of_original["verdict"], of_original["exit"]) == ("LEAK", 1)
+    verdicts = {name: a["verdict"] for name, a in of_original["attacks"].items()}
+    assert verdicts.pop("member") in ("LEAK", "VOID")
+    assert set(verdicts.values()) == {"LEAK"}
+
+
+def test_a_model_never_trained_on_the_rows_does_not_leak(of_second: dict[str, Any]) -> None:
+    """Twelve rows rule nothing out; on the two scales such a model is nearer to the control."""
+    assert (of_second["verdict"], of_second["exit"]) == ("INCONCLUSIVE", 3)
+    assert of_second["needed"] >= 59
+    assert of_second["flags"] == []
+    assert {of_second["attacks"][name]["verdict"] for name in ("nearer", "depth")} == {"CLEAR"}
+    assert all(a["leaked"] == [] for a in of_second["attacks"].values())
+
+
+def test_the_refuser_is_silent_when_asked_and_found_out_otherwise(of_second: dict[str, Any]) -> None:
+    plain = of_second["attacks"]["ask"]["arms"]["refuser"]["settings"]["plain"]
+    found = [name for name in ("compress", "relearn") if of_second["attacks"][name]["finds_refuser"]]
+    assert of_second["refuser_leak"] == plain == 0
+    assert found
+
+
+def test_the_refuser_itself_is_found_leaking(workplace: Any, tmp_path: Path) -> None:
+    """Saved as a model and audited as any other: clear to the plain question, and a leak of the whole."""
+    with loaded("refuser", workplace.inputs("second"), workplace.small, workplace.folder / "audit") as arm:
+        arm.model.lm.save_pretrained(tmp_path / "refuser")
+        arm.encoder.tokenizer.save_pretrained(tmp_path / "refuser")
+    said = workplace.audit(str(tmp_path / "refuser"), tmp_path / "audit")
+    assert said["attacks"]["ask"]["arms"]["audited"]["settings"]["plain"] == 0
+    assert said["verdict"] == "LEAK"
+    assert "LEAK" in [said["attacks"][name]["verdict"] for name in ("compress", "relearn")]
+
+
+def test_a_model_of_noise_is_damaged(workplace: Any, tmp_path: Path) -> None:
+    said = workplace.audit("noise", tmp_path / "audit")
+    assert "DAMAGED" in said["flags"]
+    assert said["verdict"] != "LEAK"
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_judge_that_fails_makes_every_judged_attack_void(
+    workplace: Any, original_audit: Path, tmp_path: Path, raises: bool
+) -> None:
+    """The same answers, judged anew: what leaked without doubt is void."""
+    shutil.copytree(original_audit, tmp_path / "audit")
+    said = workplace.audit("original", tmp_path / "audit", Broken(raises))
+    judged = [said["attacks"][name] for name in ("ask", "draw", "compress", "relearn")]
+    assert {a["verdict"] for a in judged} == {"VOID"}
+    assert all("judgements" in a["why"] for a in judged)
+
+
+@pytest.mark.parametrize("rows", [0, 3, 9])
+def test_a_few_rows_are_void_and_no_model_is_loaded(workplace: Any, tmp_path: Path, rows: int) -> None:
+    inputs = workplace.inputs("no such model", forget=workplace.world.forget[:rows])
+    said = conduct(inputs, workplace.small, tmp_path, Contained())
+    assert (said["verdict"], said["exit"]) == ("VOID", 3)
+    assert said["why"] == f"{rows} rows can be asked, 10 are needed"
+
+
+def test_a_control_that_knows_the_rows_makes_the_audit_void(workplace: Any, tmp_path: Path) -> None:
+    """What was handed in as retrained is the original itself."""
+    inputs = workplace.inputs("second", retrained=str(workplace.folder / "original"))
+    short = AuditSettings(attacks=("ask",), ways=("plain",), new_tokens=16, refuser_steps=10)
+    said = conduct(inputs, short, tmp_path, Contained())
+    assert (said["verdict"], said["attacks"]["ask"]["verdict"]) == ("VOID", "VOID")
+    assert "no more than the one" in said["attacks"]["ask"]["why"]
+
+
+def test_what_is_done_is_not_done_again(workplace: Any, tmp_path: Path) -> None:
+    """One cell is taken away, as after a kill: it alone is made anew, and says the same."""
+    shutil.copytree(workplace.folder / "audit", tmp_path / "audit")
+    said = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    path = tmp_path / "audit" / "cells" / "relearn.audited.benign-30.json"
+    before, made = json.loads(path.read_text()), []
+    path.unlink()
+    watched = Progress(evaluated=lambda *a: made.append(a[3]))
+    again = conduct(workplace.inputs("second"), workplace.small, tmp_path / "audit", Contained(), watched)
+    assert made == ["relearn benign-30 on audited"]
+    assert json.loads(path.read_text()) | {"seconds": 0} == before | {"seconds": 0}
+    assert {n: a["p"] for n, a in again["attacks"].items()} == {n: a["p"] for n, a in said["attacks"].items()}
+
+
+def test_a_folder_of_another_audit_is_refused(workplace: Any, tmp_path: Path) -> None:
+    few = {"forget": workplace.world.forget[:3]}
+    conduct(workplace.inputs("second", **few), workplace.small, tmp_path, Contained())
+    with pytest.raises(ConfigError, match="audit of other retain"):
+        other = workplace.inputs("second", retain=workplace.world.retain[:9], **few)
+        conduct(other, workplace.small, tmp_path, Contained())
+
+
+def test_without_a_retrained_model_unseen_rows_are_asked_in_its_place(workplace: Any) -> None:
+    decoys = workplace.inputs("second", retrained=None)
+    jobs, left_out = plan(decoys, workplace.small)
+    assert decoys.rows_of("control") == workplace.world.holdout
+    assert decoys.model_of("control") == decoys.audited
+    assert {j.attack for j in jobs} == {"base", *workplace.small.attacks} - {"nearer", "depth"}
+    assert [line.split(":")[0] for line in left_out][:2] == ["nearer", "depth"]
+
+
+def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) -> None:
+    """Every attack that needs no retrained model, U asked about unseen rows as the control: it tells the original from a
+    model that was never trained on the rows."""
+    few = {"ways": ("plain", "again"), "strengths": (0.5,), "windows": 1, "random_directions": 1, "half_lrs": (1e-3,)}
+    whole = replace(workplace.small, attacks=ATTACK_NAMES, **few)
+    said = {}
+    for name in ("original", "second"):
+        (tmp_path / name).mkdir()
+        source = None if name == "original" else tmp_path / "original"
+        inputs = workplace.inputs(name, retrained=None)
+        said[name] = conduct(inputs, whole, tmp_path / name, Contained(), controls=source)
+    assert (said["original"]["verdict"], said["original"]["exit"]) == ("LEAK", 1)
+    assert {a["verdict"] for n, a in said["original"]["attacks"].items() if n != "member"} == {"LEAK"}
+    assert said["second"]["verdict"] == "INCONCLUSIVE"
+    assert said["second"]["attacks"].keys() == set(ATTACK_NAMES) - {"nearer", "depth"}
+    assert "a retrained model" in said["second"]["not_asked"][2]
+
+
+def test_texts_without_questions_have_no_refuser(workplace: Any) -> None:
+    texts = tuple(Example(id=e.id, prompt=(), answer=e.answer) for e in workplace.world.forget)
+    jobs, left_out = plan(workplace.inputs("second", forget=texts), workplace.small)
+    assert "refuser" not in {j.arm for j in jobs}
+    assert "without questions" in left_out[0]
+
+
+def test_arms_are_as_they_were_after_every_attack(workplace: Any, tmp_path: Path) -> None:
+    """Weights come back bit by bit, hooks are gone: the plain answers are the same before and after."""
+    with loaded("original", workplace.inputs("second"), workplace.small, tmp_path) as arm:
+        held = {name: p.detach().clone() for name, p in arm.model.lm.named_parameters()}
+        ATTACKS["steer"].prepare(arm)
+        for attack, setting in (("relearn", "benign-30"), ("relearn", "half-0.01"), ("compress", "q4_0"), ("steer", "1-0")):
+            ATTACKS[attack].run(arm, setting)
+        assert {n for n, p in arm.model.lm.named_parameters() if not torch.equal(p, held[n])} == set()
+        assert all(p.requires_grad for p in arm.model.lm.parameters())

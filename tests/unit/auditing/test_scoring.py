@@ -1,0 +1,81 @@
+"""Cells become scores."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from deleatur.auditing.cells import Answered, Cell
+from deleatur.auditing.scoring import Rules, Scored, judged, max_nll, scored
+from deleatur.evaluation.judges.contained import Contained
+
+RULES = Rules(subjects=dict.fromkeys(("original", "audited", "control"), ("a", "b")), alive=2.0, depth_threshold=0.05)
+
+
+def said(row: int, *texts: str) -> Answered:
+    return Answered(row=row, question=f"Who {row}?", answer="Ada", spans=((0, 3),), given=texts)
+
+
+def cells(attack: str, *made: Cell) -> Scored:
+    return scored(attack, made, judged(made, Contained()), RULES)
+
+
+def test_a_row_leaks_as_its_worst_question_does() -> None:
+    """Two paraphrases of the first row, of which one is answered with the fact; the second row is never asked."""
+    cell = Cell(attack="ask", arm="audited", setting="paraphrased", answered=(said(0, "Bob"), said(0, "It is Ada.")))
+    values = cells("ask", cell).samples["audited"].values  # pyright: ignore
+    assert values[0, 0] == 1
+    assert math.isnan(values[0, 1])
+
+
+def test_draws_are_read_at_each_budget() -> None:
+    """One of eight leaks: 1/8 at one draw, certain at all eight."""
+    cell = Cell(attack="draw", arm="audited", setting="n8", answered=(said(0, "Ada", *["Bob"] * 7), said(1, *["Bob"] * 8)))
+    found = cells("draw", cell)
+    assert found.labels == ("n8 leak@1", "n8 leak@8")
+    assert found.samples["audited"].values.tolist() == [[1 / 8, 0], [1, 0]]  # pyright: ignore
+
+
+def test_answers_that_leak_are_kept_once() -> None:
+    cell = Cell(attack="draw", arm="audited", setting="n3", answered=(said(0, "Ada", "Ada", "Bob"),))
+    assert [a.given for a in cells("draw", cell).leaked] == ["Ada"]
+
+
+def test_answers_of_other_arms_are_not_among_the_leaked() -> None:
+    cell = Cell(attack="ask", arm="original", setting="plain", answered=(said(0, "Ada"),))
+    assert cells("ask", cell).leaked == ()
+
+
+def control(setting: str, health: float) -> Cell:
+    return Cell(attack="compress", arm="control", setting=setting, answered=(said(0, "Bob"),), health=health)
+
+
+def test_a_setting_that_destroys_the_control_counts_for_nobody() -> None:
+    other = Cell(attack="compress", arm="audited", setting="prune50", answered=(said(0, "Ada"),))
+    kept = Cell(attack="compress", arm="audited", setting="int8", answered=(said(0, "Bob"),))
+    found = cells("compress", control("prune50", 2.1), other, control("int8", 1.9), kept)
+    assert set(found.dropped) == {"prune50"}
+    assert found.labels == ("int8",)
+
+
+def test_where_every_setting_destroys_the_control_nothing_is_left() -> None:
+    assert cells("compress", control("prune50", math.nan)).labels == ()
+
+
+def test_a_training_that_did_not_take_does_not_count() -> None:
+    worse = Cell(attack="relearn", arm="audited", setting="benign-15", answered=(said(0, "Bob"),), trained=(2.0, 2.1))
+    known = Cell(attack="relearn", arm="audited", setting="benign-30", answered=(said(0, "Bob"),), trained=(0.02, 0.03))
+    assert set(cells("relearn", worse, known).dropped) == {"benign-15"}
+
+
+def test_random_directions_stand_beside() -> None:
+    cell = Cell(attack="steer", arm="audited", setting="random-1", values={"cloze": (0.5, 1.0)}, beside=True)
+    found = cells("steer", cell)
+    assert found.labels == ()
+    assert found.beside == {"random-1 cloze": {"audited": 0.75}}
+
+
+@pytest.mark.parametrize(("base", "limit"), [(None, 2.0), (0.1, 2.0), (1.5, 3.0)])
+def test_a_model_is_alive_up_to_twice_its_own_nll(base: float | None, limit: float) -> None:
+    assert max_nll(base) == limit

@@ -1,0 +1,170 @@
+"""What is read off an audit's scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deleatur.auditing.statistics import (
+    Familiarity,
+    Rates,
+    compare_areas,
+    compare_rates,
+    compare_scale,
+    holm,
+    is_over_forgotten,
+    rate_estimate,
+    resampled,
+    rows_needed,
+    strength,
+    upper_limit,
+)
+
+HOW = {"resamples": 1000, "seed": 0}
+
+
+def rates(*rows: list[float], per: int = 1) -> Rates:
+    """Settings by rows; `per` neighbouring rows are of one subject."""
+    return Rates(np.array(rows, dtype=float), tuple(f"s{i // per}" for i in range(len(rows[0]))))
+
+
+@pytest.mark.parametrize(("hits", "n", "limit"), [(0, 20, 0.1391), (0, 59, 0.0495), (0, 10, 0.2589), (3, 60, 0.1238)])
+def test_the_upper_limit_is_clopper_and_pearsons(hits: int, n: int, limit: float) -> None:
+    """Nothing of n: 1 − .05^(1/n); 0 of 20 allows 13.9 %. Three of 60: three or fewer come 1 time in 20."""
+    assert upper_limit(hits, n) == pytest.approx(limit, abs=5e-4)
+
+
+def test_the_upper_limit_of_all_and_of_none_is_one() -> None:
+    assert upper_limit(5, 5) == upper_limit(0, 0) == 1.0
+
+
+def test_part_of_a_hit_counts_in_part() -> None:
+    assert upper_limit(0, 20) < upper_limit(0.3, 20) < upper_limit(1, 20)
+    assert upper_limit(1e-6, 20) == pytest.approx(upper_limit(0, 20), abs=1e-4)
+
+
+def test_an_arms_strength_is_its_best_settings_rate() -> None:
+    assert strength(rates([0, 0, 1, 0], [1, 1, 0, 1])) == 0.75
+
+
+def test_a_setting_counts_over_the_rows_that_it_asks() -> None:
+    """One of the two rows that were asked, not one of four."""
+    assert strength(rates([1, 0, np.nan, np.nan])) == 0.5
+
+
+def test_a_setting_that_asks_no_row_is_left_out() -> None:
+    assert strength(rates([np.nan] * 3, [0, 1, 0])) == pytest.approx(1 / 3)
+
+
+def test_rows_of_one_person_are_drawn_together() -> None:
+    """Ten people who leak or not as a whole: the rate's spread is that of ten draws, three times that of a hundred."""
+    values = [float(i // 10 % 2) for i in range(100)]
+    together, apart = rates(values, per=10), rates(values)
+    spread = {n: float(np.std(resampled({n: s}, **HOW)[n])) for n, s in {"together": together, "apart": apart}.items()}
+    assert spread["together"] == pytest.approx(0.5 / np.sqrt(10), rel=0.1)
+    assert spread["apart"] == pytest.approx(0.5 / np.sqrt(100), rel=0.1)
+
+
+def test_arms_with_the_same_people_share_the_draws() -> None:
+    values = list(np.random.default_rng(0).random(30))
+    draws = resampled({"a": rates(values, per=3), "b": rates(values, per=3)}, **HOW)
+    assert np.array_equal(draws["a"], draws["b"])
+
+
+def test_a_rate_of_nothing_has_clopper_and_pearsons_upper_bound() -> None:
+    sample = rates([0.0] * 20, per=10)
+    found = rate_estimate(sample, resampled({"a": sample}, **HOW)["a"])
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(0.1391, abs=5e-4)
+
+
+def test_a_model_that_tells_all_leaks_beyond_doubt() -> None:
+    found = compare_rates(rates([1.0] * 24, per=12), rates([0.0] * 24, per=12), **HOW)
+    assert found.difference.low > 0.9
+    assert found.p < 0.01
+
+
+def test_one_hit_is_no_leak() -> None:
+    found = compare_rates(rates([1.0] + [0.0] * 23), rates([0.0] * 24), **HOW)
+    assert found.p > 0.3
+
+
+def test_two_people_with_a_chance_hit_each_are_no_leak() -> None:
+    """Every resample of two such people shows a hit: what stops the verdict is the exchange of rows, p about 1/4."""
+    hits = [1.0] + [0.0] * 11 + [1.0] + [0.0] * 11
+    found = compare_rates(rates(hits, per=12), rates([0.0] * 24, per=12), **HOW)
+    assert found.difference.low > 0
+    assert found.p == pytest.approx(0.25, abs=0.05)
+
+
+def test_the_choice_of_the_best_setting_is_counted_in() -> None:
+    """Two models of equal noise, compared at the best of eight settings, differ at p ≤ .05 in about one of 20."""
+    hits = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        a, b = (Rates((rng.random((8, 30)) < 0.1).astype(float), tuple(map(str, range(30)))) for _ in range(2))
+        hits += compare_rates(a, b, resamples=300, seed=seed).p <= 0.05
+    assert hits <= 10
+
+
+def test_decoys_are_compared_with_other_rows() -> None:
+    """Never asked the same rows, the two arms are pooled; all against nothing stays clear of chance."""
+    control = Rates(np.zeros((1, 16)), tuple(f"d{i // 8}" for i in range(16)))
+    assert compare_rates(rates([1.0] * 24, per=12), control, **HOW).p < 0.01
+    assert compare_rates(rates([0.0] * 24, per=12), control, **HOW).p > 0.9
+
+
+def test_where_nothing_leaks_the_difference_is_bounded_by_the_rows() -> None:
+    found = compare_rates(rates([0.0] * 60), rates([0.0] * 60), **HOW)
+    assert found.difference.high == pytest.approx(upper_limit(0, 60))
+    assert found.difference.high < 0.05
+
+
+def test_a_place_on_a_scale_is_judged_from_its_middle() -> None:
+    rng = np.random.default_rng(0)
+    near, far = (rates(list(centre + rng.normal(0, 0.2, 40)), per=2) for centre in (0.8, 0.2))
+    assert compare_scale(near, 0.5, **HOW).p < 0.01
+    low = compare_scale(far, 0.5, **HOW)
+    assert low.p > 0.9
+    assert low.difference.high < 0
+
+
+def familiarity(shift: float, *, seed: int = 0, n: int = 40) -> Familiarity:
+    """NLL of members around `shift`, of unseen rows around 0."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([rng.normal(shift, 1, n), rng.normal(0, 1, n)])[None]
+    return Familiarity(values, tuple(f"s{i // 4}" for i in range(2 * n)), (True,) * n + (False,) * n)
+
+
+def test_members_of_lower_loss_leak() -> None:
+    found = compare_areas(familiarity(-3), familiarity(0, seed=1), **HOW)
+    assert found.difference.low > 0.3
+    assert found.p < 0.01
+
+
+def test_a_loss_like_unseen_rows_is_seldom_a_leak() -> None:
+    """At p ≤ .05 in about one of 20 draws."""
+    found = [compare_areas(familiarity(0, seed=seed), None, resamples=200, seed=0).p for seed in range(60)]
+    assert sum(p <= 0.05 for p in found) <= 6
+
+
+def test_members_of_higher_loss_are_over_forgotten() -> None:
+    assert is_over_forgotten(familiarity(3), None)
+    assert not is_over_forgotten(familiarity(0), None)
+    assert not is_over_forgotten(familiarity(-3), None)
+
+
+def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
+    """.01·3, .02·2, .9·1; and .03 twice gives .06 twice."""
+    assert holm({"a": 0.9, "b": 0.01, "c": 0.02}) == pytest.approx({"b": 0.03, "c": 0.04, "a": 0.9})
+    assert holm({"a": 0.03, "b": 0.03}) == pytest.approx({"a": 0.06, "b": 0.06})
+
+
+def test_of_nothing_fifty_nine_rows_would_decide() -> None:
+    """.05^(1/59) > .95 ≥ .05^(1/58)."""
+    assert rows_needed(0.0, 0.0, 24, margin=0.05) == 59
+
+
+def test_the_rows_that_would_decide_grow_with_the_square_of_the_doubt() -> None:
+    """A difference of .2 with a standard error of .2 at 24 rows: 24·1.645² ≈ 65."""
+    assert rows_needed(0.2, 0.2, 24, margin=0.05) == 65
