@@ -231,7 +231,7 @@ def _demo(args: list[str]) -> None:
 
     with watch() as progress:
         progress.phase(
-            f"{command.people} people who do not exist: a model learns about them, then forgets {command.forgotten}."
+            f"{command.size} people who do not exist: a model learns about them, then forgets {command.forgotten}."
         )
         from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
 

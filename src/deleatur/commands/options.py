@@ -51,21 +51,29 @@ class Demo:
     """Folder in which the fine-tuned model is kept for the next time."""
     recipe: str = "atwu"
     """The method, see `deleatur methods`; published ones have the demo's own rates and weights, the same for all."""
-    people: int = 20
-    """People in the world, more than are forgotten."""
+    full: bool = False
+    """The larger demo of docs/results.md: more people, every weight trained, the chat template; several times as long."""
+    people: int | None = None
+    """People in the world, more than are forgotten (default: 6, of the full demo 20)."""
     forgotten: int = 2
     """People to forget, at least 1."""
     seed: int = 0
     """Makes the world and orders the rows."""
-    fine_tune_epochs: int = 5
-    """Passes over the world's rows in fine-tuning, at least 1."""
+    fine_tune_epochs: int | None = None
+    """Passes over the world's rows in fine-tuning, at least 1 (default: as many as the demo needs)."""
     reference: bool = False
     """Also fine-tune a model on everything but the forgotten people, and show its figures."""
 
     def __post_init__(self) -> None:
         require(self.forgotten >= 1, "forgotten", self.forgotten, "1 or more")
-        require(self.people > self.forgotten, "people", self.people, f"more than are forgotten ({self.forgotten})")
-        require(self.fine_tune_epochs >= 1, "fine_tune_epochs", self.fine_tune_epochs, "1 or more")
+        require(self.size > self.forgotten, "people", self.size, f"more than are forgotten ({self.forgotten})")
+        epochs = self.fine_tune_epochs
+        require(epochs is None or epochs >= 1, "fine_tune_epochs", epochs, "1 or more")
+
+    @property
+    def size(self) -> int:
+        """People in the world."""
+        return self.people if self.people is not None else 20 if self.full else 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

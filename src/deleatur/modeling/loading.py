@@ -24,6 +24,7 @@ from deleatur.modeling.patches import (
     disable_dropout,
     drop_added_tokens,
     drop_quantisation_marks,
+    gguf_read_once,
     no_kernels,
     no_pickle,
     plain_cpu_layers,
@@ -48,9 +49,11 @@ def load(
     """
     adapter = find_adapter(name)
     packed = {} if bits is None else _nf4(name, adapter is not None)
-    tokenizer = load_tokenizer(name)
     if adapter is None:
-        return _load_model(name, tokenizer, precision, packed), tokenizer
+        with gguf_read_once() if name.endswith(".gguf") else contextlib.nullcontext():
+            tokenizer = load_tokenizer(name)
+            return _load_model(name, tokenizer, precision, packed), tokenizer
+    tokenizer = load_tokenizer(name)
     with _base_of(name, adapter):
         base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
     return disable_dropout(put_on(base, adapter)), tokenizer
