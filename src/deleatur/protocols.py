@@ -139,7 +139,7 @@ class Learns(Declares, Protocol):
         """Why it cannot learn from a loss that reads this; None where it can."""
         ...
 
-    def require_start(self, width: int) -> None:
+    def check_start(self, width: int) -> None:
         """Raises ConfigError or ModelError where what it is to start from does not fit the model."""
         ...
 
@@ -157,7 +157,7 @@ class ReadsBaseModel(Protocol):
 
     def with_base(self, base: str | None) -> Any: ...
 
-    def require_base(self) -> None:
+    def check_base(self) -> None:
         """Raises ConfigError without a base model."""
         ...
 
@@ -266,7 +266,7 @@ def as_importance(part: Any) -> ImportanceSettings:
     if isinstance(part, Importance | Prepares | Learns):
         return part
     if isinstance(part, HasPrepare):
-        _require_plain(part, "importance", ("build", "load", "budget", "with_base"))
+        _check_plain(part, "importance", ("build", "load", "budget", "with_base"))
         return PlainSettings(part)
     return as_callable(part)
 
@@ -275,7 +275,7 @@ def as_callable(part: Any) -> Importance:
     """The same for an importance that was made already."""
     if isinstance(part, Importance):
         return part
-    _require_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
+    _check_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
     return PlainImportance(part)
 
 
@@ -286,11 +286,11 @@ def as_loss(part: Any) -> ForgetLoss:
     """
     if isinstance(part, ForgetLoss):
         return part
-    _require_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
+    _check_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
     return PlainLoss(part)
 
 
-def _require_plain(part: Any, kind: str, members: Sequence[str]) -> None:
+def _check_plain(part: Any, kind: str, members: Sequence[str]) -> None:
     """Refuse what would be taken for a bare function though it offers more."""
     name = type(part).__name__
     if not callable(part) and not isinstance(part, HasPrepare):

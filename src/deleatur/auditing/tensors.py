@@ -12,7 +12,7 @@ from deleatur.io.atomic import flush
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """As safetensors; until it is whole there is no such file."""
+    """As safetensors, written atomically."""
     part = path.with_name(f"{path.name}.part")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
     flush(part)

@@ -52,7 +52,7 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `deleatur`. How it exits stands in USAGE."""
+    """The command `deleatur`. USAGE lists the exit codes."""
     args = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], None]] = {
         "forget": _forget,
@@ -170,11 +170,11 @@ def _rows(args: list[str]) -> dict[str, Any]:
 def _resumed(folder: Path, args: list[str]) -> Forget:
     """The run of a folder, with that run's own settings."""
     folder = folder.parent if folder.name == "run.yaml" else folder
-    _require_unchanged(args)
+    _check_unchanged(args)
     return Forget(run=replace(from_yaml(folder / "run.yaml"), out=str(folder)), resume=True, json="--json" in args)
 
 
-def _require_unchanged(args: list[str]) -> None:
+def _check_unchanged(args: list[str]) -> None:
     if more := [a for a in args if a not in ("--resume", "--json")]:
         raise ConfigError(f"--resume continues the run as it is; leave {more[0]} out")
 
@@ -202,7 +202,7 @@ def _evaluate_command(args: list[str]) -> Evaluate:
         folder = Path(given)
         begun = (folder / "evaluate.yaml").exists()
         if "--resume" in args:
-            _require_unchanged(args)
+            _check_unchanged(args)
             if not begun:
                 raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
             run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")
@@ -320,9 +320,9 @@ def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
     from deleatur.cli.story import print_story
-    from deleatur.config.recipes import require_recipe
+    from deleatur.config.recipes import check_recipe
 
-    require_recipe(command.recipe)
+    check_recipe(command.recipe)
 
     with watch() as progress:
         progress.phase(

@@ -14,7 +14,7 @@ import torch
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
-from deleatur.config.recipes import OURS, RECIPES, Recipe, require_recipe
+from deleatur.config.recipes import OURS, RECIPES, Recipe, check_recipe
 from deleatur.config.run_config import Run, from_yaml, to_dict
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
@@ -45,7 +45,7 @@ BUDGET = 0.4  # names and values are that share of the world's answer tokens
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
     """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's.
 
-    `progress` hears what a newcomer wants to know, and not the phases of the commands that the demo is made of.
+    `progress` gets what a newcomer wants to know, and not the phases of the commands that the demo runs.
     """
     with resume_hint("the same command"):
         return _run_demo(demo, progress)
@@ -80,14 +80,14 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
 
 
 def _first_answer(out: Path) -> str:
-    """What the model said to the first forget row before it had to forget."""
+    """The model's answer to the first forget row before unlearning."""
     with (out / "records" / "before.jsonl").open(encoding="utf-8") as lines:
         return printable(next((row["generated"] for row in map(json.loads, lines) if row["set"] == "forget"), ""))
 
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     """The run that forgets; the world's rows and the model fine-tuned on them are made, or found in the cache."""
-    require_recipe(demo.recipe)
+    check_recipe(demo.recipe)
     world = _world(demo)
     model = _fine_tuned(demo, world.fine_tuning_rows, progress)
     rows = model / "rows"
@@ -140,7 +140,7 @@ def fine_tuned_model(
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
-    An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
+    An interrupted fine-tuning resumes from its newest checkpoint when it is called again.
     """
     key = json.dumps(
         [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]

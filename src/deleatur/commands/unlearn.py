@@ -14,9 +14,9 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
-from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
-from deleatur.commands.retain_rows import keep_rows, lacks_retain, require_subject, with_own_retain
-from deleatur.config.recipes import RECIPES, require_recipe
+from deleatur.commands.inputs import check_trained, check_usable, encode_sets, reading_notes, rows_suite, suite_of
+from deleatur.commands.retain_rows import check_subject, keep_rows, lacks_retain, with_made_retain_rows
+from deleatur.config.recipes import RECIPES, check_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
@@ -39,19 +39,19 @@ from deleatur.run_folder.schema import RunResults, read_results
 from deleatur.run_folder.writer import (
     Outcome,
     Records,
+    check_empty,
+    check_same_rows,
+    check_space,
     claimed,
     free_folder,
     has_results,
-    require_empty,
-    require_same_rows,
-    require_space,
     results_of,
     unfinished_folder,
     write_outcome,
 )
 from deleatur.settings import require
 from deleatur.training.monitor import nothing_forgotten
-from deleatur.training.setup import require_parts
+from deleatur.training.setup import check_parts
 from deleatur.training.train import place, train
 from deleatur.types import Example
 
@@ -70,12 +70,12 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     run = replace(run, out=str(out))
     session = _session(run, progress, out)
     if lacks_retain(run):
-        session = with_own_retain(session, run)
+        session = with_made_retain_rows(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         if lacks_retain(run):
             keep_rows(session, out)
-        require_same_rows(out, session.rows)
+        check_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
         for note in (*reading_notes(session.rows, run), *gguf_notes(session.model.lm, tokenizer, run.model)):
             progress.phase(note)
@@ -90,17 +90,17 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
 def _session(run: Run, progress: Progress, out: Path) -> Session:
     """The model and rows of a run, every input checked."""
     suite = suite_of(run)
-    require_trained(suite)
+    check_trained(suite)
     if lacks_retain(run):
-        require_subject(run, suite.sets["forget"])
+        check_subject(run, suite.sets["forget"])
     judge_of(run)  # is it there?
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     rows = encode_sets(suite.sets, tokenizer, run)
-    require_usable(model, rows, run)
+    check_usable(model, rows, run)
     network = TokenModel(model).prepare()
-    require_parts(network, run)
-    require_space(model, out, run)
+    check_parts(network, run)
+    check_space(model, out, run)
     try_ending(model, tokenizer, run)
     place(network, run)
     encoder = make_encoder(tokenizer, run.data)
@@ -128,7 +128,7 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
     """The folder is this run's; from here on it can be resumed."""
-    unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
+    unfinished_folder(run) if resume else check_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))
 
@@ -210,7 +210,7 @@ def forget(
         >>> outcome.model is model, len(outcome.steps), sorted(outcome.records)
         (True, 2, ['after', 'before'])
     """
-    require_recipe(recipe)
+    check_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__),
@@ -221,9 +221,9 @@ def forget(
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain, "holdout": holdout}
     sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run)
-    require_subject(run, sets["forget"])
+    check_subject(run, sets["forget"])
     encoded = encode_sets(sets, tokenizer, run)
-    require_usable(model, encoded, run)
+    check_usable(model, encoded, run)
     start()
     with matmul_precision_restored():
         exact_matmul()
@@ -233,7 +233,7 @@ def forget(
         place(network, run)
         encoder = make_encoder(tokenizer, run.data)
         session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-        outcome = unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
+        outcome = unlearn(with_made_retain_rows(session, run) if retain is None else session, run, weights=kept)
         network.undo()  # the user's model has its own forward again
         return outcome
 

@@ -10,7 +10,7 @@ from deleatur.report.redact import WITHHELD, place_last
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain
 from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION, read_json
-from deleatur.run_folder.shapes import require_type
+from deleatur.run_folder.shapes import check_type
 
 AUDIT_ARMS = (("original", "O"), ("audited", "U"), ("control", "N"), ("refuser", "H"))
 
@@ -67,18 +67,18 @@ def write_audit_page(folder: Path, *, redacted: bool = False) -> Path:
     """
     path = folder / "audit.json"
     report = read_json(path)
-    require_type(report, dict[str, Any], str(path))
+    check_type(report, dict[str, Any], str(path))
     if report.get("schema_version") != AUDIT_SCHEMA_VERSION:
         raise DataError(
             f"{path} has schema_version {report.get('schema_version')!r}, not {AUDIT_SCHEMA_VERSION}; audit again"
         )
-    require_type(report, AuditReport, str(path))
+    check_type(report, AuditReport, str(path))
     view = _view(report, redacted)
     return put(folder / ("audit-redacted.html" if redacted else "audit.html"), render("audit.html.jinja", view))
 
 
 def verdict_line(report: dict[str, Any]) -> str:
-    """The whole audit's verdict in a sentence, with its flags and how many rows would decide."""
+    """The audit's verdict in a sentence, with its flags and how many rows would decide."""
     flags = "".join(f", {flag}" for flag in report["flags"])
     needed = f"; about {report['needed']} rows would decide" if report.get("needed") else ""
     return f"{report['verdict']}{flags}: {report['why']}{needed}."

@@ -55,7 +55,7 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
     Raises ConfigError, ModelError or DataError where the parts do not suit the model or the rows.
     """
     model, rows, encoder = session.model, session.rows, session.encoder
-    require_parts(model, run)
+    check_parts(model, run)
     if run.train.own_answers:
         rows = {**rows, "retain": [*rows["retain"], *own_answers(rows["retain"], answers, encoder)]}
     loss: ForgetLoss = run.loss
@@ -161,7 +161,7 @@ def make_importance(
     return settings.build(context)
 
 
-def require_parts(model: TokenModel, run: Run) -> None:
+def check_parts(model: TokenModel, run: Run) -> None:
     """Refuse a pattern that names no weight, a layer or scorer that does not fit, a missing model to compare with."""
     pattern, layer = run.train.only, run.loss.requires.layer
     if pattern is not None and not any(re.search(pattern, name) for name, _ in model.lm.named_parameters()):
@@ -169,9 +169,9 @@ def require_parts(model: TokenModel, run: Run) -> None:
     if layer is not None and layer >= model.layers - 1:  # the last one's output is only known behind the last norm
         raise ConfigError(f"loss.layer is {layer}, but of the model's layers 0 to {model.layers - 2} can be steered")
     if isinstance(run.importance, ReadsBaseModel):
-        run.importance.require_base()
+        run.importance.check_base()
     if isinstance(run.importance, Learns):
-        run.importance.require_start(model.width)
+        run.importance.check_start(model.width)
 
 
 def _first(lm: nn.Module) -> str:
