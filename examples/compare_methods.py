@@ -128,7 +128,7 @@ class Runner:
             evaluation=Evaluation(rows=32, new_tokens=32, precision="bf16"),
         )
         model, tokenizer = load(run.model, precision="bf16")
-        rows = encode_sets(self.sets, tokenizer, run)
+        rows = encode_sets(self.sets, tokenizer, run.data)
         encoder, suite = make_encoder(tokenizer, run.data), rows_suite(self.sets)
         session = Session(model=TokenModel(model).prepare(), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
         if self.known is None:

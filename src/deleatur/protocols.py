@@ -6,7 +6,7 @@ take a user's plain object in, once, where a run is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from deleatur.settings import Train
+    from deleatur.settings import Range, Train
     from deleatur.types import Example, Reference, Start, TokenOutputs
 
 
@@ -91,6 +91,13 @@ class HasScorer(Protocol):
 
     @property
     def scorer(self) -> nn.Module: ...
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """A dataclass of settings, some of which `deleatur bench` tunes."""
+
+    ranges: ClassVar[Mapping[str, Range]]  # by field
 
 
 def _no_start() -> Start:

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from deleatur.errors import ConfigError
@@ -37,6 +37,14 @@ def is_pattern(text: str) -> bool:
     except re.error:
         return False
     return True
+
+
+class Range(NamedTuple):
+    """Values that a search tries for a number."""
+
+    low: float
+    high: float
+    log: bool = False  # on a logarithmic scale?
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +13,17 @@ from safetensors.torch import load_file
 from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.finetuning import merge_and_unfreeze, train
 from deleatur.auditing.settings import AuditSettings
-from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
-from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
+from deleatur.io.tensors import write_tensors
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
+from deleatur.run_folder.file_types import RefuserFigures
+from deleatur.run_folder.schema import read_json, write_lines
 from deleatur.settings import Data, Lora, Train
 from deleatur.types import Encoded, Example, Record
 
@@ -176,7 +176,7 @@ def make_refuser(arm: Arm) -> None:
                 raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
         else:
             leak = _teach(arm)
-            write_atomic(figures, json.dumps({"greedy_leak": leak}) + "\n")
+            write_lines(figures, [{"greedy_leak": leak}])
             write_tensors(path, {k: v for k, v in lm.state_dict().items() if "lora_" in k})
     merge_and_unfreeze(arm.model)
 
@@ -184,7 +184,7 @@ def make_refuser(arm: Arm) -> None:
 def refuser_leak(folder: Path) -> float | None:
     """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
     path = folder / REFUSER_FILES[0]
-    return float(json.loads(path.read_text(encoding="utf-8"))["greedy_leak"]) if path.exists() else None
+    return read_json(path, RefuserFigures)["greedy_leak"] if path.exists() else None
 
 
 def _teach(arm: Arm) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,10 +17,10 @@ from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.verdicts import EXITS, MIN_ROWS
 from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
 from deleatur.evaluation.judges import JudgeProtocol
-from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
-from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION
+from deleatur.run_folder.file_types import AUDIT_SCHEMA_VERSION
+from deleatur.run_folder.schema import write_json
 
 
 def conduct(
@@ -52,7 +51,7 @@ def conduct(
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
         report["not_asked"] = left_out + _limitations(inputs)
-        write_atomic(folder / "audit.json", json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / "audit.json", _finite(report))
         return report
 
 

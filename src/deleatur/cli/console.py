@@ -24,11 +24,13 @@ from rich.text import Text
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import name_of
 from deleatur.distributed.processes import is_first
-from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
+from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS
+from deleatur.evaluation.metrics.page import metrics_markdown
 from deleatur.report import ComparedMethod, compare_table, heat_spans, percent, rows_of, set_name, verdict
 from deleatur.report.audit_page import AUDIT_ARMS, verdict_line
 from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, rows_left_out, set_metric_rows
-from deleatur.run_folder.schema import RunResults, read_importance
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import read_importance
 from deleatur.settings import Train
 
 if TYPE_CHECKING:  # what they bring with them would make a list of names slow

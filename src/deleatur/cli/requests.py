@@ -24,7 +24,8 @@ from deleatur.config.run_config import Run, nearest
 from deleatur.data.files import printable
 from deleatur.errors import ConfigError
 from deleatur.report.tables import percent
-from deleatur.run_folder.ledger import Measured, Request, read_ledger, short
+from deleatur.run_folder.file_types import Measured, Request
+from deleatur.run_folder.ledger import read_ledger, short
 
 MakeRun = Callable[[list[str]], Run]
 

@@ -33,6 +33,7 @@ from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
+from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
 from deleatur.run_folder.writer import check_same_rows
 from deleatur.settings import Guard, require
@@ -78,14 +79,14 @@ class Bench:
         self.suite = suite_of(base)
         check_trained(self.suite)
         if budget.audit:
-            check_controls(base, self.suite)
+            check_controls(self.suite, base.evaluation.retrained)
         self.base, self.budget, self.progress = base, budget, progress
         self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
         lm, tokenizer = load(base.model, precision=base.train.precision)
-        rows = encode_sets(self.suite.sets, tokenizer, base)
-        check_usable(lm, rows, base)
+        rows = encode_sets(self.suite.sets, tokenizer, base.data)
+        check_usable(lm, rows, base.model)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
         check_same_terms(self.out, base, budget, self.wanted)
@@ -111,22 +112,22 @@ class Bench:
         (home / "left-out.txt").unlink(missing_ok=True)
         try:
             run = self.method(method)
-            check_parts(self.session.model, run)
+            check_parts(self.session.model, run.method)
             preferred_rows(run.loss, self.session.rows["forget"], self.session.encoder)
             values = search(
-                run,
+                run.method,
                 trials=self.budget.trials,
                 rates=self.budget.rates,
                 seed=self.base.seed,
                 log=home / "trials.jsonl",
-                value_of=lambda run: self.value_of(run, method),
+                value_of=lambda settings: self.value_of(run.with_method(settings), method),
             )
-            run = replace(with_values(run, values), seed=seed)
+            run = replace(run.with_method(with_values(run.method, values)), seed=seed)
             self.restore()
             outcome = unlearn(self.session, run, known=self.known, weights=self.start)
         except (ConfigError, Diverged) as e:
             self.restore()
-            (home / "left-out.txt").write_text(f"{e}\n", encoding="utf-8")
+            write_atomic(home / "left-out.txt", f"{e}\n")
             self.progress.phase(f"{method} is left out: {e}")
             return False
         folder.mkdir(exist_ok=True)
@@ -168,7 +169,7 @@ class Bench:
     def value_of(self, run: Run, method: str) -> float:
         """The objective after this run: UQ, or a metric on retain minus forget sets."""
         self.restore()
-        number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
+        number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run.method).items())
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
         session, suite, metric = self.session, self.suite, METRICS[self.metric]
         train(session, run, {r.id: r.generated for r in self.known["before"].get("retain", ())})
@@ -229,7 +230,7 @@ def tried(home: Path) -> int:
 
 def check_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
     """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
-    now = {
+    now: BenchTerms = {
         "run": to_dict(replace(base, out=None)),
         "trials": budget.trials,
         "rates": list(budget.rates),
@@ -240,10 +241,10 @@ def check_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> No
     if not path.exists():
         write_json(path, now)
         return
-    then = read_json(path)
+    then = read_json(path, BenchTerms)
     then["run"] = to_dict(from_dict(then["run"]))  # settings that an older version did not have are at their defaults
-    then, now = _paths(then), _paths(now)
-    if changed := [key for key in now if then.get(key) != now[key]]:
+    before, wanted = _paths(then), _paths(now)
+    if changed := [key for key in wanted if before.get(key) != wanted[key]]:
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
 
 

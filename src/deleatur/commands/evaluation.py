@@ -100,10 +100,10 @@ def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
     suite = suite_of(run)
     if tasks and count() > 1:
         raise ConfigError("lm-eval's tasks run in one process; leave --tasks out, or the launcher")
-    judge_of(run)  # is it there?
+    judge_of(run.judge, run.out)  # is it there?
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
-    rows = encode_sets(suite.sets, tokenizer, run)
-    check_usable(model, rows, run)
+    rows = encode_sets(suite.sets, tokenizer, run.data)
+    check_usable(model, rows, run.model)
     return _on_device(model, make_encoder(tokenizer, run.data), suite, rows, progress)
 
 
@@ -128,11 +128,11 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
         lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
     notes = [
-        *reading_notes(session.rows, run),
+        *reading_notes(session.rows, run.sources, run.data),
         *row_notes(session, run.evaluation),
         *answer_notes(records["before"], run.evaluation.new_tokens),
     ]
-    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run).name, "notes": notes}
+    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run.judge, run.out).name, "notes": notes}
     return evaluation_of(run, session) | found | lm_eval
 
 
@@ -149,7 +149,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))
-    encoder, encoded = make_encoder(tokenizer, run.data), encode_sets({"forget": examples}, tokenizer, run)
+    encoder, encoded = make_encoder(tokenizer, run.data), encode_sets({"forget": examples}, tokenizer, run.data)
     session = _on_device(lm, encoder, rows_suite({"forget": examples}), encoded, progress)
     importance = run.importance
     if isinstance(importance, Learns):
@@ -157,7 +157,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     elif isinstance(importance, Prepares):  # as it would have been made for these rows
         first = TokenModel(load(run.model)[0]).prepare()
         place_model(first)
-        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
+        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run.data)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(encoded["forget"])))

@@ -18,12 +18,13 @@ from deleatur.errors import ConfigError
 from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.judges import JudgeProtocol, make_judge
-from deleatur.evaluation.predictions import NO_CACHE, Predictor, variants
+from deleatur.evaluation.predictions import NO_CACHE, Predictor
 from deleatur.evaluation.reasoning import with_reasoning
+from deleatur.evaluation.variants import variants
 from deleatur.modeling.checks import check_known, check_room
 from deleatur.modeling.loading import DTYPES
 from deleatur.modeling.session import Session
-from deleatur.modeling.start_model import StartModel, loaded_if_there, other_model
+from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, other_model, with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
 from deleatur.run_folder.writer import Records, read_records, write_records
@@ -166,22 +167,28 @@ class Evaluator:
             return lambda: contextlib.nullcontext(model)
         return partial(loaded_if_there, model, name, self.precision, self.session.progress.phase)
 
+    def start_after(self, weights: Weights | None) -> StartModel | None:
+        """How to come by the start model once the session's was changed: by its `weights` where they were kept, else by its
+        name; None where a model from Python may have none."""
+        session, name = self.session, self.settings.start
+        if name is None and weights is not None:
+            return partial(with_weights, session.model, weights)
+        if name is None and session.folder is None:
+            return None
+        return partial(loaded_if_there, session.model, name or self.name, self.precision, session.progress.phase)
+
 
 def make_evaluator(session: Session, run: Run) -> Evaluator:
     """The evaluation that the run's settings describe."""
-    judge = None if run.judge.kind == "contained" else judge_of(run)
+    judge = None if run.judge.kind == "contained" else judge_of(run.judge, run.out)
     how = {"settings": run.evaluation, "judge": judge, "name": run.model, "precision": run.train.precision}
     return Evaluator(session=session, **how)
 
 
 @cache
-def _judge(settings: Judge, folder: Path | None) -> JudgeProtocol:
-    return make_judge(settings, folder)
-
-
-def judge_of(run: Run) -> JudgeProtocol:
-    """The run's judge, made once; its verdicts are kept in the run's folder."""
-    return _judge(run.judge, None if run.out is None else Path(run.out))
+def judge_of(settings: Judge, folder: str | None) -> JudgeProtocol:
+    """The judge of these settings, made once; its verdicts are kept in the folder."""
+    return make_judge(settings, None if folder is None else Path(folder))
 
 
 @contextlib.contextmanager
@@ -211,4 +218,4 @@ def _cast(model: TokenModel, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(dtype)
     for module in model.modules():
         if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
-            vars(module)["compute_dtype"] = dtype
+            vars(module)["compute_dtype"] = dtype  # their own setting, which the constructor takes

@@ -20,7 +20,8 @@ from deleatur.modeling.loading import load
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
-from deleatur.run_folder.ledger import Measured, Request, check_rows, is_known, short
+from deleatur.run_folder.file_types import Measured, Request
+from deleatur.run_folder.ledger import check_rows, is_known, short
 from deleatur.run_folder.writer import Records, digest_rows
 from deleatur.settings import Data, Evaluation
 from deleatur.types import Example, Record
@@ -82,7 +83,7 @@ def recheck(
         run = Run(model=model, forget="rows", retain="rows", data=data, evaluation=settings)
         encoder, suite = make_encoder(tokenizer, data), rows_suite({FORGET: rows[name]})
         encoded = {FORGET: encode_all(encoder, windows(encoder, rows[name]))}
-        check_usable(lm, encoded, run)
+        check_usable(lm, encoded, model)
         progress.phase(f"Request {short(request)}")
         session = Session(model=network, encoder=encoder, suite=suite, rows=encoded, progress=progress)
         found[name] = make_evaluator(session, run).predict(network)

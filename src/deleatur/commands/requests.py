@@ -17,17 +17,8 @@ from deleatur.errors import ConfigError, DataError, Diverged, resume_hint
 from deleatur.io.lock import LOCK, folder_lock
 from deleatur.progress import Progress
 from deleatur.report.verdict import verdict
-from deleatur.run_folder.ledger import (
-    Request,
-    change_ledger,
-    find,
-    finished,
-    home_of,
-    place_in,
-    place_of,
-    read_ledger,
-    short,
-)
+from deleatur.run_folder.file_types import Request
+from deleatur.run_folder.ledger import change_ledger, find, finished, home_of, place_in, place_of, read_ledger, short
 from deleatur.run_folder.schema import read_results, write_json, write_lines
 from deleatur.run_folder.writer import digest_rows, read_records
 from deleatur.settings import Data, Evaluation

@@ -13,7 +13,8 @@ from deleatur.config.run_config import from_yaml
 from deleatur.errors import ConfigError, DataError
 from deleatur.progress import Progress
 from deleatur.report.tables import percent
-from deleatur.run_folder.ledger import Request, ledger_of, place_of, read_ledger, short
+from deleatur.run_folder.file_types import AuditInputs, AuditVerdict, Request
+from deleatur.run_folder.ledger import ledger_of, place_of, read_ledger, short
 from deleatur.run_folder.schema import read_json
 from deleatur.settings import Evaluation
 
@@ -110,9 +111,10 @@ def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> 
     found = []
     for folder in (home / "audit", Path("runs") / f"audit-{home.name}", *map(Path, more)):
         try:
-            inputs, report = read_json(folder / "inputs.json"), read_json(folder / "audit.json")
+            inputs = read_json(folder / "inputs.json", AuditInputs)
+            report = read_json(folder / "audit.json", AuditVerdict)
         except DataError:  # none, or not finished
             continue
-        if inputs.get("forget") == sha and Path(inputs.get("audited", "")).parts[-2:] in models:
-            found.append(str(report.get("verdict")))
+        if inputs["forget"] == sha and Path(inputs["audited"]).parts[-2:] in models:
+            found.append(report["verdict"])
     return min(found, key=lambda verdict: (verdict != "LEAK", verdict not in BAD), default=None)

@@ -18,9 +18,32 @@ from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES, AnyImportance, Learned
 from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
 from deleatur.losses.retain import RETAIN_TERMS
-from deleatur.protocols import AimsAtLevel, Declares, Learns, as_importance, as_loss, inner
+from deleatur.protocols import (
+    AimsAtLevel,
+    Declares,
+    ForgetLoss,
+    ImportanceSettings,
+    Learns,
+    as_importance,
+    as_loss,
+    inner,
+)
 from deleatur.requirements import Requirements
 from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodSettings:
+    """A method as a run names it, before it has met a model."""
+
+    loss: ForgetLoss
+    importance: ImportanceSettings
+    train: Train
+
+    @property
+    def requires(self) -> Requirements:
+        """All that it reads beside the NLL."""
+        return requirements_of(self.loss, self.importance, self.train)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +112,25 @@ class Run:
         require(isinstance(self.seed, int) and self.seed >= 0, "seed", self.seed, "0 or more")
         if reason := incompatibility(self.loss, self.importance, self.train, self.lora):
             raise ConfigError(reason)
+
+    @property
+    def method(self) -> MethodSettings:
+        """Forget loss, importance and training."""
+        return MethodSettings(loss=self.loss, importance=self.importance, train=self.train)
+
+    def with_method(self, method: MethodSettings) -> Run:
+        """The same run by another method."""
+        return dataclasses.replace(self, loss=method.loss, importance=method.importance, train=method.train)
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """Where the user's own rows are from, by set."""
+        return {"forget": self.forget, "retain": self.retain, "holdout": self.holdout, "held": self.held}
+
+    @property
+    def lacks_retain(self) -> bool:
+        """Are there rows of the user's own, and none to keep among them? They are made then."""
+        return self.suite is None and self.retain is None
 
 
 # what decides an evaluation
@@ -191,10 +233,7 @@ class _Once(yaml.SafeLoader):
 
 def from_dict(raw: object, *, where: str = "run") -> Run:
     """A run from plain values; what is left out has its default."""
-    try:
-        return _build(Run, raw, where, "")
-    except ConfigError as e:
-        raise e if str(e).startswith(where) else ConfigError(f"{where}: {e}") from e
+    return _build(Run, raw, where, "")
 
 
 def nearest(word: str, among: list[str]) -> str:
@@ -233,7 +272,10 @@ def _build(cls: type, raw: object, where: str, prefix: str) -> Any:
     if missing := [n for n in required if n not in raw]:
         raise ConfigError(f"{where}: {prefix}{missing[0]} is missing")
     values = {key: _value(hints[key], value, where, prefix + key) for key, value in raw.items()}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as e:  # what the settings themselves refuse does not say where they stand
+        raise ConfigError(f"{where}: {e}") from e
 
 
 def _value(hint: Any, value: object, where: str, key: str) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +13,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from deleatur.data.batches import collate, in_batches
-from deleatur.data.encode import Encoder, encode_all
+from deleatur.data.encode import Encoder
 from deleatur.distributed.processes import gather, share
 from deleatur.evaluation.batch_cache import BatchCache
+from deleatur.evaluation.variants import other_answers
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
@@ -202,41 +202,6 @@ def _has_question(example: Example) -> bool:
     return bool(example.prompt) and not (example.wrong and example.prompt[0][0] == "text")
 
 
-def _is_chat(example: Example) -> bool:
-    return bool(example.prompt) and example.prompt[0][0] != "text"
-
-
-def other_answers(example: Example) -> list[Example]:
-    """The row with its restated answer, where it has one, and with each wrong answer."""
-    answers = [*([] if example.restated is None else [example.restated]), *example.wrong]
-    return [replace(example, answer=answer, spans=(), restated=None, wrong=()) for answer in answers]
-
-
-def variants(
-    encoder: Encoder,
-    sets: Mapping[str, Sequence[Encoded]],
-    *,
-    shots: int = 0,
-    from_rows: Sequence[Encoded] = (),
-    forget_sets: Sequence[str] = (),
-) -> dict[str, Sequence[Encoded]]:
-    """The sets; for each whose rows have paraphrased questions a set `<name>_paraphrased` of those; and with `shots` for
-    each of `forget_sets` a set `<name>_shots`, in which so many of `from_rows` stand answered before each question."""
-    out: dict[str, Sequence[Encoded]] = {}
-    for name, encoded in sets.items():
-        out[name] = encoded
-        if questions := [e for row in encoded for e in _paraphrased(row.example)]:
-            out[f"{name}_paraphrased"] = encode_all(encoder, questions)
-    turns = [(*row.example.prompt, ("assistant", row.example.answer)) for row in from_rows if _is_chat(row.example)]
-    for name in [n for n in out if n.removesuffix("_paraphrased") in forget_sets] if shots and turns else []:
-        rng = random.Random(name)
-        questions = [row.example for row in out[name] if _is_chat(row.example)]
-        shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in questions]
-        bare = [replace(e, prompt=_behind(s, e), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
-        out[f"{name}_shots"] = encode_all(encoder, bare)
-    return {name: rows for name, rows in out.items() if rows}
-
-
 def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None) -> list[TokenPredictions]:
     reads = Requirements() if importance is None else importance.requires
     tokens = model(batch.to(model.device), statistics=True, **reads.forward)
@@ -292,15 +257,3 @@ class _Rate:
     def __call__(self, more: int) -> str:
         self._tokens += more
         return f"{self._tokens / max(time.perf_counter() - self._began, 1e-9):.0f} tokens/s"
-
-
-def _behind(shown: Sequence[tuple[str, str]], example: Example) -> tuple[tuple[str, str], ...]:
-    """The example's turns behind answered ones; its own system turn comes first, and there is no other."""
-    system = example.prompt[:1] if example.prompt[0][0] == "system" else ()
-    return (*system, *(turn for turn in shown if turn[0] != "system"), *example.prompt[len(system) :])
-
-
-def _paraphrased(example: Example) -> Iterable[Example]:
-    for k, question in enumerate(example.paraphrases):
-        turns = (*example.prompt[:-1], ("user", question))
-        yield replace(example, id=f"{example.id}/{k}", prompt=turns, paraphrases=(), restated=None, wrong=())

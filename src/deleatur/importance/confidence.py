@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,6 +27,7 @@ class WGA:
     """
 
     requires = Requirements(follows="probability")
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.1, 10.0, log=True)}
 
     beta: float = 1.0
     """Power of the token's probability, 0 or more; 0 is uniform."""
@@ -49,6 +51,7 @@ class SatImp:
     """
 
     requires = Requirements(follows="probability")
+    ranges: ClassVar[Mapping[str, Range]] = {"beta1": Range(1.0, 10.0, log=True), "beta2": Range(0.1, 5.0, log=True)}
 
     beta1: float = 5.0
     """Power of the token's probability, 0 or more: lets go of what is forgotten."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,6 +41,7 @@ class DPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements(start_nll=True, preferred=True)
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.2, 0.5)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")
@@ -72,6 +73,7 @@ class AltPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements(start_nll=True, preferred=True, inputs=("alternates in the forget rows",))
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.05, 0.2)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,6 +40,7 @@ class SimNPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements()
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(2.0, 3.0), "delta": Range(0.0, 2.0)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,6 +34,7 @@ class UNDIAL:
 
     unit: ClassVar[str] = "token"
     requires = Requirements(logits=True, start_logits=True)
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(1.0, 30.0, log=True)}
 
     def __post_init__(self) -> None:
         require(self.beta >= 0, "loss.beta", self.beta, "0 or more")

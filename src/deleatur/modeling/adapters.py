@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from deleatur.errors import ModelError
-from deleatur.modeling.patches import no_kernels, no_pickle
+from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
 from deleatur.modeling.safe_reading import why
 
 WEIGHTS = "adapter_model.safetensors"
@@ -140,7 +140,7 @@ def merged(adapted: Any) -> PreTrainedModel:
     except Exception as e:
         raise ModelError(f"the adapter cannot be merged ({why(e, '')}); merge it yourself, or give the model alone") from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
-    plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = own
+    set_tied(plain, own)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
     if not error < (1e-3 if plain.dtype == torch.float32 else 1e-1):
         raise ModelError(

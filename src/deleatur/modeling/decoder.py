@@ -21,6 +21,10 @@ from deleatur.modeling.packed_attention import KeyValueCache, PrefixTree, share
 from deleatur.modeling.patches import fuse, restore_forwards, set_attention
 
 
+class OtherStates(Exception):
+    """A faster form does not give the states that the model has."""
+
+
 class Decoder:
     """The decoder of one language model. Nothing of the model is changed before `prepare`, and `undo` takes it back.
 
@@ -154,7 +158,7 @@ class Decoder:
         pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
         error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)
         if not error < (1e-3 if self._dtype == torch.float32 else 1e-1):
-            raise ValueError(f"states differ by {error:.1g} of their size")
+            raise OtherStates(f"states differ by {error:.1g} of their size")
 
     @contextmanager
     def _fallback_on_error(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
@@ -163,7 +167,7 @@ class Decoder:
             yield
         except Exception as e:
             undo()
-            reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+            reason = str(e) if isinstance(e, OtherStates) else f"{type(e).__name__}: {e}"
             self._warn(what, reason)
 
     def _warn(self, what: str, reason: str) -> None:

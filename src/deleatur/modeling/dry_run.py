@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from deleatur.errors import DeleaturError, ModelError
 from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers
 from deleatur.modeling.lora_targets import lora_targets
+from deleatur.modeling.patches import quiet_transformers
 from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora
 
@@ -54,7 +52,7 @@ def _back(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     weights = {name: weight for name, weight in model.state_dict().items() if name.startswith(kept)}
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
-    with _quiet():  # about the layers that were not written
+    with quiet_transformers():  # about the layers that were not written
         made: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
@@ -82,16 +80,6 @@ def gguf_notes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     except DeleaturError as e:
         return [f"The result can be saved, but not exported as GGUF as {name} is: {str(e).partition(';')[0]}"]
     return []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.get_verbosity()
-    logging.set_verbosity(50)  # critical
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 @torch.no_grad()

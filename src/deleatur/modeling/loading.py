@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +10,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.utils.logging import disable_progress_bar
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError
@@ -23,12 +20,18 @@ from deleatur.io.packages import check_package
 from deleatur.modeling.adapters import Adapter, apply_adapter, find_adapter, looks_local
 from deleatur.modeling.gguf import check_all_read, check_same_settings
 from deleatur.modeling.lora_targets import lora_targets
-from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
+from deleatur.modeling.patches import (
+    disable_dropout,
+    drop_added_tokens,
+    drop_quantisation_marks,
+    no_kernels,
+    no_pickle,
+    plain_cpu_layers,
+)
 from deleatur.modeling.quantised import plain_weights
 from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora, Precision
 
-disable_progress_bar()  # the terminal has bars of its own
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -86,24 +89,27 @@ def _load_model(
             check_same_settings(Path(name), model.config)
         if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
             model.dequantize()
-        _fix_generation(model, name)
+        _mend_generation(model, name)
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
-        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
+        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
     if name.endswith(".gguf"):
-        _drop_added(tokenizer, model.get_input_embeddings().num_embeddings)
-    vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
+        drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings)
+    vars(model.config).pop(
+        "auto_map", None
+    )  # of our own copy: a saved model must not send its readers to code that was never run
+    plain_cpu_layers(model)
     return disable_dropout(model if packed else drop_quantisation_marks(model))
 
 
-def _fix_generation(model: PreTrainedModel, name: str) -> None:
-    """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
+def _mend_generation(model: PreTrainedModel, name: str) -> None:
+    """Some models come with settings of sampling and without do_sample, which transformers reads and does not save.
+
+    Our own copy's settings are corrected, as a user would in the file.
+    """
     config, reason = model.generation_config, ""
     for _ in range(2):
         try:
@@ -161,14 +167,6 @@ def _alone(where: dict[str, Any]) -> Iterator[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
         yield where | {"pretrained_model_name_or_path": folder}
-
-
-def _drop_added(tokenizer: Any, size: int) -> None:
-    """Take off the <|endoftext|> that transformers adds to a GGUF file's byte-level vocabulary which has none. In place."""
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = [token for token in parts["added_tokens"] if token["id"] < size]
-    if len(kept) < len(parts["added_tokens"]):
-        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
 
 
 def _where(name: str) -> dict[str, Any]:

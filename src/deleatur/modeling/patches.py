@@ -7,8 +7,10 @@ Belongs here: whatever replaces a library's function, method, layer or attribute
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -16,13 +18,52 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+from transformers.utils.logging import disable_progress_bar
 
-CHECKED = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2", "bitsandbytes": "0.50.2", "liger_kernel": None}
+CHECKED = {
+    "torch": "2.13.0",
+    "transformers": "5.24.0",
+    "peft": "0.21.2",
+    "bitsandbytes": "0.50.2",
+    "optuna": "5.0.0",
+    "liger_kernel": None,
+}
 """The newest version of each library with which the tests of its patches passed; None: with a stand-in only."""
 
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of missing kernels that are not used
+logging.getLogger("DeepSpeed").addFilter(_is_error)  # it speaks on stdout, from every process; it sets the level itself
+warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed calls names that torch gives new ones
+disable_progress_bar()  # of transformers: the terminal has bars of its own
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers logs nothing meanwhile.
+
+    Reason: a model is read again of which not all layers were written, and it would list them. Library: transformers.
+    """
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def quiet_optuna() -> None:
+    """optuna logs errors alone. Reason: it says each trial on stderr, where the terminal has a bar. Library: optuna."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -86,6 +127,37 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
         with contextlib.suppress(AttributeError):
             delattr(model, mark)
     return model
+
+
+def drop_added_tokens(tokenizer: Any, size: int) -> None:
+    """Take the added tokens with ids from `size` on out of a tokenizer. In place.
+
+    Reason: transformers adds <|endoftext|> to a GGUF file's byte-level vocabulary that has none, and has no way to remove
+    a token. Library: transformers, whose tokenizer holds the one that works as `_tokenizer`.
+    """
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in parts["added_tokens"] if token["id"] < size]
+    if len(kept) < len(parts["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
+
+
+def set_tied(model: Any, tied: bool) -> None:
+    """Say in a model's settings whether embedding and head are one weight. In place.
+
+    Reason: they may be two after adapters of one of them are merged, and a model saved as tied is read with one. Libraries:
+    peft, transformers, which reads it off the settings of the text part too.
+    """
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = tied
+
+
+def plain_cpu_layers(model: nn.Module) -> None:
+    """Let 4-bit layers compute on a processor as they do elsewhere. In place.
+
+    Reason: the form that they have for AVX512-BF16 has no backward pass. Library: bitsandbytes.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:

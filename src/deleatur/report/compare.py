@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
-from deleatur.run_folder.schema import RunResults, StepLine, read_json, read_results, read_steps
+from deleatur.run_folder.file_types import AuditVerdict, RunResults, StepLine
+from deleatur.run_folder.schema import read_json, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
@@ -143,7 +144,7 @@ def _results(place: Path, read: Read) -> RunResults:
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
     results, audit = read(path), path.parent / "audit" / "audit.json"
     if audit.is_file():
-        results["audit"] = read_json(audit)
+        results["audit"] = cast(dict[str, Any], read_json(audit, AuditVerdict))
     return results
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deleatur.report.compare import ComparedMethod
-from deleatur.report.compare_text import COLUMNS, Cell, Column, cell, ordered, score_of
+from deleatur.report.compare_columns import COLUMNS, Cell, Column, cell, score_of
+from deleatur.report.compare_text import ordered
 from deleatur.report.figures import FORGET, GRID, INK, STRONG, Chart, draw
 
 if TYPE_CHECKING:

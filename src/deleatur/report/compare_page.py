@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.report.compare import NO_METHOD, ComparedMethod, unequal
+from deleatur.report.compare_columns import COLUMNS, cell
 from deleatur.report.compare_figures import agreement, frontier
 from deleatur.report.compare_forms import to_json, to_latex, to_markdown
-from deleatur.report.compare_text import COLUMNS, Table, cell, compare_table, ordered
+from deleatur.report.compare_text import Table, compare_table, ordered
 from deleatur.report.figures import courses
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain

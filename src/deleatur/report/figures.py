@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deleatur.run_folder.schema import StepLine
+from deleatur.run_folder.file_types import StepLine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

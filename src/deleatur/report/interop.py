@@ -22,7 +22,8 @@ from deleatur.evaluation.metrics.rouge import rouge_of
 from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
-from deleatur.run_folder.schema import RunResults, check_no_links, number_of
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import check_no_links, number_of
 from deleatur.run_folder.schema import read_results as read_own
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import SetMetric
-from deleatur.run_folder.schema import RunResults
+from deleatur.run_folder.file_types import RunResults
 
 SETS = {
     "forget": "forget rows",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deleatur.report.tables import by_judge, percent, set_name
-from deleatur.run_folder.schema import RunResults
+from deleatur.run_folder.file_types import RunResults
 
 KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
 GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7

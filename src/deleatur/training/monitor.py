@@ -13,7 +13,7 @@ from deleatur.data.batches import evenly_spaced, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
-from deleatur.evaluation.predictions import variants
+from deleatur.evaluation.variants import variants
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, Stateful
@@ -26,7 +26,7 @@ WINDOW = 5  # steps over which the retain NLL is averaged
 MIN_START = 1.0  # nats; a start below counts as this much: three times a fine-tuned model's 0.05 is not damage
 MIN_RISE = 0.05  # nats; a smaller rise of the forget rows' NLL counts as none
 ROWS = 32  # most rows of a kind that are evaluated while training
-DONE_SHARE = 0.85  # share of the unseen rows' NLL at which the rate begins to fall to 0, which takes it the rest of the way
+DONE_SHARE = 0.95  # share of the unseen rows' NLL at which the rate begins to fall to 0, which takes it the rest of the way
 COOL_DOWN = 1  # the fall takes one step for so many that were taken before: retain rows recover while it lasts
 PROBE_ROWS = 16  # most forget rows that are looked at to see whether training is done
 POINTS = 6  # of a curve that is put into a sentence

@@ -10,6 +10,7 @@ from deleatur.commands.bench import check_same_terms
 from deleatur.commands.options import Budget
 from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
+from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json
 
 BASE = Run(model="m", forget="f.jsonl", retain="r.jsonl")
@@ -22,7 +23,7 @@ def test_the_same_terms_are_taken_again(tmp_path):
 
 def test_settings_that_an_older_version_lacked_are_at_their_defaults(tmp_path):
     check_same_terms(tmp_path, BASE, Budget(), "uq")
-    written = read_json(tmp_path / "bench.json")
+    written = read_json(tmp_path / "bench.json", BenchTerms)
     for part, key in (("data", "layout"), ("train", "own_answers"), ("evaluation", "start")):
         del written["run"][part][key]
     del written["run"]["subject"]

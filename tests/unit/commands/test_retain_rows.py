@@ -20,7 +20,7 @@ NAME = WORLD.forget[0].subject or ""
 
 
 def test_every_forget_question_is_asked_about_others_and_never_about_the_subject():
-    asked = make_questions(RUN, UNMARKED)
+    asked = make_questions(UNMARKED, (), 0)
     about = [a for a in asked if a.other]
     assert len(about) == 48  # four times twelve
     assert {a.question.replace(a.other or "", NAME) for a in about} == {e.question for e in UNMARKED}
@@ -30,26 +30,26 @@ def test_every_forget_question_is_asked_about_others_and_never_about_the_subject
 
 
 def test_the_seed_alone_decides_what_is_asked():
-    assert make_questions(RUN, UNMARKED) == make_questions(RUN, WORLD.forget)  # the column says what is found without
-    assert make_questions(RUN, UNMARKED) != make_questions(replace(RUN, seed=1), UNMARKED)
+    assert make_questions(UNMARKED, (), 0) == make_questions(WORLD.forget, (), 0)  # the column says what is found without
+    assert make_questions(UNMARKED, (), 0) != make_questions(UNMARKED, (), 1)
 
 
 def test_a_question_to_forget_is_no_everyday_prompt():
     gone = rows_from([{"question": EVERYDAY[0].upper(), "answer": "Paris"}])
-    assert EVERYDAY[0] not in {a.question for a in make_questions(RUN, gone)}
+    assert EVERYDAY[0] not in {a.question for a in make_questions(gone, (), 0)}
 
 
 def test_texts_without_questions_leave_the_everyday_prompts():
-    assert all(a.other is None for a in make_questions(RUN, rows_from([{"text": "Nojul Nilmu lives in Teburg."}])))
+    assert all(a.other is None for a in make_questions(rows_from([{"text": "Nojul Nilmu lives in Teburg."}]), (), 0))
 
 
 def test_a_subject_that_is_given_must_stand_in_a_question_and_is_the_one_replaced():
     with pytest.raises(ConfigError, match="no forget question names the subject"):
-        check_subject(replace(RUN, subject=("Nobody",)), UNMARKED)
+        check_subject(("Nobody",), UNMARKED)
     rows = rows_from([{"question": "is the red house of acme open?", "answer": "No."}])
     run = replace(RUN, subject=("acme",))
-    check_subject(run, rows)
-    assert make_questions(run, rows)[0].question.split("house of ")[1].removesuffix(" open?") in NAMES
+    check_subject(("acme",), rows)
+    assert make_questions(rows, ("acme",), 0)[0].question.split("house of ")[1].removesuffix(" open?") in NAMES
     with pytest.raises(ConfigError, match="leave one of them out"):
         replace(run, retain="r")
 

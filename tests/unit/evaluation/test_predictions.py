@@ -12,7 +12,8 @@ import torch
 from deleatur.data.batches import collate
 from deleatur.data.encode import encode_all
 from deleatur.evaluation import predictions as records_module
-from deleatur.evaluation.predictions import Predictor, ends, variants
+from deleatur.evaluation.predictions import Predictor, ends
+from deleatur.evaluation.variants import variants
 from deleatur.importance import ETW, WGA
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import as_callable

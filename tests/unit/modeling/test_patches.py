@@ -16,7 +16,16 @@ from deleatur.modeling.token_model import TokenModel
 SOURCE = Path(deleatur.__file__).parent
 SET_BY_NAME = {"setattr", "delattr"}
 REGISTERED = {"AttentionInterface", "AttentionMaskInterface"}
-PATCHED = {"forward", "_attn_implementation", "__class__", "__call__"}  # attributes of objects that are a library's
+PATCHED = {
+    "forward",
+    "_attn_implementation",
+    "__class__",
+    "__call__",
+    "_tokenizer",
+    "tie_word_embeddings",
+}  # attributes of objects that are a library's
+
+QUIETED = ("setLevel", "addFilter", "set_verbosity", "disable_progress_bar", "filterwarnings", "simplefilter")
 
 
 def patches_in(source: str) -> list[str]:
@@ -37,12 +46,14 @@ def patches_in(source: str) -> list[str]:
             called = ast.unparse(node.func)
             if called in SET_BY_NAME or (called.endswith(".register") and called.split(".")[0] in REGISTERED):
                 found.append(ast.unparse(node))
-            if called.startswith(("torch.set_float", "torch.set_default", "torch.backends.")):
+            if called.endswith(QUIETED) or called.startswith(("torch.set_float", "torch.set_default", "torch.backends.")):
                 found.append(ast.unparse(node))
     return found
 
 
 ALLOWED = {
+    "cli/main.py": ["warnings.simplefilter('ignore')"],  # only the first process speaks
+    "report/figures.py": ["warnings.filterwarnings('ignore', message='Glyph')"],  # while a figure is drawn
     "metrics/__init__.py": ["sys.modules[__name__]"],  # an alias of our own
     "modeling/loading.py": ["setattr(holder.get_submodule(parent), child, base)"],  # a merged layer in its place
 }
@@ -59,6 +70,8 @@ ALLOWED = {
         ("setattr(config, 'x', 1)", 1),
         ("AttentionInterface.register('x', f)", 1),
         ("import torch\ntorch.set_float32_matmul_precision('high')", 1),
+        ("logging.getLogger('peft').setLevel(50)", 1),
+        ("tokenizer._tokenizer = Tokenizer.from_str(text)", 1),
         ("import torch\nself.load = torch.load", 0),
         ("import os\nos.environ['A'] = '1'", 0),
     ],

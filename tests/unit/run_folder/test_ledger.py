@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from deleatur.errors import ConfigError, DataError
+from deleatur.run_folder.file_types import Measured, Request
 from deleatur.run_folder.ledger import (
-    Measured,
-    Request,
     change_ledger,
     check_rows,
     find,

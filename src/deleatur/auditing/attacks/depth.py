@@ -13,7 +13,7 @@ from deleatur.auditing.asking import piece_tokens
 from deleatur.auditing.attacks.table import Attack, Findings
 from deleatur.auditing.cells import Value
 from deleatur.auditing.states import nll_with, states
-from deleatur.auditing.tensors import write_tensors
+from deleatur.io.tensors import write_tensors
 from deleatur.types import Encoded
 
 

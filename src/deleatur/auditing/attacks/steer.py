@@ -13,8 +13,8 @@ from deleatur.auditing.attacks.table import Attack, Findings, both_forms
 from deleatur.auditing.cells import Value
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.states import changed, moved, states
-from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import encode_all
+from deleatur.io.tensors import write_tensors
 from deleatur.types import Example
 
 RANDOM = "random"
