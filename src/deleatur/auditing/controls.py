@@ -34,7 +34,7 @@ def check_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
         return
     before = read_json(path, AuditInputs)
     if changed := [key for key in now if before.get(key) != now[key]]:
-        raise ConfigError(f"{folder} holds an audit of other {changed[0]}; bring them back, or give --out a new folder")
+        raise ConfigError(f"{folder} holds an audit of other {changed[0]}; use the same, or give --out a new folder")
 
 
 def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progress: Progress = Progress()) -> None:
@@ -56,7 +56,7 @@ def take_controls(source: Path, work: Work) -> None:
     try:
         theirs = read_json(source / NAME, AuditInputs)
     except DataError as e:
-        raise ConfigError(f"{source} is no audit ({e}); give --controls the folder of one") from e
+        raise ConfigError(f"{source} is not an audit folder ({e}); give --controls the folder of one") from e
     own = _described(work.inputs, work.settings)
     if changed := [key for key in own if key != "audited" and own[key] != theirs.get(key)]:
         raise ConfigError(f"{source} is an audit of other {changed[0]}; its controls say nothing here")
@@ -73,7 +73,7 @@ def take_controls(source: Path, work: Work) -> None:
 
 
 def _is_control(job: Job, inputs: Inputs) -> bool:
-    """Is it the same for every audited model? Decoys are asked of the audited model."""
+    """Is it the same for every audited model? Decoys are evaluated on the audited model."""
     return job.arm != AUDITED and not (job.arm == CONTROL and inputs.decoys)
 
 

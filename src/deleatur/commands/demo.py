@@ -46,7 +46,7 @@ BUDGET = 0.4  # names and values are that share of the world's answer tokens
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
     """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's.
 
-    `progress` hears what a newcomer wants to know, and not the phases of the commands that the demo is made of.
+    `progress` gets what a newcomer wants to know, and not the phases of the commands that the demo runs.
     """
     with resume_hint("the same command"):
         return _run_demo(demo, progress)
@@ -81,7 +81,7 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
 
 
 def _first_answer(out: Path) -> str:
-    """What the model said to the first forget row before it had to forget."""
+    """The model's answer to the first forget row before unlearning."""
     path = out / "records" / "before.jsonl"
     return printable(
         next((row["generated"] for row in read_lines(path, RecordLine, str(path)) if row["set"] == "forget"), "")
@@ -143,7 +143,7 @@ def fine_tuned_model(
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
-    An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
+    An interrupted fine-tuning resumes from its newest checkpoint when it is called again.
     """
     key = json.dumps(
         [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]

@@ -98,7 +98,7 @@ def with_made_retain_rows(session: Session, run: Run) -> Session:
         )
         rows = list(chosen(asked, _answers(session, run.evaluation, asked), forget))
         if not rows:
-            seen = f"none of the model's own {len(asked)} answers is language and leaves the forget rows' facts out"
+            seen = f"all of the model's own {len(asked)} answers are incoherent or give a forget row's fact away"
             raise ConfigError(f"{seen}, so no retain rows can be made of them; give rows as --retain")
         retain = rows_from(rows, name="retain", settings=data)
     suite = session.suite
@@ -171,7 +171,7 @@ def pieces_of(example: Example, frame: set[str]) -> set[str]:
 
 
 def _answers(session: Session, settings: Evaluation, asked: Sequence[Asked]) -> list[str]:
-    """Greedy answers, to the end of their last sentence where they reached the limit; empty where they are no language."""
+    """Greedy answers, to the end of their last sentence where they reached the limit; empty where they are incoherent."""
     encoder = session.encoder
     examples = [Example(id=a.id, prompt=(("user", a.question),), answer="?") for a in asked]
     predictor = Predictor(model=session.model, encoder=encoder, settings=settings, progress=session.progress.evaluated)
@@ -181,7 +181,7 @@ def _answers(session: Session, settings: Evaluation, asked: Sequence[Asked]) -> 
         found = predictor.generate(list(sets["retain"]))
         records = {"retain": [_record(row, found[row]) for row in sets["retain"]]}
         scored = scored_by_start(predictor, sets, records)["retain"]
-    return ["" if incoherent(r) else whole(r.generated, cut=bool(r.cut)) for r in scored]
+    return ["" if incoherent(r) else full_sentences(r.generated, cut=bool(r.cut)) for r in scored]
 
 
 def _record(row: Encoded, found: Generated) -> Record:
@@ -191,8 +191,8 @@ def _record(row: Encoded, found: Generated) -> Record:
     )
 
 
-def whole(answer: str, *, cut: bool) -> str:
-    """The answer, up to the end of its last whole sentence where it was cut; empty where it has none."""
+def full_sentences(answer: str, *, cut: bool) -> str:
+    """The answer, up to the end of its last full sentence where it was cut; empty where it has none."""
     if not cut:
         return answer
     return answer[: max(answer.rfind(mark) for mark in SENTENCE_ENDS) + 1]

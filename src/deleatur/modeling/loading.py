@@ -89,13 +89,13 @@ def _load_model(
             check_same_settings(Path(name), model.config)
         if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
             model.dequantize()
-        _mend_generation(model, name)
+        _fix_generation(model, name)
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
-        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
+        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
     if name.endswith(".gguf"):
         drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings)
     vars(model.config).pop(
@@ -105,7 +105,7 @@ def _load_model(
     return disable_dropout(model if packed else drop_quantisation_marks(model))
 
 
-def _mend_generation(model: PreTrainedModel, name: str) -> None:
+def _fix_generation(model: PreTrainedModel, name: str) -> None:
     """Some models come with settings of sampling and without do_sample, which transformers reads and does not save.
 
     Our own copy's settings are corrected, as a user would in the file.
