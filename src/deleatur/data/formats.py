@@ -112,12 +112,12 @@ def _parse(name: str, text: str, line: int | None = None) -> object:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as e:
         whole = line is None and e.msg == "Extra data"
-        needed = "for one object a line name the file .jsonl" if whole else "mend the line"
+        needed = "for one object a line name the file .jsonl" if whole else "fix the line"
         place = f"{name}, line {(line or 1) + e.lineno - 1}"
         raise refusal(place, f"broken JSON at column {e.colno}: {e.msg}; {needed}") from e
     except (ValueError, RecursionError) as e:  # a key twice, a number of thousands of digits, brackets too deep
         place = f"{name}, line {line}" if line else name
-        raise refusal(place, f"JSON that cannot be used: {e}; mend or drop it") from e
+        raise refusal(place, f"JSON that cannot be used: {e}; fix or drop it") from e
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -114,7 +114,7 @@ class TestChat:
 
     @pytest.mark.parametrize("template", ["hello", "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"])
     def test_a_template_that_leaves_the_answer_out_is_refused(self, template, make_tokenizer):
-        with pytest.raises(ModelError, match="leaves the answer out, or changes it; mend it, or give"):
+        with pytest.raises(ModelError, match="leaves the answer out, or changes it; fix it, or give"):
             make_encoder(make_tokenizer(template), Data())
 
     @pytest.mark.parametrize("template", ["{% for", "{{ ''.__class__.mro() }}", "{{ messages[9].content }}", "{{ 1 / 0 }}"])
