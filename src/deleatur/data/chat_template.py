@@ -134,8 +134,8 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Turns, settings: Data, *, 
         )
     except Exception as e:  # templates raise whatever their author chose
         roles = [role for role, _ in turns]
-        remedy = f"; {FOLD}" if "system" in roles else ""
-        raise DataError(f"the chat template refuses the turns {roles}: {e}{remedy}") from e
+        remedy = FOLD if "system" in roles else "mend the template, or give --data.template plain"
+        raise DataError(f"the chat template refuses the turns {roles}: {e}; {remedy}") from e
     return str(text)
 
 

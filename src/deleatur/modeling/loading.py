@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
@@ -96,6 +96,7 @@ def _load_model(
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
+        _require_generation(where, name)
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
@@ -114,12 +115,26 @@ def _fix_generation(model: PreTrainedModel, name: str) -> None:
     Our own copy's settings are corrected, as a user would in the file.
     """
     config, reason = model.generation_config, ""
+    if isinstance(config.pad_token_id, int) and config.pad_token_id < 0:  # pyright: ignore # how old models say: none
+        config.pad_token_id = None  # pyright: ignore
     for _ in range(2):
         try:
             return config.validate(strict=True)  # pyright: ignore
         except ValueError as e:
             reason, config.do_sample = why(e, name), True  # pyright: ignore
     raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
+
+
+def _require_generation(where: dict[str, Any], name: str) -> None:
+    """Raise ModelError where it is the settings of generation that a model cannot be loaded with."""
+    try:
+        GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])
+    except OSError:  # there are none
+        return
+    except Exception as e:
+        raise ModelError(
+            f"the generation_config.json of {name} cannot be used ({why(e, name)}); correct it or leave it out"
+        ) from e
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:

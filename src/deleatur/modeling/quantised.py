@@ -24,8 +24,12 @@ def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str
     given = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
     if given is None:
         return {}
-    method = given.get("quant_method") if isinstance(given, dict) else given.quant_method
-    kind = str(getattr(method, "value", method) or "bitsandbytes")
+    kind = _kind(given)
+    if kind is None:
+        raise ModelError(
+            f"the config.json of {name} has a quantization_config without a quant_method, so its weights cannot be read; "
+            "give the model that they are of, or, where they are plain, take quantization_config out of config.json"
+        )
     if packed:
         raise ConfigError(
             f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
@@ -36,3 +40,11 @@ def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str
         raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
     check_package("bitsandbytes", name)
     return {}
+
+
+def _kind(given: Any) -> str | None:
+    """The method; bitsandbytes is known by its flags as well. None where none is named."""
+    named = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+    if named is None and isinstance(given, dict) and (given.get("load_in_4bit") or given.get("load_in_8bit")):
+        return "bitsandbytes"
+    return None if named is None else str(getattr(named, "value", named))

@@ -172,6 +172,8 @@ def resembles(one: str, other: str) -> bool:
     if ending and alike >= (2 if len(short) == STEM else 3):
         return True
     alike = _alike(short[::-1], long[::-1])
+    if alike == len(short) > STEM:  # the last part of a compound
+        return True
     return alike >= STEM and 2 * alike >= len(short) and len(long) - alike <= (3 if alike > STEM else 2)
 
 
