@@ -17,7 +17,8 @@ from typing import Any
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
+from deleatur.commands.demo_scale import FINE_TUNING
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.commands.unlearn import unlearn

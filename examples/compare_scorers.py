@@ -16,7 +16,8 @@ import torch
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
+from deleatur.commands.demo_scale import FINE_TUNING
 from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.config.recipes import RECIPES
 from deleatur.data.encode import make_encoder

@@ -69,7 +69,7 @@ def as_importance(part: Any) -> ImportanceSettings:
     if isinstance(part, Importance | Prepares | Learns):
         return part
     if isinstance(part, HasPrepare):
-        _require_plain(part, "importance", ("build", "load", "budget", "with_base"))
+        _check_plain(part, "importance", ("build", "load", "budget", "with_base"))
         return PlainSettings(part)
     return as_callable(part)
 
@@ -78,7 +78,7 @@ def as_callable(part: Any) -> Importance:
     """The same for an importance that was made already."""
     if isinstance(part, Importance):
         return part
-    _require_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
+    _check_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
     return PlainImportance(part)
 
 
@@ -89,11 +89,11 @@ def as_loss(part: Any) -> ForgetLoss:
     """
     if isinstance(part, ForgetLoss):
         return part
-    _require_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
+    _check_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
     return PlainLoss(part)
 
 
-def _require_plain(part: Any, kind: str, members: Sequence[str]) -> None:
+def _check_plain(part: Any, kind: str, members: Sequence[str]) -> None:
     """Refuse what would be taken for a bare function though it offers more."""
     name = type(part).__name__
     if not callable(part) and not isinstance(part, HasPrepare):

@@ -145,7 +145,7 @@ class Learns(Declares, Protocol):
         """Why it cannot learn from a loss that reads this; None where it can."""
         ...
 
-    def require_start(self, width: int) -> None:
+    def check_start(self, width: int) -> None:
         """Raises ConfigError or ModelError where what it is to start from does not fit the model."""
         ...
 
@@ -163,7 +163,7 @@ class ReadsBaseModel(Protocol):
 
     def with_base(self, base: str | None) -> Any: ...
 
-    def require_base(self) -> None:
+    def check_base(self) -> None:
         """Raises ConfigError without a base model."""
         ...
 

@@ -41,7 +41,7 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `deleatur`. How it exits stands in USAGE."""
+    """The command `deleatur`. USAGE lists the exit codes."""
     args = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], None]] = {
         "forget": _forget,
@@ -225,13 +225,13 @@ def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
     from deleatur.cli.story import print_story
-    from deleatur.config.recipes import require_recipe
+    from deleatur.config.recipes import check_recipe
 
-    require_recipe(command.recipe)
+    check_recipe(command.recipe)
 
     with watch() as progress:
         progress.phase(
-            f"{command.people} people who do not exist: a model learns about them, then forgets {command.forgotten}."
+            f"{command.size} people who do not exist: a model learns about them, then forgets {command.forgotten}."
         )
         from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
 

@@ -225,7 +225,7 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
         kind = get_args(hint)[0]
         if isinstance(value, list) and all(type(v) is kind for v in value):
             return tuple(value)
-        wanted = "texts" if kind is str else "whole numbers"
+        wanted = "texts" if kind is str else "integers"
         raise ConfigError(f"{where}: {key} is {show(value)}, but must be a list of {wanted}")
     if get_origin(hint) is Literal:
         if value in get_args(hint):

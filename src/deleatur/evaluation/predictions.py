@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +29,17 @@ MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
 NO_CACHE = BatchCache()
 
 
+class Watch(NamedTuple):
+    """What a pass is called, who hears how far it is, and which finished batches need not be made again."""
+
+    what: str = "likelihood"
+    progress: Progress = lambda what, done, total, rate: None
+    batch_cache: BatchCache = NO_CACHE
+
+
+UNWATCHED = Watch()
+
+
 class TokenPredictions(NamedTuple):
     """A model's predictions of one row's scored tokens."""
 
@@ -37,6 +48,10 @@ class TokenPredictions(NamedTuple):
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     importance: tuple[float, ...] | None
+
+    def bare(self) -> TokenPredictions:
+        """Without the statistics, which were not asked for."""
+        return self._replace(hit=(), mean=(), deviation=())
 
 
 class Generated(NamedTuple):
@@ -47,6 +62,7 @@ class Generated(NamedTuple):
 
 
 NOTHING = Generated("", None)
+Text = tuple[tuple[int, ...], int]  # a row's ids, and where its answer starts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +87,8 @@ class Predictor:
         others = {row: [self.encoder(e) for e in other_answers(row.example)] for row in rows}
         key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
         texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
-        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance), strict=True))
+        own = {_text(row) for row in rows}  # of the other answers nothing but their likelihood is read
+        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance, whole=own), strict=True))
         norms = self._gradient_norms(sets) if self.settings.grad_norm else {}
         answers = self.generate(rows) if generate else {}
         made = {
@@ -87,11 +104,16 @@ class Predictor:
         return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
 
     def likelihood(
-        self, rows: Sequence[Encoded], importance: Importance | None = None, what: str = "likelihood"
+        self,
+        rows: Sequence[Encoded],
+        importance: Importance | None = None,
+        *,
+        what: str = "likelihood",
+        whole: Collection[Text] | None = None,
     ) -> list[TokenPredictions]:
-        """The model's predictions of each row. `what` names the pass for progress and cache."""
-        watch = self.progress, self.batch_cache
-        return likelihood_pass(self.model, rows, self.settings.batch, importance, what=what, watch=watch)
+        """The model's predictions of each row, see `likelihood_pass`. `what` names the pass for progress and cache."""
+        watch = Watch(what, self.progress, self.batch_cache)
+        return likelihood_pass(self.model, rows, self.settings.batch, importance, whole=whole, watch=watch)
 
     def _gradient_norms(self, sets: Mapping[str, Sequence[Encoded]]) -> dict[Encoded, float]:
         """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
@@ -134,16 +156,20 @@ def likelihood_pass(
     size: int,
     importance: Importance | None = None,
     *,
-    what: str = "likelihood",
-    watch: tuple[Progress, BatchCache] = (lambda what, done, total, rate: None, NO_CACHE),
+    whole: Collection[Text] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> list[TokenPredictions]:
-    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
-    progress, batch_cache = watch
+    """The model's predictions of each row, `size` rows at a time.
+
+    `whole` holds the texts of which more is read than the likelihood of their tokens (default: all); for the others
+    there are no statistics, which take half of the head's time.
+    """
+    what, progress, batch_cache = watch
     out: dict[int, TokenPredictions] = {}
     rate = _Rate()
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance))
+        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance, whole))
         out |= {
             shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
         }
@@ -189,7 +215,7 @@ def make_record(
     )
 
 
-def _text(row: Encoded) -> tuple[object, ...]:
+def _text(row: Encoded) -> Text:
     return row.ids, row.start
 
 
@@ -202,14 +228,18 @@ def _has_question(example: Example) -> bool:
     return bool(example.prompt) and not (example.wrong and example.prompt[0][0] == "text")
 
 
-def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None) -> list[TokenPredictions]:
+def _predict_batch(
+    model: TokenModel, batch: Batch, importance: Importance | None, whole: Collection[Text] | None
+) -> list[TokenPredictions]:
     reads = Requirements() if importance is None else importance.requires
-    tokens = model(batch.to(model.device), statistics=True, **reads.forward)
+    asked = torch.tensor([whole is None or _text(r) in whole for r in batch.rows], dtype=torch.bool)[batch.sequence]
+    tokens = model(batch.to(model.device), statistics=asked, **reads.forward)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
     columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)
     rows = (map(tuple, map(torch.Tensor.tolist, parts)) for parts in zip(*(c.split(counts) for c in columns), strict=True))
-    return [TokenPredictions(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
+    made = [TokenPredictions(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
+    return [p if whole is None or _text(r) in whole else p.bare() for p, r in zip(made, batch.rows, strict=True)]
 
 
 def _tuple(x: Sequence | None) -> Any:

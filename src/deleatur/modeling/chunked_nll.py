@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -135,14 +135,29 @@ class _ThroughFrozenHead(torch.autograd.Function):
 
 @torch.no_grad()
 def token_statistics(
-    hidden: Float[Tensor, "N D"], target: Int[Tensor, " N"], head: Head, *, chunk: int = 512
+    hidden: Float[Tensor, "N D"],
+    target: Int[Tensor, " N"],
+    head: Head,
+    *,
+    of: Bool[Tensor, " N"] | None = None,
+    chunk: int = 512,
 ) -> TokenStatistics:
     """What evaluation reads of each distribution, chunk by chunk. Equals
 
     logp = head(hidden).float().log_softmax(-1); p = logp.exp()
     nll = -logp[range(N), target]; hit = logp.argmax(-1) == target
     mean = (p * logp).sum(-1); deviation = (p * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
+
+    With `of` at these tokens alone; elsewhere there is the NLL, no hit, and NaN.
     """
+    if of is not None and not bool(of.all()):
+        made = token_statistics(hidden[of], target[of], head, chunk=chunk)
+        nll, mean, deviation = torch.full((3, len(target)), torch.nan, device=hidden.device)
+        hit = torch.zeros_like(of)
+        nll[~of] = linear_nll(hidden[~of], target[~of], head, chunk=chunk)
+        for whole, part in zip((nll, hit, mean, deviation), made, strict=True):
+            whole[of] = part
+        return TokenStatistics(nll, hit, mean, deviation)
     pairs = ((head(h), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True))
     parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in row_slices(logits)]
     if not parts:

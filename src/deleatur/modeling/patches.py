@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,6 +32,8 @@ CHECKED = {
     "transformers": "5.24.0",
     "peft": "0.21.2",
     "bitsandbytes": "0.50.2",
+    "gguf": "0.19.0",
+    "nltk": "3.10.4",
     "optuna": "5.0.0",
     "liger_kernel": None,
 }
@@ -98,6 +103,59 @@ def no_kernels() -> Iterator[None]:
         del sys.modules["kernels"]
         if had is not None:
             sys.modules["kernels"] = had
+
+
+@contextlib.contextmanager
+def gguf_read_once() -> Iterator[None]:
+    """Each GGUF file is read once meanwhile, and each family's table of tensor names made once, however often asked for.
+
+    Reason: configuration, tokenizer, weights and our own checks each read the whole vocabulary, and every module of a
+    model has the table made anew: 20 s for a small model in place of 5. Libraries: gguf, which transformers imports anew
+    in each function that needs it.
+    """
+    if find_spec("gguf") is None:
+        yield
+        return
+    import gguf
+
+    read, table = gguf.GGUFReader, gguf.get_tensor_name_map
+    once = cache(read)
+    gguf.GGUFReader = lambda path, mode="r": once(os.path.realpath(path)) if mode == "r" else read(path, mode)
+    gguf.get_tensor_name_map = cache(table)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = read, table
+
+
+@contextlib.contextmanager
+def stemmer_alone() -> Iterator[None]:
+    """`nltk.stem.porter` is imported meanwhile without all else that `import nltk` brings.
+
+    Reason: rouge-score needs the stemmer, and the rest takes over a second, with scikit-learn where that is there. What
+    asks rouge-score's nltk for more afterwards gets the whole. Library: nltk.
+    """
+    spec = find_spec("nltk") if "nltk" not in sys.modules else None
+    if spec is None:
+        yield
+        return
+    top, stem = ModuleType("nltk"), ModuleType("nltk.stem")
+    top.__path__ = [*(spec.submodule_search_locations or ())]
+    stem.__path__ = [f"{place}/stem" for place in top.__path__]
+
+    def whole(name: str) -> Any:
+        module = import_module("nltk")
+        if module is top:
+            raise AttributeError(name)
+        return getattr(module, name)
+
+    vars(top)["__getattr__"] = whole
+    sys.modules["nltk"], sys.modules["nltk.stem"] = top, stem
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "nltk"]:
+            del sys.modules[name]
 
 
 def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
@@ -91,7 +91,7 @@ class TokenModel(nn.Module):
         batch: Batch,
         *,
         state: HiddenState = "own",
-        statistics: bool = False,
+        statistics: bool | Bool[Tensor, " N"] = False,
         logits: bool = False,
         layer: int | None = None,
         teacher: Teacher | None = None,
@@ -101,7 +101,7 @@ class TokenModel(nn.Module):
         Args:
             batch: Sequences (B, L), the flat indices of their scored tokens (N,), and their rows.
             state: Whose final hidden state (N, D) is returned: the token's "own", or the "predicting" position's.
-            statistics: Also first choice, mean and deviation of log p at each token, (N,) each.
+            statistics: Also first choice, mean and deviation of log p at each token, or at those chosen, (N,) each.
             logits: Also the logits that predict each token, (N, V).
             layer: Also each token's state after this decoder layer (of the last layer after the final norm), (N, D).
             teacher: The start model's predictions; then also the divergence from them, (N,).
@@ -130,15 +130,16 @@ class TokenModel(nn.Module):
         self,
         before: Float[Tensor, "N D"],
         target: Int[Tensor, " N"],
-        statistics: bool,
+        statistics: bool | Bool[Tensor, " N"],
         logits: bool,
         start: Float[Tensor, "N D"] | None,
         teacher: Teacher | None,
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"] | None, TokenStatistics | None, Divergence | None]:
         """NLL of the targets; on request the logits, what else the head says, and the divergence from a teacher."""
         raw = self.head(before) if logits else None
-        if statistics:
-            token_stats = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
+        if statistics is not False:
+            of = None if statistics is True else statistics.to(before.device)
+            token_stats = token_statistics(before, target, self.head, of=of, chunk=max(1, self._chunk // 2))
             return token_stats.nll, raw, token_stats, None
         if teacher is not None and start is not None:
             heads = self.head, teacher.head
@@ -176,7 +177,7 @@ class TokenModel(nn.Module):
 
     def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Any:
         """transformers' own; by way of this module, so that sharded weights are gathered."""
-        with self.decoder.own_attention():
+        with self.decoder.original_attention():
             return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
 
     @property

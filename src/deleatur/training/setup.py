@@ -56,7 +56,7 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
     Raises ConfigError, ModelError or DataError where the parts do not suit the model or the rows.
     """
     model, rows, encoder = session.model, session.rows, session.encoder
-    require_parts(model, run.method)
+    check_parts(model, run.method)
     if run.train.own_answers:
         rows = {**rows, "retain": [*rows["retain"], *own_answers(rows["retain"], answers, encoder)]}
     loss: ForgetLoss = run.loss
@@ -167,7 +167,7 @@ def make_importance(
     return settings.build(context)
 
 
-def require_parts(model: TokenModel, method: MethodSettings) -> None:
+def check_parts(model: TokenModel, method: MethodSettings) -> None:
     """Refuse a pattern that names no weight, a layer or scorer that does not fit, a missing model to compare with."""
     pattern, layer = method.train.only, method.loss.requires.layer
     if pattern is not None and not any(re.search(pattern, name) for name, _ in model.lm.named_parameters()):
@@ -175,9 +175,9 @@ def require_parts(model: TokenModel, method: MethodSettings) -> None:
     if layer is not None and layer >= model.layers - 1:  # the last one's output is only known behind the last norm
         raise ConfigError(f"loss.layer is {layer}, but of the model's layers 0 to {model.layers - 2} can be steered")
     if isinstance(method.importance, ReadsBaseModel):
-        method.importance.require_base()
+        method.importance.check_base()
     if isinstance(method.importance, Learns):
-        method.importance.require_start(model.width)
+        method.importance.check_start(model.width)
 
 
 def _first(lm: nn.Module) -> str:

@@ -86,6 +86,16 @@ class TestLikelihood:
                 assert seen.hit == tuple(alone.statistics.hit.tolist())
                 assert seen.offsets == row.offsets
 
+    def test_of_other_answers_the_likelihood_alone_is_made(self, llama, plain, forget_rows):
+        """To rounding, that of an answer of which everything is made; a text that a row has too keeps its statistics."""
+        predictor = Predictor(model=TokenModel(llama).prepare(), encoder=plain, settings=Evaluation())
+        every = predictor.likelihood(forget_rows[:4])
+        some = predictor.likelihood(forget_rows[:4], whole={(row.ids, row.start) for row in forget_rows[:2]})
+        for one, other in zip(every, some, strict=True):
+            assert other.logp == pytest.approx(one.logp, abs=1e-5)
+        assert [len(p.hit) for p in some] == [len(every[0].hit), len(every[1].hit), 0, 0]
+        assert (some[0].hit, some[0].mean) == (every[0].hit, pytest.approx(every[0].mean, abs=1e-5))
+
     def test_a_record_carries_what_metrics_look_at(self, llama, plain):
         spans = (Span(start=0, end=4), Span(start=5, end=8, keep=True))
         example = Example(

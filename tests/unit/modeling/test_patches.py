@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -134,3 +135,34 @@ def test_the_precision_of_products_is_a_users_own_afterwards():
     with patches.matmul_precision_restored():
         patches.exact_matmul()
     assert torch.get_float32_matmul_precision() == was
+
+
+def test_a_gguf_file_is_read_once_and_the_library_is_as_before(monkeypatch, tmp_path):
+    """Also by another path to the same file; a file that is to be changed is opened anew each time."""
+    gguf = pytest.importorskip("gguf")
+    opened = []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path, mode="r": opened.append((Path(path).name, mode)) or object())
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    (tmp_path / "m.gguf").touch()
+    (tmp_path / "same.gguf").symlink_to(tmp_path / "m.gguf")
+    with patches.gguf_read_once():
+        assert gguf.GGUFReader(tmp_path / "m.gguf") is gguf.GGUFReader(str(tmp_path / "same.gguf"))
+        assert gguf.GGUFReader(tmp_path / "m.gguf", "r+") is not gguf.GGUFReader(tmp_path / "m.gguf", "r+")
+        names = [gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) for _ in range(2)]
+        assert names[0] is names[1]
+    assert opened == [("m.gguf", "r"), *[("m.gguf", "r+")] * 2]
+    assert before == (gguf.GGUFReader, gguf.get_tensor_name_map)
+
+
+def test_the_stemmer_comes_without_the_rest_of_nltk(monkeypatch):
+    """Who asks the module that rouge-score keeps for more gets it then."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "nltk"]:
+        monkeypatch.delitem(sys.modules, name)
+    with patches.stemmer_alone():
+        import nltk
+        from nltk.stem import porter
+
+        assert porter.PorterStemmer().stem("running") == "run"
+        assert "nltk.corpus" not in sys.modules
+    assert "nltk" not in sys.modules
+    assert nltk.word_tokenize.__module__ == "nltk.tokenize"
