@@ -197,8 +197,7 @@ def drop_added_tokens(tokenizer: Any, size: int) -> None:
 def set_tied(model: Any, tied: bool) -> None:
     """Say in a model's settings whether embedding and head are one weight. In place.
 
-    Reason: after adapters of one of them are merged they are two, which a model saved as tied loses. Libraries: peft,
-    transformers, which reads it off the settings of the text part too.
+    Reason: after adapters of one of them are merged they are two; saved as tied, one is lost. Libraries: peft, transformers.
     """
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = tied
 
