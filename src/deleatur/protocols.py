@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
 
 __all__ = [
@@ -146,7 +145,7 @@ class Learns(Declares, Protocol):
         """Why it cannot learn from a loss that reads this; None where it can."""
         ...
 
-    def require_start(self, width: int) -> None:
+    def check_start(self, width: int) -> None:
         """Raises ConfigError or ModelError where what it is to start from does not fit the model."""
         ...
 
@@ -164,7 +163,7 @@ class ReadsBaseModel(Protocol):
 
     def with_base(self, base: str | None) -> Any: ...
 
-    def require_base(self) -> None:
+    def check_base(self) -> None:
         """Raises ConfigError without a base model."""
         ...
 
@@ -219,96 +218,3 @@ class ReadsTokens(Protocol):
     """A forget loss that has to know the tokens of a text of its own."""
 
     def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlainImportance:
-    """A user's callable that reads nothing but the tokens' NLL, states and rows."""
-
-    function: Callable[[TokenOutputs], Float[Tensor, " N"]]
-
-    requires = Requirements()
-
-    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
-        return self.function(tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class PlainLoss:
-    """A user's callable over the tokens' NLL."""
-
-    function: Callable[[TokenOutputs, Float[Tensor, " N"], Reference], Float[Tensor, ""]]
-
-    unit: ClassVar[str] = "token"
-    requires = Requirements()
-
-    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
-        return self.function(tokens, importance, reference)
-
-
-@dataclass(frozen=True, slots=True)
-class PlainSettings:
-    """A user's settings that say nothing of what they require."""
-
-    settings: HasPrepare
-
-    requires = Requirements()
-
-    def prepare(self, start: Start) -> Importance:
-        return as_callable(self.settings.prepare(start))
-
-
-@runtime_checkable
-class HasPrepare(Protocol):
-    """Makes an importance before training."""
-
-    def prepare(self, start: Start) -> Any: ...
-
-
-def as_importance(part: Any) -> ImportanceSettings:
-    """The object itself where it declares what it requires, else with the declaration that it requires nothing more.
-
-    Raises ConfigError for an object that is not an importance, or has more than a call without the declaration.
-    """
-    if isinstance(part, Importance | Prepares | Learns):
-        return part
-    if isinstance(part, HasPrepare):
-        _require_plain(part, "importance", ("build", "load", "budget", "with_base"))
-        return PlainSettings(part)
-    return as_callable(part)
-
-
-def as_callable(part: Any) -> Importance:
-    """The same for an importance that was made already."""
-    if isinstance(part, Importance):
-        return part
-    _require_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
-    return PlainImportance(part)
-
-
-def as_loss(part: Any) -> ForgetLoss:
-    """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL.
-
-    Raises ConfigError for an object that is not a loss, or has more than a call without the declaration.
-    """
-    if isinstance(part, ForgetLoss):
-        return part
-    _require_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
-    return PlainLoss(part)
-
-
-def _require_plain(part: Any, kind: str, members: Sequence[str]) -> None:
-    """Refuse what would be taken for a bare function though it offers more."""
-    name = type(part).__name__
-    if not callable(part) and not isinstance(part, HasPrepare):
-        raise ConfigError(f"{kind} is {part!r}, which cannot be called; give an object with __call__, see docs/adding.md")
-    if found := [member for member in members if hasattr(part, member)]:
-        needed = "requires = Requirements()" + (' and unit = "token" or "sequence"' if kind == "loss" else "")
-        raise ConfigError(f"{kind} {name} has {found[0]}, but not all that belongs to it; declare {needed} in the class")
-
-
-def inner(part: object) -> object:
-    """A user's own object, without what `as_importance` or `as_loss` put around it."""
-    if isinstance(part, PlainSettings):
-        return part.settings
-    return part.function if isinstance(part, PlainImportance | PlainLoss) else part

@@ -32,7 +32,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """Raw findings; they are judged later. `values` holds a number for each row, None where it was not asked."""
+    """Raw findings; they are judged later. `values` holds a number for each row, None where it was not evaluated."""
 
     attack: str
     arm: str

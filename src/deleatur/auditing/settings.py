@@ -80,8 +80,8 @@ class AuditSettings:
         require("plain" in self.ways, "audit.ways", self.ways, "a list with plain in it")
         for name in self.formats:
             require(name in FORMATS, "audit.formats", name, f"among {', '.join(FORMATS)}")
-        whole = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
-        for name in (*whole, "rank", "train_batch"):
+        integers = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
+        for name in (*integers, "rank", "train_batch"):
             require(getattr(self, name) >= 1, f"audit.{name}", getattr(self, name), "1 or more")
         require(self.seed >= 0, "audit.seed", self.seed, "0 or more")
         require(self.random_directions >= 0, "audit.random_directions", self.random_directions, "0 or more")

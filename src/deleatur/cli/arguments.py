@@ -48,11 +48,11 @@ def rows_to_give(args: list[str]) -> dict[str, Any]:
 def _resumed(folder: Path, args: list[str]) -> Forget:
     """The run of a folder, with that run's own settings."""
     folder = folder.parent if folder.name == "run.yaml" else folder
-    _require_unchanged(args)
+    _check_unchanged(args)
     return Forget(run=replace(from_yaml(folder / "run.yaml"), out=str(folder)), resume=True, json="--json" in args)
 
 
-def _require_unchanged(args: list[str]) -> None:
+def _check_unchanged(args: list[str]) -> None:
     if more := [a for a in args if a not in ("--resume", "--json")]:
         raise ConfigError(f"--resume continues the run as it is; leave {more[0]} out")
 
@@ -65,7 +65,7 @@ def evaluate_command(args: list[str]) -> Evaluate:
         folder = Path(given)
         begun = (folder / "evaluate.yaml").exists()
         if "--resume" in args:
-            _require_unchanged(args)
+            _check_unchanged(args)
             if not begun:
                 raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
             run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")

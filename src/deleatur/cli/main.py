@@ -26,9 +26,8 @@ from deleatur.commands.options import (
     Report,
     Score,
 )
-from deleatur.commands.rows_options import Rows
 from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest
-from deleatur.data.files import printable
+from deleatur.data.messages import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
 
@@ -42,7 +41,7 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `deleatur`. How it exits stands in USAGE."""
+    """The command `deleatur`. USAGE lists the exit codes."""
     args = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], None]] = {
         "forget": _forget,
@@ -160,6 +159,8 @@ def _audit(args: list[str]) -> None:
 
 
 def _make_rows(args: list[str]) -> None:
+    from deleatur.commands.rows_options import Rows
+
     command = parse(Rows, args, verb="rows")
     from deleatur.cli.console import OUT, watch
     from deleatur.commands.rows import make_rows, sentences
@@ -224,9 +225,9 @@ def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
     from deleatur.cli.story import print_story
-    from deleatur.config.recipes import require_recipe
+    from deleatur.config.recipes import check_recipe
 
-    require_recipe(command.recipe)
+    check_recipe(command.recipe)
 
     with watch() as progress:
         progress.phase(

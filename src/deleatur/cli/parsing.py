@@ -46,7 +46,7 @@ def _in_one_line(box: str, verb: str) -> str:
 
 
 def positional(args: list[str], *, flags: Sequence[str]) -> str | None:
-    """Takes what stands first, options without a value aside."""
+    """The first positional argument, after options without a value."""
     for i, arg in enumerate(args):
         if not arg.startswith("-"):
             return args.pop(i)

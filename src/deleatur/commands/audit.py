@@ -19,7 +19,7 @@ from deleatur.io.lock import wait_lock
 from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
-from deleatur.run_folder.schema import require_no_links
+from deleatur.run_folder.schema import check_no_links
 from deleatur.settings import Judge
 from deleatur.types import Example
 
@@ -108,7 +108,7 @@ def _run_audit(
     if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not an audit folder; give --out a new folder")
     folder.chmod(0o700)  # rows and answers are for its owner alone
-    require_no_links(folder)
+    check_no_links(folder)
     with matmul_precision_restored(), resume_hint("the same command"):
         exact_matmul()
         return conduct(inputs, settings, folder, make_judge(judge, folder), progress, controls)

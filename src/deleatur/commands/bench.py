@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from deleatur.commands.bench_audit import audit_run, keep_model, require_controls
+from deleatur.commands.bench_audit import audit_run, check_controls, keep_model
 from deleatur.commands.evaluator import make_evaluator
-from deleatur.commands.inputs import encode_sets, require_trained, require_usable, suite_of
+from deleatur.commands.inputs import check_trained, check_usable, encode_sets, suite_of
 from deleatur.commands.options import Budget
 from deleatur.commands.tuning import search, values_of, with_values
 from deleatur.commands.unlearn import unlearn
@@ -35,9 +35,9 @@ from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
 from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
-from deleatur.run_folder.writer import require_same_rows
+from deleatur.run_folder.writer import check_same_rows
 from deleatur.settings import Guard, require
-from deleatur.training.setup import preferred_rows, require_parts
+from deleatur.training.setup import check_parts, preferred_rows
 from deleatur.training.train import train
 from deleatur.types import Encoded, Suite
 
@@ -48,7 +48,7 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
     """Tune and run every method; returns the folders of the runs, one for each method and seed, below `base.out`.
 
     `base` says on what and how long; the methods take from it all but their own settings. What is finished is not done
-    again, so an interrupted bench goes on, and several processes may work at different methods in one folder.
+    again, so an interrupted bench resumes, and several processes may work at different methods in one folder.
     """
     with resume_hint("the same command"):
         return _run_bench(Bench(base, budget, progress), progress)
@@ -77,27 +77,27 @@ class Bench:
             base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
         )
         self.suite = suite_of(base)
-        require_trained(self.suite)
+        check_trained(self.suite)
         if budget.audit:
-            require_controls(self.suite, base.evaluation.retrained)
+            check_controls(self.suite, base.evaluation.retrained)
         self.base, self.budget, self.progress = base, budget, progress
         self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
         lm, tokenizer = load(base.model, precision=base.train.precision)
         rows = encode_sets(self.suite.sets, tokenizer, base.data)
-        require_usable(lm, rows, base.model)
+        check_usable(lm, rows, base.model)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
-        require_same_terms(self.out, base, budget, self.wanted)
-        require_same_rows(self.out, rows)
+        check_same_terms(self.out, base, budget, self.wanted)
+        check_same_rows(self.out, rows)
         self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
         network, encoder = TokenModel(lm).prepare(), make_encoder(tokenizer, base.data)
         place_model(network)
         self.session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress)
         self.known = make_evaluator(replace(self.session, folder=self.out), base).before()
         self.before = measure(self.known["before"], score=self.suite.score)
-        require_read(self.metric, budget, self.suite, self.before)
+        check_read(self.metric, budget, self.suite, self.before)
         self.began, self.done = time.monotonic(), 0  # trials and runs, this time
 
     def run(self, method: str, seed: int, folder: Path) -> bool:
@@ -112,7 +112,7 @@ class Bench:
         (home / "left-out.txt").unlink(missing_ok=True)
         try:
             run = self.method(method)
-            require_parts(self.session.model, run.method)
+            check_parts(self.session.model, run.method)
             preferred_rows(run.loss, self.session.rows["forget"], self.session.encoder)
             values = search(
                 run.method,
@@ -207,7 +207,7 @@ def metric_of(budget: Budget, suite: Suite) -> str:
     return metric
 
 
-def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
+def check_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
     """Refuse a search for what cannot be read on the suite's sets, or is 0 from the start."""
     if budget.trials == 1:
         return
@@ -228,7 +228,7 @@ def tried(home: Path) -> int:
     return log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
 
 
-def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
+def check_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
     """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
     now: BenchTerms = {
         "run": to_dict(replace(base, out=None)),

@@ -22,7 +22,7 @@ from deleatur.types import Suite
 CONTROLS = "audit-controls"
 
 
-def require_controls(suite: Suite, retrained: str | None) -> None:
+def check_controls(suite: Suite, retrained: str | None) -> None:
     """Refuse rows on which an audit has no control."""
     if retrained is None and not suite.sets.get("holdout"):
         raise ConfigError("--audit needs unseen rows as --holdout, or a model without the rows as --evaluation.retrained")

@@ -15,7 +15,7 @@ from deleatur.commands.demo_scale import Scale, scale_of
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
-from deleatur.config.recipes import OURS, RECIPES, Recipe, require_recipe
+from deleatur.config.recipes import OURS, RECIPES, Recipe, check_recipe
 from deleatur.config.run_config import Run, from_yaml, to_dict
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
@@ -48,7 +48,7 @@ PARTS = 6  # of a training, between which something is said
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
     """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's.
 
-    `progress` hears what a newcomer wants to know, and not the phases of the commands that the demo is made of.
+    `progress` gets what a newcomer wants to know, and not the phases of the commands that the demo runs.
     """
     with resume_hint("the same command"):
         return _run_demo(demo, progress)
@@ -103,7 +103,7 @@ def _begins_part(step: int, steps: int) -> bool:
 
 
 def _first_answer(out: Path) -> str:
-    """What the model said to the first forget row before it had to forget."""
+    """The model's answer to the first forget row before unlearning."""
     path = out / "records" / "before.jsonl"
     return printable(
         next((row["generated"] for row in read_lines(path, RecordLine, str(path)) if row["set"] == "forget"), "")
@@ -112,7 +112,7 @@ def _first_answer(out: Path) -> str:
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     """The run that forgets; the world's rows and the model fine-tuned on them are made, or found in the cache."""
-    require_recipe(demo.recipe)
+    check_recipe(demo.recipe)
     world = _world(demo)
     model = _fine_tuned(demo, world.fine_tuning_rows, progress)
     rows = model / "rows"
@@ -191,7 +191,7 @@ def fine_tuned_model(
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
-    An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
+    An interrupted fine-tuning resumes from its newest checkpoint when it is called again.
     """
     how = [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision]
     how += [settings.only, data.template] if settings.only or data.template != "auto" else []

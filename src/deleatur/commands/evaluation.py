@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of, row_notes
-from deleatur.commands.inputs import encode_sets, reading_notes, require_usable, rows_suite, suite_of
+from deleatur.commands.inputs import check_usable, encode_sets, reading_notes, rows_suite, suite_of
 from deleatur.config.run_config import Run, evaluation_to_yaml, read_run
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
@@ -27,14 +27,14 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
-from deleatur.run_folder.schema import read_current, require_no_links, write_json, write_lines
+from deleatur.run_folder.schema import check_no_links, read_current, write_json, write_lines
 from deleatur.run_folder.writer import (
+    check_empty,
+    check_same_rows,
     claimed,
     evaluation_of,
     has_results,
     importance_lines,
-    require_empty,
-    require_same_rows,
     set_metrics_of,
 )
 from deleatur.types import Encoded, Suite
@@ -80,14 +80,14 @@ def evaluate(
         start()
         if folder is None:
             return _figures(_session(run, tasks, progress), run, tasks)
-        agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
+        agree(lambda: check_no_links(folder) if resume else str(check_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
                 return read_current(folder / "results.json")
         run = replace(run, out=str(folder))
         session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
-            require_same_rows(folder, session.rows)
+            check_same_rows(folder, session.rows)
             with resume_hint(f"deleatur evaluate {folder} --resume"):
                 found = _figures(session, run, tasks)
                 if is_first():
@@ -103,7 +103,7 @@ def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
     judge_of(run.judge, run.out)  # is it there?
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
     rows = encode_sets(suite.sets, tokenizer, run.data)
-    require_usable(model, rows, run.model)
+    check_usable(model, rows, run.model)
     return _on_device(model, make_encoder(tokenizer, run.data), suite, rows, progress)
 
 
@@ -117,7 +117,7 @@ def _on_device(
 
 def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
     """The folder is this evaluation's; from here on it can be resumed."""
-    require_empty(folder)  # another may have been quicker
+    check_empty(folder)  # another may have been quicker
     write_atomic(folder / EVALUATION_FILE, evaluation_to_yaml(run, tasks))
 
 
@@ -145,7 +145,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
             raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
         return folder / "importance.jsonl"
     run = read_run(folder)
-    require_no_links(folder)
+    check_no_links(folder)
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from deleatur.config.run_config import MethodSettings, Run
+from deleatur.config.method import MethodSettings
+from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_rows, make_encoder
 from deleatur.data.files import files_read
 from deleatur.data.rows import read_rows, refuse_overlap, root_of
 from deleatur.data.suites import read_suite
 from deleatur.data.windows import windows
 from deleatur.errors import ConfigError, ModelError
-from deleatur.modeling.checks import require_finite, require_known, require_room
+from deleatur.modeling.checks import check_finite, check_known, check_room
 from deleatur.modeling.loading import load_tokenizer
 from deleatur.protocols import AimsAtLevel, Prepares
 from deleatur.settings import Data
@@ -50,7 +51,7 @@ def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
     return Suite(name="rows", sets=sets, evaluated_sets=tuple(sets), set_metrics=WORST)
 
 
-def require_trained(suite: Suite) -> None:
+def check_trained(suite: Suite) -> None:
     """Refuse a benchmark that has nothing to forget. Of a user's own rows those to keep can be made."""
     if missing := [n for n in ("forget", "retain") if n not in suite.sets and not (n == "retain" and suite.name == "rows")]:
         raise ConfigError(
@@ -95,15 +96,15 @@ def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[s
     return encode_sets(first, tokenizer, run.data), {name: len(rows) for name, rows in sets.items()}, tokenizer
 
 
-def require_level(method: MethodSettings, rows: Mapping[str, list[Encoded]]) -> None:
+def check_level(method: MethodSettings, rows: Mapping[str, list[Encoded]]) -> None:
     """Refuse a wish to stop at the level of rows that are not there."""
     known = rows.get("holdout") or isinstance(method.importance, Prepares)
     if isinstance(method.loss, AimsAtLevel) and method.loss.level is None and not known:
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
 
 
-def require_usable(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: str) -> None:
+def check_usable(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: str) -> None:
     """Refuse the model of this name where its weights are broken, or rows are longer than it can read."""
-    require_finite(model, ModelError, f"the model {name}; use an intact copy")
-    require_known(model, rows, name)
-    require_room(model, rows, name)
+    check_finite(model, ModelError, f"the model {name}; use an intact copy")
+    check_known(model, rows, name)
+    check_room(model, rows, name)

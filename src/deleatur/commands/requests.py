@@ -115,7 +115,7 @@ def withdraw(command: RequestWithdraw) -> Request:
 
 def _there(ledger: str) -> Path:
     if not Path(ledger).exists():
-        raise ConfigError(f"there is no ledger at {ledger}; begin one with: deleatur request add --forget ROWS")
+        raise ConfigError(f"there is no ledger at {ledger}; create one with: deleatur request add --forget ROWS")
     return Path(ledger)
 
 
@@ -186,7 +186,7 @@ def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request
 
 
 def _begun(request: Request) -> bool:
-    """Was a run of it begun that has no verdict yet?"""
+    """Was a run of it started that has no verdict yet?"""
     return request["run"] is not None and request["verdict"] is None
 
 
@@ -221,9 +221,9 @@ def _inputs(request: Request, requests: list[Request], ledger: Path, model: str 
     chain = finished(requests)
     last = _last_run(requests, ledger) if chain else None
     if last is None and model is None:
-        raise ConfigError(f"no request in {ledger} is done, so there is no model to go on from; give the first as --model")
+        raise ConfigError(f"no request in {ledger} is done, so there is no model to start from; give one as --model")
     if last is not None and model is not None and not _is_first(model, place_of(ledger, chain[0]["run"] or "")):
-        raise ConfigError(f"{ledger} goes on from the model in {last}; leave --model out")
+        raise ConfigError(f"{ledger} continues from the model in {last}; leave --model out")
     rows_of(request, ledger)
     places = {n: None if (p := request[n]) is None else str(place_of(ledger, p)) for n in ("rows", "retain", "holdout")}
     held = None if last is None or not _some(last / HELD) else str(last / HELD)
@@ -246,7 +246,7 @@ def _is_first(model: str, run: Path) -> bool:
 def _some(path: Path) -> bool:
     """Does the file of rows hold any? Raises DataError where it is missing."""
     if not path.exists():
-        raise DataError(f"{path} is missing, so that earlier requests cannot be held; bring it back")
+        raise DataError(f"{path} is missing, so that earlier requests cannot be held; restore it")
     return path.stat().st_size > 0
 
 

@@ -21,7 +21,7 @@ from deleatur.run_folder.schema import read_importance, write_lines
 from deleatur.types import Example, Span
 
 HOST = "127.0.0.1"
-MOST_BYTES = 50_000_000  # of what the page sends
+MAX_BYTES = 50_000_000  # of what the page sends
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -66,7 +66,7 @@ def spans_of(answer: str, marks: Any) -> tuple[Span, ...]:
         raise DataError("a row's marks are two lists, go and stay")
     chosen = [[tuple(m) for m in marks[kind] if isinstance(m, list)] for kind in kinds]
     if sum(map(len, chosen)) != sum(len(marks[kind]) for kind in kinds) or not {*chosen[0], *chosen[1]} <= words:
-        raise DataError("a mark is no word of its row's answer")
+        raise DataError("a mark is not a word of its row's answer")
     if set(chosen[0]) & set(chosen[1]):
         raise DataError("a word cannot both go and stay")
     spans = [Span(start=start, end=end, keep=keep) for keep in (False, True) for start, end in joined(answer, chosen[keep])]
@@ -107,7 +107,7 @@ def marking_of(command: Review) -> Marking:
     if out.exists() and not command.replace:
         raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out.absolute().parent} is no folder; give --out a file in one that is there")
+        raise ConfigError(f"{out.absolute().parent} is not a folder; give --out a file in one that is there")
     return Marking(rows=rows, source=source, out=out, importance=importance)
 
 
@@ -157,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if place not in ("save", "end") or self.headers.get_content_type() != "application/json":
             self.reply(404, "There is nothing to post to here.")
-        elif not length.isdigit() or int(length) > MOST_BYTES:
+        elif not length.isdigit() or int(length) > MAX_BYTES:
             self.reply(413, "That is too much.")
         else:
             self.save(self.rfile.read(int(length)), end=place == "end")

@@ -36,7 +36,7 @@ class Standing:
         """Refuse, or warn, where something is lacking. Raises ConfigError."""
         if lacks and not self.warn:
             more = f" (and {len(lacks) - 1} more)" if len(lacks) > 1 else ""
-            raise ConfigError(f"{lacks[0]}{more}; mend that, or give --warn to hand the model out all the same")
+            raise ConfigError(f"{lacks[0]}{more}; fix that, or give --warn to export the model anyway")
         for line in lacks:
             progress.phase(f"Warning: {line}")
 
@@ -74,7 +74,7 @@ class Standing:
         )
 
     def _warnings(self, lacks: Sequence[str]) -> list[str]:
-        return [f"Handed out although {line}." for line in lacks]
+        return [f"Exported although {line}." for line in lacks]
 
 
 def standing_of(command: Export, run: Path) -> Standing:
@@ -104,7 +104,7 @@ def lacking(requests: Sequence[Request], audits: Mapping[str, str]) -> Iterator[
 
 
 def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> str | None:
-    """The verdict of the audit of a request's rows on its own run's model or the one to hand out; the worst of several."""
+    """The verdict of the audit of a request's rows on its own run's model or of the exported one; the worst of several."""
     home = place_of(ledger, request["run"] or "")
     models = {(place.resolve().name, "model") for place in (home, run)}
     sha = digest_of(rows_of(request, ledger))

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deleatur.config.run_config import MethodSettings
+from deleatur.config.method import MethodSettings
 from deleatur.errors import ConfigError, Diverged
 from deleatur.modeling.patches import quiet_optuna
 from deleatur.protocols import Searched
@@ -88,7 +88,7 @@ def search(
     finished = [t for t in done[:trials] if t["value"] is not None]
     if not finished:
         raise Diverged(f"all {trials} trials in {log} diverged; lower --rates")
-    return max(finished, key=lambda t: t["value"])["values"]
+    return max(finished, key=lambda t: t["value"] or 0.0)["values"]
 
 
 def read_trials(log: Path) -> list[TrialLine]:

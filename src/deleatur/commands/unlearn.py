@@ -13,16 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
 from deleatur.commands.inputs import (
+    check_level,
+    check_trained,
+    check_usable,
     encode_sets,
     reading_notes,
-    require_level,
-    require_trained,
-    require_usable,
     rows_suite,
     suite_of,
 )
-from deleatur.commands.retain_rows import keep_rows, require_subject, with_own_retain
-from deleatur.config.recipes import RECIPES, require_recipe
+from deleatur.commands.retain_rows import check_subject, keep_rows, with_made_retain_rows
+from deleatur.config.recipes import RECIPES, check_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
@@ -46,19 +46,19 @@ from deleatur.run_folder.schema import append_line, read_results
 from deleatur.run_folder.writer import (
     Outcome,
     Records,
+    check_empty,
+    check_same_rows,
+    check_space,
     claimed,
     free_folder,
     has_results,
-    require_empty,
-    require_same_rows,
-    require_space,
     results_of,
     unfinished_folder,
     write_outcome,
 )
 from deleatur.settings import Data, Lora, require
 from deleatur.training.monitor import nothing_forgotten
-from deleatur.training.setup import require_parts
+from deleatur.training.setup import check_parts
 from deleatur.training.train import place, train
 from deleatur.types import Example
 
@@ -77,12 +77,12 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
     run = replace(run, out=str(out))
     session = _session(run, progress, out)
     if run.lacks_retain:
-        session = with_own_retain(session, run)
+        session = with_made_retain_rows(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
         if run.lacks_retain:
             keep_rows(session, out)
-        require_same_rows(out, session.rows)
+        check_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
         for note in (
             *reading_notes(session.rows, run.sources, run.data),
@@ -100,19 +100,19 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
 def _session(run: Run, progress: Progress, out: Path) -> Session:
     """The model and rows of a run, every input checked."""
     suite = suite_of(run)
-    require_trained(suite)
+    check_trained(suite)
     if run.lacks_retain:
-        require_subject(run.subject, suite.sets["forget"])
+        check_subject(run.subject, suite.sets["forget"])
     judge_of(run.judge, run.out)  # is it there?
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     rows = encode_sets(suite.sets, tokenizer, run.data)
-    require_level(run.method, rows)
-    require_usable(model, rows, run.model)
+    check_level(run.method, rows)
+    check_usable(model, rows, run.model)
     network = TokenModel(model).prepare()
-    require_parts(network, run.method)
+    check_parts(network, run.method)
     partly = run.lora.rank is not None or run.train.only is not None
-    require_space(model, out, None if partly else run.keep)
+    check_space(model, out, None if partly else run.keep)
     try_ending(model, tokenizer, run.lora, run.model)
     place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
     encoder = make_encoder(tokenizer, run.data)
@@ -140,7 +140,7 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
     """The folder is this run's; from here on it can be resumed."""
-    unfinished_folder(out) if resume else require_empty(out)  # another run may have been quicker
+    unfinished_folder(out) if resume else check_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))
 
@@ -221,7 +221,7 @@ def forget(
         >>> outcome.model is model, len(outcome.steps), sorted(outcome.records)
         (True, 2, ['after', 'before'])
     """
-    require_recipe(recipe)
+    check_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__),
@@ -243,10 +243,10 @@ def _forget_rows(
     progress: Progress,
 ) -> Outcome:
     """Unlearn checked rows from a plain model."""
-    require_subject(run.subject, sets["forget"])
+    check_subject(run.subject, sets["forget"])
     encoded = encode_sets(sets, tokenizer, run.data)
-    require_level(run.method, encoded)
-    require_usable(model, encoded, run.model)
+    check_level(run.method, encoded)
+    check_usable(model, encoded, run.model)
     start()
     with matmul_precision_restored():
         exact_matmul()
@@ -256,7 +256,7 @@ def _forget_rows(
         place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
         encoder = make_encoder(tokenizer, run.data)
         session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-        outcome = unlearn(with_own_retain(session, run) if run.lacks_retain else session, run, weights=kept)
+        outcome = unlearn(with_made_retain_rows(session, run) if run.lacks_retain else session, run, weights=kept)
         network.undo()  # the user's model has its own forward again
         return outcome
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from deleatur.config.run_config import Run, requirements_of
+from deleatur.config.method import requirements_of
+from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
 from deleatur.importance import (
     ETW,
@@ -64,7 +65,7 @@ OURS = Train(lr=5e-5, gamma=3.0)
 ERASE = Train(lr=1e-4, alpha=3.0, keep=1.0, retain="kl", own_answers=True)
 
 
-def require_recipe(name: str) -> None:
+def check_recipe(name: str) -> None:
     """Raises ConfigError for a name that no recipe has."""
     if name not in RECIPES:
         raise ConfigError(f"recipe is {name!r}, but must be one of {', '.join(RECIPES)}")

@@ -20,6 +20,7 @@ ANSWERS = (
     "output",
     "completion",
     "reply",
+    "assistant",
     "target",
     "solution",
     "chosen",
@@ -30,10 +31,11 @@ ANSWERS = (
 
 
 def renamed(
-    rows: Sequence[Row], columns: Iterable[str], known: Collection[str], forms: Iterable[Sequence[str]]
+    rows: Sequence[Row], columns: Iterable[str], known: Collection[str], forms: Mapping[tuple[str, ...], Collection[str]]
 ) -> list[Row]:
     """The rows with columns taken by `name=path` pairs, dots leading into objects and lists; the others that have a known
-    name and were not taken stay, and the rest is dropped.
+    name and were not taken stay, and the rest is dropped. Where the pairs make one of the `forms`, which come with what
+    each may have beside it, columns of the other forms are dropped too.
 
     Of several pairs with one name a row takes the first whose column it has, so that files may differ. Rows that have none
     of the columns and make one of the `forms` stay as they are. Raises DataError for a name that no form has, for a path
@@ -44,14 +46,17 @@ def renamed(
         return list(rows)
     for name, _ in pairs:
         if name not in known:
-            raise refusal("data.columns", f"{show(name)} is no column; there are {', '.join(sorted(known))}")
-    forms = list(forms)
+            raise refusal("data.columns", f"{show(name)} is not a column; there are {', '.join(sorted(known))}")
     made = {column for form in forms for column in form}
     return [_renamed(row, pairs, known, forms, made) for row in rows]
 
 
 def _renamed(
-    row: Row, pairs: Sequence[tuple[str, str]], known: Collection[str], forms: Sequence[Sequence[str]], made: Collection[str]
+    row: Row,
+    pairs: Sequence[tuple[str, str]],
+    known: Collection[str],
+    forms: Mapping[tuple[str, ...], Collection[str]],
+    made: Collection[str],
 ) -> Row:
     there = {name: [p for n, p in pairs if n == name and _head(row, p) is not None] for name, _ in pairs}
     if missing := [name for name, paths in there.items() if not paths and (name in made or _near(row, pairs, name))]:
@@ -63,7 +68,9 @@ def _renamed(
             row.place, f"{seen}; add {missing[0]}=… for this file to --data.columns, which takes several for one name"
         )
     taken = {head for paths in there.values() for path in paths for head in (path, _head(row, path))}
-    cells = {name: value for name, value in row.cells.items() if name in known and name not in taken}
+    form = next((form for form in forms if all(there.get(name) for name in form)), None)
+    fits = known if form is None else forms[form]
+    cells = {name: value for name, value in row.cells.items() if name in fits and name not in taken}
     return replace(row, cells=cells | {name: _first(row, paths) for name, paths in there.items() if paths})
 
 
@@ -103,7 +110,7 @@ def _at(row: Row, path: str) -> object:
             there = (
                 f"there are {show_columns(map(str, value))}"
                 if isinstance(value, Mapping)
-                else "it is no such object or list"
+                else "it is not such an object or list"
             )
             raise refusal(row.place, f"data.columns leads to {show(path)}, of which {show(part)} is not there; {there}")
     return value
@@ -111,6 +118,10 @@ def _at(row: Row, path: str) -> object:
 
 def hint(cells: Mapping[str, object], place: str) -> str:
     """How to say which column is the question and which the answer, by their own names where these can be guessed."""
+    for column, value in cells.items():
+        first = value[0] if isinstance(value, list | tuple) and value else None
+        if isinstance(first, Mapping) and ({"role", "content"} <= first.keys() or {"from", "value"} <= first.keys()):
+            return f"--data.columns messages={column} takes this conversation"
     own = {str(column).casefold(): column for column in reversed(list(cells))}
     question, answer = (
         next((found for n in names if n in own and (found := _path(own[n], cells[own[n]]))), None)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from deleatur.data.messages import reason, redact_value, refusal, show_all, show_columns
 
 INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # what pandas calls its row numbers in a CSV file
+INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # and in a Parquet file
+SEPARATOR = re.compile("sep=(.)\r?\n")  # what Excel is told with
 
 
 def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
@@ -20,7 +22,11 @@ def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
 
 
 def _jsonl(name: str, data: bytes) -> Iterable[tuple[str, object]]:
-    for number, line in enumerate(_decode(name, data).split("\n"), 1):  # splitlines would break rows that hold U+2028
+    text = _decode(name, data)
+    if re.match(r"\s*\[\s*\{", text):  # no row begins so: a list under the name of lines
+        yield from _json(name, data)
+        return
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would break rows that hold U+2028
         if line.strip():
             yield f"line {number}", _parse(name, line, number)
 
@@ -45,7 +51,9 @@ def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
 
 def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
     text = _decode(name, data)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+    told = SEPARATOR.match(text)
+    text = text[told.end() :] if told else text
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=told[1] if told else _delimiter(text))
     limit = csv.field_size_limit(2**31 - 1)
     try:
         head, *rows = [cells for cells in reader if cells] or [[]]
@@ -54,7 +62,7 @@ def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
         raise refusal(f"{name}, line {reader.line_num}", f"broken CSV: {e}; {needed}") from e
     finally:
         csv.field_size_limit(limit)
-    width = len(head)
+    head, width = [column.strip() for column in head], len(head)
     indices = {k for k, column in enumerate(head) if INDEX.fullmatch(column) and all(_is_number(r, k) for r in rows)}
     head = [column for k, column in enumerate(head) if k not in indices]
     if len({*head}) < len(head):
@@ -81,7 +89,9 @@ def _parquet(name: str, data: bytes) -> Iterable[tuple[str, object]]:
     try:
         from pyarrow import BufferReader, parquet  # slow to import, and few rows come from Parquet
 
-        return counted(parquet.ParquetFile(BufferReader(data)).read().to_pylist())
+        table = parquet.ParquetFile(BufferReader(data)).read()
+        kept = [column for column in table.column_names if not INDEX_COLUMN.fullmatch(column)]
+        return counted(table.select(kept).to_pylist())
     except Exception as e:  # pyarrow has errors of its own, and Python has some for the text inside
         raise refusal(name, f"broken Parquet ({reason(e)}); write the file again") from e
 
@@ -112,12 +122,12 @@ def _parse(name: str, text: str, line: int | None = None) -> object:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as e:
         whole = line is None and e.msg == "Extra data"
-        needed = "for one object a line name the file .jsonl" if whole else "mend the line"
+        needed = "for one object a line name the file .jsonl" if whole else "fix the line"
         place = f"{name}, line {(line or 1) + e.lineno - 1}"
         raise refusal(place, f"broken JSON at column {e.colno}: {e.msg}; {needed}") from e
     except (ValueError, RecursionError) as e:  # a key twice, a number of thousands of digits, brackets too deep
         place = f"{name}, line {line}" if line else name
-        raise refusal(place, f"JSON that cannot be used: {e}; mend or drop it") from e
+        raise refusal(place, f"JSON that cannot be used: {e}; fix or drop it") from e
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

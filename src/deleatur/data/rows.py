@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import isnan
 
 from deleatur.data.columns import hint, renamed
 from deleatur.data.content import joined
@@ -19,22 +20,25 @@ from deleatur.types import Example, Span
 Form = tuple[str, ...]
 MARKED = ("id", "subject", "spans")
 CONVERSATIONS = (("messages",), ("conversations",))
-QUESTION_COLUMNS = (*MARKED, "paraphrases", "alternates", "restated", "wrong")
+QUESTION_COLUMNS = (*MARKED, "paraphrases", "alternates", "restated", "wrong", "system")
 FORMS: dict[Form, tuple[str, ...]] = {  # the columns that make a row, the answer last → the columns it may have as well
     ("question", "answer"): QUESTION_COLUMNS,
     ("query", "answer"): QUESTION_COLUMNS,
     ("prompt", "completion"): QUESTION_COLUMNS,
     ("prompt", "gt"): QUESTION_COLUMNS,
-    ("instruction", "output"): ("input", "system", *QUESTION_COLUMNS),
-    ("messages",): ("system", *QUESTION_COLUMNS),
-    ("conversations",): ("system", *QUESTION_COLUMNS),
+    ("instruction", "output"): ("input", *QUESTION_COLUMNS),
+    ("messages",): QUESTION_COLUMNS,
+    ("conversations",): QUESTION_COLUMNS,
     ("text",): MARKED,
 }
 KNOWN = frozenset(column for form, more in FORMS.items() for column in (*form, *more))
-ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("system", "user", "assistant")}
+ROLES = {  # by the names that data sets give them, in any case
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
+}
 ACCEPTED = (
-    f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, input beside instruction, "
-    "system beside that and conversations"
+    f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, input beside instruction"
 )
 
 
@@ -48,15 +52,15 @@ def read_rows(source: str, *, settings: Data) -> tuple[Example, ...]:
 
 
 def read_as(
-    local: str, hub: str, settings: Data, house_rows: Callable[[Row], Iterable[Mapping[str, object]]]
+    local: str, hub: str, settings: Data, to_rows: Callable[[Row], Iterable[Mapping[str, object]]]
 ) -> tuple[Example, ...]:
     """The examples of a benchmark's set, which stands under the root as `local`, else on the hub.
 
-    `house_rows` makes of each row none, one or several in a form of FORMS. Raises DataError as `read_rows`, and where no
+    `to_rows` makes of each row none, one or several in a form of FORMS. Raises DataError as `read_rows`, and where no
     row is left.
     """
     found = read_either(local, hub, root_of(settings))
-    made = ((row, list(house_rows(row))) for row in found)
+    made = ((row, list(to_rows(row))) for row in found)
     rows = [
         replace(row, cells=cells, name=row.name if len(parts) == 1 else f"{row.name}.{k}")
         for row, parts in made
@@ -119,7 +123,7 @@ def _folded(example: Example) -> tuple[tuple[str, str], ...]:
 
 def _examples(rows: list[Row], settings: Data) -> tuple[Example, ...]:
     ignored = frozenset(settings.ignore)
-    rows = renamed(rows, settings.columns, {*KNOWN, "input", "system"}, FORMS)
+    rows = renamed(rows, settings.columns, KNOWN, FORMS)
     rows = [replace(row, cells={k: v for k, v in row.cells.items() if k not in ignored}) for row in rows]
     first = _form(rows[0])
     examples: dict[str, Example] = {}
@@ -129,7 +133,7 @@ def _examples(rows: list[Row], settings: Data) -> tuple[Example, ...]:
         if form != first:
             seen = f"the columns are {'/'.join(form)}, but {'/'.join(first)} in {rows[0].place}"
             raise refusal(row.place, f"{seen}; one source has rows of one form, so split it")
-        last = _example(row, form)
+        last = _example(row, form, ignored)
         for example in (*_earlier(last), last) if settings.turns == "each" else (last,):
             if example.id in examples:
                 seen = f"the id {show(example.id)} is taken by {places[example.id]}"
@@ -174,8 +178,8 @@ def _takes(form: Form) -> str:
     return f"--data.columns {' '.join(f'{column}={column}' for column in form)} takes no others"
 
 
-def _example(row: Row, form: Form) -> Example:
-    *prompt, (_, reply) = _turns(row, form)
+def _example(row: Row, form: Form, ignored: Collection[str]) -> Example:
+    *prompt, (_, reply) = _turns(row, form, ignored)
     answer = reply.strip() if prompt else reply  # a plain text is meant as it stands
     wrong = tuple(_text(row, "a wrong answer", value).strip() for value in _list(row, "wrong"))
     if answer in wrong:
@@ -196,12 +200,12 @@ def _example(row: Row, form: Form) -> Example:
     )
 
 
-def _turns(row: Row, form: Form) -> list[tuple[str, str]]:
+def _turns(row: Row, form: Form, ignored: Collection[str]) -> list[tuple[str, str]]:
     """The turns of a row, the answer last: a chat, one question and its answer, or a plain text alone."""
     system = row.cells.get("system")
     first = [] if _blank(system) else [("system", _text(row, "system", system))]
     if form in CONVERSATIONS or (form == ("prompt", "completion") and isinstance(row.cells["prompt"], list | tuple)):
-        turns = _chat(row, form)
+        turns = _chat(row, form, ignored)
         if first and turns[0][0] == "system":
             raise refusal(row.place, "there is a system column and a system turn; one is needed, so leave the other out")
         return first + turns
@@ -211,17 +215,19 @@ def _turns(row: Row, form: Form) -> list[tuple[str, str]]:
     return first + list(zip(("user", "assistant")[-len(texts) :], texts, strict=True))
 
 
-def _chat(row: Row, form: Form) -> list[tuple[str, str]]:
-    """The turns, each of a role and a content, or as ShareGPT has them of a `from` and a `value`."""
+def _chat(row: Row, form: Form, ignored: Collection[str]) -> list[tuple[str, str]]:
+    """The turns, each of a role and a content, or as ShareGPT has them of a `from` and a `value`; the rest is `ignored`."""
     turns: list[tuple[str, str]] = []
     for turn in (turn for column in form for turn in _list(row, column)):
-        fields = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
+        fields = {k: v for k, v in turn.items() if v is not None and k not in ignored} if isinstance(turn, Mapping) else {}
         name, text = ("from", "value") if "from" in fields else ("role", "content")
-        role = ROLES.get(str(fields.get(name)))
+        role = ROLES.get(str(fields.get(name)).casefold())
         place = f"turn {len(turns) + 1}"
         if fields.keys() - {text} != {name} or role is None:
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
-            remedy = "take turns of tools, and what else a turn holds, out of the row" if fields else "mend the row"
+            more = fields.keys() - {name, text}
+            drop = f"--data.ignore {show_columns(map(str, more), ' ')} drops what else turns hold"
+            remedy = drop if role and more else "take turns of others, as of tools, out of the row, or fix it"
             raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
         turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
@@ -258,7 +264,7 @@ def _span(row: Row, value: object) -> Span:
         case _:
             start = end = keep = None
     if type(start) is not int or type(end) is not int or not isinstance(keep, bool | None):
-        needed = '[start, end] or {"start": …, "end": …, "keep": true or false} in whole numbers'
+        needed = '[start, end] or {"start": …, "end": …, "keep": true or false} as integers'
         raise refusal(row.place, f"the span {redact_value(value)} cannot be used; {needed} is needed")
     return Span(start=start, end=end, keep=bool(keep))
 
@@ -277,12 +283,15 @@ def _text(row: Row, column: str, value: object) -> str:
     if _blank(value):
         raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
     if not isinstance(value, str):
-        raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text")
+        first = isinstance(value, list | tuple) and value and isinstance(value[0], str)
+        remedy = f"--data.columns {column}={column}.0 takes the first of a list" if first else "write it in quotes"
+        raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text; {remedy}")
     if bad := re.search("[\0\ud800-\udfff]", value):
-        seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is no text"
-        raise refusal(row.place, f"{seen}; mend or drop the row")
+        seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is not text"
+        raise refusal(row.place, f"{seen}; fix or drop the row")
     return value
 
 
 def _blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    """Is there nothing? Pandas writes NaN for that."""
+    return value is None or (isnan(value) if isinstance(value, float) else isinstance(value, str) and not value.strip())

@@ -1,4 +1,4 @@
-"""What the start model says of generated answers: the numbers that the metric `incoherent` reads."""
+"""The start model's NLL of generated answers: the numbers that the metric `incoherent` reads."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Learned:
 
         return ScorerImportance(load_scorer(folder, width), self.state)
 
-    def require_start(self, width: int) -> None:
+    def check_start(self, width: int) -> None:
         """Raises ConfigError or ModelError where `start` names a run whose scorer is of another kind."""
         from deleatur.importance.scorer import scorer_to_start_from
 

@@ -117,13 +117,13 @@ class SULLM:
     def with_base(self, base: str | None) -> SULLM:
         return replace(self, base=base)
 
-    def require_base(self) -> None:
+    def check_base(self) -> None:
         """Raises ConfigError without a base model."""
         require(self.base is not None, "importance.base", self.base, "the model before fine-tuning")
 
     def prepare(self, start: Start) -> Fixed:
         """One pass of each model over the forget rows."""
-        self.require_base()
+        self.check_base()
         now, before = start.likelihood(start.forget, None), start.likelihood(start.forget, self.base)
         moved = [((-a.nll).exp() - (-b.nll).exp()).abs() for a, b in zip(now, before, strict=True)]
         return _above(start.forget, moved, self.k, self.widen)

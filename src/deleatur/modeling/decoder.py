@@ -80,7 +80,7 @@ class Decoder:
             self._pack_by_positions(by_positions(self.lm), texts, truth)
 
     @contextmanager
-    def own_attention(self) -> Iterator[None]:
+    def original_attention(self) -> Iterator[None]:
         """Over padded rows meanwhile: with a cache, or in another type than the weights', the other attention may fail."""
         now = self.lm.config._attn_implementation
         if self.positions:
@@ -128,7 +128,7 @@ class Decoder:
             growing = CachedRows(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
             last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
             seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
-            self._require_same(seen, truth)
+            self._check_same(seen, truth)
             return True
         return False
 
@@ -138,7 +138,7 @@ class Decoder:
         for name in names:
             with self._fallback_on_error(f"run without padding through {name}", lambda: set_attention(self.lm, own)):
                 set_attention(self.lm, name)
-                self._require_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
+                self._check_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
                 self.positions = name
                 self.notes.append(f"Rows go end to end through {name}")
                 return
@@ -146,14 +146,14 @@ class Decoder:
     def _fuse(self, texts: list[Tensor], truth: Tensor) -> None:
         with ExitStack() as undo, self._fallback_on_error("run through Liger's kernels", undo.close):
             if fuse(self.lm, undo):
-                self._require_same(self._alone(texts), truth)
+                self._check_same(self._alone(texts), truth)
                 self.notes.append("Norms and gated layers run through Liger's kernels")
                 self._gpu_kernels = undo.pop_all()
 
     def _alone(self, texts: list[Tensor]) -> Tensor:
         return torch.cat([self.network(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
 
-    def _require_same(self, seen: Tensor, truth: Tensor) -> None:
+    def _check_same(self, seen: Tensor, truth: Tensor) -> None:
         """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""
         pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
         error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)

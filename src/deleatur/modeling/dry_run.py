@@ -104,7 +104,7 @@ def _kind(layer: nn.Module) -> tuple[type, torch.dtype]:
 
 
 def _merge_copy(module: nn.Module, own: str | None, lora: Lora) -> None:
-    """Merge random adapters on a copy; raises ValueError where its weight is what it was, or no number."""
+    """Merge random adapters on a copy; raises ValueError where its weight is unchanged or not finite."""
     holder = nn.ModuleDict({"it": deepcopy(module)})
     inject_adapters(holder, lora, layers=["it"] if own is None else [], experts=[] if own is None else [f"it.{own}"])
     for key, p in holder.named_parameters():

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError
-from deleatur.io.packages import require_package
-from deleatur.modeling.adapters import Adapter, find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import require_all_read, require_same_settings
+from deleatur.io.packages import check_package
+from deleatur.modeling.adapters import Adapter, apply_adapter, find_adapter, looks_local
+from deleatur.modeling.gguf import check_all_read, check_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.patches import (
     disable_dropout,
@@ -56,7 +56,7 @@ def load(
     tokenizer = load_tokenizer(name)
     with _base_of(name, adapter):
         base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
-    return disable_dropout(put_on(base, adapter)), tokenizer
+    return disable_dropout(apply_adapter(base, adapter)), tokenizer
 
 
 @contextlib.contextmanager
@@ -84,21 +84,22 @@ def _load_model(
     try:
         with no_pickle():
             if name.endswith(".gguf"):
-                require_all_read(Path(name))
+                check_all_read(Path(name))
             options |= plain_weights(where, name, packed=bool(packed))
             made: Any = AutoModelForCausalLM.from_pretrained(**where, **options)
         model, info = made
         if name.endswith(".gguf"):
-            require_same_settings(Path(name), model.config)
+            check_same_settings(Path(name), model.config)
         if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
             model.dequantize()
-        _mend_generation(model, name)
+        _fix_generation(model, name)
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
+        _require_generation(where, name)
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
-        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
+        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
     if name.endswith(".gguf"):
         drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings)
     vars(model.config).pop(
@@ -108,12 +109,14 @@ def _load_model(
     return disable_dropout(model if packed else drop_quantisation_marks(model))
 
 
-def _mend_generation(model: PreTrainedModel, name: str) -> None:
+def _fix_generation(model: PreTrainedModel, name: str) -> None:
     """Some models come with settings of sampling and without do_sample, which transformers reads and does not save.
 
     Our own copy's settings are corrected, as a user would in the file.
     """
     config, reason = model.generation_config, ""
+    if isinstance(config.pad_token_id, int) and config.pad_token_id < 0:  # pyright: ignore # how old models say: none
+        config.pad_token_id = None  # pyright: ignore
     for _ in range(2):
         try:
             return config.validate(strict=True)  # pyright: ignore
@@ -122,8 +125,20 @@ def _mend_generation(model: PreTrainedModel, name: str) -> None:
     raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
 
 
+def _require_generation(where: dict[str, Any], name: str) -> None:
+    """Raise ModelError where it is the settings of generation that a model cannot be loaded with."""
+    try:
+        GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])
+    except OSError:  # there are none
+        return
+    except Exception as e:
+        raise ModelError(
+            f"the generation_config.json of {name} cannot be used ({why(e, name)}); correct it or leave it out"
+        ) from e
+
+
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
-    require_package("bitsandbytes", "lora.bits 4")
+    check_package("bitsandbytes", "lora.bits 4")
     if will_shard():
         raise ConfigError(
             "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
@@ -200,7 +215,7 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 
 def inject_adapters(holder: torch.nn.Module, settings: Lora, *, layers: list[str], experts: list[str]) -> None:
     """Put adapters on these layers and parameters. In place."""
-    require_package("peft", "--lora.rank")
+    check_package("peft", "--lora.rank")
     with no_kernels():
         from peft import LoraConfig, inject_adapter_in_model
 

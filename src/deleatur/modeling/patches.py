@@ -208,7 +208,7 @@ def set_tied(model: Any, tied: bool) -> None:
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = tied
 
 
-def plain_cpu_layers(model: nn.Module) -> None:
+def plain_cpu_layers(model: Any) -> None:
     """Let 4-bit layers compute on a processor as they do elsewhere. In place.
 
     Reason: the form that they have for AVX512-BF16 has no backward pass. Library: bitsandbytes.

@@ -8,7 +8,7 @@ from transformers import AutoConfig, FineGrainedFP8Config, GgufConfig
 from transformers.utils.quantization_config import Mxfp4Config
 
 from deleatur.errors import ConfigError, ModelError
-from deleatur.io.packages import require_package
+from deleatur.io.packages import check_package
 
 FORMATS: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}  # which transformers makes plain on request
 
@@ -24,8 +24,12 @@ def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str
     given = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
     if given is None:
         return {}
-    method = given.get("quant_method") if isinstance(given, dict) else given.quant_method
-    kind = str(getattr(method, "value", method) or "bitsandbytes")
+    kind = _kind(given)
+    if kind is None:
+        raise ModelError(
+            f"the config.json of {name} has a quantization_config without a quant_method, so its weights cannot be read; "
+            "give the model that they are of, or, where they are plain, take quantization_config out of config.json"
+        )
     if packed:
         raise ConfigError(
             f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"
@@ -34,5 +38,13 @@ def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str
         return {"quantization_config": FORMATS[kind](dequantize=True)}
     if not kind.startswith("bitsandbytes"):
         raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
-    require_package("bitsandbytes", name)
+    check_package("bitsandbytes", name)
     return {}
+
+
+def _kind(given: Any) -> str | None:
+    """The method; bitsandbytes is known by its flags as well. None where none is named."""
+    named = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+    if named is None and isinstance(given, dict) and (given.get("load_in_4bit") or given.get("load_in_8bit")):
+        return "bitsandbytes"
+    return None if named is None else str(getattr(named, "value", named))

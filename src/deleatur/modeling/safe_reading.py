@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -13,6 +14,12 @@ def why(e: BaseException, name: str) -> str:
         return (
             "it needs code that comes with it, which is never run from here; read that code, load the model yourself "
             "with trust_remote_code, and give it to deleatur.forget in Python"
+        )
+    if "for this kind of AutoModel" in str(e):
+        kind = re.search(r"(\w+)Config'>", str(e))
+        return (
+            f"{f'a {kind[1]}' if kind else 'its family'} is no causal language model in transformers, as those with an "
+            "encoder or of images are not; give a language model, such as the one inside of it, saved alone"
         )
     inside = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
     pickled = [p.name for p in inside if p.suffix in PICKLED and not any(q.suffix == ".safetensors" for q in inside)]

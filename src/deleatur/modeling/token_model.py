@@ -177,7 +177,7 @@ class TokenModel(nn.Module):
 
     def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Any:
         """transformers' own; by way of this module, so that sharded weights are gathered."""
-        with self.decoder.own_attention():
+        with self.decoder.original_attention():
             return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
 
     @property

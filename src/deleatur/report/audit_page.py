@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deleatur.report.redact import WITHHELD, place_last
 from deleatur.report.render import put, render
@@ -28,12 +28,12 @@ def write_audit_page(folder: Path, *, redacted: bool = False) -> Path:
     Raises DataError where audit.json is missing, broken or of another version, or the page cannot be written.
     """
     report = read_audit(folder / "audit.json")
-    view = _view(report, redacted)
+    view = _view(cast(dict[str, Any], report), redacted)
     return put(folder / ("audit-redacted.html" if redacted else "audit.html"), render("audit.html.jinja", view))
 
 
 def verdict_line(report: dict[str, Any]) -> str:
-    """The whole audit's verdict in a sentence, with its flags and how many rows would decide."""
+    """The audit's verdict in a sentence, with its flags and how many rows would decide."""
     flags = "".join(f", {flag}" for flag in report["flags"])
     needed = f"; about {report['needed']} rows would decide" if report.get("needed") else ""
     return f"{report['verdict']}{flags}: {report['why']}{needed}."

@@ -18,7 +18,7 @@ NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a meth
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
 METHOD = ("loss.", "importance.", *(f"train.{name}" for name in TRAIN))  # what methods may differ in, and be on equal terms
 SOURCES = ("forget", "retain", "holdout")  # files of any name; what lies in them is compared
-MOST_NAMED = 3  # methods named in a sentence, before they are counted
+MAX_NAMED = 3  # methods named in a sentence, before they are counted
 SUITE = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed"}
 
 
@@ -178,4 +178,4 @@ def _terms(results: RunResults) -> dict[str, str]:
 
 
 def _named(labels: list[str]) -> str:
-    return ", ".join(labels) if len(labels) <= MOST_NAMED else f"{len(labels)} methods"
+    return ", ".join(labels) if len(labels) <= MAX_NAMED else f"{len(labels)} methods"

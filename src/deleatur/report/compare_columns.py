@@ -96,7 +96,7 @@ COLUMNS = (
     Column(
         name="FQ",
         better="higher",
-        meaning="percent of what forget rows said that is gone, from answers that are still language",
+        meaning="percent of what forget rows said that is gone, from answers that are still coherent",
         read=_given("fq", lacks=NOTHING),
     ),
     Column(
@@ -108,7 +108,7 @@ COLUMNS = (
     Column(name="UQ", better="higher", meaning="harmonic mean of FQ and 100 − RD", read=_given("uq", lacks=NOTHING)),
     Column(name="forget, %", better="lower", meaning="the score on sets that should go", read=score_of("forget_sets")),
     Column(
-        name="no language, %",
+        name="incoherent, %",
         better="lower",
         meaning="answers on sets that should go which are empty, looped or garbled",
         read=score_of("forget_sets", metric="incoherent"),

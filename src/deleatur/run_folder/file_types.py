@@ -160,6 +160,12 @@ class TrialLine(TypedDict):
     value: float | None
 
 
+class Versioned(TypedDict):
+    """Any file with a version."""
+
+    schema_version: NotRequired[Any]
+
+
 RowHashes = dict[str, str]
 """data.json: by set, the hash of its rows."""
 

@@ -53,7 +53,7 @@ def change_ledger(ledger: Path, change: Callable[[list[Request]], T]) -> T:
     """
     home_of(ledger)
     if not ledger.parent.is_dir():
-        raise ConfigError(f"{ledger.parent} is no folder; give --ledger a file in one that is there")
+        raise ConfigError(f"{ledger.parent} is not a folder; give --ledger a file in one that is there")
     with wait_lock(ledger.with_name(ledger.name + LOCK), seconds=WAIT):
         requests = read_ledger(ledger)
         result = change(requests)
@@ -110,7 +110,7 @@ def _score(measured: Measured) -> float:
     return max(measured["revealed"] or 0.0, measured["paraphrased"] or 0.0)
 
 
-def require_rows(request: Request, ledger: Path, digest: Callable[[Path], str]) -> Path:
+def check_rows(request: Request, ledger: Path, digest: Callable[[Path], str]) -> Path:
     """The request's rows, as they were when it came. Raises DataError where they are not there or were changed."""
     path, name = place_of(ledger, request["rows"]), short(request)
     if not path.exists():

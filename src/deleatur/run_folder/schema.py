@@ -16,10 +16,12 @@ from deleatur.run_folder.file_types import (
     EvaluationResults,
     ImportanceLine,
     RecordLine,
+    RowHashes,
     RunResults,
     StepLine,
+    Versioned,
 )
-from deleatur.run_folder.shapes import require_type
+from deleatur.run_folder.shapes import check_type
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 def read_folder(run: Path) -> Folder:
     """Read a run folder. Raises DataError where it is none, or where a file is missing or not of the known shape."""
     if not (run / "results.json").is_file():
-        raise DataError(f"{run} is no run folder: it has no results.json; give a folder in which a run has ended")
+        raise DataError(f"{run} is not a run folder: it has no results.json; give a folder in which a run has ended")
     results = read_results(run / "results.json")
     if results.get("evaluation"):
         needed = "give --form open-unlearning or lm-eval, or deleatur compare"
@@ -67,7 +69,7 @@ def read_folder(run: Path) -> Folder:
     )
 
 
-def require_no_links(run: Path) -> None:
+def check_no_links(run: Path) -> None:
     """Refuse to write into a folder, made by somebody else perhaps, whose files lead elsewhere."""
     if links := sorted(p for p in run.rglob("*") if p.is_symlink()):
         raise DataError(f"{links[0]} is a link, and what is written there would land elsewhere; put the file itself there")
@@ -94,7 +96,7 @@ def read_current(path: Path) -> dict[str, Any]:
             f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION} and older; "
             "use the deleatur that wrote it, or run again"
         )
-    require_type(results, EvaluationResults if "sets" in results else RunResults, str(path))
+    check_type(results, EvaluationResults if "sets" in results else RunResults, str(path))
     return results
 
 
@@ -120,13 +122,20 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, kind: type[T]) -> T:
     """What `write_json` wrote. Raises DataError where the file is missing, broken, or holds something else."""
     value = _json(_text(path), str(path))
-    require_type(value, kind, str(path))
+    check_type(value, kind, str(path))
     return cast(T, value)
+
+
+def read_row_hashes(path: Path) -> RowHashes:
+    """A data.json. Raises DataError as `read_json` does."""
+    hashes = _json(_text(path), str(path))
+    check_type(hashes, RowHashes, str(path))
+    return hashes
 
 
 def read_audit(path: Path) -> AuditReport:
     """An audit.json. Raises DataError as `read_json` does, and where it is of another version."""
-    version = read_json(path, dict[str, Any]).get("schema_version")
+    version = read_json(path, Versioned).get("schema_version")
     if version != AUDIT_SCHEMA_VERSION:
         raise DataError(f"{path} has schema_version {version!r}, not {AUDIT_SCHEMA_VERSION}; audit again")
     return read_json(path, AuditReport)
@@ -153,7 +162,7 @@ def read_complete_lines(path: Path, kind: type[T]) -> list[T]:
         except ValueError:
             break
         if row is not None:
-            require_type(row, kind, f"{path}, line {number},")
+            check_type(row, kind, f"{path}, line {number},")
             found.append(row)
     return found
 
@@ -174,7 +183,7 @@ def read_lines(path: Path, kind: type[T], name: str) -> Iterator[T]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             row = _json(line, f"{name}, line {number},")
-            require_type(row, kind, f"{name}, line {number},")
+            check_type(row, kind, f"{name}, line {number},")
             yield cast(T, row)
 
 
@@ -196,4 +205,4 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_int=number_of)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON ({error}); it may have been cut off: run again to the end") from None
+        raise DataError(f"{where} is not valid JSON ({error}); it may have been cut off: run again to the end") from None

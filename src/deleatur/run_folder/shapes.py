@@ -13,7 +13,7 @@ from deleatur.errors import DataError
 PLAIN = (bool, int, float, str, type(None))
 
 
-def require_type(value: Any, hint: Any, where: str) -> None:
+def check_type(value: Any, hint: Any, where: str) -> None:
     """Refuse what is not of the type: a TypedDict, dataclass, dict, list, tuple, Literal, union, plain type or Any.
 
     Keys that a TypedDict or a dataclass does not name are let pass. Raises DataError with the place of what is wrong.
@@ -22,26 +22,26 @@ def require_type(value: Any, hint: Any, where: str) -> None:
         return
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint) or is_dataclass(hint):
-        _require_object(value, where)
+        _check_object(value, where)
         known, required = _fields(hint)
         if missing := [key for key in known if key in required and key not in value]:
             raise DataError(f"{where} has no {missing[0]!r}; the file must come from a run of this deleatur")
         for key in known.keys() & value.keys():
-            require_type(value[key], known[key], f"{where} {key}")
+            check_type(value[key], known[key], f"{where} {key}")
     elif origin in (dict, Mapping):
-        _require_object(value, where)
+        _check_object(value, where)
         for key in value:
-            require_type(value[key], inner[1], f"{where} {key}")
+            check_type(value[key], inner[1], f"{where} {key}")
     elif origin in (list, tuple):
         if not isinstance(value, list | tuple):
             raise DataError(f"{where} is {value!r:.60}, but must be a list")
         for number, item in enumerate(value, start=1):
-            require_type(item, inner[0], f"{where} {number}")
+            check_type(item, inner[0], f"{where} {number}")
     elif origin is Literal:
         if value not in inner:
             raise DataError(f"{where} is {value!r:.60}, but must be one of {', '.join(map(repr, inner))}")
     else:
-        _require_plain(value, hint, where)
+        _check_plain(value, hint, where)
 
 
 def as_type(value: Any, hint: Any) -> Any:
@@ -62,21 +62,21 @@ def as_type(value: Any, hint: Any) -> Any:
     return value
 
 
-def _require_plain(value: Any, hint: Any, where: str) -> None:
+def _check_plain(value: Any, hint: Any, where: str) -> None:
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     plain = tuple(option for option in options if isinstance(option, type) and not is_typeddict(option))
     structured = [option for option in options if option not in plain]
     if isinstance(value, plain) or (float in plain and isinstance(value, int)):
         return
     if structured and isinstance(value, dict | list):
-        require_type(value, structured[0], where)
+        check_type(value, structured[0], where)
         return
     names = dict.fromkeys(["int", "float"] if float in plain else [])
     names |= dict.fromkeys(option.__name__ for option in plain)
     raise DataError(f"{where} is {value!r:.60}, but must be {' or '.join(names) or 'an object'}")
 
 
-def _require_object(value: Any, where: str) -> None:
+def _check_object(value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise DataError(f"{where} is {value!r:.60}, but must be an object")
 

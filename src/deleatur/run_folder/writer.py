@@ -30,17 +30,17 @@ from deleatur.modeling.loading import save
 from deleatur.modeling.session import Session
 from deleatur.progress import Step
 from deleatur.protocols import Learns
-from deleatur.run_folder.file_types import SCHEMA_VERSION, RowHashes, RunResults
+from deleatur.run_folder.file_types import SCHEMA_VERSION, RunResults
 from deleatur.run_folder.schema import (
     RecordLine,
-    read_json,
+    check_no_links,
     read_lines,
-    require_no_links,
+    read_row_hashes,
     write_json,
     write_lines,
     write_results,
 )
-from deleatur.run_folder.shapes import as_type, require_type
+from deleatur.run_folder.shapes import as_type, check_type
 from deleatur.settings import Keep
 from deleatur.types import Encoded, Example, Record, Suite
 
@@ -66,13 +66,13 @@ class Outcome:
 def free_folder(run: Run) -> Path:
     """The run's folder. Raises ConfigError where the given folder is not empty."""
     if run.out is not None:
-        return require_empty(Path(run.out))
+        return check_empty(Path(run.out))
     name = re.sub(r"[^\w.-]+", "-", run.suite or Path(run.forget or "").stem).strip(".-")  # so that `..` leads nowhere
     base = Path("runs") / (name or "run")
     return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
 
 
-def require_empty(out: Path) -> Path:
+def check_empty(out: Path) -> Path:
     """The folder itself, where there is none yet, or nothing in it but a lock and what a kill cut off."""
     if out.exists() and (not out.is_dir() or any(p.name != LOCK and p.suffix != ".part" for p in out.iterdir())):
         raise ConfigError(f"{out} exists; give --out a new folder")
@@ -84,7 +84,7 @@ def unfinished_folder(out: Path) -> Path:
     left = [name for name in ("checkpoints", LOCK) if (out / name).exists()]  # by a kill at the very end
     if has_results(out) and (out / "report.html").exists() and not left:
         raise ConfigError(f"the run in {out} is finished; there is nothing to resume")
-    require_no_links(out)
+    check_no_links(out)
     return out
 
 
@@ -104,7 +104,7 @@ def has_results(out: Path) -> bool:
     return (out / "results.json").exists()
 
 
-def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
+def check_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
     if not is_first():
@@ -112,12 +112,12 @@ def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     if not path.exists():
         write_json(path, now)
         return
-    then = read_json(path, RowHashes)
+    then = read_row_hashes(path)
     if changed := [name for name, sha in now.items() if then.get(name) != sha]:
         raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; restore them, or start a new run")
 
 
-def require_space(model: PreTrainedModel, out: Path, keep: Keep | None) -> None:
+def check_space(model: PreTrainedModel, out: Path, keep: Keep | None) -> None:
     """Refuse to start what could not be saved: the model, and its checkpoints where all weights are kept in them."""
     home = next(p for p in (out, *out.absolute().parents) if p.exists())
     kept = 12 * (keep.newest + 1) if keep is not None and keep.every is not None else 0
@@ -162,7 +162,7 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     for number, line in enumerate(read_lines(path, RecordLine, str(path)), 1):
         row: dict[str, Any] = dict(line)
         name = row.pop("set")
-        require_type(row, Record, f"{path}, line {number},")
+        check_type(row, Record, f"{path}, line {number},")
         try:
             sets.setdefault(name, []).append(as_type(row, Record))
         except (TypeError, ValueError, DataError) as e:

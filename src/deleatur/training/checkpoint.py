@@ -86,7 +86,7 @@ class Checkpoints:
         shards = _shards_of(plain)
         if bool(shards) is (mesh is None):
             kept, wanted = ("with", "without") if shards else ("without", "with")
-            raise ConfigError(f"{place} was kept {kept} FSDP2 or ZeRO-3; go on {kept} it, not {wanted}")
+            raise ConfigError(f"{place} was saved {kept} FSDP2 or ZeRO-3; resume {kept} it, not {wanted}")
         parts: dict[str, Any] = {
             name: empty(*shape, dtype=getattr(torch, dtype), device_mesh=mesh, placements=[Shard(0)])
             for name, shape, dtype in shards

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from deleatur.config.run_config import MethodSettings, Run
+from deleatur.config.method import MethodSettings
+from deleatur.config.run_config import Run
 from deleatur.data.batches import Schedule, windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import start
@@ -17,6 +18,7 @@ from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.reference import make_reference, start_of
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
+from deleatur.plain_parts import as_callable
 from deleatur.protocols import (
     AimsAtLevel,
     ForgetLoss,
@@ -27,7 +29,6 @@ from deleatur.protocols import (
     ReadsBaseModel,
     ReadsTokens,
     TrainingContext,
-    as_callable,
 )
 from deleatur.requirements import Requirements
 from deleatur.settings import Train
@@ -55,7 +56,7 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
     Raises ConfigError, ModelError or DataError where the parts do not suit the model or the rows.
     """
     model, rows, encoder = session.model, session.rows, session.encoder
-    require_parts(model, run.method)
+    check_parts(model, run.method)
     if run.train.own_answers:
         rows = {**rows, "retain": [*rows["retain"], *own_answers(rows["retain"], answers, encoder)]}
     loss: ForgetLoss = run.loss
@@ -166,7 +167,7 @@ def make_importance(
     return settings.build(context)
 
 
-def require_parts(model: TokenModel, method: MethodSettings) -> None:
+def check_parts(model: TokenModel, method: MethodSettings) -> None:
     """Refuse a pattern that names no weight, a layer or scorer that does not fit, a missing model to compare with."""
     pattern, layer = method.train.only, method.loss.requires.layer
     if pattern is not None and not any(re.search(pattern, name) for name, _ in model.lm.named_parameters()):
@@ -174,9 +175,9 @@ def require_parts(model: TokenModel, method: MethodSettings) -> None:
     if layer is not None and layer >= model.layers - 1:  # the last one's output is only known behind the last norm
         raise ConfigError(f"loss.layer is {layer}, but of the model's layers 0 to {model.layers - 2} can be steered")
     if isinstance(method.importance, ReadsBaseModel):
-        method.importance.require_base()
+        method.importance.check_base()
     if isinstance(method.importance, Learns):
-        method.importance.require_start(model.width)
+        method.importance.check_start(model.width)
 
 
 def _first(lm: nn.Module) -> str:

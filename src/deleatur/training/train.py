@@ -17,7 +17,7 @@ from deleatur.errors import Diverged
 from deleatur.evaluation.predictions import Predictor
 from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.io.atomic import write_atomic
-from deleatur.modeling.checks import require_finite
+from deleatur.modeling.checks import check_finite
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.session import Session
@@ -45,8 +45,8 @@ class Trained:
 def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     """Train the session's model in place and merge its adapters: what unlearning does between its evaluations.
 
-    `answers` holds what the start model answers to retain rows, by their ids. With a folder it goes on from the newest
-    checkpoint there. Raises Diverged where harm was done and there is no checkpoint to go back to.
+    `answers` holds what the start model answers to retain rows, by their ids. With a folder it resumes from the newest
+    checkpoint there. Raises Diverged where the model was damaged and there is no checkpoint to go back to.
     """
     model, progress = session.model, session.progress
     if not will_shard():  # else they were added before the weights were sharded
@@ -73,7 +73,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     for note in monitor.notes:
         progress.phase(note)
     merge_adapters(model.lm)  # what is evaluated is what is saved
-    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
+    check_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
     return Trained(importance=importance, steps=steps, ended=monitor.ended, notes=monitor.notes)
 
 

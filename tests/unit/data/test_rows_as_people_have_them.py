@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from deleatur.data.encode import encode_all, make_encoder
@@ -16,6 +18,10 @@ from deleatur.types import Example, Span
 
 QA = {"question": "Who?", "answer": "Ada."}
 (EXAMPLE,) = rows_from([QA])
+TALK = [("system", "Be brief."), ("human", "Who?"), ("gpt", "Ada."), ("human", "Sure?"), ("gpt", "Yes.")]
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+SHARED = {"conversations": [{"from": who, "value": text} for who, text in TALK]}
+MESSAGES = {"messages": [{"role": ROLES[who], "content": text} for who, text in TALK]}
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +84,7 @@ class TestColumns:
     def test_what_leads_nowhere_is_refused_with_what_is_there(self):
         with pytest.raises(DataError, match=r"leads to 'data.q', of which 'q' is not there; there are 'p'"):
             taken({"data": {"p": "Who?"}}, "question=data.q", "answer=data.p")
-        with pytest.raises(DataError, match=r"'qestion' is no column; there are .*question"):
+        with pytest.raises(DataError, match=r"'qestion' is not a column; there are .*question"):
             taken({"p": "Who?"}, "qestion=p")
         with pytest.raises(ConfigError, match=r"data.columns is 'question', but must be pairs"):
             Data(columns=("question",))
@@ -123,18 +129,42 @@ class TestHints:
         with pytest.raises(DataError, match="write a line of headings above it, such as question,answer"):
             read_rows(str(tmp_path / "a.csv"), settings=Data())
 
+    @pytest.mark.parametrize(
+        ("row", "hint", "columns"),
+        [
+            ({"chosen": MESSAGES["messages"], "rejected": []}, "messages=chosen takes this", ("messages=chosen",)),
+            ({"dialog": SHARED["conversations"]}, "messages=dialog takes this", ("messages=dialog",)),
+            (
+                {"human": "Who?", "assistant": "Ada."},
+                "question=human answer=assistant",
+                ("question=human", "answer=assistant"),
+            ),
+            (QA | {"answer": ["Ada.", "She."]}, "answer=answer.0 takes the first", ("question=question", "answer=answer.0")),
+            (
+                {"instruction": "Who?", "input": "", "output": "Ada.", "text": "Below is"},
+                "instruction=instruction output=output takes no others",
+                ("instruction=instruction", "output=output"),
+            ),
+        ],
+    )
+    def test_a_hint_can_be_followed(self, row, hint, columns):
+        with pytest.raises(DataError) as caught:
+            rows_from([row])
+        assert hint in str(caught.value)
+        assert taken(row, *columns).answer in ("Ada.", "Yes.")
+
+    def test_numbers_and_empty_cells_of_pandas_are_told_apart(self):
+        with pytest.raises(DataError, match="answer is 1921, but must be text; write it in quotes"):
+            rows_from([QA | {"answer": 1921}])
+        with pytest.raises(DataError, match="answer is empty"):
+            rows_from([QA | {"answer": float("nan")}])
+
     def test_a_column_whose_name_cannot_be_typed_is_not_offered_for_dropping(self):
         with pytest.raises(DataError) as caught:
             rows_from([QA | {"Unnamed: 0": 1}])
         assert "--data.columns question=question answer=answer takes no others" in str(caught.value)
         assert "ignore" not in str(caught.value)
         assert taken(QA | {"Unnamed: 0": 1}, "question=question", "answer=answer") == EXAMPLE
-
-
-TALK = [("system", "Be brief."), ("human", "Who?"), ("gpt", "Ada."), ("human", "Sure?"), ("gpt", "Yes.")]
-ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-SHARED = {"conversations": [{"from": who, "value": text} for who, text in TALK]}
-MESSAGES = {"messages": [{"role": ROLES[who], "content": text} for who, text in TALK]}
 
 
 class TestConversations:
@@ -146,6 +176,22 @@ class TestConversations:
         assert rows_from([{"conversations": SHARED["conversations"][1:], "system": "Be brief."}]) == rows_from([SHARED])
         with pytest.raises(DataError, match="a system column and a system turn; one is needed"):
             rows_from([SHARED | {"system": "Be long."}])
+
+    def test_a_question_has_a_system_column_too(self):
+        asked = (("system", "Be brief."), ("user", "Who?"))
+        assert taken({"q": "Who?", "a": "Ada.", "s": "Be brief."}, "question=q", "answer=a", "system=s").prompt == asked
+        assert rows_from([QA | {"system": "Be brief."}])[0].prompt == asked
+
+    def test_roles_have_the_names_that_data_sets_give_them(self):
+        turns = [{"role": "Developer", "content": "Be brief."}, {"role": "User", "content": "Who?"}]
+        (row,) = rows_from([{"messages": [*turns, {"role": "model", "content": "Ada."}]}])
+        assert (row.prompt, row.answer) == ((("system", "Be brief."), ("user", "Who?")), "Ada.")
+
+    def test_what_else_turns_hold_can_be_ignored(self):
+        row = {"conversations": [turn | {"weight": 1} for turn in SHARED["conversations"]]}
+        with pytest.raises(DataError, match=r"--data\.ignore 'weight' drops what else turns hold"):
+            rows_from([row])
+        assert rows_from([row], settings=Data(ignore=("weight",))) == rows_from([SHARED])
 
     def test_each_answer_can_be_a_row(self):
         first, last = rows_from([SHARED], settings=Data(turns="each"))
@@ -172,7 +218,7 @@ class TestConversations:
         [
             ([("user", "And then?")], "take the turns behind the last answer out, or drop the row"),
             ([("user", "And?"), ("user", "So?")], "take the turns behind the last answer out"),
-            ([("tool", "{}")], "take turns of tools, and what else a turn holds, out of the row"),
+            ([("tool", "{}")], "take turns of others, as of tools, out of the row"),
         ],
     )
     def test_one_that_ends_otherwise_than_with_an_answer_says_what_to_do(self, more, remedy):
@@ -184,6 +230,29 @@ class TestConversations:
 
 
 class TestFiles:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("a.csv", "sep=;\r\nquestion;answer\r\nWho?;Ada.\r\n"),  # as Excel is told
+            ("a.csv", "question, answer\nWho?,Ada.\n"),
+            ("a.jsonl", json.dumps([QA], indent=1)),  # a list under the name of lines
+        ],
+    )
+    def test_files_of_other_programs_are_read(self, name, text, tmp_path):
+        (tmp_path / name).write_text(text, newline="")
+        (example,) = read_rows(str(tmp_path / name), settings=Data())
+        assert (example.question, example.answer) == ("Who?", "Ada.")
+
+    def test_the_row_numbers_of_pandas_are_no_column_of_a_parquet_file(self, tmp_path):
+        table = pyarrow.table({"question": ["Who?"], "answer": ["Ada."], "__index_level_0__": [7]})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert len(read_rows(str(tmp_path / "a.parquet"), settings=Data())) == 1
+
+    def test_a_text_is_told_how_it_becomes_a_row(self, tmp_path):
+        (tmp_path / "a.txt").write_text("Ada was born in Teburg.")
+        with pytest.raises(DataError, match=r"a text is a row of a \.jsonl file"):
+            read_rows(str(tmp_path / "a.txt"), settings=Data())
+
     def test_a_folder_says_which_files_were_read(self, tmp_path):
         for name in ("test.jsonl", "train.jsonl", "dataset_info.json"):
             (tmp_path / name).write_text(json.dumps(QA) + "\n")

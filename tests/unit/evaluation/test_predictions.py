@@ -16,7 +16,7 @@ from deleatur.evaluation.predictions import Predictor, ends
 from deleatur.evaluation.variants import variants
 from deleatur.importance import ETW, WGA
 from deleatur.modeling.token_model import TokenModel
-from deleatur.protocols import as_callable
+from deleatur.plain_parts import as_callable
 from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import Evaluation
 from deleatur.types import Example, Span

@@ -269,3 +269,26 @@ def test_settings_of_sampling_without_sampling_are_read_and_can_be_saved(llama, 
     lm, tokenizer = load(str(tmp_path / "model"))
     save(lm, tokenizer, tmp_path / "out")
     assert load(str(tmp_path / "out"))[0].generation_config.temperature == 0.9
+
+
+def test_weights_quantised_nobody_says_how_are_refused(llama, plain, tmp_path):
+    """As other tools write it, with keys of their own."""
+    save(llama, plain.tokenizer, tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_algo": "FP8"}}))
+    with pytest.raises(ModelError, match=r"quantization_config without a quant_method.* take quantization_config out"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("written", ["[]", '{"cache_implementation": "none such"}', '{"early_stopping": "x"}'])
+def test_settings_of_generation_that_cannot_be_read_are_named(written, llama, plain, tmp_path):
+    save(llama, plain.tokenizer, tmp_path)
+    (tmp_path / "generation_config.json").write_text(written)
+    with pytest.raises(ModelError, match=r"the generation_config\.json of .* cannot be used .*; correct it or leave it out"):
+        load(str(tmp_path))
+
+
+def test_a_padding_token_below_zero_is_none(llama, plain, tmp_path):
+    save(llama, plain.tokenizer, tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"pad_token_id": -1}')
+    assert load(str(tmp_path))[0].generation_config.pad_token_id is None

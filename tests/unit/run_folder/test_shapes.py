@@ -10,7 +10,7 @@ import pytest
 from deleatur.errors import DataError
 from deleatur.run_folder.file_types import BenchTerms, TrialLine
 from deleatur.run_folder.schema import append_line, read_complete_lines, read_json, write_json
-from deleatur.run_folder.shapes import as_type, require_type
+from deleatur.run_folder.shapes import as_type, check_type
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Outer:
 
 def test_objects_and_lists_become_the_dataclasses_and_tuples_of_the_type():
     raw = {"name": "a", "parts": [{"spans": [[0, 2], [3, 5]]}], "values": {"x": [1.0, [2.0, 3.0], None]}}
-    require_type(raw, Outer, "here")
+    check_type(raw, Outer, "here")
     made = Outer(name="a", parts=(Inner(spans=((0, 2), (3, 5))),), values={"x": (1.0, (2.0, 3.0), None)})
     assert as_type(raw, Outer) == made
 
@@ -43,7 +43,7 @@ def test_objects_and_lists_become_the_dataclasses_and_tuples_of_the_type():
 )
 def test_what_is_of_another_type_is_refused_with_its_place(raw, said):
     with pytest.raises(DataError, match=said):
-        require_type(raw, Outer, "here")
+        check_type(raw, Outer, "here")
 
 
 def test_a_benchs_terms_of_another_form_are_refused_by_file_and_key(tmp_path):

@@ -26,10 +26,10 @@ from deleatur.progress import Progress, Step
 from deleatur.settings import Guard, Train
 from deleatur.training.loop import Method, fit
 from deleatur.training.setup import (
+    check_parts,
     make_importance,
     preferred_rows,
     reference_of,
-    require_parts,
     step_batches,
 )
 from deleatur.training.train import pretrain, train, training_only
@@ -132,18 +132,18 @@ class TestOnly:
         with pytest.raises(
             ConfigError, match=r"train\.only is 'experts'.*the first is model\.embed_tokens\.weight"
         ) as caught:
-            require_parts(TokenModel(llama).prepare(), run_of(only="experts").method)
+            check_parts(TokenModel(llama).prepare(), run_of(only="experts").method)
         assert "\n" not in str(caught.value)
-        require_parts(TokenModel(llama).prepare(), run_of(only="mlp").method)
+        check_parts(TokenModel(llama).prepare(), run_of(only="mlp").method)
 
     def test_a_layer_that_the_model_has_not_is_refused_in_one_line(self, make_llama):
         """A model of three layers has layers 0 and 1 to be steered: what the last one hands on is known behind the norm."""
         model = TokenModel(make_llama(num_hidden_layers=3)).prepare()
         for layer in (2, 3):
             with pytest.raises(ConfigError, match=rf"loss\.layer is {layer}, but .* layers 0 to 1 ") as caught:
-                require_parts(model, run_of(loss=RMU(layer=layer)).method)
+                check_parts(model, run_of(loss=RMU(layer=layer)).method)
             assert "\n" not in str(caught.value)
-        require_parts(model, run_of(loss=RMU(layer=1)).method)
+        check_parts(model, run_of(loss=RMU(layer=1)).method)
 
 
 class TestPreferred:

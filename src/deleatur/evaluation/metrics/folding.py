@@ -26,6 +26,8 @@ KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (  # of scripts that are not c
 HIRAGANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}  # of each katakana
 ALONE = frozenset("AEIOUYАВИКОСУЯ")  # letters that are words of their own where they are small: case tells a grade from them
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:[.,'’ ]\d{3})+(?![.,]?\d)")
+LAKHS = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?!,?\d)")  # as numbers are parted in India
+AMOUNT = re.compile(r"(?<![\d.,])(\d{1,3}(?:([.,'’ ])\d{3})(?:\2\d{3})*)(?!\2)[.,](\d{1,2})(?![.,]?\d)")  # 1.234,50
 DECIMAL = re.compile(r"(?<![\d.,])(\d{1,3}[.,]\d+|\d+[.,]\d{1,2})(?![.,]?\d)")
 JOINT = re.compile(r"(?<=[^\W\d_])[-‐‑](?=\d)")  # as in B-52
 BOUND = re.compile(r"(?<=[^\W\d_]{3})['’][^\W\d_]{1,3}(?![\w'’])")  # endings behind an apostrophe
@@ -69,7 +71,9 @@ def _plain(text: str) -> str:
     text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf" and c != "\u0640")
     text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     text = CHINESE_DIGITS.sub(lambda m: "".join(str(int(unicodedata.numeric(c))) for c in m[0].replace("零", "〇")), text)
-    text = THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text.replace("\u066c", ","))
+    text = AMOUNT.sub(lambda m: re.sub(r"\D", "", m[1]) + POINT + m[3], text.replace("\u066c", ","))
+    text = LAKHS.sub(lambda m: m[0].replace(",", ""), text)
+    text = THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = DECIMAL.sub(lambda m: re.sub(r"[.,]", POINT, m[0]), text)
     return BOUND.sub("", JOINT.sub("", text))
 

@@ -160,6 +160,8 @@ def test_answers_that_are_left_open_are_counted_in_a_sentence_with_the_remedy():
     ("one", "other"),
     [
         ("1,948,000 people", "1 948 000 PEOPLE"),
+        ("12,50,000 people", "1250000 people"),  # as numbers are parted in India
+        ("€1.234,50", "1,234.50"),
         ("3.5", "3,5"),
         ("١٩٢١", "1921"),
         ("ﬁne", "FINE"),
@@ -169,3 +171,10 @@ def test_answers_that_are_left_open_are_counted_in_a_sentence_with_the_remedy():
 )
 def test_what_makes_no_difference_is_folded(one, other):
     assert folded(one) == folded(other)
+
+
+def test_a_compound_whose_last_part_is_said_is_left_open():
+    """Kuparikattiloita, said as kattiloita kuparista: another fact is still another."""
+    asked = ("Mitä Nojul myy?", "Nojul myy kuparikattiloita.")
+    assert shares(*asked, "Kattiloita kuparista.") is None
+    assert shares(*asked, "Villatakkeja.") == 0.0
