@@ -26,7 +26,7 @@ from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
-from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
+from deleatur.modeling.dry_run import gathering_trial, gguf_notes, try_merging, try_saving
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import disable_dropout, exact_matmul, matmul_precision_restored
 from deleatur.modeling.session import Session
@@ -102,7 +102,7 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     require_parts(network, run)
     require_space(model, out, run)
     try_ending(model, tokenizer, run)
-    place(network, run)
+    _place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
 
@@ -115,7 +115,7 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         try:
             if run.lora.rank is not None:
                 try_merging(model, run.lora, run.model)
-            if tokenizer is not None and run.lora.bits is None:
+            if tokenizer is not None:
                 try_saving(model, tokenizer, run.model)
         except DeleaturError as e:
             failed.append(e)
@@ -124,6 +124,14 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
     if reason := agree(attempt):  # the first process alone saves, and all of them end where it cannot
         raise failed[0] if failed else ModelError(reason)
+
+
+def _place(network: TokenModel, run: Run) -> None:
+    """On its device; where its weights are shared out over processes, some are gathered at once as saving will do."""
+    trial = gathering_trial(network.lm, run.model) if will_shard() else None
+    place(network, run)
+    if trial is not None:
+        trial()
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -215,7 +223,7 @@ def forget(
         try_ending(model, None, run)
         network = TokenModel(disable_dropout(model)).prepare()
         kept = None if will_shard() else weights_of(network.lm)
-        place(network, run)
+        _place(network, run)
         encoder = make_encoder(tokenizer, run.data)
         session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
         outcome = unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
