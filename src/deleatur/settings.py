@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from deleatur.errors import ConfigError
 
-__all__ = ["Data", "Evaluation", "Guard", "Judge", "Keep", "Lora", "Precision", "Train"]
+__all__ = ["Data", "Evaluation", "Guard", "Judge", "Keep", "Lora", "Precision", "Range", "Train"]
 
 Precision = Literal["fp32", "bf16"]
 

@@ -20,7 +20,7 @@ Make a language model forget exactly what it must, and nothing else.
 
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   evaluate a model on rows, without changing it
-  audit      ask whether what was to be forgotten comes back, beside controls; exits 0, 1 or 3 by its verdict
+  audit      attack a model to see whether forgotten rows come back, with controls; exits 0, 1 or 3 by its verdict
   rows       ask a model what it knows about a name, and write that as rows to forget
   score      show a run's answers, coloured by how much each token matters
   report     write a run's report.html again; with --redact without the rows' texts
@@ -158,8 +158,8 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Ask whether what a model was to forget comes back: attacks on it, on the original, on a model that was never trained
-    on the rows, and on one that only refuses. Exits 0 when clear, 1 at a leak, 3 when void or inconclusive."""
+    """Attack a model to see whether forgotten rows come back. The same attacks are made on the original, on a model never
+    trained on the rows, and on one that only refuses. Exits 0 when clear, 1 at a leak, 3 when void or inconclusive."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a run, or any model: name on the hub, folder (also of an adapter), or .gguf file."""

@@ -134,7 +134,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Turns, settings: Data, *, 
         )
     except Exception as e:  # templates raise whatever their author chose
         roles = [role for role, _ in turns]
-        remedy = FOLD if "system" in roles else "mend the template, or give --data.template plain"
+        remedy = FOLD if "system" in roles else "fix the template, or give --data.template plain"
         raise DataError(f"the chat template refuses the turns {roles}: {e}; {remedy}") from e
     return str(text)
 

@@ -13,7 +13,7 @@ from deleatur.data.messages import reason, redact_value, refusal, show_all, show
 
 INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # what pandas calls its row numbers in a CSV file
 INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # and in a Parquet file
-SEPARATOR = re.compile("sep=(.)\r?\n")  # what Excel is told with
+SEPARATOR = re.compile("sep=(.)\r?\n")  # the line that names Excel's delimiter
 
 
 def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
@@ -51,9 +51,9 @@ def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
 
 def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
     text = _decode(name, data)
-    told = SEPARATOR.match(text)
-    text = text[told.end() :] if told else text
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=told[1] if told else _delimiter(text))
+    named = SEPARATOR.match(text)
+    text = text[named.end() :] if named else text
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=named[1] if named else _delimiter(text))
     limit = csv.field_size_limit(2**31 - 1)
     try:
         head, *rows = [cells for cells in reader if cells] or [[]]

@@ -96,7 +96,7 @@ def _load_model(
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
-        _require_generation(where, name)
+        _check_generation(where, name)
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
@@ -125,7 +125,7 @@ def _fix_generation(model: PreTrainedModel, name: str) -> None:
     raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
 
 
-def _require_generation(where: dict[str, Any], name: str) -> None:
+def _check_generation(where: dict[str, Any], name: str) -> None:
     """Raise ModelError where it is the settings of generation that a model cannot be loaded with."""
     try:
         GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])

@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils import logging as transformers_logging
-from transformers.utils.logging import disable_progress_bar
 
 CHECKED = {
     "torch": "2.13.0",
@@ -39,15 +38,11 @@ CHECKED = {
 }
 """The newest version of each library with which the tests of its patches passed; None: with a stand-in only."""
 
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
-
-
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of missing kernels that are not used
-logging.getLogger("DeepSpeed").addFilter(_is_error)  # it speaks on stdout, from every process; it sets the level itself
+# DeepSpeed speaks on stdout, from every process, and sets the level of its log itself
+logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed calls names that torch gives new ones
-disable_progress_bar()  # of transformers: the terminal has bars of its own
+transformers_logging.disable_progress_bar()  # of transformers: the terminal has bars of its own
 
 
 @contextlib.contextmanager
@@ -206,8 +201,7 @@ def drop_added_tokens(tokenizer: Any, size: int) -> None:
 def set_tied(model: Any, tied: bool) -> None:
     """Say in a model's settings whether embedding and head are one weight. In place.
 
-    Reason: they may be two after adapters of one of them are merged, and a model saved as tied is read with one. Libraries:
-    peft, transformers, which reads it off the settings of the text part too.
+    Reason: after adapters of one of them are merged they are two; saved as tied, one is lost. Libraries: peft, transformers.
     """
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = tied
 
@@ -260,13 +254,11 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
 
 
 def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
-    """Let Liger's kernels compute the norms and gated layers of this one model, until `undo` is closed.
+    """Let Liger's kernels compute the norms and gated layers of this one model, until `undo` is closed. False where
+    liger_kernel is not installed or does not know the family.
 
     Reason: they are faster on a GPU. Rotary positions and the loss stay transformers': Liger replaces those for all
     models of a family. Library: liger_kernel, tested with a stand-in.
-
-    Returns:
-        False where liger_kernel is not installed or does not know the family.
     """
     if find_spec("liger_kernel") is None:
         return False
@@ -277,17 +269,13 @@ def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
     family = vars(sys.modules[type(model).__module__])
     names = dict(family)
     for module in model.modules():
-        undo.callback(_restore, module, dict(vars(module)))
+        undo.callback(vars(module).update, dict(vars(module)))
+        undo.callback(vars(module).clear)  # first, since the last comes first
     try:
         liger._apply_liger_kernel_to_instance(model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
     finally:
         family.update(names)
     return True
-
-
-def _restore(module: nn.Module, had: dict[str, Any]) -> None:
-    vars(module).clear()
-    vars(module).update(had)
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ class TestChat:
 
     @pytest.mark.parametrize("template", ["{% for", "{{ ''.__class__.mro() }}", "{{ messages[9].content }}", "{{ 1 / 0 }}"])
     def test_a_template_that_fails_is_an_error_of_one_line(self, template, make_tokenizer):
-        with pytest.raises(DataError, match=r"refuses the turns .*; mend the template, or give --data"):
+        with pytest.raises(DataError, match=r"refuses the turns .*; fix the template, or give --data"):
             make_encoder(make_tokenizer(template), Data())
 
     def test_turns_that_the_template_refuses_are_a_data_error(self, make_tokenizer):
