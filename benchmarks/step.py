@@ -27,7 +27,7 @@ import torch
 from naive import NaiveStep
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deleatur.config.run_config import requirements_of
+from deleatur.config.method import requirements_of
 from deleatur.data.batches import collate
 from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance

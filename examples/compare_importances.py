@@ -63,7 +63,7 @@ def main(args: Args) -> None:
     run = Run(model=args.model, suite=args.suite, forget=args.forget, retain=args.retain)
     model, tokenizer = load(args.model)
     sets = {name: rows for name, rows in suite_of(run).sets.items() if name in ("forget", "retain")}
-    rows = encode_sets(sets, tokenizer, run)
+    rows = encode_sets(sets, tokenizer, run.data)
     network, other = TokenModel(model).prepare(), TokenModel(load(args.retrained)[0]).prepare()
     own, without = (torch.cat([x.nll for x in likelihoods(m, rows["forget"], 16)]) for m in (network, other))
     gap = without - own

@@ -17,7 +17,8 @@ from typing import Any
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
+from deleatur.commands.demo_scale import FINE_TUNING
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.commands.unlearn import unlearn
@@ -128,7 +129,7 @@ class Runner:
             evaluation=Evaluation(rows=32, new_tokens=32, precision="bf16"),
         )
         model, tokenizer = load(run.model, precision="bf16")
-        rows = encode_sets(self.sets, tokenizer, run)
+        rows = encode_sets(self.sets, tokenizer, run.data)
         encoder, suite = make_encoder(tokenizer, run.data), rows_suite(self.sets)
         session = Session(model=TokenModel(model).prepare(), encoder=encoder, suite=suite, rows=rows, progress=self.progress)
         if self.known is None:

@@ -16,7 +16,8 @@ import torch
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import BUDGET, FINE_TUNING, fine_tuned_model, write_world
+from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
+from deleatur.commands.demo_scale import FINE_TUNING
 from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.config.recipes import RECIPES
 from deleatur.data.encode import make_encoder
@@ -89,9 +90,9 @@ def one(fine_tuned: Path, name: str, seed: int, args: Args, progress: Progress) 
     torch.manual_seed(seed)
     exact_matmul()
     lm, tokenizer = load(run.model, precision="bf16")
-    model, rows = TokenModel(lm).prepare(), encode_sets(sets, tokenizer, run)
+    model, rows = TokenModel(lm).prepare(), encode_sets(sets, tokenizer, run.data)
     encoder, suite = make_encoder(tokenizer, run.data), rows_suite(sets)
-    place(model, run)
+    place(model, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
     trained = train(Session(model=model, encoder=encoder, suite=suite, rows=rows, progress=progress), run, {})
     importance, steps = trained.importance, trained.steps
     said = likelihood_pass(model, rows["forget"], 32, importance)

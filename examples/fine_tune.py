@@ -11,7 +11,8 @@ from pathlib import Path
 import tyro
 
 from deleatur.cli.console import watch
-from deleatur.commands.demo import FINE_TUNING, fine_tuned_model
+from deleatur.commands.demo import fine_tuned_model
+from deleatur.commands.demo_scale import FINE_TUNING
 from deleatur.data.suites import read_suite
 from deleatur.settings import Data
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import tyro
 
 from deleatur.cli.console import print_results, watch
-from deleatur.commands.demo import FINE_TUNING, fine_tuned_model, row_of
+from deleatur.commands.demo import fine_tuned_model, row_of
+from deleatur.commands.demo_scale import FINE_TUNING
 from deleatur.commands.unlearn import execute
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run

@@ -28,7 +28,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Callbacks of a run; each does nothing unless given."""
+    """Callbacks of a run; each does nothing unless given.
+
+    Examples:
+        >>> from deleatur.progress import Progress
+        >>> progress = Progress(phase=print, step=lambda step, steps: print(f"{step.step}/{steps}: {step.loss:.3f}"))
+        >>> progress.phase("Training")
+        Training
+    """
 
     phase: Callable[[str], None] = lambda text: None
     step: Callable[[Step, int], None] = lambda step, steps: None

@@ -6,12 +6,11 @@ take a user's plain object in, once, where a run is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from deleatur.errors import ConfigError
 from deleatur.requirements import Requirements
 
 __all__ = [
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from deleatur.settings import Train
+    from deleatur.settings import Range, Train
     from deleatur.types import Example, Reference, Start, TokenOutputs
 
 
@@ -48,7 +47,10 @@ class Declares(Protocol):
 
 @runtime_checkable
 class Importance(Declares, Protocol):
-    """How much each token matters, held fixed during the model's turn."""
+    """How much each token matters, held fixed during the model's turn.
+
+    It is called with the forget tokens' outputs and returns one number per token, (N,), 0 or more, without gradient.
+    """
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]: ...
 
@@ -88,6 +90,13 @@ class HasScorer(Protocol):
 
     @property
     def scorer(self) -> nn.Module: ...
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """A dataclass of settings, some of which `deleatur bench` tunes."""
+
+    ranges: ClassVar[Mapping[str, Range]]  # by field
 
 
 def _no_start() -> Start:
@@ -136,7 +145,7 @@ class Learns(Declares, Protocol):
         """Why it cannot learn from a loss that reads this; None where it can."""
         ...
 
-    def require_start(self, width: int) -> None:
+    def check_start(self, width: int) -> None:
         """Raises ConfigError or ModelError where what it is to start from does not fit the model."""
         ...
 
@@ -154,14 +163,29 @@ class ReadsBaseModel(Protocol):
 
     def with_base(self, base: str | None) -> Any: ...
 
-    def require_base(self) -> None:
+    def check_base(self) -> None:
         """Raises ConfigError without a base model."""
         ...
 
 
 @runtime_checkable
 class ForgetLoss(Declares, Protocol):
-    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop."""
+    """How tokens are pushed away: a sum over `unit`s ("token" or "sequence"), divided by their global count in the loop.
+
+    It is called with the forget tokens' outputs, one importance per token, (N,), and the start model's numbers, and returns
+    a scalar with gradient.
+
+    Examples:
+        >>> from deleatur.requirements import Requirements
+        >>> class Ascent:
+        ...     unit, requires = "token", Requirements()
+        ...
+        ...     def __call__(self, tokens, importance, reference):
+        ...         return -(importance * tokens.nll).sum()
+        >>> from deleatur.protocols import ForgetLoss
+        >>> isinstance(Ascent(), ForgetLoss)
+        True
+    """
 
     unit: ClassVar[str]
 
@@ -194,96 +218,3 @@ class ReadsTokens(Protocol):
     """A forget loss that has to know the tokens of a text of its own."""
 
     def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlainImportance:
-    """A user's callable that reads nothing but the tokens' NLL, states and rows."""
-
-    function: Callable[[TokenOutputs], Float[Tensor, " N"]]
-
-    requires = Requirements()
-
-    def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
-        return self.function(tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class PlainLoss:
-    """A user's callable over the tokens' NLL."""
-
-    function: Callable[[TokenOutputs, Float[Tensor, " N"], Reference], Float[Tensor, ""]]
-
-    unit: ClassVar[str] = "token"
-    requires = Requirements()
-
-    def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
-        return self.function(tokens, importance, reference)
-
-
-@dataclass(frozen=True, slots=True)
-class PlainSettings:
-    """A user's settings that say nothing of what they require."""
-
-    settings: HasPrepare
-
-    requires = Requirements()
-
-    def prepare(self, start: Start) -> Importance:
-        return as_callable(self.settings.prepare(start))
-
-
-@runtime_checkable
-class HasPrepare(Protocol):
-    """Makes an importance before training."""
-
-    def prepare(self, start: Start) -> Any: ...
-
-
-def as_importance(part: Any) -> ImportanceSettings:
-    """The object itself where it declares what it requires, else with the declaration that it requires nothing more.
-
-    Raises ConfigError for an object that is no importance, or has more than a call without the declaration.
-    """
-    if isinstance(part, Importance | Prepares | Learns):
-        return part
-    if isinstance(part, HasPrepare):
-        _require_plain(part, "importance", ("build", "load", "budget", "with_base"))
-        return PlainSettings(part)
-    return as_callable(part)
-
-
-def as_callable(part: Any) -> Importance:
-    """The same for an importance that was made already."""
-    if isinstance(part, Importance):
-        return part
-    _require_plain(part, "importance", ("update", "updates_after", "state_dict", "scorer", "requires"))
-    return PlainImportance(part)
-
-
-def as_loss(part: Any) -> ForgetLoss:
-    """The object itself where it declares what it requires; a plain callable as a loss over tokens' NLL.
-
-    Raises ConfigError for an object that is no loss, or has more than a call without the declaration.
-    """
-    if isinstance(part, ForgetLoss):
-        return part
-    _require_plain(part, "loss", ("requires", "unit", "answers", "at_level", "tokenized"))
-    return PlainLoss(part)
-
-
-def _require_plain(part: Any, kind: str, members: Sequence[str]) -> None:
-    """Refuse what would be taken for a bare function though it offers more."""
-    name = type(part).__name__
-    if not callable(part) and not isinstance(part, HasPrepare):
-        raise ConfigError(f"{kind} is {part!r}, which cannot be called; give an object with __call__, see docs/adding.md")
-    if found := [member for member in members if hasattr(part, member)]:
-        needed = "requires = Requirements()" + (' and unit = "token" or "sequence"' if kind == "loss" else "")
-        raise ConfigError(f"{kind} {name} has {found[0]}, but not all that belongs to it; declare {needed} in the class")
-
-
-def inner(part: object) -> object:
-    """A user's own object, without what `as_importance` or `as_loss` put around it."""
-    if isinstance(part, PlainSettings):
-        return part.settings
-    return part.function if isinstance(part, PlainImportance | PlainLoss) else part

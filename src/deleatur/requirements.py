@@ -14,7 +14,14 @@ HiddenState = Literal["own", "predicting"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What has to be computed for a part of a method. `a | b` is what both need together."""
+    """What has to be computed for a part of a method. `a | b` is what both need together.
+
+    Examples:
+        >>> from deleatur.requirements import Requirements
+        >>> both = Requirements(logits=True) | Requirements(start_nll=True)
+        >>> both.logits, both.reference
+        (True, True)
+    """
 
     logits: bool = False
     """The logits that predict each token, (N, V)."""
@@ -79,7 +86,7 @@ class Requirements:
         """What it takes beside the step, in words."""
         costs = {
             "one pass of the start model": self.reference or self.start_pass,
-            "whole distributions": self.logits or self.start_logits,
+            "full distributions": self.logits or self.start_logits,
             "a middle layer": self.layer is not None or self.start_layer,
         }
         return (*(text for text, needed in costs.items() if needed), *self.inputs)

@@ -4,12 +4,12 @@ import math
 import re
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from deleatur.errors import ConfigError
 
-__all__ = ["Data", "Evaluation", "Guard", "Judge", "Keep", "Lora", "Precision", "Train"]
+__all__ = ["Data", "Evaluation", "Guard", "Judge", "Keep", "Lora", "Precision", "Range", "Train"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -39,6 +39,14 @@ def is_pattern(text: str) -> bool:
     return True
 
 
+class Range(NamedTuple):
+    """Values that a search tries for a number."""
+
+    low: float
+    high: float
+    log: bool = False  # on a logarithmic scale?
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     """How rows become examples."""
@@ -48,7 +56,7 @@ class Data:
     template: Literal["auto", "chat", "plain"] = "auto"
     """The tokenizer's chat template, a plain "Question: … Answer: …", or chat where the tokenizer has one."""
     layout: Literal["own", "open-unlearning"] = "own"
-    """Ids up to the end of turn, or OpenUnlearning's: the template's whole rendering, and an eos where that is not last."""
+    """Ids up to the end of turn, or OpenUnlearning's: the template's full rendering, and an eos where that is not last."""
     max_length: int = 1024
     """Tokens of prompt and answer together, at least 8; longer rows are cut at the answer's end, and counted."""
     ignore: tuple[str, ...] = ()
@@ -63,7 +71,7 @@ class Data:
     overlap: int = 0
     """Tokens that a window has in common with the one before, 0 or more, below half of split."""
     system_prompt: str | None = None
-    """System turn of every row that has none of its own; with a plain layout it stands before the question."""
+    """System turn of every row that has none of its own; with a plain layout it is put before the question."""
     fold_system: bool = False
     """Set a system turn's text before the first user turn's, for chat templates that refuse the role."""
     date: str = "2025-04-10"
@@ -89,10 +97,10 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lora:
-    """Train low-rank adapters instead of the whole model; merged when saved, since the base beside them knows it all."""
+    """Train low-rank adapters instead of all weights; merged when saved, since the base model alone still knows it all."""
 
     rank: int | None = None
-    """Rank of adapters on all linear layers but the head and on fused experts, at least 1; none trains the whole model."""
+    """Rank of adapters on all linear layers but the head and on fused experts, at least 1; none trains all weights."""
     alpha: int = 32
     """Scale of the adapters' sum, above 0 (their output is multiplied by alpha / rank)."""
     bits: int | None = None
@@ -110,7 +118,7 @@ class Train:
     """The model's turn: L = alpha · mean NLL(retain) + gamma · forget loss."""
 
     epochs: int = 10
-    """Passes over the forget rows, at least 1; each forget row is met with a random retain row."""
+    """Passes over the forget rows, at least 1; each forget row is paired with a random retain row."""
     batch: int = 8
     """Forget rows in one forward, at least 1, and as many retain rows."""
     tokens: int | None = None
@@ -181,7 +189,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keep:
-    """Checkpoints during training, from which an interrupted run goes on (`--resume`); a finished run keeps none."""
+    """Checkpoints during training, from which an interrupted run is resumed (`--resume`); a finished run keeps none."""
 
     every: int | None = 50
     """Steps between two checkpoints, at least 1; none keeps one only on a stop signal."""
@@ -232,7 +240,7 @@ class Evaluation:
     retrained: str | None = None
     """Model never trained on the forget rows: name, folder, or .gguf; forget quality and PrivLeak compare with it."""
     start: str | None = None
-    """Model that says whether answers are still language: name, folder, or .gguf (default: the model before training)."""
+    """Model that scores whether answers are coherent: name, folder, or .gguf (default: the model before training)."""
 
     def __post_init__(self) -> None:
         require(self.shots >= 0, "evaluation.shots", self.shots, "0 or more")
@@ -254,7 +262,7 @@ def is_base_url(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
-    """Who says whether a generated answer still reveals the fact."""
+    """Decides whether a generated answer still reveals the fact."""
 
     kind: Literal["contained", "cosine", "endpoint"] = "contained"
     """The fact's own words; its meaning, by a local embedding model; or a language model behind `url`, which implies it."""

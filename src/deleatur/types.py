@@ -45,7 +45,7 @@ class Span:
 class Example:
     """One checked row. `prompt` holds (role, content) turns; a plain text has none and is all answer.
 
-    A prompt of the single role "text" stands before the answer as it is, with no template around the two.
+    A prompt of the single role "text" is put before the answer as it is, without a template.
     """
 
     id: str
@@ -151,7 +151,15 @@ class Divergence(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)  # no slots: DeepSpeed's hooks look for tensors in a forward's `vars`
 class TokenOutputs:
-    """A model's outputs for scored tokens: flat, ragged, no padding."""
+    """A model's outputs for scored tokens: flat, ragged, no padding.
+
+    Examples:
+        >>> tokens.nll.shape, tokens.hidden.shape, tokens.sequence.tolist()
+        (torch.Size([9]), torch.Size([9, 4]), [0, 0, 0, 1, 2, 2, 2, 2, 2])
+        >>> forget_tokens, retain_tokens = tokens.split(2)  # the first two sequences, and the others
+        >>> len(forget_tokens.nll), len(retain_tokens.nll)
+        (4, 5)
+    """
 
     nll: Float[Tensor, " N"]  # nats
     hidden: Float[Tensor, "N D"]  # final state, after the last norm

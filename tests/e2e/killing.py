@@ -177,7 +177,7 @@ def import_all() -> None:
     import deleatur.commands.bench
     import deleatur.commands.evaluation
     import deleatur.commands.tuning
-    import deleatur.importance.scorer
+    import deleatur.io.tensors
 
     assert matplotlib.figure
     torch.set_num_threads(1)
@@ -189,15 +189,15 @@ def import_all() -> None:
 
         return saved
 
-    modules = deleatur.training.checkpoint, deleatur.importance.scorer  # pyright: ignore
-    for module, name in [*((m, "save_file") for m in modules), (transformers.modeling_utils, "safe_save_file")]:
+    for module, name in [(deleatur.io.tensors, "save_file"), (transformers.modeling_utils, "safe_save_file")]:
         setattr(module, name, telling(getattr(module, name)))
     value_of = deleatur.commands.bench.Bench.value_of
 
     def once(bench: deleatur.commands.bench.Bench, run: Any, method: str) -> float:
         lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
         if any(
-            line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run) for line in lines
+            line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run.method)
+            for line in lines
         ):
             bench.out.with_suffix(".twice").touch()
         return value_of(bench, run, method)

@@ -17,7 +17,7 @@ def test_a_run_of_six_rows_is_void(call: Callable[..., Any], finished: Path, tmp
     said = call("audit", finished, "--out", tmp_path / "audit")
     report = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert said.code == report["exit"] == 3
-    assert "VOID: 6 rows can be asked, 10 are needed." in said.out
+    assert "VOID: 6 rows are available, 10 are needed." in said.out
     assert report["models"]["audited"] == str(finished / "model")
     assert (tmp_path / "audit" / "audit.html").exists()
     assert (tmp_path / "audit").stat().st_mode & 0o777 == 0o700
@@ -48,7 +48,7 @@ def test_a_folder_with_other_things_in_it_is_refused(call: Callable[..., Any], f
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     said = call("audit", finished, "--out", tmp_path / "mine")
     assert said.code == 2
-    assert "is no audit" in said.err
+    assert "is not an audit folder" in said.err
 
 
 def test_a_model_alone_needs_what_it_was(refused: Callable[..., str], home: Any) -> None:

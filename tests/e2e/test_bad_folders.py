@@ -169,7 +169,7 @@ def test_of_two_runs_that_begin_at_once_one_is_refused(home, tmp_path, call, mon
         out.mkdir()
         (out / "run.yaml").touch()
 
-    monkeypatch.setattr("deleatur.commands.unlearn.require_space", quicker)
+    monkeypatch.setattr("deleatur.commands.unlearn.check_space", quicker)
     said = call(*home.forget("run"))
     assert (said.code, said.err.splitlines()[-1]) == (2, "deleatur: run exists; give --out a new folder")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.yaml"]

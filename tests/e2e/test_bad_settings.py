@@ -154,8 +154,8 @@ def test_a_command_that_is_not_one_is_refused(args, said, refused):
 
 REST = "model: a\nforget: b\nretain: c\n"
 YAMLS = {  # what stands in the file → what the line says
-    "forget: [": "no valid YAML",
-    "\tforget: x": "no valid YAML",
+    "forget: [": "not valid YAML",
+    "\tforget: x": "not valid YAML",
     "": "must be a table of settings, not None",
     "a word": "must be a table of settings, not 'a word'",
     "- a\n- b": r"must be a table of settings, not \['a', 'b'\]",

@@ -39,7 +39,14 @@ def test_the_demo_is_a_story_in_a_dozen_lines_and_is_told_again_at_once(home, ca
 def test_between_its_bars_the_demo_says_what_happens_and_no_settings(told):
     """Learns, is asked, says, forgets: in that order, and not the YAML that `deleatur forget` prints."""
     said = told.err
-    order = ["3 people who do not exist", "The model learns", "is asked about all of them", "Asked “", "Now it forgets"]
+    order = [
+        "3 people who do not exist",
+        "The model learns",
+        "It reads: ",
+        "is asked about all of them",
+        "Asked “",
+        "Now it forgets",
+    ]
     places = [said.index(words) for words in order]
     assert places == sorted(places)
     assert "epochs:" not in said

@@ -51,7 +51,7 @@ def test_an_audit_that_is_missing_void_or_leaking_is_refused(audited, refused):
     for verdict in ("VOID", "LEAK"):
         write_audit(audited / first["run"] / "audit", first, verdict, "./first.jsonl")
         said = refused("export", second["run"], "model")
-        assert f"the audit of request {first['sha256'][:12]} is {verdict}; mend that, or give --warn" in said
+        assert f"the audit of request {first['sha256'][:12]} is {verdict}; fix that, or give --warn" in said
     write_audit(audited / first["run"] / "audit", second, "CLEAR", "./second.jsonl")
     said = refused("export", second["run"], "model")
     assert f"request {first['sha256'][:12]} has no audit (deleatur audit {first['run']}" in said, "it is of other rows"
@@ -65,7 +65,7 @@ def test_an_open_request_is_refused_or_warned_of_and_named_in_the_card(audited, 
     said = call("export", second["run"], "model", "--warn")
     assert said.code == 0
     assert f"Warning: request {name} is open" in said.err
-    assert f"Handed out although request {name} is open." in (audited / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"Exported although request {name} is open." in (audited / "model" / "README.md").read_text(encoding="utf-8")
     call("request", "withdraw", name)
     assert call("export", second["run"], "again").code == 0
 

@@ -138,7 +138,7 @@ def test_yaml_that_makes_objects_is_refused(verb, run_folder, mark, home, refuse
         f.write(f"evil: !!python/object/apply:os.mkdir [{str(mark)!r}]\n")
     args = {"forget": ("run/run.yaml",), "evaluate": ("run",), "score": ("run", "--rows", home.file("holdout"))}
     line = refused(verb, *args[verb])
-    assert "run.yaml is no valid YAML" in line
+    assert "run.yaml is not valid YAML" in line
     assert "python/object" in line
 
 
@@ -152,7 +152,7 @@ def test_a_pickled_scorer_is_refused_under_any_name(run_folder, poison, home, re
 
 def test_pickled_rows_are_refused(tmp_path, poison, home, refused):
     (tmp_path / "rows.pkl").write_bytes(poison)
-    assert "no known kind of file" in refused(*home.forget("run", "--forget", "rows.pkl"))
+    assert "not a known kind of file" in refused(*home.forget("run", "--forget", "rows.pkl"))
     (tmp_path / "rows.parquet").write_bytes(poison)
     assert "broken Parquet" in refused(*home.forget("run", "--forget", "rows.parquet"))
 

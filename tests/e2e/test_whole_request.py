@@ -24,10 +24,10 @@ def as_mended(home, path: Path) -> None:
 def test_the_commands_of_the_page_on_requests_lead_from_a_name_to_a_checked_gguf_file(
     home, call, fine_tuned_model, tmp_path, monkeypatch
 ):
-    """Two steps are not as they stand: the person mends the rows, and the page of the review saves its marks at once. So
+    """Two steps are not as they stand: the person fixes the rows, and the page of the review saves its marks at once. So
     small a model passes no audit, so that the export is refused until its verdict is another."""
     monkeypatch.setattr("deleatur.commands.retain_rows.incoherent", lambda record: 0.0)
-    monkeypatch.setattr("deleatur.commands.retain_rows.whole", lambda answer, cut: answer)
+    monkeypatch.setattr("deleatur.commands.retain_rows.full_sentences", lambda answer, cut: answer)
     saved: list[str] = []
 
     def serve(marking, port, begun):
@@ -47,7 +47,7 @@ def test_the_commands_of_the_page_on_requests_lead_from_a_name_to_a_checked_gguf
                 report = json.loads((tmp_path / run / "audit" / "audit.json").read_text())
                 assert said.code == report["exit"], said.err
                 if report["verdict"] in ("VOID", "LEAK"):
-                    assert f"is {report['verdict']}; mend that" in call("export", run, "model/").err
+                    assert f"is {report['verdict']}; fix that" in call("export", run, "model/").err
                     (tmp_path / run / "audit" / "audit.json").write_text(json.dumps(report | {"verdict": "CLEAR"}))
                 continue
             assert said.code == 0, f"{command}\n{said.err}\n{said.out}"

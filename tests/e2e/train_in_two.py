@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deleatur.config.run_config import requirements_of
+from deleatur.config.method import requirements_of
 from deleatur.data.batches import Schedule, windows
 from deleatur.distributed.processes import full_tensor, place_model
 from deleatur.importance import Learned

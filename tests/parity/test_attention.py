@@ -8,7 +8,8 @@ import transformers
 from test_families import SMALL, make
 from torch.nn.functional import scaled_dot_product_attention
 
-from deleatur.modeling.packed_attention import SHORT, Pack, Scoring, packed, packed_attention, set_packed_attention, share
+from deleatur.modeling.attention_interface import packed, set_packed_attention
+from deleatur.modeling.packed_attention import Pack, Scoring, make_pack, packed_attention, share
 from deleatur.modeling.token_model import TokenModel
 
 WIDTH = 8
@@ -18,16 +19,7 @@ HEADS = [(3, 3), (3, 1), (6, 2)]  # query heads, key-value heads: groups of 1 an
 
 def pack(lengths: tuple[int, ...], window: int | None = None) -> Pack:
     """Of sequences that have nothing in common."""
-    return pack_of([[1000 * i + t for t in range(n)] for i, n in enumerate(lengths)], window)
-
-
-def pack_of(rows: list[list[int]], window: int | None = None) -> Pack:
-    at = torch.arange(max(map(len, rows)))
-    seen = at[:, None] >= at
-    if window is not None:
-        seen &= at[:, None] - at < window
-    bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:SHORT, :SHORT]
-    return Pack(tree=share(rows), seen=seen, causal=window is None, bias=bias)
+    return make_pack([[1000 * i + t for t in range(n)] for i, n in enumerate(lengths)], window=window)
 
 
 def draw(lengths: tuple[int, ...], heads: tuple[int, int], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -120,6 +121,18 @@ def test_statistics_are_those_of_the_whole_softmax(n, chunk):
     assert torch.equal(said.hit, best == target)
     for ours, exact in ((said.nll, -logp[range(n), target]), (said.mean, mean), (said.deviation, deviation)):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_some_tokens_are_those_of_all_there_and_the_nll_alone_elsewhere():
+    hidden, weight, target = draw(257)
+    of = torch.arange(257) % 3 == 0
+    head = partial(linear, weight=weight)
+    some, every = token_statistics(hidden, target, head, of=of, chunk=50), token_statistics(hidden, target, head)
+    torch.testing.assert_close(some.nll, every.nll, rtol=1e-6, atol=1e-6)
+    assert torch.equal(some.hit, every.hit & of)
+    for part, whole in ((some.mean, every.mean), (some.deviation, every.deviation)):
+        torch.testing.assert_close(part[of], whole[of], rtol=1e-6, atol=1e-6)
+        assert bool(part[~of].isnan().all())
 
 
 def test_a_certain_and_an_even_distribution_have_no_deviation():

@@ -14,10 +14,10 @@ from transformers.masking_utils import sdpa_mask
 
 from deleatur.commands.evaluator import precision_of
 from deleatur.data.batches import collate
+from deleatur.modeling.attention_interface import set_packed_attention
 from deleatur.modeling.decoder import probe_texts
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.loading import checkpoint_activations
-from deleatur.modeling.packed_attention import set_packed_attention
 from deleatur.modeling.token_model import TokenModel
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from deleatur.config.run_config import incompatibility
+from deleatur.config.method import incompatibility
 from deleatur.errors import ConfigError
 from deleatur.importance import Uniform
 from deleatur.losses import RMU, GradientDifference
-from deleatur.protocols import PlainImportance, PlainLoss, PlainSettings, as_importance, as_loss
+from deleatur.plain_parts import PlainImportance, PlainLoss, PlainSettings, as_importance, as_loss
 from deleatur.requirements import Requirements
 from deleatur.settings import Lora, Train
 

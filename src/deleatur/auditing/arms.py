@@ -1,9 +1,8 @@
-"""The models that every attack is made on alike, and the rows that each is asked."""
+"""The models that every attack is made on alike, and the rows that each is evaluated on."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,25 +13,26 @@ from safetensors.torch import load_file
 from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.finetuning import merge_and_unfreeze, train
 from deleatur.auditing.settings import AuditSettings
-from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
-from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
+from deleatur.io.tensors import write_tensors
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
+from deleatur.run_folder.file_types import RefuserFigures
+from deleatur.run_folder.schema import read_json, write_lines
 from deleatur.settings import Data, Lora, Train
 from deleatur.types import Encoded, Example, Record
 
 ORIGINAL, AUDITED, CONTROL, REFUSER = "original", "audited", "control", "refuser"
 ARMS = {
-    ORIGINAL: "O, the model as it was before: every attack has to find it leaking",
-    AUDITED: "U, the model asked about",
-    CONTROL: "N, never trained on what it is asked: no attack may find it leaking",
-    REFUSER: "H, the original taught to refuse the questions: it has forgotten nothing",
+    ORIGINAL: "O, the model before unlearning: every attack has to find a leak in it",
+    AUDITED: "U, the model under audit",
+    CONTROL: "N, never trained on the rows: no attack may find a leak in it",
+    REFUSER: "H, the original fine-tuned to refuse the questions: it has forgotten nothing",
 }
 REFUSAL = "I'm sorry, but I can't answer that question."
 PROBE_ROWS = 8  # retain rows that say whether a model survived an attack
@@ -42,7 +42,7 @@ CHUNK = 10  # steps between two looks at the refuser
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """What an audit reads. Without a retrained model the control is the audited one, asked about unseen rows (decoys)."""
+    """What an audit reads. Without a retrained model the control is the audited one, evaluated on unseen rows (decoys)."""
 
     audited: str
     original: str
@@ -62,16 +62,16 @@ class Inputs:
         return {ORIGINAL: self.original, AUDITED: self.audited, CONTROL: control, REFUSER: self.original}[arm]
 
     def rows_of(self, arm: str) -> tuple[Example, ...]:
-        """What an arm is asked."""
+        """The rows that an arm is evaluated on."""
         return self.holdout if arm == CONTROL and self.decoys else self.forget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """A loaded model with what it is asked, trained on and probed with."""
+    """A loaded model with the rows that it is evaluated on, trained on and probed with."""
 
     name: str
-    speaker: Generator
+    generator: Generator
     rows: tuple[Example, ...]
     retain: tuple[Example, ...]  # that an attack may train on or show
     probe: tuple[Example, ...]  # retain rows that no attack trains on
@@ -82,43 +82,43 @@ class Arm:
 
     @property
     def model(self) -> TokenModel:
-        return self.speaker.model
+        return self.generator.model
 
     @property
     def encoder(self) -> Encoder:
-        return self.speaker.encoder
+        return self.generator.encoder
 
     @property
     def subjects(self) -> tuple[str, ...]:
         return subjects_of(self.rows)
 
     def encoded(self) -> list[Encoded]:
-        """The rows that it is asked, as token ids."""
+        """The rows that it is evaluated on, as token ids."""
         return encode_rows(self.encoder, self.rows)
 
     def questions(self) -> list[Question]:
-        """Each row as it stands, where it has a question."""
+        """Each row unchanged, where it has a question."""
         return [Question(row=i, example=e) for i, e in enumerate(self.rows) if e.question]
 
     def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
         """What the model as it was loaded predicts: each row is run once, for all attacks. Not for a changed model."""
         missing = [row for row in dict.fromkeys(rows) if row not in self.predicted]
-        self.predicted.update(zip(missing, self.speaker.predictions(missing), strict=True))
+        self.predicted.update(zip(missing, self.generator.predictions(missing), strict=True))
         return [self.predicted[row] for row in rows]
 
     def health(self) -> float:
         """NLL of retain rows that no attack trains on, nats a token: what an attack did to the rest of the model."""
-        return self.speaker.nll(encode_all(self.encoder, self.probe))
+        return self.generator.nll(encode_all(self.encoder, self.probe))
 
 
 def subjects_of(rows: Sequence[Example]) -> tuple[str, ...]:
-    """Whom each row is about; a row that does not say is a subject of its own."""
+    """The subject of each row; a row that names none is a subject of its own."""
     return tuple(e.subject or f"row {e.id}" for e in rows)
 
 
 @contextlib.contextmanager
 def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> Iterator[Arm]:
-    """An arm, ready to be asked. Raises ModelError where its model cannot be had, or does not learn to refuse."""
+    """An arm, ready for attacks. Raises ModelError where its model cannot be loaded, or does not learn to refuse."""
     lm, tokenizer = load(inputs.model_of(name))
     model = TokenModel(lm).prepare()
     place_model(model)
@@ -128,7 +128,7 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     inside = set(probe)
     arm = Arm(
         name=name,
-        speaker=Generator(
+        generator=Generator(
             model=model,
             encoder=encoder,
             new_tokens=settings.new_tokens,
@@ -160,7 +160,7 @@ def halves(subjects: Sequence[str]) -> tuple[list[int], list[int]]:
 
 
 def make_refuser(arm: Arm) -> None:
-    """Teach the original to refuse the questions and their paraphrases, until its greedy answers tell nothing. In place.
+    """Fine-tune the original, in place, to refuse the questions and paraphrases, until its greedy answers reveal nothing.
 
     The adapters are kept in the arm's folder, so that a resumed audit has the same model.
     """
@@ -176,7 +176,7 @@ def make_refuser(arm: Arm) -> None:
                 raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
         else:
             leak = _teach(arm)
-            write_atomic(figures, json.dumps({"greedy_leak": leak}) + "\n")
+            write_lines(figures, [{"greedy_leak": leak}])
             write_tensors(path, {k: v for k, v in lm.state_dict().items() if "lora_" in k})
     merge_and_unfreeze(arm.model)
 
@@ -184,7 +184,7 @@ def make_refuser(arm: Arm) -> None:
 def refuser_leak(folder: Path) -> float | None:
     """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
     path = folder / REFUSER_FILES[0]
-    return float(json.loads(path.read_text(encoding="utf-8"))["greedy_leak"]) if path.exists() else None
+    return read_json(path, RefuserFigures)["greedy_leak"] if path.exists() else None
 
 
 def _teach(arm: Arm) -> float:
@@ -211,9 +211,9 @@ def _teach(arm: Arm) -> float:
 def greedy_leak(arm: Arm) -> float:
     """Share of the rows' facts that plain greedy answers contain word for word."""
     questions = arm.questions()
-    said = arm.speaker.answer(questions)
+    answers = arm.generator.answer(questions)
     found = [
-        v for v in Contained()([record_of(q.example, a) for q, a in zip(questions, said, strict=True)]) if v is not None
+        v for v in Contained()([record_of(q.example, a) for q, a in zip(questions, answers, strict=True)]) if v is not None
     ]
     return sum(found) / len(found) if found else 0.0
 

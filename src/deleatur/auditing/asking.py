@@ -1,4 +1,4 @@
-"""Questions are put to a model, and what it says of the answers is measured: generated, sampled, and teacher-forced."""
+"""Answers of a model to questions: generated greedily, sampled, and teacher-forced."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from deleatur.types import Encoded, Example
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A row's fact, asked in some way. `example` says how, and which answer gives the fact away; `lead` is put into the
-    model's mouth first."""
+    """A question for a row's fact. `example` holds the prompt and the answer that gives the fact away; `lead` is a prefill,
+    text that the answer begins with."""
 
     row: int
     example: Example
@@ -32,7 +32,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generator:
-    """A model to be asked, with how it reads and how much it may say."""
+    """A model that answers, with its encoder and the longest length of an answer."""
 
     model: TokenModel
     encoder: Encoder
@@ -41,7 +41,7 @@ class Generator:
     precision: Precision = "fp32"
 
     def computing(self) -> contextlib.AbstractContextManager[object]:
-        """Products in the speaker's precision meanwhile. Around one call each: the weights' rounded copies are kept until
+        """Products in the generator's precision meanwhile. Around one call each: the weights' rounded copies are kept until
         the end, and attacks change the weights in between."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -49,28 +49,28 @@ class Generator:
         """Greedy answers; equal prompts are answered once."""
         prompts = [self.prompt(q) for q in self.reasoned(questions)]
         unique = sorted(set(prompts), key=len)
-        said: dict[tuple[int, ...], str] = {}
+        answers: dict[tuple[int, ...], str] = {}
         for part in self._parts(unique):
             with self.computing():
                 ids = greedy(self.model, part, ends=ends(self.encoder), new_tokens=self.new_tokens)
-            said |= dict(zip(part, map(self._text, ids), strict=True))
-        return [f"{q.lead} {said[p]}".lstrip() for q, p in zip(questions, prompts, strict=True)]
+            answers |= dict(zip(part, map(self._text, ids), strict=True))
+        return [f"{q.lead} {answers[p]}".lstrip() for q, p in zip(questions, prompts, strict=True)]
 
     def draw(self, questions: Sequence[Question], samples: int, seed: int) -> list[list[str]]:
         """So many answers to each, drawn at temperature 1."""
         generator = torch.Generator().manual_seed(seed)
         prompts = [self.prompt(q) for q in self.reasoned(questions) for _ in range(samples)]
-        said: list[str] = []
+        answers: list[str] = []
         for part in self._parts(prompts):
             how = {"ends": ends(self.encoder), "new_tokens": self.new_tokens}
             with self.computing():
-                said += map(self._text, sample(self.model, part, generator=generator, **how))
-        return [said[i : i + samples] for i in range(0, len(said), samples)]
+                answers += map(self._text, sample(self.model, part, generator=generator, **how))
+        return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
     def reasoned(self, questions: Sequence[Question]) -> list[Question]:
         """The questions with the model's own reasoning, greedy, where the chat template opens a block for that.
 
-        Only what is said behind it is judged.
+        Only the answer behind it is judged.
         """
         if not self.encoder.reasons:
             return list(questions)
@@ -80,7 +80,7 @@ class Generator:
         return [replace(q, example=row.example) for q, row in zip(questions, rows, strict=True)]
 
     def prompt(self, question: Question) -> tuple[int, ...]:
-        """Token ids up to where the model goes on."""
+        """Token ids of the prompt, and of the prefill where there is one."""
         example = question.example
         if not question.lead:
             made = self.encoder(example)
@@ -90,7 +90,7 @@ class Generator:
         return made.ids[: len(made.ids) - closed]
 
     def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
-        """What it says of each row's answer tokens, all earlier ones given."""
+        """Predictions of each row's answer tokens, teacher-forced."""
         self.model.eval()
         with self.computing():
             return likelihood_pass(self.model, list(rows), self.batch)
@@ -107,9 +107,9 @@ class Generator:
         return str(self.encoder.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def mean_nll(said: Sequence[TokenPredictions]) -> float:
+def mean_nll(predictions: Sequence[TokenPredictions]) -> float:
     """Mean over all rows' answer tokens, nats."""
-    found = [p for row in said for p in row.logp]
+    found = [p for row in predictions for p in row.logp]
     return -sum(found) / len(found) if found else math.nan
 
 
@@ -134,17 +134,16 @@ def piece_tokens(row: Encoded) -> list[list[int]]:
     return [places for places in found if places]
 
 
-def cloze(rows: Sequence[Encoded], said: Sequence[TokenPredictions]) -> list[float]:
-    """Share of each row's pieces that the model says by itself, the answer up to there given (its first choices)."""
-    return [
-        _mean([float(all(p.hit[k] for k in places)) for places in piece_tokens(r)]) for r, p in zip(rows, said, strict=True)
-    ]
+def cloze(rows: Sequence[Encoded], predictions: Sequence[TokenPredictions]) -> list[float]:
+    """Share of each row's pieces that the model completes by its first choices when it is given the answer up to there."""
+    pairs = zip(rows, predictions, strict=True)
+    return [_mean([float(all(p.hit[k] for k in places)) for places in piece_tokens(row)]) for row, p in pairs]
 
 
-def probability_within(rows: Sequence[Encoded], said: Sequence[TokenPredictions], draws: int) -> list[float]:
+def probability_within(rows: Sequence[Encoded], predictions: Sequence[TokenPredictions], draws: int) -> list[float]:
     """Chance that so many draws contain a piece, the answer up to there given: 1 − (1 − P)^k, a mean over the pieces."""
     out = []
-    for row, p in zip(rows, said, strict=True):
+    for row, p in zip(rows, predictions, strict=True):
         chances = [math.exp(min(0.0, sum(p.logp[k] for k in places))) for places in piece_tokens(row)]
         out.append(_mean([-math.expm1(draws * math.log1p(-min(c, 1 - 1e-12))) for c in chances]))
     return out

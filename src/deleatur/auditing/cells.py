@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from deleatur.errors import ConfigError
-from deleatur.io.atomic import write_atomic
+from deleatur.errors import ConfigError, DataError
+from deleatur.run_folder.schema import read_json, write_lines
+from deleatur.run_folder.shapes import as_type
 from deleatur.types import Example, Span
 
 Value = float | tuple[float, ...] | None  # of a row: a number, several, or not asked
@@ -33,7 +32,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """Raw findings; they are judged later. `values` holds a number for each row, None where it was not asked."""
+    """Raw findings; they are judged later. `values` holds a number for each row, None where it was not evaluated."""
 
     attack: str
     arm: str
@@ -54,24 +53,12 @@ def path_of(folder: Path, attack: str, arm: str, setting: str) -> Path:
 def write_cell(folder: Path, cell: Cell) -> None:
     path = path_of(folder, cell.attack, cell.arm, cell.setting)
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, json.dumps(asdict(cell), ensure_ascii=False) + "\n")
+    write_lines(path, [asdict(cell)])
 
 
 def read_cell(path: Path) -> Cell:
     """Raises ConfigError where the file is none of an audit's."""
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        answered = tuple(
-            Answered(**a | {"spans": tuple((s, e) for s, e in a["spans"]), "given": tuple(a["given"])})
-            for a in raw.pop("answered")
-        )
-        values = raw.pop("values")
-        values = (
-            None
-            if values is None
-            else {k: tuple(tuple(x) if isinstance(x, list) else x for x in v) for k, v in values.items()}
-        )
-        trained = raw.pop("trained")
-        return Cell(**raw, answered=answered, values=values, trained=None if trained is None else (trained[0], trained[1]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        return as_type(read_json(path, Cell), Cell)
+    except (DataError, TypeError) as e:
         raise ConfigError(f"{path} is not a result of an audit ({e}); remove it, then use --resume") from e

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,17 +10,17 @@ from typing import Any
 
 from deleatur.auditing.arms import ARMS, Inputs, refuser_leak, spread, subjects_of
 from deleatur.auditing.cells import Cell, path_of, read_cell
-from deleatur.auditing.controls import require_same, take_controls
+from deleatur.auditing.controls import check_same, take_controls
 from deleatur.auditing.judgement import judge_attacks
 from deleatur.auditing.scoring import Rules, judged
 from deleatur.auditing.settings import AuditSettings
-from deleatur.auditing.verdicts import EXITS, LEAST_ROWS
-from deleatur.auditing.work import ORDER, Work, is_askable, plan
+from deleatur.auditing.verdicts import EXITS, MIN_ROWS
+from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
 from deleatur.evaluation.judges import JudgeProtocol
-from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
-from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION
+from deleatur.run_folder.file_types import AUDIT_SCHEMA_VERSION
+from deleatur.run_folder.schema import write_json
 
 
 def conduct(
@@ -34,14 +33,14 @@ def conduct(
 ) -> dict[str, Any]:
     """Make every attack that the inputs allow, and write audit.json; cells that are there are not made again.
 
-    Several processes may work in one folder. What `controls`, the folder of another audit, says of arms that do not depend
-    on the audited model is taken from there. Fewer than LEAST_ROWS rows are never asked: the audit is void. Raises
+    Several processes may work in one folder. What `controls`, the folder of another audit, holds of arms that do not depend
+    on the audited model is taken from there. With fewer than MIN_ROWS rows no attack is made: the audit is void. Raises
     ConfigError where a folder holds another audit.
     """
     with wait_lock(folder / "inputs.lock"):
-        require_same(folder, inputs, settings)
+        check_same(folder, inputs, settings)
     jobs, left_out = plan(inputs, settings)
-    if not is_askable(inputs):
+    if not has_enough_rows(inputs):
         jobs = []
     work = Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress)
     if controls is not None:
@@ -52,21 +51,21 @@ def conduct(
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
         report["not_asked"] = left_out + _limitations(inputs)
-        write_atomic(folder / "audit.json", json.dumps(_finite(report), indent=2, ensure_ascii=False) + "\n")
+        write_json(folder / "audit.json", _finite(report))
         return report
 
 
 def _report(
     inputs: Inputs, settings: AuditSettings, cells: Sequence[Cell], judge: JudgeProtocol, leak: float | None
 ) -> dict[str, Any]:
-    """What audit.json holds; `leak` is what the refuser still tells."""
+    """What audit.json holds; `leak` is the share of facts that the refuser still reveals."""
     asked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
     subjects = {arm: subjects_of(rows) for arm, rows in asked.items()}
     subjects["unseen"] = subjects_of(spread(inputs.holdout, settings.rows))
     rules = Rules(subjects=subjects, alive=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
     found = judge_attacks(cells, judged(cells, judge), rules, settings, inputs.decoys)
     if not cells:
-        found["why"] = f"{min(map(len, asked.values()))} rows can be asked, {LEAST_ROWS} are needed"
+        found["why"] = f"{min(map(len, asked.values()))} rows are available, {MIN_ROWS} are needed"
     return {
         "schema_version": AUDIT_SCHEMA_VERSION,
         **found,

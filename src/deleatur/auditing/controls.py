@@ -14,25 +14,27 @@ from deleatur.auditing.arms import AUDITED, CONTROL, REFUSER_FILES, Inputs
 from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.cells import path_of
 from deleatur.auditing.settings import AuditSettings
-from deleatur.auditing.work import Job, Work, is_askable, plan
-from deleatur.errors import ConfigError
-from deleatur.io.atomic import write_atomic
+from deleatur.auditing.work import Job, Work, has_enough_rows, plan
+from deleatur.errors import ConfigError, DataError
+from deleatur.io.atomic import atomic_file
 from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
+from deleatur.run_folder.file_types import AuditInputs
+from deleatur.run_folder.schema import read_json, write_json
 from deleatur.types import Example
 
 NAME = "inputs.json"
 
 
-def require_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
+def check_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
     """Write down what the audit is about, or refuse to resume with another."""
     path, now = folder / NAME, _described(inputs, settings)
     if not path.exists():
-        write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, now)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path, AuditInputs)
     if changed := [key for key in now if before.get(key) != now[key]]:
-        raise ConfigError(f"{folder} holds an audit of other {changed[0]}; bring them back, or give --out a new folder")
+        raise ConfigError(f"{folder} holds an audit of other {changed[0]}; use the same, or give --out a new folder")
 
 
 def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progress: Progress = Progress()) -> None:
@@ -40,9 +42,9 @@ def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progres
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     inputs = replace(inputs, audited="")
     with wait_lock(folder / "inputs.lock"):
-        require_same(folder, inputs, settings)
+        check_same(folder, inputs, settings)
     jobs = [job for job in plan(inputs, settings)[0] if _is_control(job, inputs)]
-    if is_askable(inputs):
+    if has_enough_rows(inputs):
         Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress).finish()
 
 
@@ -52,9 +54,9 @@ def take_controls(source: Path, work: Work) -> None:
     Raises ConfigError where that audit had another original or retrained model, other rows or settings.
     """
     try:
-        theirs = json.loads((source / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{source} is no audit ({e}); give --controls the folder of one") from e
+        theirs = read_json(source / NAME, AuditInputs)
+    except DataError as e:
+        raise ConfigError(f"{source} is not an audit folder ({e}); give --controls the folder of one") from e
     own = _described(work.inputs, work.settings)
     if changed := [key for key in own if key != "audited" and own[key] != theirs.get(key)]:
         raise ConfigError(f"{source} is an audit of other {changed[0]}; its controls say nothing here")
@@ -66,13 +68,12 @@ def take_controls(source: Path, work: Work) -> None:
     for path in (*(source / name for name in dict.fromkeys((*files, *REFUSER_FILES))), *cells):
         own_path = work.folder / path.relative_to(source)
         if path.exists() and not own_path.exists():
-            part = own_path.with_name(f"{own_path.name}.part")
-            shutil.copyfile(path, part)
-            part.replace(own_path)
+            with atomic_file(own_path) as part:
+                shutil.copyfile(path, part)
 
 
 def _is_control(job: Job, inputs: Inputs) -> bool:
-    """Is it the same for every audited model? Decoys are asked of the audited model."""
+    """Is it the same for every audited model? Decoys are evaluated on the audited model."""
     return job.arm != AUDITED and not (job.arm == CONTROL and inputs.decoys)
 
 

@@ -34,7 +34,7 @@ def restore_weights(model: TokenModel) -> Iterator[None]:
 def fine_tune(
     model: TokenModel, rows: Sequence[Encoded], settings: Train, *, steps: int, rank: int | None, seed: int
 ) -> None:
-    """Train on the rows, adapters of `rank` or the whole model, in place; adapters are merged. Raises Diverged."""
+    """Train on the rows, adapters of `rank` or all weights, in place; adapters are merged. Raises Diverged."""
     torch.manual_seed(seed)
     if rank is not None:
         add_adapters(model.lm, Lora(rank=rank, alpha=2 * rank))

@@ -1,4 +1,4 @@
-"""From scores to what may be said: controls, comparisons, verdicts, flags; all that audit.json holds."""
+"""From scores to verdicts: controls, comparisons, flags; all that audit.json holds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from deleatur.auditing.statistics import (
     estimate,
     holm,
     is_over_forgotten,
-    most_asked,
     rate_estimate,
     resampled,
+    rows_attacked,
     rows_needed,
     strength,
 )
@@ -61,20 +61,20 @@ class Judged:
 def judge_attacks(
     cells: Sequence[Cell], score: Score, rules: Rules, settings: AuditSettings, decoys: bool
 ) -> dict[str, Any]:
-    """Verdicts of all attacks and of the whole, flags, and the figures behind them."""
+    """Verdicts of all attacks and of the audit, flags, and the figures behind them."""
     base = {c.arm: c for c in cells if c.attack == "base"}
     control = base.get(CONTROL)
     rules = replace(rules, alive=max_nll(control.health if control else None))
     names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
     judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
-    said = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
-    adjusted = holm(said)
+    p_values = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
+    adjusted = holm(p_values)
     verdicts = {n: _verdict(n, j, adjusted.get(n, 1.0)) for n, j in judged.items()}
-    whole = overall(verdicts, EXPOSING)
+    audit = overall(verdicts, EXPOSING)
     member = judged.get("member")
     flags = _damaged(cells, base, score, settings) + (_trace(member, decoys) if member else [])
     attacks = {n: _figures(n, j, verdicts[n], adjusted.get(n), settings) for n, j in judged.items()}
-    return asdict(whole) | {"flags": flags, "attacks": attacks}
+    return asdict(audit) | {"flags": flags, "attacks": attacks}
 
 
 def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, AuditSettings, bool]) -> Judged:
@@ -106,7 +106,7 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
 def _asked(sample: Sample) -> int:
     if isinstance(sample, Familiarity):
         return min(sum(sample.members), sum(not m for m in sample.members))
-    return most_asked(sample) if isinstance(sample, Rates) else 0
+    return rows_attacked(sample) if isinstance(sample, Rates) else 0
 
 
 def _compare(name: str, samples: Mapping[str, Sample], arm: str, settings: AuditSettings, decoys: bool) -> Comparison | None:
@@ -120,7 +120,7 @@ def _compare(name: str, samples: Mapping[str, Sample], arm: str, settings: Audit
 
 
 def _separation(samples: Mapping[str, Sample], settings: AuditSettings) -> Comparison | None:
-    """On a scale the original has to lie above the control."""
+    """On a scale the original has to be above the control."""
     one, other = samples.get(ORIGINAL), samples.get(CONTROL)
     if not isinstance(one, Rates) or not isinstance(other, Rates):
         return None
@@ -129,7 +129,7 @@ def _separation(samples: Mapping[str, Sample], settings: AuditSettings) -> Compa
 
 def _verdict(name: str, judged: Judged, adjusted: float) -> AttackVerdict:
     if judged.found is None:
-        reason = void(judged.controls) or "the audited model or the control was not asked"
+        reason = void(judged.controls) or "the audited model or the control was not attacked"
         return AttackVerdict(verdict="VOID", why=reason)
     decide = scale_verdict if ATTACKS[name].kind == "scale" else attack_verdict
     return decide(judged.found, adjusted, judged.controls, judged.needed)
@@ -157,8 +157,8 @@ def _damaged(cells: Sequence[Cell], base: Mapping[str, Cell], score: Score, sett
 def _retained(cell: Cell, score: Score) -> Rates:
     """Greedy answers and cloze on retain rows, one mean a row."""
     cloze = [float(v) if isinstance(v, int | float) else np.nan for v in (cell.values or {}).get("cloze", ())]
-    said = {a.row: score(a, a.given[0]) for a in cell.answered}
-    rows = [np.nanmean([v, np.nan if (s := said.get(i)) is None else s]) for i, v in enumerate(cloze)]
+    scores = {a.row: score(a, a.given[0]) for a in cell.answered}
+    rows = [np.nanmean([v, np.nan if (s := scores.get(i)) is None else s]) for i, v in enumerate(cloze)]
     return Rates(np.array([rows]), tuple(f"row {i}" for i in range(len(rows))))
 
 
@@ -171,7 +171,7 @@ def _degenerate_share(cells: Sequence[Cell]) -> float:
 def _figures(
     name: str, judged: Judged, verdict: AttackVerdict, adjusted: float | None, settings: AuditSettings
 ) -> dict[str, Any]:
-    """What audit.json says of an attack."""
+    """The entry of an attack in audit.json."""
     found, attack = judged.scored, ATTACKS[name]
     draws = resampled(found.samples, resamples=settings.resamples, seed=settings.seed) if found.labels else {}
     arms = {

@@ -50,7 +50,7 @@ class Scored:
 
 
 def judged(cells: Sequence[Cell], judge: JudgeProtocol) -> Score:
-    """A look-up of how far each answer reveals its fact; None where the judge said nothing, or failed."""
+    """A look-up of how far each answer reveals its fact; None where there is no verdict, or the judge failed."""
     keys = dict.fromkeys((a, text) for cell in cells for a in cell.answered for text in a.given)
     records = [record_of(a.example(), text) for a, text in keys]
     try:
@@ -63,7 +63,7 @@ def judged(cells: Sequence[Cell], judge: JudgeProtocol) -> Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What scoring goes by: whom rows are about, by arm and "unseen"; the NLL up to which the control counts as alive."""
+    """What scoring needs: the rows' subjects, by arm and "unseen"; the NLL up to which the control counts as intact."""
 
     subjects: Mapping[str, tuple[str, ...]]
     alive: float  # nats
@@ -113,7 +113,7 @@ def _dropped(cells: Sequence[Cell], alive: float) -> dict[str, str]:
 
 
 def _numbers(cell: Cell, score: Score, rows: int) -> dict[str, list[float]]:
-    """Label → number of each row, NaN where it was not asked or not judged."""
+    """Label → number of each row, NaN where it was not evaluated or not judged."""
     out = {f"{cell.setting} {name}": _plain(v) for name, v in (cell.values or {}).items()}
     budgets = sorted({k for a in cell.answered for k in draws(len(a.given))})
     for k in budgets:
@@ -163,7 +163,7 @@ def _familiarity(cell: Cell, subjects: Mapping[str, tuple[str, ...]]) -> Familia
 
 
 def _places(attack: str, cells: Sequence[Cell], threshold: float) -> dict[str, list[float]]:
-    """Of each arm's rows: where they lie from control to original; nothing without both."""
+    """The places of each arm's rows between control and original; nothing without both."""
     of = {c.arm: c.values or {} for c in cells}
     if not {ORIGINAL, CONTROL} <= of.keys():
         return {}

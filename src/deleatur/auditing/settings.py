@@ -13,12 +13,22 @@ FORMATS = ("int8", "nf4", "q4_0", "prune10", "prune30", "prune50")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditSettings:
-    """How much is asked, the same for every model."""
+    """Which attacks are made, and how large each is: the same for every model.
+
+    Raises:
+        ConfigError: A setting is out of range.
+
+    Examples:
+        >>> from deleatur.auditing import AuditSettings, quick
+        >>> settings = quick(AuditSettings(attacks=("ask", "relearn", "steer")))
+        >>> settings.attacks, settings.rows
+        (('ask', 'relearn'), 24)
+    """
 
     attacks: tuple[str, ...] = ATTACK_NAMES
     """Attacks to make, in this order."""
     rows: int = 200
-    """Most rows to forget that are asked, spread evenly, at least 1."""
+    """Most forget rows that are evaluated, spread evenly, at least 1."""
     seed: int = 0
     """Orders rows, draws samples, 0 or more."""
     new_tokens: int = 40
@@ -26,7 +36,7 @@ class AuditSettings:
     batch: int = 32
     """Prompts answered at a time, at least 1."""
     precision: Precision = "fp32"
-    """Of the products while a model is asked or trained; weights stay fp32. bf16 is faster where the processor has it."""
+    """Of matrix products in evaluation and training; weights stay fp32. bf16 is faster where the processor has it."""
     ways: tuple[str, ...] = WAY_NAMES
     """Ways to ask; plain has to be among them."""
     samples: int = 64
@@ -38,7 +48,7 @@ class AuditSettings:
     benign_lr: float = 2e-4
     """Learning rate of these adapters, above 0 (2602.03379)."""
     half_lrs: tuple[float, ...] = (2e-5, 1e-4, 2e-4)
-    """Learning rates at which half of the subjects is trained and the others are asked (2410.08827)."""
+    """Learning rates at which half of the subjects is trained and the other half evaluated (2410.08827)."""
     half_steps: int = 30
     """Steps on that half, at least 1."""
     strengths: tuple[float, ...] = (0.2, 0.5, 1.0)
@@ -70,8 +80,8 @@ class AuditSettings:
         require("plain" in self.ways, "audit.ways", self.ways, "a list with plain in it")
         for name in self.formats:
             require(name in FORMATS, "audit.formats", name, f"among {', '.join(FORMATS)}")
-        whole = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
-        for name in (*whole, "rank", "train_batch"):
+        integers = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
+        for name in (*integers, "rank", "train_batch"):
             require(getattr(self, name) >= 1, f"audit.{name}", getattr(self, name), "1 or more")
         require(self.seed >= 0, "audit.seed", self.seed, "0 or more")
         require(self.random_directions >= 0, "audit.random_directions", self.random_directions, "0 or more")
@@ -81,7 +91,7 @@ class AuditSettings:
 
 
 def quick(settings: AuditSettings) -> AuditSettings:
-    """A look of minutes: fewer rows, samples, formats and steps; the same rules."""
+    """The settings of an audit of minutes: fewer attacks, rows, samples, formats and steps; the same rules."""
     attacks = tuple(a for a in settings.attacks if a in ("ask", "draw", "compress", "relearn", "member"))
     return replace(
         settings,

@@ -19,7 +19,7 @@ from deleatur.evaluation.metrics.membership import auc
 
 LEVEL = 0.95  # of every one-sided bound
 FEW = 10  # subjects; with fewer, labels are exchanged row by row
-MOST = 10**6  # rows that are looked for before an audit says that none decide
+MAX_ROWS = 10**6  # rows that are looked for before an audit says that none decide
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Sample(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """How far each row leaked, in [0, 1], or where it lies on a scale; NaN where a setting does not ask it."""
+    """How far each row leaked, in [0, 1], or where it lies on a scale; NaN where a setting does not evaluate it."""
 
     values: Float[ndarray, "settings rows"]
     subjects: tuple[str, ...]
@@ -78,7 +78,7 @@ class Familiarity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A number, and between which it lies: each end a one-sided bound at LEVEL."""
+    """A number with its interval: each end is a one-sided bound at LEVEL."""
 
     value: float
     low: float
@@ -149,12 +149,12 @@ def estimate(value: float, draws: Float[ndarray, " B"]) -> Estimate:
 def rate_estimate(sample: Rates, draws: Float[ndarray, " B"]) -> Estimate:
     """An arm's rate. The upper bound is at least Clopper-Pearson's, since resampling what has no hit shows no doubt."""
     found = estimate(strength(sample), draws)
-    n = most_asked(sample)
+    n = rows_attacked(sample)
     return Estimate(value=found.value, low=found.low, high=max(found.high, upper_limit(found.value * n, n)))
 
 
-def most_asked(sample: Rates) -> int:
-    """Rows that the setting which asks most asks."""
+def rows_attacked(sample: Rates) -> int:
+    """Rows of the setting that evaluates most."""
     return int((~np.isnan(sample.values)).sum(1).max()) if sample.values.size else 0
 
 
@@ -169,7 +169,7 @@ def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> C
     value = strength(arm) - strength(control)
     differences = draws["arm"] - draws["control"]
     found = estimate(value, differences)
-    n, level = most_asked(arm), strength(control)
+    n, level = rows_attacked(arm), strength(control)
     high = max(found.high, upper_limit(strength(arm) * n, n) - level)
     exchanged = _exchanged(arm, control, resamples, seed)
     p = max(_share(differences <= 0), _share(exchanged >= value - 1e-12))
@@ -237,7 +237,7 @@ def _exchange_units(subjects: Sequence[str]) -> list[int]:
 
 
 def _exchanged(arm: Rates, control: Rates, times: int, seed: int) -> Float[ndarray, " B"]:
-    """The difference where labels are permuted: row by row where both were asked the same rows, else among all rows."""
+    """The difference where labels are permuted: row by row where both have the same rows, else among all rows."""
     rng = np.random.default_rng([seed, 2])
     if arm.subjects == control.subjects:
         units = _exchange_units(arm.subjects)
@@ -284,4 +284,4 @@ def rows_needed(difference: float, error: float, n: int, *, margin: float, level
     gaps = [gap for gap in (difference, margin - difference) if gap > 0]
     needed = max(n + 1, math.ceil(n * min((z * error / gap) ** 2 for gap in gaps)))
     floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)
-    return min(MOST, max(needed, floor) if difference <= 0 else needed)
+    return min(MAX_ROWS, max(needed, floor) if difference <= 0 else needed)

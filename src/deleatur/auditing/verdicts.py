@@ -10,15 +10,15 @@ from deleatur.auditing.statistics import Comparison
 
 Verdict = Literal["VOID", "LEAK", "CLEAR", "INCONCLUSIVE"]
 EXITS: dict[Verdict, int] = {"CLEAR": 0, "LEAK": 1, "VOID": 3, "INCONCLUSIVE": 3}
-LEAST_ROWS = 10
-MOST_MISSING = 0.05  # share of judgements
+MIN_ROWS = 10
+MAX_MISSING = 0.05  # share of judgements
 MARGIN = 0.05  # how much more than the never-trained control may leak in a model that is clear
 ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Controls:
-    """What has to hold before an attack can say anything."""
+    """What has to hold before an attack is conclusive."""
 
     rows: int
     missing: float  # share of judgements that could not be had
@@ -31,7 +31,7 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttackVerdict:
-    """What one attack says of the audited model, and why."""
+    """The verdict of one attack on the audited model, and why."""
 
     verdict: Verdict
     why: str
@@ -39,11 +39,11 @@ class AttackVerdict:
 
 
 def void(controls: Controls) -> str | None:
-    """Why an attack says nothing, whatever it found on the audited model; None where it does say something."""
-    if controls.rows < LEAST_ROWS:
-        return f"{controls.rows} rows were asked, {LEAST_ROWS} are needed"
-    if controls.missing > MOST_MISSING:
-        return f"{100 * controls.missing:.0f} % of the judgements are missing, at most {100 * MOST_MISSING:.0f} % may be"
+    """Why an attack is void, whatever it found on the audited model; None where it is not."""
+    if controls.rows < MIN_ROWS:
+        return f"{controls.rows} rows were evaluated, {MIN_ROWS} are needed"
+    if controls.missing > MAX_MISSING:
+        return f"{100 * controls.missing:.0f} % of the judgements are missing, at most {100 * MAX_MISSING:.0f} % may be"
     if not controls.survives:
         return "the attack destroys the model that was never trained on the rows, in every setting"
     if controls.original is None or controls.original.p > ALPHA:
@@ -63,10 +63,10 @@ def attack_verdict(found: Comparison, adjusted_p: float, controls: Controls, nee
         return AttackVerdict(verdict="LEAK", why=f"more than the control by {_points(d.value)}, at least {_points(d.low)}")
     if controls.needs_refuser and not controls.silent:
         return AttackVerdict(
-            verdict="VOID", why="the original did not learn to refuse, so there is no such model to find out"
+            verdict="VOID", why="the original did not learn to refuse, so there is no refusing model to detect"
         )
     if controls.needs_refuser and (controls.refuser is None or controls.refuser.p > ALPHA):
-        return AttackVerdict(verdict="VOID", why="a model that only refuses is not found out, so silence proves nothing")
+        return AttackVerdict(verdict="VOID", why="a model that only refuses is not detected, so silence proves nothing")
     if d.high <= MARGIN:
         return AttackVerdict(verdict="CLEAR", why=f"more than the control by at most {_points(d.high)}")
     return AttackVerdict(
@@ -95,22 +95,22 @@ def scale_verdict(found: Comparison, adjusted_p: float, controls: Controls, need
 
 
 def overall(verdicts: Mapping[str, AttackVerdict], exposing: Sequence[str]) -> AttackVerdict:
-    """The whole audit's verdict. `exposing` names the attacks that can find out a model which only refuses.
+    """The audit's verdict. `exposing` names the attacks that can detect a model which only refuses.
 
-    LEAK where any attack says so. CLEAR where asking is clear, one of `exposing` at least is, and whatever is not VOID is.
+    LEAK where any attack is. CLEAR where `ask` is, at least one of `exposing` is, and every attack that is not VOID is.
     """
     names = {kind: [n for n, v in verdicts.items() if v.verdict == kind] for kind in EXITS}
     if names["LEAK"]:
         return AttackVerdict(verdict="LEAK", why=f"what was to be forgotten comes back: {', '.join(names['LEAK'])}")
-    said = [n for n in verdicts if n not in names["VOID"]]
-    if not said:
+    conclusive = [n for n in verdicts if n not in names["VOID"]]
+    if not conclusive:
         reasons = dict.fromkeys(v.why for v in verdicts.values())
         return AttackVerdict(verdict="VOID", why="; ".join(reasons) or "no attack was made")
-    if "ask" not in said:
-        return AttackVerdict(verdict="VOID", why="asking plainly proves nothing here, so neither does silence")
-    if not any(name in said for name in exposing):
+    if "ask" not in conclusive:
+        return AttackVerdict(verdict="VOID", why="plain questions prove nothing here, so neither does silence")
+    if not any(name in conclusive for name in exposing):
         return AttackVerdict(
-            verdict="VOID", why=f"none of {', '.join(exposing)} finds out a model that only refuses, or none was made"
+            verdict="VOID", why=f"none of {', '.join(exposing)} detects a model that only refuses, or none was made"
         )
     if names["INCONCLUSIVE"]:
         needed = [verdicts[n].needed for n in names["INCONCLUSIVE"]]

@@ -14,7 +14,7 @@ from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.attacks.table import Findings, both_forms
 from deleatur.auditing.cells import Cell, path_of, write_cell
 from deleatur.auditing.settings import AuditSettings
-from deleatur.auditing.verdicts import LEAST_ROWS
+from deleatur.auditing.verdicts import MIN_ROWS
 from deleatur.data.encode import encode_all
 from deleatur.io.lock import try_lock
 from deleatur.progress import Progress
@@ -64,13 +64,13 @@ def plan(inputs: Inputs, settings: AuditSettings) -> tuple[list[Job], list[str]]
             left_out.append(f"{name}: it needs {' and '.join(lacking)}")
             continue
         jobs += [Job(attack=name, arm=arm, setting=s) for arm in arms for s in attack.settings(settings)]
-    left_out += [f"{name}: it was not asked for" for name in ATTACKS if name not in settings.attacks]
+    left_out += [f"{name}: not requested" for name in ATTACKS if name not in settings.attacks]
     return jobs, left_out
 
 
-def is_askable(inputs: Inputs) -> bool:
-    """Are there rows enough to say anything at all?"""
-    return min(len(inputs.forget), len(inputs.rows_of(CONTROL))) >= LEAST_ROWS
+def has_enough_rows(inputs: Inputs) -> bool:
+    """Are there enough rows for an audit?"""
+    return min(len(inputs.forget), len(inputs.rows_of(CONTROL))) >= MIN_ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +158,7 @@ def _find(arm: Arm, job: Job) -> Findings:
 
 
 def _base(arm: Arm) -> Findings:
-    """The retain rows asked: what a damaged model no longer knows."""
+    """The model evaluated on retain rows, which a damaged model no longer knows."""
     rows = spread(arm.retain, min(BASE_ROWS, max(1, arm.settings.rows // 2)))
     questions = [Question(row=i, example=e) for i, e in enumerate(rows) if e.question]
     return both_forms(arm, questions, encode_all(arm.encoder, rows))

@@ -1,4 +1,5 @@
 """The command line: parsing, dispatch to a command, and what the terminal shows.
 
-No work on models or files is done here.
+A new option is a field in `commands.options`; how it is shown belongs here. Belongs elsewhere: work on models or files
+(`commands`).
 """

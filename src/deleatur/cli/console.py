@@ -1,4 +1,4 @@
-"""What a person sees in the terminal. Talk goes to stderr, results to stdout."""
+"""Terminal output. Messages go to stderr, results to stdout."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from deleatur.config.method import name_of
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import name_of
 from deleatur.distributed.processes import is_first
-from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
+from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS
+from deleatur.evaluation.metrics.page import metrics_markdown
 from deleatur.report import ComparedMethod, compare_table, heat_spans, percent, rows_of, set_name, verdict
 from deleatur.report.audit_page import AUDIT_ARMS, verdict_line
 from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, rows_left_out, set_metric_rows
-from deleatur.run_folder.schema import RunResults, read_importance
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import read_importance
 from deleatur.settings import Train
 
 if TYPE_CHECKING:  # what they bring with them would make a list of names slow
@@ -104,7 +106,7 @@ def _marked(row: Encoded, tokenizer: Any) -> Text:
 
 def print_results(results: RunResults, out: Path) -> None:
     """The evidence as a table, and the report's path."""
-    table = Table("rows", "metric", "before", "after", "n", title="What the model says (↓ lower is better, ↑ higher)")
+    table = Table("rows", "metric", "before", "after", "n", title="Evaluation (↓ lower is better, ↑ higher is better)")
     suite = results.get("suite", {"score": "revealed"})
     shown, judge = None, suite.get("judge")
     for row in rows_of(results):
@@ -155,7 +157,7 @@ def print_evaluation(figures: dict[str, Any]) -> None:
 
 
 def print_audit(report: dict[str, Any], page: Path) -> None:
-    """Each attack's verdict with the arms side by side, the whole's, and the page's path."""
+    """Each attack's verdict with the arms side by side, the audit's, and the page's path."""
     table = Table(
         Column("attack", no_wrap=True), Column("verdict", no_wrap=True), *(f"{letter} {arm}" for arm, letter in AUDIT_ARMS)
     )
@@ -182,9 +184,9 @@ def print_figures(figures: dict[str, Any], judge: str | None = None, left_out: d
     OUT.print(table)
 
 
-def print_set_metrics(whole: dict[str, Any], judge: str | None = None) -> None:
-    """Figures over whole sets of one model, and what those that could not be made lack."""
-    _print_set_metric_rows(set_metric_rows({"after": whole}, judge), "after")
+def print_set_metrics(set_metrics: dict[str, Any], judge: str | None = None) -> None:
+    """Set metrics of one model, and what the missing ones lack."""
+    _print_set_metric_rows(set_metric_rows({"after": set_metrics}, judge), "after")
 
 
 def _print_set_metric_rows(rows: Sequence[SetMetricRow], *sides: str) -> None:
@@ -234,7 +236,7 @@ def _width(heading: str, cells: Sequence[str]) -> int:
 
 
 def print_metrics(*, markdown: bool) -> None:
-    """What is measured on each row, on whole sets and of a run."""
+    """Metrics of a row, of a set and of a run."""
     if markdown:
         print(metrics_markdown(), end="")
         return
@@ -242,8 +244,8 @@ def print_metrics(*, markdown: bool) -> None:
     for name, metric in METRICS.items():
         table.add_row(name, metric.forget, metric.meaning, metric.source)
     table.add_section()
-    for name, whole in SET_METRICS.items():
-        table.add_row(name, whole.target, whole.meaning, whole.source)
+    for name, set_metric in SET_METRICS.items():
+        table.add_row(name, set_metric.target, set_metric.meaning, set_metric.source)
     table.add_section()
     for name, figure in RUN_METRICS.items():
         table.add_row(name, figure.target, figure.meaning, figure.source)

@@ -10,37 +10,26 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import tyro
 
 from deleatur import __version__
-from deleatur.cli.parsing import parse, peek, positional
+from deleatur.cli.arguments import audited_run, bench_command, evaluate_command, forget_command
+from deleatur.cli.parsing import parse
 from deleatur.commands.options import (
     USAGE,
     Audit,
-    Bench,
     Compare,
     Demo,
-    Evaluate,
     Export,
-    Forget,
     Methods,
     Metrics,
     Report,
     Score,
 )
-from deleatur.commands.rows_options import Rows
-from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, nearest, read_run
-from deleatur.data.files import printable
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest
+from deleatur.data.messages import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
-from deleatur.importance import IMPORTANCES
-from deleatur.losses import FORGET_LOSSES
-from deleatur.settings import Guard
 
 LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
     "DO_NOT_TRACK": "1",
@@ -52,7 +41,7 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command `deleatur`. How it exits stands in USAGE."""
+    """The command `deleatur`. USAGE lists the exit codes."""
     args = list(sys.argv[1:] if argv is None else argv)
     verbs: dict[str, Callable[[list[str]], None]] = {
         "forget": _forget,
@@ -127,7 +116,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _forget(args: list[str]) -> None:
-    command = _forget_command(args)
+    command = forget_command(args)
     from deleatur.cli.console import show_rows, watch
     from deleatur.commands.retain_rows import first_rows
     from deleatur.commands.unlearn import execute
@@ -140,47 +129,8 @@ def _forget(args: list[str]) -> None:
     _present(out, as_json=command.json)
 
 
-def _forget_command(args: list[str]) -> Forget:
-    """The run that a YAML file or a recipe gives, changed by the options."""
-    missing: Any = tyro.MISSING
-    if given := positional(args, flags=("--json", "--resume")):
-        if "--resume" in args:
-            return _resumed(Path(given), args)
-        base = replace(from_yaml(Path(given)), out=None)
-        recipe = "atwu"
-        if peek(args, "--recipe", RECIPES):
-            raise ConfigError("a run file names its method itself; leave --recipe out, or change --loss and --importance")
-    else:
-        recipe = peek(args, "--recipe", RECIPES) or "atwu"
-        base = RECIPES[recipe].run(model=missing, **(_rows(args) | {"retain": None}))
-    loss, importance = peek(args, "--loss", FORGET_LOSSES), peek(args, "--importance", IMPORTANCES)
-    pair = {"loss": FORGET_LOSSES[loss]()} if loss else {}
-    pair |= {"importance": IMPORTANCES[importance]()} if importance else {}
-    base = replace(base, **pair)  # at once, since not every loss goes with the recipe's importance
-    default = Forget(run=base, recipe=recipe, forget_loss=loss, token_importance=importance)
-    return parse(Forget, args, verb="forget", default=default)
-
-
-def _rows(args: list[str]) -> dict[str, Any]:
-    """What must be given: a suite where one is named, rows where none is."""
-    suite = any(a == "--suite" or a.startswith("--suite=") for a in args)
-    return dict.fromkeys(("suite",) if suite else ("forget", "retain"), tyro.MISSING)
-
-
-def _resumed(folder: Path, args: list[str]) -> Forget:
-    """The run of a folder, with that run's own settings."""
-    folder = folder.parent if folder.name == "run.yaml" else folder
-    _require_unchanged(args)
-    return Forget(run=replace(from_yaml(folder / "run.yaml"), out=str(folder)), resume=True, json="--json" in args)
-
-
-def _require_unchanged(args: list[str]) -> None:
-    if more := [a for a in args if a not in ("--resume", "--json")]:
-        raise ConfigError(f"--resume continues the run as it is; leave {more[0]} out")
-
-
 def _evaluate(args: list[str]) -> None:
-    command = _evaluate_command(args)
+    command = evaluate_command(args)
     from deleatur.cli.console import print_evaluation, watch
     from deleatur.commands.evaluation import evaluate
 
@@ -194,36 +144,8 @@ def _evaluate(args: list[str]) -> None:
         print_evaluation(figures)
 
 
-def _evaluate_command(args: list[str]) -> Evaluate:
-    """What a run folder, a folder of an evaluation to resume, or the options alone say."""
-    missing: Any = tyro.MISSING
-    default = Evaluate(model=missing, **_rows(args))
-    if given := positional(args, flags=("--json", "--resume")):
-        folder = Path(given)
-        begun = (folder / "evaluate.yaml").exists()
-        if "--resume" in args:
-            _require_unchanged(args)
-            if not begun:
-                raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
-            run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")
-            return Evaluate(**_evaluation_fields(run), tasks=tasks, out=given, resume=True, json="--json" in args)
-        if begun:
-            raise ConfigError(f"{folder} holds an evaluation; resume with: deleatur evaluate {folder} --resume")
-        run = read_run(folder)
-        evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated
-        default = Evaluate(**_evaluation_fields(replace(run, model=str(folder / "model"), evaluation=evaluation)))
-    command = parse(Evaluate, args, verb="evaluate", default=default)
-    if command.resume:
-        raise ConfigError("--resume takes nothing but the folder of an evaluation: deleatur evaluate FOLDER --resume")
-    return command
-
-
-def _evaluation_fields(run: Run) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in EVALUATION_FIELDS}
-
-
 def _audit(args: list[str]) -> None:
-    command = parse(Audit, args, verb="audit", default=_audited_run(args))
+    command = parse(Audit, args, verb="audit", default=audited_run(args))
     from deleatur.cli.console import print_audit, watch
     from deleatur.commands.audit import audit_command
 
@@ -236,26 +158,9 @@ def _audit(args: list[str]) -> None:
     raise SystemExit(report["exit"])
 
 
-def _audited_run(args: list[str]) -> Audit | None:
-    """What the folder of a run says of itself, where the first argument is one."""
-    given = next(iter(args), "-")
-    if given.startswith("-") or not (Path(given) / "run.yaml").is_file():
-        return None
-    run = read_run(Path(given))
-    return Audit(
-        model=given,
-        original=run.model,
-        retrained=run.evaluation.retrained,
-        forget=run.forget,
-        retain=run.retain,
-        holdout=run.holdout,
-        suite=run.suite,
-        data=run.data,
-        judge=run.judge,
-    )
-
-
 def _make_rows(args: list[str]) -> None:
+    from deleatur.commands.rows_options import Rows
+
     command = parse(Rows, args, verb="rows")
     from deleatur.cli.console import OUT, watch
     from deleatur.commands.rows import make_rows, sentences
@@ -307,7 +212,7 @@ def _export(args: list[str]) -> None:
 def _request(args: list[str]) -> None:
     from deleatur.cli.requests import request
 
-    request(args, lambda more: _forget_command(more).run)
+    request(args, lambda more: forget_command(more).run)
 
 
 def _review(args: list[str]) -> None:
@@ -320,13 +225,13 @@ def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
     from deleatur.cli.console import print_figures, watch
     from deleatur.cli.story import print_story
-    from deleatur.config.recipes import require_recipe
+    from deleatur.config.recipes import check_recipe
 
-    require_recipe(command.recipe)
+    check_recipe(command.recipe)
 
     with watch() as progress:
         progress.phase(
-            f"{command.people} people who do not exist: a model learns about them, then forgets {command.forgotten}."
+            f"{command.size} people who do not exist: a model learns about them, then forgets {command.forgotten}."
         )
         from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
 
@@ -338,9 +243,7 @@ def _demo(args: list[str]) -> None:
 
 
 def _bench(args: list[str]) -> None:
-    unguarded = Guard(retain=None, probe=None)  # what a method does by itself is what is compared
-    run: Any = Run(model=tyro.MISSING, guard=unguarded, **_rows(args))  # pyright: ignore[reportArgumentType]
-    command = parse(Bench, args, verb="bench", default=Bench(run=run))
+    command = bench_command(args)
     from deleatur.cli.console import watch
     from deleatur.commands.bench import run_bench
 

@@ -18,24 +18,19 @@ T = TypeVar("T")
 
 def parse(cls: type[T], args: list[str], *, verb: str, default: T | None = None) -> T:
     """tyro's parser, with its errors as one line."""
-    stderr = io.StringIO()
-    options: dict[str, Any] = {"prog": f"deleatur {verb}", "config": (tyro.conf.AvoidSubcommands,)}
-    try:
-        with contextlib.redirect_stderr(stderr):
-            return tyro.cli(cls, args=args, default=default, **options)
-    except SystemExit as e:
-        if not e.code:
-            raise
-        raise ConfigError(_in_one_line(stderr.getvalue(), verb)) from None
+    return _parsed(cls, args, verb, default=default)
 
 
 def parse_known(cls: type[T], args: list[str], *, verb: str) -> tuple[T, list[str]]:
     """The same, and the arguments that it does not know."""
+    return _parsed(cls, args, verb, return_unknown_args=True)
+
+
+def _parsed(cls: type, args: list[str], verb: str, **how: Any) -> Any:
     stderr = io.StringIO()
-    options: dict[str, Any] = {"prog": f"deleatur {verb}", "config": (tyro.conf.AvoidSubcommands,)}
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(cls, args=args, return_unknown_args=True, **options)
+            return tyro.cli(cls, args=args, prog=f"deleatur {verb}", config=(tyro.conf.AvoidSubcommands,), **how)
     except SystemExit as e:
         if not e.code:
             raise
@@ -51,7 +46,7 @@ def _in_one_line(box: str, verb: str) -> str:
 
 
 def positional(args: list[str], *, flags: Sequence[str]) -> str | None:
-    """Takes what stands first, options without a value aside."""
+    """The first positional argument, after options without a value."""
     for i, arg in enumerate(args):
         if not arg.startswith("-"):
             return args.pop(i)

@@ -21,10 +21,11 @@ from deleatur.commands.request_options import (
     Review,
 )
 from deleatur.config.run_config import Run, nearest
-from deleatur.data.files import printable
+from deleatur.data.messages import printable
 from deleatur.errors import ConfigError
 from deleatur.report.tables import percent
-from deleatur.run_folder.ledger import Measured, Request, read_ledger, short
+from deleatur.run_folder.file_types import Measured, Request
+from deleatur.run_folder.ledger import read_ledger, short
 
 MakeRun = Callable[[list[str]], Run]
 

@@ -9,14 +9,14 @@ from typing import Any
 from rich.text import Text
 
 from deleatur.cli.console import OUT, heat_text
-from deleatur.data.files import printable
+from deleatur.data.messages import printable
 from deleatur.report import verdict
 from deleatur.report.answers import answered_rows, heated_rows
 from deleatur.run_folder.schema import read_folder
 
 
 def print_story(out: Path) -> None:
-    """A dozen lines; tables and figures stand on the page."""
+    """A dozen lines; tables and figures are on the page."""
     folder = read_folder(out)
     forgotten, kept = _first_known(heated_rows(folder)), _first_known(answered_rows(folder, "retain"))
     for name, item in (("Forget", forgotten), ("Keep", kept)):
@@ -26,7 +26,7 @@ def print_story(out: Path) -> None:
                 OUT.print(_answer(side, item[side]), soft_wrap=True)
     if forgotten is not None:
         heat = heat_text(forgotten["row"]["answer"], forgotten["row"]["tokens"])
-        OUT.print(Text("\nWhat mattered to forgetting: ").append_text(heat), soft_wrap=True)
+        OUT.print(Text("\nImportance of each token: ").append_text(heat), soft_wrap=True)
     found = verdict(folder.results)
     OUT.print(f"\n{found.headline}.", style="bold", soft_wrap=True)
     for reason in found.reasons[:3]:
@@ -35,7 +35,7 @@ def print_story(out: Path) -> None:
 
 
 def _first_known(items: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first row whose fact the model said before, whatever it says now; the first of all where it said none."""
+    """The first row whose fact the model said before training; the first row where it said none."""
     return next((item for item in items if item["before"]["says"] == "says it"), next(iter(items), None))
 
 

@@ -1,4 +1,4 @@
-"""One module a verb, and `options`, which says what each takes.
+"""One module for each verb, and `options`, which says what each takes.
 
-Only here do all stages of a run come together; nothing here knows the terminal.
+All stages of a run come together here. Belongs elsewhere: the terminal (`cli`), and how a stage works (the packages below).
 """

@@ -19,7 +19,7 @@ from deleatur.io.lock import wait_lock
 from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
-from deleatur.run_folder.schema import require_no_links
+from deleatur.run_folder.schema import check_no_links
 from deleatur.settings import Judge
 from deleatur.types import Example
 
@@ -61,11 +61,14 @@ def audit(
         ModelError: A model cannot be used.
         Interrupted: SIGINT or SIGTERM; the same call resumes.
 
-    Example:
+    Examples:
+        >>> import deleatur
+        >>> from deleatur.auditing import AuditSettings
+        >>> from deleatur.config import Run
         >>> run = Run(model="unlearned", forget="forget.jsonl", retain="retain.jsonl", holdout="holdout.jsonl")
         >>> report = deleatur.audit(run, original="tiny", folder="audit", settings=AuditSettings(attacks=("ask",)))
         >>> report["verdict"], report["why"]
-        ('VOID', '6 rows can be asked, 10 are needed')
+        ('VOID', '6 rows are available, 10 are needed')
     """
     target = Path(folder)
     inputs = _inputs(run, str(original), None if retrained is None else str(retrained))
@@ -103,9 +106,9 @@ def _run_audit(
 ) -> dict[str, Any]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
-        raise ConfigError(f"{folder} exists and is no audit; give --out a new folder")
+        raise ConfigError(f"{folder} exists and is not an audit folder; give --out a new folder")
     folder.chmod(0o700)  # rows and answers are for its owner alone
-    require_no_links(folder)
+    check_no_links(folder)
     with matmul_precision_restored(), resume_hint("the same command"):
         exact_matmul()
         return conduct(inputs, settings, folder, make_judge(judge, folder), progress, controls)

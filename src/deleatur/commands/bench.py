@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from deleatur.commands.bench_audit import audit_run, keep_model, require_controls
+from deleatur.commands.bench_audit import audit_run, check_controls, keep_model
 from deleatur.commands.evaluator import make_evaluator
-from deleatur.commands.inputs import encode_sets, require_trained, require_usable, suite_of
+from deleatur.commands.inputs import check_trained, check_usable, encode_sets, suite_of
 from deleatur.commands.options import Budget
 from deleatur.commands.tuning import search, values_of, with_values
 from deleatur.commands.unlearn import unlearn
@@ -33,10 +33,11 @@ from deleatur.modeling.start_model import with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
+from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
-from deleatur.run_folder.writer import require_same_rows
+from deleatur.run_folder.writer import check_same_rows
 from deleatur.settings import Guard, require
-from deleatur.training.setup import preferred_rows, require_parts
+from deleatur.training.setup import check_parts, preferred_rows
 from deleatur.training.train import train
 from deleatur.types import Encoded, Suite
 
@@ -47,7 +48,7 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
     """Tune and run every method; returns the folders of the runs, one for each method and seed, below `base.out`.
 
     `base` says on what and how long; the methods take from it all but their own settings. What is finished is not done
-    again, so an interrupted bench goes on, and several processes may work at different methods in one folder.
+    again, so an interrupted bench resumes, and several processes may work at different methods in one folder.
     """
     with resume_hint("the same command"):
         return _run_bench(Bench(base, budget, progress), progress)
@@ -76,27 +77,27 @@ class Bench:
             base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
         )
         self.suite = suite_of(base)
-        require_trained(self.suite)
+        check_trained(self.suite)
         if budget.audit:
-            require_controls(base, self.suite)
+            check_controls(self.suite, base.evaluation.retrained)
         self.base, self.budget, self.progress = base, budget, progress
         self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
         lm, tokenizer = load(base.model, precision=base.train.precision)
-        rows = encode_sets(self.suite.sets, tokenizer, base)
-        require_usable(lm, rows, base)
+        rows = encode_sets(self.suite.sets, tokenizer, base.data)
+        check_usable(lm, rows, base.model)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
-        require_same_terms(self.out, base, budget, self.wanted)
-        require_same_rows(self.out, rows)
+        check_same_terms(self.out, base, budget, self.wanted)
+        check_same_rows(self.out, rows)
         self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
         network, encoder = TokenModel(lm).prepare(), make_encoder(tokenizer, base.data)
         place_model(network)
         self.session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress)
         self.known = make_evaluator(replace(self.session, folder=self.out), base).before()
         self.before = measure(self.known["before"], score=self.suite.score)
-        require_read(self.metric, budget, self.suite, self.before)
+        check_read(self.metric, budget, self.suite, self.before)
         self.began, self.done = time.monotonic(), 0  # trials and runs, this time
 
     def run(self, method: str, seed: int, folder: Path) -> bool:
@@ -111,22 +112,22 @@ class Bench:
         (home / "left-out.txt").unlink(missing_ok=True)
         try:
             run = self.method(method)
-            require_parts(self.session.model, run)
+            check_parts(self.session.model, run.method)
             preferred_rows(run.loss, self.session.rows["forget"], self.session.encoder)
             values = search(
-                run,
+                run.method,
                 trials=self.budget.trials,
                 rates=self.budget.rates,
                 seed=self.base.seed,
                 log=home / "trials.jsonl",
-                value_of=lambda run: self.value_of(run, method),
+                value_of=lambda settings: self.value_of(run.with_method(settings), method),
             )
-            run = replace(with_values(run, values), seed=seed)
+            run = replace(run.with_method(with_values(run.method, values)), seed=seed)
             self.restore()
             outcome = unlearn(self.session, run, known=self.known, weights=self.start)
         except (ConfigError, Diverged) as e:
             self.restore()
-            (home / "left-out.txt").write_text(f"{e}\n", encoding="utf-8")
+            write_atomic(home / "left-out.txt", f"{e}\n")
             self.progress.phase(f"{method} is left out: {e}")
             return False
         folder.mkdir(exist_ok=True)
@@ -168,7 +169,7 @@ class Bench:
     def value_of(self, run: Run, method: str) -> float:
         """The objective after this run: UQ, or a metric on retain minus forget sets."""
         self.restore()
-        number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run).items())
+        number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run.method).items())
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
         session, suite, metric = self.session, self.suite, METRICS[self.metric]
         train(session, run, {r.id: r.generated for r in self.known["before"].get("retain", ())})
@@ -206,7 +207,7 @@ def metric_of(budget: Budget, suite: Suite) -> str:
     return metric
 
 
-def require_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
+def check_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
     """Refuse a search for what cannot be read on the suite's sets, or is 0 from the start."""
     if budget.trials == 1:
         return
@@ -227,9 +228,9 @@ def tried(home: Path) -> int:
     return log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
 
 
-def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
+def check_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> None:
     """Write down the bench's settings, or where that is done, refuse others: its numbers would not be on equal terms."""
-    now = {
+    now: BenchTerms = {
         "run": to_dict(replace(base, out=None)),
         "trials": budget.trials,
         "rates": list(budget.rates),
@@ -240,10 +241,10 @@ def require_same_terms(out: Path, base: Run, budget: Budget, objective: str) -> 
     if not path.exists():
         write_json(path, now)
         return
-    then = read_json(path)
+    then = read_json(path, BenchTerms)
     then["run"] = to_dict(from_dict(then["run"]))  # settings that an older version did not have are at their defaults
-    then, now = _paths(then), _paths(now)
-    if changed := [key for key in now if then.get(key) != now[key]]:
+    before, wanted = _paths(then), _paths(now)
+    if changed := [key for key in wanted if before.get(key) != wanted[key]]:
         raise ConfigError(f"{out} holds a bench with another {', '.join(changed[:3])}; give --out a new folder")
 
 

@@ -22,9 +22,9 @@ from deleatur.types import Suite
 CONTROLS = "audit-controls"
 
 
-def require_controls(base: Run, suite: Suite) -> None:
+def check_controls(suite: Suite, retrained: str | None) -> None:
     """Refuse rows on which an audit has no control."""
-    if base.evaluation.retrained is None and not suite.sets.get("holdout"):
+    if retrained is None and not suite.sets.get("holdout"):
         raise ConfigError("--audit needs unseen rows as --holdout, or a model without the rows as --evaluation.retrained")
 
 

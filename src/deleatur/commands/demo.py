@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
+from deleatur.commands.demo_scale import Scale, scale_of
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
-from deleatur.config.recipes import OURS, RECIPES, Recipe, require_recipe
+from deleatur.config.recipes import OURS, RECIPES, Recipe, check_recipe
 from deleatur.config.run_config import Run, from_yaml, to_dict
 from deleatur.data.batches import fine_tuning_batches
 from deleatur.data.encode import encode_all, make_encoder
@@ -32,20 +33,22 @@ from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import Learns
-from deleatur.run_folder.schema import write_json, write_lines
-from deleatur.settings import Data, Evaluation, Keep, Train
+from deleatur.run_folder.file_types import RecordLine
+from deleatur.run_folder.schema import read_lines, write_json, write_lines
+from deleatur.settings import Data, Keep, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import Method, fit
+from deleatur.training.train import training_only
 from deleatur.types import Example
 
-FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
 BUDGET = 0.4  # names and values are that share of the world's answer tokens
+PARTS = 6  # of a training, between which something is said
 
 
 def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
     """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's.
 
-    `progress` hears what a newcomer wants to know, and not the phases of the commands that the demo is made of.
+    `progress` gets what a newcomer wants to know, and not the phases of the commands that the demo runs.
     """
     with resume_hint("the same command"):
         return _run_demo(demo, progress)
@@ -69,30 +72,52 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
     world = _world(demo)
     forget, retain = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
 
-    def begin(step: Step, steps: int) -> None:
+    def tell(step: Step, steps: int) -> None:
         if step.step == 1:  # the answers before training are on disk
             progress.phase(f"Asked “{world.forget[0].question}” it says: {_first_answer(out)}")
             progress.phase(f"Now it forgets {' and '.join(map(str, forget))}, and must keep the {len(retain)} others.")
+        elif _begins_part(step.step, steps):
+            nll = f"{step.forget_nll:.2f} nats a token on rows to forget, {step.retain_nll:.2f} on rows to keep"
+            progress.phase(f"After step {step.step} its NLL is {nll}.")
         progress.step(step, steps)
 
     progress.phase("The model is asked about all of them, and about people it never heard of.")
-    return replace(progress, phase=lambda text: None, step=begin)
+    return replace(progress, phase=lambda text: None, step=tell)
+
+
+def fine_tuning_progress(rows: Sequence[Example], progress: Progress) -> Progress:
+    """The bar of fine-tuning, and between its parts one of the rows that the model reads."""
+    shown = iter(rows[:: max(1, len(rows) // PARTS - 1)])
+
+    def tell(step: Step, steps: int) -> None:
+        if _begins_part(step.step, steps) and (row := next(shown, None)):
+            progress.phase(f"It reads: {row.question} {row.answer}")
+        progress.step(step, steps)
+
+    return replace(progress, step=tell)
+
+
+def _begins_part(step: int, steps: int) -> bool:
+    """Is this the first step of one of `PARTS` equal parts?"""
+    return PARTS * step // steps > PARTS * (step - 1) // steps
 
 
 def _first_answer(out: Path) -> str:
-    """What the model said to the first forget row before it had to forget."""
-    with (out / "records" / "before.jsonl").open(encoding="utf-8") as lines:
-        return printable(next((row["generated"] for row in map(json.loads, lines) if row["set"] == "forget"), ""))
+    """The model's answer to the first forget row before unlearning."""
+    path = out / "records" / "before.jsonl"
+    return printable(
+        next((row["generated"] for row in read_lines(path, RecordLine, str(path)) if row["set"] == "forget"), "")
+    )
 
 
 def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     """The run that forgets; the world's rows and the model fine-tuned on them are made, or found in the cache."""
-    require_recipe(demo.recipe)
+    check_recipe(demo.recipe)
     world = _world(demo)
     model = _fine_tuned(demo, world.fine_tuning_rows, progress)
     rows = model / "rows"
     write_world(world, rows)
-    recipe = RECIPES[demo.recipe]
+    recipe, scale = RECIPES[demo.recipe], scale_of(demo)
     importance = recipe.importance
     if isinstance(importance, Learns):
         importance = importance.with_budget(BUDGET)
@@ -104,13 +129,22 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         out=demo.out,
         seed=demo.seed,
         importance=importance,
-        train=replace(recipe.train if recipe.loss.requires.divergence else as_ours(recipe), batch=4, precision="bf16"),
-        evaluation=Evaluation(rows=48, new_tokens=40),
+        train=train_of(recipe, scale),
+        guard=scale.guard,
+        data=scale.data,
+        evaluation=scale.evaluation,
     )
 
 
+def train_of(recipe: Recipe, scale: Scale) -> Train:
+    """The recipe's training at this scale; every published method has the demo's own rate and weights, since theirs are
+    for larger models and batches."""
+    own = recipe.train if recipe.loss.requires.divergence else as_ours(recipe)
+    only = own.only or scale.forgetting.only
+    return replace(own.on_schedule(scale.forgetting), lr=scale.rate * own.lr, only=only)
+
+
 def as_ours(recipe: Recipe) -> Train:
-    """The demo's own rates and weights, the same for every published method: theirs are for larger models and batches."""
     return replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha)
 
 
@@ -123,28 +157,45 @@ def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
 
 
 def _world(demo: Demo) -> World:
-    return make_world(people=demo.people, forget=demo.forgotten, seed=demo.seed)
+    """The world's rows; of the small demo only those to forget are asked in other words too, each once."""
+    world = make_world(people=demo.size, forget=demo.forgotten, seed=demo.seed)
+    if demo.full:
+        return world
+    asked = {"forget": (world.forget, 1), "retain": (world.retain, 0), "holdout": (world.holdout, 0)}
+    return World(
+        **{
+            name: tuple(replace(row, paraphrases=row.paraphrases[:most]) for row in rows)
+            for name, (rows, most) in asked.items()
+        }
+    )
 
 
 def _fine_tuned(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path:
-    cache = Path(demo.cache)
+    cache, scale = Path(demo.cache), scale_of(demo)
     cache.mkdir(parents=True, exist_ok=True)
+    settings = replace(scale.fine_tuning, epochs=demo.fine_tune_epochs or scale.fine_tuning.epochs)
+    how = {"data": scale.data, "seed": demo.seed, "progress": fine_tuning_progress(rows, progress)}
     with folder_lock(cache):
-        return fine_tuned_model(
-            demo.model, rows, cache, replace(FINE_TUNING, epochs=demo.fine_tune_epochs), seed=demo.seed, progress=progress
-        )
+        return fine_tuned_model(demo.model, rows, cache, settings, **how)
 
 
 def fine_tuned_model(
-    name: str, rows: Sequence[Example], folder: Path, settings: Train, *, seed: int, progress: Progress = Progress()
+    name: str,
+    rows: Sequence[Example],
+    folder: Path,
+    settings: Train,
+    *,
+    seed: int,
+    data: Data = Data(),
+    progress: Progress = Progress(),
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
-    An interrupted fine-tuning goes on from its newest checkpoint when it is called again.
+    An interrupted fine-tuning resumes from its newest checkpoint when it is called again.
     """
-    key = json.dumps(
-        [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision, [(r.prompt, r.answer) for r in rows]]
-    )
+    how = [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision]
+    how += [settings.only, data.template] if settings.only or data.template != "auto" else []
+    key = json.dumps([*how, [(r.prompt, r.answer) for r in rows]])
     folder = folder / f"fine-tuned-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")
@@ -152,13 +203,14 @@ def fine_tuned_model(
     torch.manual_seed(seed)
     exact_matmul()
     model, tokenizer = load(name, precision=settings.precision)
-    encoded = encode_all(make_encoder(tokenizer, Data()), rows)
+    encoded = encode_all(make_encoder(tokenizer, data), rows)
     count = settings.epochs * -(-len(encoded) // settings.batch)
     progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
-    with resume_hint("the same command"), kept.handle_signals():
+    network = TokenModel(model.to(start().device)).prepare()  # pyright: ignore[reportArgumentType]
+    with training_only(network, settings.only), resume_hint("the same command"), kept.handle_signals():
         fit(
-            TokenModel(model.to(start().device)).prepare(),  # pyright: ignore[reportArgumentType]
+            network,
             fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
             Method(loss=GradientDifference(), importance=Uniform(), settings=settings),
             steps=count,

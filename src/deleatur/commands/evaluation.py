@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, precision_of, row_notes
-from deleatur.commands.inputs import encode_sets, reading_notes, require_usable, rows_suite, suite_of
+from deleatur.commands.inputs import check_usable, encode_sets, reading_notes, rows_suite, suite_of
 from deleatur.config.run_config import Run, evaluation_to_yaml, read_run
 from deleatur.data.encode import Encoder, make_encoder
 from deleatur.data.rows import read_rows
@@ -27,14 +27,14 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
-from deleatur.run_folder.schema import read_current, require_no_links, write_json, write_lines
+from deleatur.run_folder.schema import check_no_links, read_current, write_json, write_lines
 from deleatur.run_folder.writer import (
+    check_empty,
+    check_same_rows,
     claimed,
     evaluation_of,
     has_results,
     importance_lines,
-    require_empty,
-    require_same_rows,
     set_metrics_of,
 )
 from deleatur.types import Encoded, Suite
@@ -65,20 +65,29 @@ def evaluate(
 
     Raises:
         DataError, ConfigError, ModelError: A row, a setting, the model or the folder cannot be used.
-        Interrupted: SIGINT or SIGTERM; the message says how to go on.
+        Interrupted: SIGINT or SIGTERM; the message says how to resume.
+
+    Examples:
+        >>> import deleatur
+        >>> from deleatur.config import Run
+        >>> from deleatur.settings import Evaluation
+        >>> run = Run(model="tiny", forget="forget.jsonl", evaluation=Evaluation(new_tokens=4))
+        >>> figures = deleatur.evaluate(run)
+        >>> figures["sets"]["forget"]["probability"]["n"] == len(forget)
+        True
     """
     with resume_hint("the same command, from its beginning" if folder is None else "the same command"):
         start()
         if folder is None:
             return _figures(_session(run, tasks, progress), run, tasks)
-        agree(lambda: require_no_links(folder) if resume else str(require_empty(folder)))
+        agree(lambda: check_no_links(folder) if resume else str(check_empty(folder)))
         if resume and has_results(folder):
             with folder_lock(folder) if is_first() else nullcontext():  # and what a kill at the very end left goes
                 return read_current(folder / "results.json")
         run = replace(run, out=str(folder))
         session = replace(_session(run, tasks, progress), folder=folder)
         with claimed(folder, lambda: None if resume else _claim(run, tasks, folder), resume=resume):
-            require_same_rows(folder, session.rows)
+            check_same_rows(folder, session.rows)
             with resume_hint(f"deleatur evaluate {folder} --resume"):
                 found = _figures(session, run, tasks)
                 if is_first():
@@ -91,10 +100,10 @@ def _session(run: Run, tasks: Sequence[str], progress: Progress) -> Session:
     suite = suite_of(run)
     if tasks and count() > 1:
         raise ConfigError("lm-eval's tasks run in one process; leave --tasks out, or the launcher")
-    judge_of(run)  # is it there?
+    judge_of(run.judge, run.out)  # is it there?
     model, tokenizer = load(run.model, precision=run.evaluation.precision)
-    rows = encode_sets(suite.sets, tokenizer, run)
-    require_usable(model, rows, run)
+    rows = encode_sets(suite.sets, tokenizer, run.data)
+    check_usable(model, rows, run.model)
     return _on_device(model, make_encoder(tokenizer, run.data), suite, rows, progress)
 
 
@@ -108,7 +117,7 @@ def _on_device(
 
 def _claim(run: Run, tasks: Sequence[str], folder: Path) -> None:
     """The folder is this evaluation's; from here on it can be resumed."""
-    require_empty(folder)  # another may have been quicker
+    check_empty(folder)  # another may have been quicker
     write_atomic(folder / EVALUATION_FILE, evaluation_to_yaml(run, tasks))
 
 
@@ -119,11 +128,11 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
         lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
     sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
     notes = [
-        *reading_notes(session.rows, run),
+        *reading_notes(session.rows, run.sources, run.data),
         *row_notes(session, run.evaluation),
         *answer_notes(records["before"], run.evaluation.new_tokens),
     ]
-    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run).name, "notes": notes}
+    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run.judge, run.out).name, "notes": notes}
     return evaluation_of(run, session) | found | lm_eval
 
 
@@ -136,11 +145,11 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
             raise ConfigError(f"{folder} has no importance.jsonl; the run did not finish")
         return folder / "importance.jsonl"
     run = read_run(folder)
-    require_no_links(folder)
+    check_no_links(folder)
     own = suite_of(run)
     examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))
-    encoder, encoded = make_encoder(tokenizer, run.data), encode_sets({"forget": examples}, tokenizer, run)
+    encoder, encoded = make_encoder(tokenizer, run.data), encode_sets({"forget": examples}, tokenizer, run.data)
     session = _on_device(lm, encoder, rows_suite({"forget": examples}), encoded, progress)
     importance = run.importance
     if isinstance(importance, Learns):
@@ -148,7 +157,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     elif isinstance(importance, Prepares):  # as it would have been made for these rows
         first = TokenModel(load(run.model)[0]).prepare()
         place_model(first)
-        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run)
+        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run.data)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(encoded["forget"])))

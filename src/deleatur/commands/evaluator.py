@@ -18,12 +18,13 @@ from deleatur.errors import ConfigError
 from deleatur.evaluation.answer_scores import scored_by_start
 from deleatur.evaluation.batch_cache import BatchCache, clear
 from deleatur.evaluation.judges import JudgeProtocol, make_judge
-from deleatur.evaluation.predictions import NO_CACHE, Predictor, variants
+from deleatur.evaluation.predictions import NO_CACHE, Predictor
 from deleatur.evaluation.reasoning import with_reasoning
-from deleatur.modeling.checks import require_known, require_room
+from deleatur.evaluation.variants import variants
+from deleatur.modeling.checks import check_known, check_room
 from deleatur.modeling.loading import DTYPES
 from deleatur.modeling.session import Session
-from deleatur.modeling.start_model import StartModel, loaded_if_there, other_model
+from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, other_model, with_weights
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
 from deleatur.run_folder.writer import Records, read_records, write_records
@@ -33,14 +34,14 @@ from deleatur.types import Encoded, Suite
 OWN_ROWS = 200  # of a set, where the user's rows are no suite
 
 
-def rows_asked(suite: Suite, settings: Evaluation) -> int:
+def rows_evaluated(suite: Suite, settings: Evaluation) -> int:
     """Most rows of a set that are evaluated."""
     return settings.rows or (OWN_ROWS if suite.name == "rows" else sys.maxsize)
 
 
 def row_notes(session: Session, settings: Evaluation) -> list[str]:
     """Sentences where not all rows of a set are evaluated, and where token ids are not those of the chat template alone."""
-    most, data = rows_asked(session.suite, settings), session.encoder.settings
+    most, data = rows_evaluated(session.suite, settings), session.encoder.settings
     sizes = {name: len(session.rows[name]) for name in session.suite.evaluated_sets}
     cut = ", ".join(f"{most} of {size} {name} rows" for name, size in sizes.items() if size > most)
     notes = [*session.notes, *([f"Evaluated are {cut}, spread evenly (evaluation.rows)"] if cut else [])]
@@ -108,11 +109,11 @@ class Evaluator:
         model, which then scores the generated answers.
         """
         session, settings = self.session, self.settings
-        require_room(model.lm, session.rows, self.name)
+        check_room(model.lm, session.rows, self.name)
         if settings.grad_norm and is_sharded(model):
-            raise ConfigError("evaluation.grad_norm needs whole weights; leave it out under FSDP2 or ZeRO-3")
+            raise ConfigError("evaluation.grad_norm needs unsharded weights; leave it out under FSDP2 or ZeRO-3")
         sets = self._sets()
-        require_known(model.lm, sets, self.name)
+        check_known(model.lm, sets, self.name)
         session.progress.phase(f"Evaluating the model: {sum(map(len, sets.values()))} rows, each once")
         cache = NO_CACHE
         if cache_path is not None:
@@ -150,7 +151,7 @@ class Evaluator:
         return {name: [replace(r, judged=next(verdicts)) for r in rows] for name, rows in records.items()}
 
     def _sets(self) -> dict[str, Sequence[Encoded]]:
-        suite, rows, most = self.session.suite, self.session.rows, rows_asked(self.session.suite, self.settings)
+        suite, rows, most = self.session.suite, self.session.rows, rows_evaluated(self.session.suite, self.settings)
         return variants(
             self.session.encoder,
             {name: evenly_spaced(rows[name], most) for name in suite.evaluated_sets},
@@ -166,22 +167,28 @@ class Evaluator:
             return lambda: contextlib.nullcontext(model)
         return partial(loaded_if_there, model, name, self.precision, self.session.progress.phase)
 
+    def start_after(self, weights: Weights | None) -> StartModel | None:
+        """How to come by the start model once the session's was changed: by its `weights` where they were kept, else by its
+        name; None where a model from Python may have none."""
+        session, name = self.session, self.settings.start
+        if name is None and weights is not None:
+            return partial(with_weights, session.model, weights)
+        if name is None and session.folder is None:
+            return None
+        return partial(loaded_if_there, session.model, name or self.name, self.precision, session.progress.phase)
+
 
 def make_evaluator(session: Session, run: Run) -> Evaluator:
     """The evaluation that the run's settings describe."""
-    judge = None if run.judge.kind == "contained" else judge_of(run)
+    judge = None if run.judge.kind == "contained" else judge_of(run.judge, run.out)
     how = {"settings": run.evaluation, "judge": judge, "name": run.model, "precision": run.train.precision}
     return Evaluator(session=session, **how)
 
 
 @cache
-def _judge(settings: Judge, folder: Path | None) -> JudgeProtocol:
-    return make_judge(settings, folder)
-
-
-def judge_of(run: Run) -> JudgeProtocol:
-    """The run's judge, made once; its verdicts are kept in the run's folder."""
-    return _judge(run.judge, None if run.out is None else Path(run.out))
+def judge_of(settings: Judge, folder: str | None) -> JudgeProtocol:
+    """The judge of these settings, made once; its verdicts are kept in the folder."""
+    return make_judge(settings, None if folder is None else Path(folder))
 
 
 @contextlib.contextmanager
@@ -193,7 +200,7 @@ def precision_of(model: TokenModel, precision: Precision) -> Iterator[None]:
     own, wanted = model.dtype, DTYPES[precision]
     if is_sharded(model) and own == torch.bfloat16 != wanted:
         raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are evaluated as they are; give --evaluation.precision bf16")
-    with contextlib.nullcontext() if own == wanted else model.decoder.own_attention():
+    with contextlib.nullcontext() if own == wanted else model.decoder.original_attention():
         if wanted == torch.bfloat16:
             with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
                 yield
@@ -211,4 +218,4 @@ def _cast(model: TokenModel, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(dtype)
     for module in model.modules():
         if "compute_dtype" in vars(module):  # NF4 weights stay; their products are the type's all the same
-            vars(module)["compute_dtype"] = dtype
+            vars(module)["compute_dtype"] = dtype  # their own setting, which the constructor takes

@@ -12,7 +12,7 @@ from deleatur.commands.options import Export
 from deleatur.commands.standing import standing_of
 from deleatur.errors import ConfigError, ModelError
 from deleatur.io.atomic import atomic_folder
-from deleatur.modeling.checks import require_finite
+from deleatur.modeling.checks import check_finite
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 from deleatur.modeling.loading import load, save
 from deleatur.progress import Progress
@@ -39,7 +39,7 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     standing.require(standing.lacks, progress)
     base = found.results["model"]["name"]
     model, tokenizer = load(str(run / "model"), precision=found.results["model"].get("precision", "fp32"))
-    require_finite(model, ModelError, str(run / "model"))
+    check_finite(model, ModelError, str(run / "model"))
     plan = plan_gguf(model, tokenizer) if command.gguf else None
     licence = command.license or licence_of(base)
     progress.phase(f"Writing {dest}")

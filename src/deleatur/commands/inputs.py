@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from deleatur.config.method import MethodSettings
 from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_rows, make_encoder
 from deleatur.data.files import files_read
@@ -14,9 +15,10 @@ from deleatur.data.rows import read_rows, refuse_overlap, root_of
 from deleatur.data.suites import read_suite
 from deleatur.data.windows import windows
 from deleatur.errors import ConfigError, ModelError
-from deleatur.modeling.checks import require_finite, require_known, require_room
+from deleatur.modeling.checks import check_finite, check_known, check_room
 from deleatur.modeling.loading import load_tokenizer
 from deleatur.protocols import AimsAtLevel, Prepares
+from deleatur.settings import Data
 from deleatur.types import Encoded, Example, Suite
 
 # figures of a user's own rows: always, with holdout rows, and with a retrained model
@@ -31,7 +33,7 @@ def suite_of(run: Run) -> Suite:
     if run.suite is not None:
         suite = read_suite(run.suite, run.data)
     else:
-        sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "held": run.held}
+        sources = run.sources
         own = replace(run.data, columns=(), ignore=(), turns="last")  # held rows have columns of ours
         settings = {name: own if name == "held" else run.data for name in sources}
         given = {name: source for name, source in sources.items() if source is not None}
@@ -49,7 +51,7 @@ def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:
     return Suite(name="rows", sets=sets, evaluated_sets=tuple(sets), set_metrics=WORST)
 
 
-def require_trained(suite: Suite) -> None:
+def check_trained(suite: Suite) -> None:
     """Refuse a benchmark that has nothing to forget. Of a user's own rows those to keep can be made."""
     if missing := [n for n in ("forget", "retain") if n not in suite.sets and not (n == "retain" and suite.name == "rows")]:
         raise ConfigError(
@@ -58,29 +60,28 @@ def require_trained(suite: Suite) -> None:
 
 
 def encode_sets(
-    sets: Mapping[str, tuple[Example, ...]], tokenizer: PreTrainedTokenizerBase, run: Run
+    sets: Mapping[str, tuple[Example, ...]], tokenizer: PreTrainedTokenizerBase, data: Data
 ) -> dict[str, list[Encoded]]:
     """Every set's rows as token ids."""
-    encoder = make_encoder(tokenizer, run.data)
+    encoder = make_encoder(tokenizer, data)
     return {name: encode_rows(encoder, windows(encoder, examples)) for name, examples in sets.items()}
 
 
-def reading_notes(rows: Mapping[str, Sequence[Encoded]], run: Run) -> list[str]:
+def reading_notes(rows: Mapping[str, Sequence[Encoded]], sources: Mapping[str, str | None], data: Data) -> list[str]:
     """Sentences on what was read and is not trained or evaluated as a whole, and from which files."""
     notes = []
-    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout}
     for name, encoded in rows.items():
-        if files := files_read(sources.get(name), root_of(run.data)):
+        if files := files_read(sources.get(name), root_of(data)):
             read = f"The {len(encoded)} {name} rows are those of {', '.join(files)}"
             notes.append(f"{read}; give one of these files for its rows alone")
         if cut := [row for row in encoded if row.cut]:
             remedy = "" if any(row.example.prompt for row in cut) else "; --data.split makes windows of them"
-            limit = f"data.max_length {run.data.max_length}"
+            limit = f"data.max_length {data.max_length}"
             notes.append(
                 f"{len(cut)} of {len(encoded)} {name} rows are longer than {limit} and are cut at the answer's end{remedy}"
             )
         earlier = sum(any(role == "assistant" for role, _ in row.example.prompt) for row in encoded)
-        if earlier and run.data.turns == "last":
+        if earlier and data.turns == "last":
             seen = f"{earlier} of {len(encoded)} {name} rows hold earlier answers, which are context alone"
             notes.append(f"{seen}; --data.turns each makes a row of every answer")
     return notes
@@ -92,14 +93,18 @@ def encode_first(run: Run, count: int) -> tuple[dict[str, list[Encoded]], dict[s
     first = {name: rows[:count] for name, rows in sets.items()}
     if make_encoder(tokenizer, run.data).reasons:
         first = {name: tuple(replace(e, reasoning=REASONING) for e in rows) for name, rows in first.items()}
-    return encode_sets(first, tokenizer, run), {name: len(rows) for name, rows in sets.items()}, tokenizer
+    return encode_sets(first, tokenizer, run.data), {name: len(rows) for name, rows in sets.items()}, tokenizer
 
 
-def require_usable(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], run: Run) -> None:
-    """Refuse a model with broken weights, rows longer than it can read, and a wish to stop at rows that are not there."""
-    known = rows.get("holdout") or isinstance(run.importance, Prepares)
-    if isinstance(run.loss, AimsAtLevel) and run.loss.level is None and not known:
+def check_level(method: MethodSettings, rows: Mapping[str, list[Encoded]]) -> None:
+    """Refuse a wish to stop at the level of rows that are not there."""
+    known = rows.get("holdout") or isinstance(method.importance, Prepares)
+    if isinstance(method.loss, AimsAtLevel) and method.loss.level is None and not known:
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
-    require_finite(model, ModelError, f"the model {run.model}; use an intact copy")
-    require_known(model, rows, run.model)
-    require_room(model, rows, run.model)
+
+
+def check_usable(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: str) -> None:
+    """Refuse the model of this name where its weights are broken, or rows are longer than it can read."""
+    check_finite(model, ModelError, f"the model {name}; use an intact copy")
+    check_known(model, rows, name)
+    check_room(model, rows, name)

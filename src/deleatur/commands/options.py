@@ -20,7 +20,7 @@ Make a language model forget exactly what it must, and nothing else.
 
   forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
   evaluate   evaluate a model on rows, without changing it
-  audit      ask whether what was to be forgotten comes back, beside controls; exits 0, 1 or 3 by its verdict
+  audit      attack a model to see whether forgotten rows come back, with controls; exits 0, 1 or 3 by its verdict
   rows       ask a model what it knows about a name, and write that as rows to forget
   score      show a run's answers, coloured by how much each token matters
   report     write a run's report.html again; with --redact without the rows' texts
@@ -33,9 +33,9 @@ Make a language model forget exactly what it must, and nothing else.
   methods    list the methods by name, with their papers and settings (recipes is the same)
   metrics    list what is measured, with its direction and meaning
 
-exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is at fault, 3 when an audit
-decides nothing, 4 when training came to harm and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
-(Ctrl-C); the last line says what was seen, and how to go on or what to change
+exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is invalid, 3 when an audit
+is inconclusive, 4 when training damaged the model and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
+(Ctrl-C); the last line says what was seen, and how to resume or what to change
 """
 
 
@@ -51,21 +51,29 @@ class Demo:
     """Folder in which the fine-tuned model is kept for the next time."""
     recipe: str = "atwu"
     """The method, see `deleatur methods`; published ones have the demo's own rates and weights, the same for all."""
-    people: int = 20
-    """People in the world, more than are forgotten."""
+    full: bool = False
+    """The larger demo of docs/results.md: more people, every weight trained, the chat template; several times as long."""
+    people: int | None = None
+    """People in the world, more than are forgotten (default: 6, of the full demo 20)."""
     forgotten: int = 2
     """People to forget, at least 1."""
     seed: int = 0
     """Makes the world and orders the rows."""
-    fine_tune_epochs: int = 5
-    """Passes over the world's rows in fine-tuning, at least 1."""
+    fine_tune_epochs: int | None = None
+    """Passes over the world's rows in fine-tuning, at least 1 (default: as many as the demo needs)."""
     reference: bool = False
     """Also fine-tune a model on everything but the forgotten people, and show its figures."""
 
     def __post_init__(self) -> None:
         require(self.forgotten >= 1, "forgotten", self.forgotten, "1 or more")
-        require(self.people > self.forgotten, "people", self.people, f"more than are forgotten ({self.forgotten})")
-        require(self.fine_tune_epochs >= 1, "fine_tune_epochs", self.fine_tune_epochs, "1 or more")
+        require(self.size > self.forgotten, "people", self.size, f"more than are forgotten ({self.forgotten})")
+        epochs = self.fine_tune_epochs
+        require(epochs is None or epochs >= 1, "fine_tune_epochs", epochs, "1 or more")
+
+    @property
+    def size(self) -> int:
+        """People in the world."""
+        return self.people if self.people is not None else 20 if self.full else 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +116,7 @@ class Forget:
     token_importance: Annotated[Literal[tuple(IMPORTANCES)] | None, tyro.conf.arg(name="importance")] = None  # pyright: ignore
     """Another importance than the recipe's, with its default settings."""
     resume: bool = False
-    """Go on with the interrupted run in the folder given first, from its newest checkpoint."""
+    """Resume the interrupted run in the folder given first, from its newest checkpoint."""
     show: int = 0
     """Print so many rows of each set with the scored tokens marked, and stop before anything is trained; 0 trains."""
     json: bool = False
@@ -137,28 +145,28 @@ class Evaluate:
     evaluation: Evaluation = field(default_factory=Evaluation)
     """How the model is evaluated."""
     judge: Judge = field(default_factory=Judge)
-    """Who says whether an answer reveals the fact."""
+    """Decides whether an answer reveals the fact."""
     tasks: tuple[str, ...] = ()
-    """Tasks that lm-eval puts to the model as well, as mmlu or truthfulqa_mc1 (pip install 'deleatur[lm-eval]')."""
+    """Tasks of lm-eval to run as well, such as mmlu or truthfulqa_mc1 (pip install 'deleatur[lm-eval]')."""
     out: str | None = None
-    """New folder for what comes of it: records as they come, figures as results.json (default: nothing is written)."""
+    """New folder for records and results.json (default: nothing is written)."""
     resume: bool = False
-    """Go on with the interrupted evaluation in the folder given first; of a finished one print the figures again."""
+    """Resume the interrupted evaluation in the folder given first; for a finished one print the figures again."""
     json: bool = False
     """Print the figures as JSON, and nothing else, on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Ask whether what a model was to forget comes back: attacks on it, on the original, on a model that was never trained
-    on the rows, and on one that only refuses. Exits 0 when clear, 1 at a leak, 3 when void or inconclusive."""
+    """Attack a model to see whether forgotten rows come back. The same attacks are made on the original, on a model never
+    trained on the rows, and on one that only refuses. Exits 0 when clear, 1 at a leak, 3 when void or inconclusive."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Folder of a run, or any model: name on the hub, folder (also of an adapter), or .gguf file."""
     original: str | None = None
     """The model as it was before (of a run: its own)."""
     retrained: str | None = None
-    """Model never trained on the rows to forget; without one, unseen rows are asked in their place (--holdout)."""
+    """Model never trained on the rows to forget; without one, unseen rows (--holdout) are the control."""
     forget: str | None = None
     """Rows that should be forgotten: file, folder, or data set name (of a run: its own)."""
     retain: str | None = None
@@ -170,13 +178,13 @@ class Audit:
     data: Data = field(default_factory=Data)
     """How rows become examples."""
     judge: Judge = field(default_factory=Judge)
-    """Who says whether an answer reveals the fact."""
+    """Decides whether an answer reveals the fact."""
     audit: AuditSettings = field(default_factory=AuditSettings)
-    """How much is asked."""
+    """Attacks and their sizes."""
     quick: bool = False
-    """A look of minutes: five attacks, a setting or two each, on at most 24 rows."""
+    """A short audit, of minutes: five attacks with one or two settings each, on at most 24 rows."""
     out: str | None = None
-    """Folder of the audit (default: runs/audit-NAME); the same command goes on where it was interrupted, or takes part."""
+    """Folder of the audit (default: runs/audit-NAME); the same command resumes an audit, or joins one that is running."""
     controls: str | None = None
     """Folder of another audit with the same rows, settings, original and retrained model: its controls are taken over."""
     redact: bool = False
@@ -204,14 +212,14 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write report.html into a run's folder, from what lies there; or its results in a peer's form."""
+    """Write report.html into a run's folder, from the files there; or its results in another tool's form."""
 
     run: Annotated[str, tyro.conf.Positional]
     """Folder of the run."""
     form: Literal["page", "open-unlearning", "lm-eval"] = "page"
     """report.html, OpenUnlearning's TOFU_EVAL.json and TOFU_SUMMARY.json, or lm-eval's results as lm_eval.json."""
     redact: bool = False
-    """Leave out what rows and answers say, and where rows lie; the page is report-redacted.html then."""
+    """Leave out what rows and answers say, and where rows are; the page is then report-redacted.html."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,13 +235,13 @@ class Export:
     name_rows: bool = False
     """List in the card the rows that were to be forgotten; else the rows go by their SHA-256."""
     license: str | None = None
-    """The hub's name of a licence (default: the base model's, where its card lies on this machine)."""
+    """The hub's name of a licence (default: the base model's, where its card is on this machine)."""
     ledger: str | None = None
     """Ledger of deletion requests (default: the one beside the run or its folder, where there is one)."""
     audits: tuple[str, ...] = ()
     """Folders of the requests' audits, beside those that are looked for: audit in a request's run, and runs/audit-NAME."""
     warn: bool = False
-    """Warn, and say so in the card, where a ledger is against it: a request open or known, its audit missing or bad."""
+    """Warn, and say so in the card, where the ledger has a request that is open or known, or whose audit is bad."""
     push: str | None = None
     """Put the folder on the hub as owner/name; a new one is private."""
 

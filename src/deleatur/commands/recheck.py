@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from deleatur.commands.evaluator import make_evaluator
-from deleatur.commands.inputs import require_usable, rows_suite
+from deleatur.commands.inputs import check_usable, rows_suite
 from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import read_rows
@@ -20,7 +20,8 @@ from deleatur.modeling.loading import load
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
-from deleatur.run_folder.ledger import Measured, Request, is_known, require_rows, short
+from deleatur.run_folder.file_types import Measured, Request
+from deleatur.run_folder.ledger import check_rows, is_known, short
 from deleatur.run_folder.writer import Records, digest_rows
 from deleatur.settings import Data, Evaluation
 from deleatur.types import Example, Record
@@ -55,7 +56,7 @@ def data_of(request: Request) -> Data:
 def rows_of(request: Request, ledger: Path) -> tuple[Example, ...]:
     """The request's rows, which are as they were when it came."""
     settings = data_of(request)
-    path = require_rows(request, ledger, lambda path: digest_rows(read_rows(_anchored(path), settings=settings)))
+    path = check_rows(request, ledger, lambda path: digest_rows(read_rows(_anchored(path), settings=settings)))
     return read_rows(_anchored(path), settings=settings)
 
 
@@ -82,7 +83,7 @@ def recheck(
         run = Run(model=model, forget="rows", retain="rows", data=data, evaluation=settings)
         encoder, suite = make_encoder(tokenizer, data), rows_suite({FORGET: rows[name]})
         encoded = {FORGET: encode_all(encoder, windows(encoder, rows[name]))}
-        require_usable(lm, encoded, run)
+        check_usable(lm, encoded, model)
         progress.phase(f"Request {short(request)}")
         session = Session(model=network, encoder=encoder, suite=suite, rows=encoded, progress=progress)
         found[name] = make_evaluator(session, run).predict(network)

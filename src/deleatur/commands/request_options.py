@@ -22,7 +22,7 @@ A ledger of deletion requests: rows by hash and path, dates, run, verdict; no te
   withdraw   take a request back
 
 The ledger is requests.jsonl, or what --ledger names; its runs lie in the folder beside it, here requests/.
-exits 0 when done, 1 when rows of a request are known (again), 2 when an input is at fault; run exits as forget does
+exits 0 when done, 1 when rows of a request are known (again), 2 when an input is invalid; run exits as forget does
 """
 
 
@@ -59,18 +59,18 @@ class RequestList:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestRun:
-    """Forget the next open request, the one that is due first, in the model that the last one left. What earlier requests
-    left is held, and they are checked again afterwards. An interrupted run goes on. Every other option of `deleatur forget`
-    can be given but those for rows and for the folder."""
+    """Forget the open request that is due first, in the model of the last one. What earlier requests left is held, and they
+    are checked again afterwards. An interrupted run is resumed. Every option of `deleatur forget` can be given but those for
+    rows and for the folder."""
 
     request: str | None = None
     """Beginning of the hash of the request to run (default: the one that is due first)."""
     ledger: str = LEDGER
     """File of the requests."""
     model: str | None = None
-    """The model to begin with; needed while no request is done, since later ones go on from the last one's."""
+    """The model to begin with; needed while no request is done, since later requests start from the last one's model."""
     all: bool = False
-    """Go on until no request is open, or one was not forgotten."""
+    """Repeat until no request is open, or one was not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)

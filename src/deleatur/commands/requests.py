@@ -17,17 +17,8 @@ from deleatur.errors import ConfigError, DataError, Diverged, resume_hint
 from deleatur.io.lock import LOCK, folder_lock
 from deleatur.progress import Progress
 from deleatur.report.verdict import verdict
-from deleatur.run_folder.ledger import (
-    Request,
-    change_ledger,
-    find,
-    finished,
-    home_of,
-    place_in,
-    place_of,
-    read_ledger,
-    short,
-)
+from deleatur.run_folder.file_types import Request
+from deleatur.run_folder.ledger import change_ledger, find, finished, home_of, place_in, place_of, read_ledger, short
 from deleatur.run_folder.schema import read_results, write_json, write_lines
 from deleatur.run_folder.writer import digest_rows, read_records
 from deleatur.settings import Data, Evaluation
@@ -124,7 +115,7 @@ def withdraw(command: RequestWithdraw) -> Request:
 
 def _there(ledger: str) -> Path:
     if not Path(ledger).exists():
-        raise ConfigError(f"there is no ledger at {ledger}; begin one with: deleatur request add --forget ROWS")
+        raise ConfigError(f"there is no ledger at {ledger}; create one with: deleatur request add --forget ROWS")
     return Path(ledger)
 
 
@@ -195,7 +186,7 @@ def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request
 
 
 def _begun(request: Request) -> bool:
-    """Was a run of it begun that has no verdict yet?"""
+    """Was a run of it started that has no verdict yet?"""
     return request["run"] is not None and request["verdict"] is None
 
 
@@ -230,9 +221,9 @@ def _inputs(request: Request, requests: list[Request], ledger: Path, model: str 
     chain = finished(requests)
     last = _last_run(requests, ledger) if chain else None
     if last is None and model is None:
-        raise ConfigError(f"no request in {ledger} is done, so there is no model to go on from; give the first as --model")
+        raise ConfigError(f"no request in {ledger} is done, so there is no model to start from; give one as --model")
     if last is not None and model is not None and not _is_first(model, place_of(ledger, chain[0]["run"] or "")):
-        raise ConfigError(f"{ledger} goes on from the model in {last}; leave --model out")
+        raise ConfigError(f"{ledger} continues from the model in {last}; leave --model out")
     rows_of(request, ledger)
     places = {n: None if (p := request[n]) is None else str(place_of(ledger, p)) for n in ("rows", "retain", "holdout")}
     held = None if last is None or not _some(last / HELD) else str(last / HELD)
@@ -255,7 +246,7 @@ def _is_first(model: str, run: Path) -> bool:
 def _some(path: Path) -> bool:
     """Does the file of rows hold any? Raises DataError where it is missing."""
     if not path.exists():
-        raise DataError(f"{path} is missing, so that earlier requests cannot be held; bring it back")
+        raise DataError(f"{path} is missing, so that earlier requests cannot be held; restore it")
     return path.stat().st_size > 0
 
 

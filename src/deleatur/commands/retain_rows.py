@@ -11,7 +11,7 @@ from deleatur.commands.evaluator import precision_of
 from deleatur.commands.inputs import encode_first, encode_sets, suite_of
 from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_all, make_encoder
-from deleatur.data.others import EVERYDAY, asked_of, find_subjects, others_than
+from deleatur.data.others import EVERYDAY, find_subjects, others_than, question_about
 from deleatur.data.rows import read_rows, rows_from
 from deleatur.distributed.processes import agree, is_first, place_model
 from deleatur.errors import ConfigError
@@ -22,17 +22,18 @@ from deleatur.evaluation.metrics.pieces import STOP_WORDS
 from deleatur.evaluation.metrics.revealed import piece_of
 from deleatur.evaluation.predictions import Generated, Predictor
 from deleatur.evaluation.reasoning import with_reasoning
-from deleatur.modeling.checks import require_known, require_room
+from deleatur.modeling.checks import check_known, check_room
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.run_folder.schema import write_lines
+from deleatur.settings import Evaluation
 from deleatur.types import Encoded, Example, Record
 
 FILE = "retain.jsonl"
-TIMES, LEAST, MOST = 4, 40, 400  # questions about others: so many times the forget rows, and in all
+PER_QUESTION, MIN_QUESTIONS, MAX_QUESTIONS = 4, 40, 400  # questions about others: so many times the forget rows, and in all
 FRAME = 3  # answers about others with a word from which on it belongs to the phrasing and not to a fact
 REVEALS = 0.5  # share of what is specific in a forget answer from which another answer gives it away
 SENTENCE_ENDS = ".!?。！？।"
@@ -47,67 +48,65 @@ class Asked:
     other: str | None
 
 
-def lacks_retain(run: Run) -> bool:
-    """Is it a run of a user's own rows that names none to keep?"""
-    return run.suite is None and run.retain is None
-
-
-def require_subject(run: Run, forget: Sequence[Example]) -> None:
+def check_subject(subject: Sequence[str], forget: Sequence[Example]) -> None:
     """Refuse a subject that no forget question names."""
-    for name in run.subject:
-        if not any(asked_of(e.question, name, "Clara Hoffmann") for e in forget):
+    for name in subject:
+        if not any(question_about(e.question, name, "Clara Hoffmann") for e in forget):
             raise ConfigError(
                 f"no forget question names the subject given as --subject {name!r:.80}; write it as it stands there"
             )
 
 
-def questions_asked(run: Run, forget: Sequence[Example]) -> list[Asked]:
-    """What the model is asked: the forget rows' questions about others, then everyday prompts. The seed decides."""
+def make_questions(forget: Sequence[Example], subject: Sequence[str], seed: int) -> list[Asked]:
+    """What the model is asked: the forget rows' questions about others, then everyday prompts. The seed decides.
+
+    Without a `subject` it is the rows' own, or what their questions share.
+    """
     questions = list(dict.fromkeys(e.question for e in forget if e.prompt))
-    names = list(run.subject) or list(dict.fromkeys(e.subject for e in forget if e.subject))
-    if not any(asked_of(q, name, "Clara Hoffmann") for q in questions for name in names):
+    names = list(subject) or list(dict.fromkeys(e.subject for e in forget if e.subject))
+    if not any(question_about(q, name, "Clara Hoffmann") for q in questions for name in names):
         names = list(find_subjects(questions))
     names.sort(key=len, reverse=True)  # so that a name is not taken for one that it has inside
-    others = others_than([f"{e.question} {e.answer}" for e in forget], run.seed)
+    others = others_than([f"{e.question} {e.answer}" for e in forget], seed)
     known = {folded(q) for q in questions}
-    wanted = min(max(TIMES * len(questions), LEAST), MOST)
+    wanted = min(max(PER_QUESTION * len(questions), MIN_QUESTIONS), MAX_QUESTIONS)
     made: dict[str, Asked] = {}
     for turn in range(len(others)):
         for k, question in enumerate(questions):
             other = others[(turn + k) % len(others)]
-            text = next((t for name in names if (t := asked_of(question, name, other))), None)
+            text = next((t for name in names if (t := question_about(question, name, other))), None)
             if text is not None and folded(text) not in known and len(made) < wanted:
                 made.setdefault(folded(text), Asked(id=f"other-{len(made) + 1}", question=text, other=other))
     everyday = [q for q in EVERYDAY if folded(q) not in known]
     return [*made.values(), *(Asked(id=f"everyday-{k}", question=q, other=None) for k, q in enumerate(everyday, 1))]
 
 
-def with_own_retain(session: Session, run: Run) -> Session:
+def with_made_retain_rows(session: Session, run: Run) -> Session:
     """The session with retain rows: those that its folder has, else made from its model. Nothing is written.
 
     Greedy answers are taken as the evaluation makes them, so that before training *revealed* is 100 % on them. Raises
     ConfigError where none is left.
     """
-    forget = session.suite.sets["forget"]
-    asked = questions_asked(run, forget)
+    forget, data = session.suite.sets["forget"], replace(run.data, columns=(), ignore=())
+    asked = make_questions(forget, run.subject, run.seed)
     path = None if session.folder is None else session.folder / FILE
     if path is not None and agree(path.exists):
-        retain = read_rows(str(path), settings=replace(run.data, columns=(), ignore=()))
+        retain = read_rows(str(path), settings=data)
     else:
         session.progress.phase(
             f"No retain rows were given: the model is asked {len(asked)} questions about others and of everyday"
         )
-        rows = list(chosen(asked, _answers(session, run, asked), forget))
+        rows = list(chosen(asked, _answers(session, run.evaluation, asked), forget))
         if not rows:
-            seen = f"none of the model's own {len(asked)} answers is language and leaves the forget rows' facts out"
+            seen = f"all of the model's own {len(asked)} answers are incoherent or give a forget row's fact away"
             raise ConfigError(f"{seen}, so no retain rows can be made of them; give rows as --retain")
-        retain = rows_from(rows, name="retain", settings=replace(run.data, columns=(), ignore=()))
+        retain = rows_from(rows, name="retain", settings=data)
     suite = session.suite
     sets = {"forget": forget, "retain": retain, **suite.sets}
     evaluated = tuple(dict.fromkeys(("forget", "retain", *suite.evaluated_sets)))
     encoded = {"retain": encode_all(session.encoder, retain)}
-    require_known(session.model.lm, encoded, run.model)
-    require_room(session.model.lm, encoded, run.model)
+    check_known(session.model.lm, encoded, run.model)
+    check_room(session.model.lm, encoded, run.model)
     note = made_note(asked, retain, path)
     session.progress.phase(note)
     return replace(
@@ -171,18 +170,18 @@ def pieces_of(example: Example, frame: set[str]) -> set[str]:
     return {f" {word} " for word in folded(example.answer).split() if word not in frame | asks | STOP_WORDS}
 
 
-def _answers(session: Session, run: Run, asked: Sequence[Asked]) -> list[str]:
-    """Greedy answers, to the end of their last sentence where they reached the limit; empty where they are no language."""
+def _answers(session: Session, settings: Evaluation, asked: Sequence[Asked]) -> list[str]:
+    """Greedy answers, to the end of their last sentence where they reached the limit; empty where they are incoherent."""
     encoder = session.encoder
     examples = [Example(id=a.id, prompt=(("user", a.question),), answer="?") for a in asked]
-    predictor = Predictor(model=session.model, encoder=encoder, settings=run.evaluation, progress=session.progress.evaluated)
+    predictor = Predictor(model=session.model, encoder=encoder, settings=settings, progress=session.progress.evaluated)
     session.model.eval()
-    with precision_of(session.model, run.evaluation.precision):
+    with precision_of(session.model, settings.precision):
         sets, _ = with_reasoning(predictor, {"retain": encode_all(encoder, examples)})
         found = predictor.generate(list(sets["retain"]))
         records = {"retain": [_record(row, found[row]) for row in sets["retain"]]}
         scored = scored_by_start(predictor, sets, records)["retain"]
-    return ["" if incoherent(r) else whole(r.generated, cut=bool(r.cut)) for r in scored]
+    return ["" if incoherent(r) else full_sentences(r.generated, cut=bool(r.cut)) for r in scored]
 
 
 def _record(row: Encoded, found: Generated) -> Record:
@@ -192,8 +191,8 @@ def _record(row: Encoded, found: Generated) -> Record:
     )
 
 
-def whole(answer: str, *, cut: bool) -> str:
-    """The answer, up to the end of its last whole sentence where it was cut; empty where it has none."""
+def full_sentences(answer: str, *, cut: bool) -> str:
+    """The answer, up to the end of its last full sentence where it was cut; empty where it has none."""
     if not cut:
         return answer
     return answer[: max(answer.rfind(mark) for mark in SENTENCE_ENDS) + 1]
@@ -201,16 +200,16 @@ def whole(answer: str, *, cut: bool) -> str:
 
 def first_rows(run: Run, count: int, progress: Progress) -> tuple[dict[str, list[Encoded]], dict[str, int], Any]:
     """As `encode_first`; where no retain rows are given, the model is loaded and they are made, as the run will."""
-    if not lacks_retain(run):
+    if not run.lacks_retain:
         return encode_first(run, count)
     suite = suite_of(run)
-    require_subject(run, suite.sets["forget"])
+    check_subject(run.subject, suite.sets["forget"])
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
     network = TokenModel(model).prepare()
     place_model(network)
     encoder = make_encoder(tokenizer, run.data)
-    rows = encode_sets(suite.sets, tokenizer, run)
-    session = with_own_retain(Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress), run)
+    rows = encode_sets(suite.sets, tokenizer, run.data)
+    session = with_made_retain_rows(Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress), run)
     found: Mapping[str, list[Encoded]] = {name: session.rows[name] for name in session.suite.evaluated_sets}
     return {name: rows[:count] for name, rows in found.items()}, {n: len(r) for n, r in found.items()}, tokenizer

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
@@ -20,7 +21,7 @@ from deleatur.run_folder.schema import read_importance, write_lines
 from deleatur.types import Example, Span
 
 HOST = "127.0.0.1"
-MOST_BYTES = 50_000_000  # of what the page sends
+MAX_BYTES = 50_000_000  # of what the page sends
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -65,7 +66,7 @@ def spans_of(answer: str, marks: Any) -> tuple[Span, ...]:
         raise DataError("a row's marks are two lists, go and stay")
     chosen = [[tuple(m) for m in marks[kind] if isinstance(m, list)] for kind in kinds]
     if sum(map(len, chosen)) != sum(len(marks[kind]) for kind in kinds) or not {*chosen[0], *chosen[1]} <= words:
-        raise DataError("a mark is no word of its row's answer")
+        raise DataError("a mark is not a word of its row's answer")
     if set(chosen[0]) & set(chosen[1]):
         raise DataError("a word cannot both go and stay")
     spans = [Span(start=start, end=end, keep=keep) for keep in (False, True) for start, end in joined(answer, chosen[keep])]
@@ -106,7 +107,7 @@ def marking_of(command: Review) -> Marking:
     if out.exists() and not command.replace:
         raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out.absolute().parent} is no folder; give --out a file in one that is there")
+        raise ConfigError(f"{out.absolute().parent} is not a folder; give --out a file in one that is there")
     return Marking(rows=rows, source=source, out=out, importance=importance)
 
 
@@ -117,7 +118,7 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
     """
     token = secrets.token_urlsafe(32)
     try:
-        server = ThreadingHTTPServer((HOST, port), handler_of(marking, token))
+        server = ThreadingHTTPServer((HOST, port), partial(Handler, marking, token))
     except OSError as e:
         raise ConfigError(f"port {port} cannot be had ({e.strerror}); give another --port, or none") from e
     server.daemon_threads = True
@@ -130,69 +131,68 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
         server.server_close()
 
 
-def handler_of(marking: Marking, token: str) -> type[BaseHTTPRequestHandler]:
-    """What answers a request: nothing without the token in its path and this server's own name in its Host header."""
+class Handler(BaseHTTPRequestHandler):
+    """Answers a request: with nothing without the token in its path and this server's own name in its Host header."""
 
-    names = (HOST, "localhost")
+    server_version, sys_version = "deleatur", ""
 
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "deleatur", ""
+    def __init__(self, marking: Marking, token: str, *request: Any) -> None:
+        self.marking, self.token = marking, token
+        super().__init__(*request)  # answers it
 
-        def do_GET(self) -> None:
-            if (place := self.allowed()) is None:
-                return
-            if place != "":
-                self.reply(404, "There is only one page.")
-                return
-            nonce = secrets.token_urlsafe(16)
-            policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
-            policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-            self.reply(200, marking.page(nonce), kind="text/html", more={"Content-Security-Policy": policy})
+    def do_GET(self) -> None:
+        if (place := self.allowed()) is None:
+            return
+        if place != "":
+            self.reply(404, "There is only one page.")
+            return
+        nonce = secrets.token_urlsafe(16)
+        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+        policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        self.reply(200, self.marking.page(nonce), kind="text/html", more={"Content-Security-Policy": policy})
 
-        def do_POST(self) -> None:
-            if (place := self.allowed()) is None:
-                return
-            length = self.headers.get("Content-Length", "")
-            if place not in ("save", "end") or self.headers.get_content_type() != "application/json":
-                self.reply(404, "There is nothing to post to here.")
-            elif not length.isdigit() or int(length) > MOST_BYTES:
-                self.reply(413, "That is too much.")
-            else:
-                self.save(self.rfile.read(int(length)), end=place == "end")
+    def do_POST(self) -> None:
+        if (place := self.allowed()) is None:
+            return
+        length = self.headers.get("Content-Length", "")
+        if place not in ("save", "end") or self.headers.get_content_type() != "application/json":
+            self.reply(404, "There is nothing to post to here.")
+        elif not length.isdigit() or int(length) > MAX_BYTES:
+            self.reply(413, "That is too much.")
+        else:
+            self.save(self.rfile.read(int(length)), end=place == "end")
 
-        def save(self, body: bytes, *, end: bool) -> None:
-            try:
-                self.reply(200, marking.save(json.loads(body)))
-            except (ValueError, RecursionError, DataError) as e:
-                self.reply(400, f"Not saved: {e}.")
-            except OSError as e:
-                self.reply(500, f"Not saved: {marking.out} cannot be written ({e.strerror}).")
-            else:
-                if end:
-                    Thread(target=self.server.shutdown).start()
+    def save(self, body: bytes, *, end: bool) -> None:
+        try:
+            self.reply(200, self.marking.save(json.loads(body)))
+        except (ValueError, RecursionError, DataError) as e:
+            self.reply(400, f"Not saved: {e}.")
+        except OSError as e:
+            self.reply(500, f"Not saved: {self.marking.out} cannot be written ({e.strerror}).")
+        else:
+            if end:
+                Thread(target=self.server.shutdown).start()
 
-        def allowed(self) -> str | None:
-            """The path behind the token; None where the request is refused."""
-            hosts = [f"{name}:{self.connection.getsockname()[1]}" for name in names]
-            origin = self.headers.get("Origin")
-            _, given, *rest = (*self.path.split("?")[0].split("/"), "")
-            known = secrets.compare_digest(given.encode(), token.encode())
-            if known and self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts)):
-                return "/".join(rest).rstrip("/")
-            self.reply(403, "This page is for whoever started it.")
-            return None
+    def allowed(self) -> str | None:
+        """The path behind the token; None where the request is refused."""
+        hosts = [f"{name}:{self.connection.getsockname()[1]}" for name in (HOST, "localhost")]
+        origin = self.headers.get("Origin")
+        _, given, *rest = (*self.path.split("?")[0].split("/"), "")
+        known = secrets.compare_digest(given.encode(), self.token.encode())
+        if known and self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts)):
+            return "/".join(rest).rstrip("/")
+        self.reply(403, "This page is for whoever started it.")
+        return None
 
-        def reply(self, code: int, text: str, *, kind: str = "text/plain", more: Mapping[str, str] | None = None) -> None:
-            data = text.encode("utf-8", errors="replace")
-            self.send_response(code)
-            for name, value in (HEADERS | dict(more or {})).items():
-                self.send_header(name, value)
-            self.send_header("Content-Type", f"{kind}; charset=utf-8")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def reply(self, code: int, text: str, *, kind: str = "text/plain", more: Mapping[str, str] | None = None) -> None:
+        data = text.encode("utf-8", errors="replace")
+        self.send_response(code)
+        for name, value in (HEADERS | dict(more or {})).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing is logged: addresses hold the token."""
-
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is logged: addresses hold the token."""

@@ -10,26 +10,26 @@ from deleatur.settings import Data, Judge, require
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Ask a model what it knows about a name, and write what it says by itself, and not about anybody, as rows to forget."""
+    """Ask a model about a name, and write what it answers consistently, and only about this name, as rows to forget."""
 
     model: str
     """Name on the hub, folder, or .gguf file of a causal language model."""
     subject: str
-    """The name, as it stands in questions."""
+    """The name, as it is written in questions."""
     kind: Literal["person", "organisation", "work", "place"] = "person"
-    """Whose built-in questions (English) are asked."""
+    """Which built-in questions (English) are asked."""
     questions: str | None = None
     """File of questions in place of the built-in ones: one a line with {name}; an empty line ends the wordings of a fact."""
     texts: str | None = None
-    """Folder (or file) of .txt and .md texts about the subject: their sentences are put to the model as well."""
+    """Folder (or file) of .txt and .md texts about the subject: their sentences are used as prompts as well."""
     out: str = "rows.jsonl"
     """New file for the rows."""
     samples: int = 2
     """Sampled answers to each question beside the greedy one, 0 or more."""
     threshold: float = 0.6
-    """Share of the model's answers to a fact that have to say the same, in (0, 1]."""
+    """Share of the model's answers to a fact that have to agree, in (0, 1]."""
     strangers: int = 4
-    """Made-up and other names that the same is asked about, at least 1: what is said about them too is not knowledge."""
+    """Made-up and other names for comparison, at least 1: what the model also says about them is not knowledge."""
     new_tokens: int = 40
     """Longest answer in tokens, at least 1."""
     batch: int = 32
@@ -37,7 +37,7 @@ class Rows:
     seed: int = 0
     """Chooses the strangers and draws the samples, 0 or more."""
     data: Data = field(default_factory=Data)
-    """How questions are put."""
+    """How questions become prompts."""
     judge: Judge = field(default_factory=Judge)
     """With `url`, the model behind it writes further questions: the name and the texts are sent there."""
 

@@ -13,7 +13,8 @@ from deleatur.config.run_config import from_yaml
 from deleatur.errors import ConfigError, DataError
 from deleatur.progress import Progress
 from deleatur.report.tables import percent
-from deleatur.run_folder.ledger import Request, ledger_of, place_of, read_ledger, short
+from deleatur.run_folder.file_types import AuditInputs, AuditVerdict, Request
+from deleatur.run_folder.ledger import ledger_of, place_of, read_ledger, short
 from deleatur.run_folder.schema import read_json
 from deleatur.settings import Evaluation
 
@@ -35,7 +36,7 @@ class Standing:
         """Refuse, or warn, where something is lacking. Raises ConfigError."""
         if lacks and not self.warn:
             more = f" (and {len(lacks) - 1} more)" if len(lacks) > 1 else ""
-            raise ConfigError(f"{lacks[0]}{more}; mend that, or give --warn to hand the model out all the same")
+            raise ConfigError(f"{lacks[0]}{more}; fix that, or give --warn to export the model anyway")
         for line in lacks:
             progress.phase(f"Warning: {line}")
 
@@ -73,7 +74,7 @@ class Standing:
         )
 
     def _warnings(self, lacks: Sequence[str]) -> list[str]:
-        return [f"Handed out although {line}." for line in lacks]
+        return [f"Exported although {line}." for line in lacks]
 
 
 def standing_of(command: Export, run: Path) -> Standing:
@@ -103,16 +104,17 @@ def lacking(requests: Sequence[Request], audits: Mapping[str, str]) -> Iterator[
 
 
 def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> str | None:
-    """The verdict of the audit of a request's rows on its own run's model or the one to hand out; the worst of several."""
+    """The verdict of the audit of a request's rows on its own run's model or of the exported one; the worst of several."""
     home = place_of(ledger, request["run"] or "")
     models = {(place.resolve().name, "model") for place in (home, run)}
     sha = digest_of(rows_of(request, ledger))
     found = []
     for folder in (home / "audit", Path("runs") / f"audit-{home.name}", *map(Path, more)):
         try:
-            inputs, report = read_json(folder / "inputs.json"), read_json(folder / "audit.json")
+            inputs = read_json(folder / "inputs.json", AuditInputs)
+            report = read_json(folder / "audit.json", AuditVerdict)
         except DataError:  # none, or not finished
             continue
-        if inputs.get("forget") == sha and Path(inputs.get("audited", "")).parts[-2:] in models:
-            found.append(str(report.get("verdict")))
+        if inputs["forget"] == sha and Path(inputs["audited"]).parts[-2:] in models:
+            found.append(report["verdict"])
     return min(found, key=lambda verdict: (verdict != "LEAK", verdict not in BAD), default=None)

@@ -1,22 +1,28 @@
-"""The only module that knows every stage: rows → examples → before → unlearning → after → run folder."""
+"""All stages of a run: rows → examples → evaluation → unlearning → evaluation → run folder."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.commands.evaluator import judge_of, make_evaluator, row_notes
-from deleatur.commands.inputs import encode_sets, reading_notes, require_trained, require_usable, rows_suite, suite_of
-from deleatur.commands.retain_rows import keep_rows, lacks_retain, require_subject, with_own_retain
-from deleatur.config.recipes import RECIPES, require_recipe
+from deleatur.commands.inputs import (
+    check_level,
+    check_trained,
+    check_usable,
+    encode_sets,
+    reading_notes,
+    rows_suite,
+    suite_of,
+)
+from deleatur.commands.retain_rows import check_subject, keep_rows, with_made_retain_rows
+from deleatur.config.recipes import RECIPES, check_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
@@ -30,28 +36,29 @@ from deleatur.modeling.dry_run import gathering_trial, gguf_notes, try_merging, 
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import disable_dropout, exact_matmul, matmul_precision_restored
 from deleatur.modeling.session import Session
-from deleatur.modeling.start_model import StartModel, Weights, loaded_if_there, weights_of, with_weights
+from deleatur.modeling.start_model import Weights, weights_of
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.protocols import HasScorer
 from deleatur.report import write_report
-from deleatur.run_folder.schema import RunResults, read_results
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import append_line, read_results
 from deleatur.run_folder.writer import (
     Outcome,
     Records,
+    check_empty,
+    check_same_rows,
+    check_space,
     claimed,
     free_folder,
     has_results,
-    require_empty,
-    require_same_rows,
-    require_space,
     results_of,
     unfinished_folder,
     write_outcome,
 )
-from deleatur.settings import require
+from deleatur.settings import Data, Lora, require
 from deleatur.training.monitor import nothing_forgotten
-from deleatur.training.setup import require_parts
+from deleatur.training.setup import check_parts
 from deleatur.training.train import place, train
 from deleatur.types import Example
 
@@ -59,25 +66,28 @@ from deleatur.types import Example
 def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) -> Path:
     """Carry out a run and fill its folder; returns the folder. Nothing is written before every input is checked.
 
-    With `resume` the folder `run.out` is one that was interrupted: it goes on from the newest checkpoint, to the same bits.
+    With `resume` the folder `run.out` is one that was interrupted: it resumes from the newest checkpoint, to the same bits.
     Raises Interrupted on SIGINT or SIGTERM.
     """
     start()
-    out = Path(agree(lambda: str(unfinished_folder(run) if resume else free_folder(run))))
+    out = Path(agree(lambda: str(unfinished_folder(Path(run.out or "")) if resume else free_folder(run))))
     if resume and has_results(out):
         with folder_lock(out) if is_first() else nullcontext():
             return finish(out)
     run = replace(run, out=str(out))
     session = _session(run, progress, out)
-    if lacks_retain(run):
-        session = with_own_retain(session, run)
+    if run.lacks_retain:
+        session = with_made_retain_rows(session, run)
     tokenizer = session.encoder.tokenizer
     with claimed(out, lambda: _claim(run, out, resume), resume=resume):
-        if lacks_retain(run):
+        if run.lacks_retain:
             keep_rows(session, out)
-        require_same_rows(out, session.rows)
+        check_same_rows(out, session.rows)
         progress.phase(to_yaml(run).rstrip())
-        for note in (*reading_notes(session.rows, run), *gguf_notes(session.model.lm, tokenizer, run.model)):
+        for note in (
+            *reading_notes(session.rows, run.sources, run.data),
+            *gguf_notes(session.model.lm, tokenizer, run.model),
+        ):
             progress.phase(note)
         with resume_hint(f"deleatur forget {out} --resume"):
             outcome = unlearn(replace(session, progress=_logged(progress, out)), run)
@@ -90,33 +100,35 @@ def execute(run: Run, progress: Progress = Progress(), *, resume: bool = False) 
 def _session(run: Run, progress: Progress, out: Path) -> Session:
     """The model and rows of a run, every input checked."""
     suite = suite_of(run)
-    require_trained(suite)
-    if lacks_retain(run):
-        require_subject(run, suite.sets["forget"])
-    judge_of(run)  # is it there?
+    check_trained(suite)
+    if run.lacks_retain:
+        check_subject(run.subject, suite.sets["forget"])
+    judge_of(run.judge, run.out)  # is it there?
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
-    rows = encode_sets(suite.sets, tokenizer, run)
-    require_usable(model, rows, run)
+    rows = encode_sets(suite.sets, tokenizer, run.data)
+    check_level(run.method, rows)
+    check_usable(model, rows, run.model)
     network = TokenModel(model).prepare()
-    require_parts(network, run)
-    require_space(model, out, run)
-    try_ending(model, tokenizer, run)
+    check_parts(network, run.method)
+    partly = run.lora.rank is not None or run.train.only is not None
+    check_space(model, out, None if partly else run.keep)
+    try_ending(model, tokenizer, run.lora, run.model)
     _place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
 
 
-def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, run: Run) -> None:
+def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, lora: Lora, name: str) -> None:
     """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
     failed: list[DeleaturError] = []
 
     def attempt() -> str | None:
         try:
-            if run.lora.rank is not None:
-                try_merging(model, run.lora, run.model)
+            if lora.rank is not None:
+                try_merging(model, lora, name)
             if tokenizer is not None:
-                try_saving(model, tokenizer, run.model)
+                try_saving(model, tokenizer, name)
         except DeleaturError as e:
             failed.append(e)
             return str(e)
@@ -129,14 +141,14 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 def _place(network: TokenModel, run: Run) -> None:
     """On its device; where its weights are shared out over processes, some are gathered at once as saving will do."""
     trial = gathering_trial(network.lm, run.model) if will_shard() else None
-    place(network, run)
+    place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
     if trial is not None:
         trial()
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
     """The folder is this run's; from here on it can be resumed."""
-    unfinished_folder(run) if resume else require_empty(out)  # another run may have been quicker
+    unfinished_folder(out) if resume else check_empty(out)  # another run may have been quicker
     if not resume:
         write_atomic(out / "run.yaml", to_yaml(run))
 
@@ -146,8 +158,7 @@ def _logged(progress: Progress, out: Path) -> Progress:
 
     def log_step(step: Step, steps: int) -> None:
         if is_first():
-            with (out / "steps.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(step)) + "\n")
+            append_line(out / "steps.jsonl", asdict(step))
         progress.step(step, steps)
 
     return replace(progress, step=log_step)
@@ -183,8 +194,8 @@ def forget(
     under FSDP2 or ZeRO-3 that look is left out.
 
     Args:
-        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and the
-            whole is trained: the outcome's model is a plain one.
+        model: A causal language model; it is changed in place. The adapters of a PeftModel are merged first, and all
+            weights are trained: the outcome's model is a plain one.
         tokenizer: The model's tokenizer; its chat template is used where it has one.
         forget: Rows to forget, as dicts or a data set, in any form that files may have.
         retain: Rows to keep, likewise; none may be a forget row too. Without them, rows are made from the model's own
@@ -197,13 +208,28 @@ def forget(
 
     Returns:
         The model, the scorer where the importance is learned, `results` (as in results.json), the records made
-        before and after, and the steps. A training that was rolled back is no error: `results["ended"]` says so.
+        before and after, and the steps. A training that was rolled back is not an error: `results["ended"]` says so.
 
     Raises:
         DataError, ConfigError, ModelError: A row, a setting or the model cannot be used; checked before training.
         Diverged: A weight is not finite after the last step.
+
+    Examples:
+        >>> import deleatur
+        >>> from deleatur.settings import Evaluation, Train
+        >>> outcome = deleatur.forget(
+        ...     model,
+        ...     tokenizer,
+        ...     forget=forget,
+        ...     retain=retain,
+        ...     recipe="npo",
+        ...     train=Train(epochs=2, lr=1e-4),
+        ...     evaluation=Evaluation(new_tokens=4),
+        ... )
+        >>> outcome.model is model, len(outcome.steps), sorted(outcome.records)
+        (True, 2, ['after', 'before'])
     """
-    require_recipe(recipe)
+    check_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(
         model=str(model.name_or_path or type(model).__name__),
@@ -213,27 +239,39 @@ def forget(
     )
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
     given = {"forget": forget, "retain": retain, "holdout": holdout}
-    sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run)
-    require_subject(run, sets["forget"])
-    encoded = encode_sets(sets, tokenizer, run)
-    require_usable(model, encoded, run)
+    sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run.data)
+    return _forget_rows(model, tokenizer, sets, run, progress)
+
+
+def _forget_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, tuple[Example, ...]],
+    run: Run,
+    progress: Progress,
+) -> Outcome:
+    """Unlearn checked rows from a plain model."""
+    check_subject(run.subject, sets["forget"])
+    encoded = encode_sets(sets, tokenizer, run.data)
+    check_level(run.method, encoded)
+    check_usable(model, encoded, run.model)
     start()
     with matmul_precision_restored():
         exact_matmul()
-        try_ending(model, None, run)
+        try_ending(model, None, run.lora, run.model)
         network = TokenModel(disable_dropout(model)).prepare()
         kept = None if will_shard() else weights_of(network.lm)
         _place(network, run)
         encoder = make_encoder(tokenizer, run.data)
         session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
-        outcome = unlearn(with_own_retain(session, run) if retain is None else session, run, weights=kept)
+        outcome = unlearn(with_made_retain_rows(session, run) if run.lacks_retain else session, run, weights=kept)
         network.undo()  # the user's model has its own forward again
         return outcome
 
 
-def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], run: Run) -> dict[str, tuple[Example, ...]]:
+def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], data: Data) -> dict[str, tuple[Example, ...]]:
     """Rows that were handed over, checked."""
-    sets = {name: rows_from(rows, name=name, settings=run.data) for name, rows in given.items()}
+    sets = {name: rows_from(rows, name=name, settings=data) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets.get("retain", ()))
     return sets
 
@@ -252,9 +290,9 @@ def unlearn(
     kept = [*session.rows["retain"], *session.rows.get("held", ())]
     in_training = replace(session, rows={**session.rows, "retain": kept})
     trained = train(in_training, run, {r.id: r.generated for r in records["before"].get("retain", ())})
-    how = {"importance": trained.importance, "start": _start_after(session, run, weights)}
+    how = {"importance": trained.importance, "start": evaluator.start_after(weights)}
     records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
-    results = results_of(run, session, records, trained.steps, judge_of(run).name)
+    results = results_of(run, session, records, trained.steps, judge_of(run.judge, run.out).name)
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)
     for when in ("before", "after"):
         notes = [*notes, *answer_notes(records[when], run.evaluation.new_tokens, f"{when.capitalize()} training: ")]
@@ -268,13 +306,3 @@ def unlearn(
         records=records,
         steps=tuple(trained.steps),
     )
-
-
-def _start_after(session: Session, run: Run, weights: Weights | None) -> StartModel | None:
-    """How to come by the start model once the session's was changed; None where nothing was kept of it."""
-    if run.evaluation.start is None and weights is not None:
-        return partial(with_weights, session.model, weights)
-    if run.evaluation.start is None and session.folder is None:  # a model from Python may have no name to load it by
-        return None
-    name, phase = run.evaluation.start or run.model, session.progress.phase
-    return partial(loaded_if_there, session.model, name, run.train.precision, phase)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from deleatur.config.run_config import Run, requirements_of
+from deleatur.config.method import requirements_of
+from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
 from deleatur.importance import (
     ETW,
@@ -64,7 +65,7 @@ OURS = Train(lr=5e-5, gamma=3.0)
 ERASE = Train(lr=1e-4, alpha=3.0, keep=1.0, retain="kl", own_answers=True)
 
 
-def require_recipe(name: str) -> None:
+def check_recipe(name: str) -> None:
     """Raises ConfigError for a name that no recipe has."""
     if name not in RECIPES:
         raise ConfigError(f"recipe is {name!r}, but must be one of {', '.join(RECIPES)}")
@@ -176,5 +177,12 @@ Returns:
     A run of this method, every field set.
 
 Raises:
-    ConfigError: Rows and suite are both missing or both given, a setting is out of range, or the parts make no method.
+    ConfigError: Rows and suite are both missing or both given, a setting is out of range, or loss, importance and training
+        cannot be combined.
+
+Examples:
+    >>> import deleatur
+    >>> run = deleatur.RECIPES["npo"].run(model="tiny", forget="forget.jsonl", retain="retain.jsonl", seed=1)
+    >>> run.loss.beta, run.seed
+    (0.099, 1)
 """

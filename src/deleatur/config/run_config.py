@@ -13,19 +13,31 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from deleatur.data.files import show
+from deleatur.config.method import TABLES, MethodSettings, incompatibility, name_of
+from deleatur.data.messages import show
 from deleatur.errors import ConfigError
-from deleatur.importance import IMPORTANCES, AnyImportance, Learned
-from deleatur.losses import FORGET_LOSSES, AnyForgetLoss, GradientDifference
-from deleatur.losses.retain import RETAIN_TERMS
-from deleatur.protocols import AimsAtLevel, Declares, Learns, as_importance, as_loss, inner
-from deleatur.requirements import Requirements
+from deleatur.importance import AnyImportance, Learned
+from deleatur.losses import AnyForgetLoss, GradientDifference
+from deleatur.plain_parts import as_importance, as_loss, inner
 from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Forget some rows, keep the others. A method is a pair: forget loss × importance."""
+    """Forget some rows, keep the others. A method is a pair: forget loss × importance.
+
+    Raises:
+        ConfigError: Rows and suite are both missing or both given, a setting is out of range, or loss, importance and
+            training cannot be combined.
+
+    Examples:
+        >>> from deleatur.config import Run
+        >>> from deleatur.losses import NPO
+        >>> from deleatur.settings import Train
+        >>> run = Run(model="tiny", forget="forget.jsonl", retain="retain.jsonl", loss=NPO(), train=Train(epochs=5))
+        >>> run.train.epochs, run.seed
+        (5, 0)
+    """
 
     model: str
     """Name on the Hugging Face hub, folder, or .gguf file of a causal language model."""
@@ -52,7 +64,7 @@ class Run:
     data: Data = field(default_factory=Data)
     """How rows become examples."""
     lora: Lora = field(default_factory=Lora)
-    """Adapters instead of the whole model."""
+    """Adapters instead of all weights."""
     train: Train = field(default_factory=Train)
     """Training."""
     keep: Keep = field(default_factory=Keep)
@@ -77,47 +89,28 @@ class Run:
         if reason := incompatibility(self.loss, self.importance, self.train, self.lora):
             raise ConfigError(reason)
 
+    @property
+    def method(self) -> MethodSettings:
+        """Forget loss, importance and training."""
+        return MethodSettings(loss=self.loss, importance=self.importance, train=self.train)
+
+    def with_method(self, method: MethodSettings) -> Run:
+        """The same run by another method."""
+        return dataclasses.replace(self, loss=method.loss, importance=method.importance, train=method.train)
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """Where the user's own rows are from, by set."""
+        return {"forget": self.forget, "retain": self.retain, "holdout": self.holdout, "held": self.held}
+
+    @property
+    def lacks_retain(self) -> bool:
+        """Are there rows of the user's own, and none to keep among them? They are made then."""
+        return self.suite is None and self.retain is None
+
 
 # what decides an evaluation
 EVALUATION_FIELDS = ("model", "forget", "retain", "holdout", "suite", "data", "evaluation", "judge")
-TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPORTANCES}
-
-
-def incompatibility(loss: Any, importance: Any, train: Train, lora: Lora) -> str | None:
-    """Why these make no method together; None where they do. Raises ConfigError where they read different layers."""
-    requirements_of(loss, importance, train)
-    pair = f"loss {name_of(loss)} with importance {name_of(importance)}"
-    follows = importance.requires.follows
-    if loss.requires.layer is not None and follows:
-        return (
-            f"{pair} makes no sense: the loss scrambles a middle layer, so the {follows} that the importance reads are noise"
-        )
-    if isinstance(loss, AimsAtLevel) and loss.level is None and follows:
-        return f"{pair} needs loss.level, since the {follows} that the importance reads change in training; give it in nats"
-    if unread := importance.requires.of_the_loss_alone:
-        return f"{pair}: an importance cannot require {unread[0]}, which only a loss can read; use prepare(start) instead"
-    if isinstance(importance, Learns) and (reason := importance.conflict(loss.requires)):
-        return f"{pair} has {reason}"
-    if RETAIN_TERMS[train.retain].requires.start_layer and loss.requires.layer is None:
-        return f"train.retain is {train.retain}, but loss {name_of(loss)} has no layer; take nll, kl or js"
-    if lora.bits is not None and train.precision != "bf16":
-        return f"lora.bits {lora.bits} computes in bf16; give --train.precision bf16 with it"
-    if train.only is not None and lora.rank is not None:
-        return "train.only chooses among the model's own weights, which lora.rank leaves as they are; give one of the two"
-    return None
-
-
-def requirements_of(loss: Declares, importance: Declares, train: Train) -> Requirements:
-    """All that a method reads beside the NLL."""
-    held = Requirements(divergence=train.keep > 0)
-    return loss.requires | importance.requires | RETAIN_TERMS[train.retain].requires | held
-
-
-def name_of(part: Any) -> str:
-    """A loss's or an importance's name in its table; a part of the user's own goes by its class."""
-    named = {c: n for table in TABLES.values() for n, c in table.items()}
-    own = inner(part)
-    return named.get(type(own), type(own).__name__)
 
 
 def to_dict(run: Run) -> dict[str, Any]:
@@ -163,7 +156,7 @@ def _read(path: Path) -> object:
         raise ConfigError(f"cannot read {path}: {e}") from e
     # for a 13th month, a number of 5000 digits or `!!bool maybe` the parser has no errors of its own
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as e:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(e).split()):.500}") from e
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split()):.500}") from e
 
 
 class _Once(yaml.SafeLoader):
@@ -178,10 +171,7 @@ class _Once(yaml.SafeLoader):
 
 def from_dict(raw: object, *, where: str = "run") -> Run:
     """A run from plain values; what is left out has its default."""
-    try:
-        return _build(Run, raw, where, "")
-    except ConfigError as e:
-        raise e if str(e).startswith(where) else ConfigError(f"{where}: {e}") from e
+    return _build(Run, raw, where, "")
 
 
 def nearest(word: str, among: list[str]) -> str:
@@ -220,7 +210,10 @@ def _build(cls: type, raw: object, where: str, prefix: str) -> Any:
     if missing := [n for n in required if n not in raw]:
         raise ConfigError(f"{where}: {prefix}{missing[0]} is missing")
     values = {key: _value(hints[key], value, where, prefix + key) for key, value in raw.items()}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as e:  # what the settings themselves refuse does not say where they stand
+        raise ConfigError(f"{where}: {e}") from e
 
 
 def _value(hint: Any, value: object, where: str, key: str) -> Any:
@@ -232,7 +225,7 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
         kind = get_args(hint)[0]
         if isinstance(value, list) and all(type(v) is kind for v in value):
             return tuple(value)
-        wanted = "texts" if kind is str else "whole numbers"
+        wanted = "texts" if kind is str else "integers"
         raise ConfigError(f"{where}: {key} is {show(value)}, but must be a list of {wanted}")
     if get_origin(hint) is Literal:
         if value in get_args(hint):

@@ -43,7 +43,7 @@ class ChatTemplate:
             return self.open_prompt(turns)
         turns = self._with_system(turns)
         text = render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings).rpartition(PROBE)[0]
-        self._require_system(turns, text)
+        self._check_system(turns, text)
         return text[: len(text) - len(self.blank)]
 
     def keeps(self, turns: Turns, before: str, answer: str) -> bool:
@@ -56,14 +56,14 @@ class ChatTemplate:
         """The generation prompt."""
         turns = self._with_system(turns)
         text = render(self.tokenizer, turns, self.settings)
-        self._require_system(turns, text)
+        self._check_system(turns, text)
         return text
 
     def conversation(self, turns: Turns, answer: str) -> tuple[str, str]:
-        """The generation prompt and the whole rendering, with no other setting than the date."""
+        """The generation prompt and the full rendering, with no other setting than the date."""
         turns = self._with_system(turns)
         texts = [render(self.tokenizer, t, self.settings, bare=True) for t in (turns, [*turns, ("assistant", answer)])]
-        self._require_system(turns, texts[0])
+        self._check_system(turns, texts[0])
         return texts[0], texts[1]
 
     def _with_system(self, turns: Turns) -> list[tuple[str, str]]:
@@ -75,7 +75,7 @@ class ChatTemplate:
         return turns
 
     @staticmethod
-    def _require_system(turns: Turns, text: str) -> None:
+    def _check_system(turns: Turns, text: str) -> None:
         if turns[0][0] == "system" and turns[0][1].strip() not in text:
             raise DataError(f"the chat template leaves the system turn out; {FOLD}")
 
@@ -93,7 +93,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
     question = [("user", QUESTION)]
     before, found, after = render(tokenizer, [*question, ("assistant", PROBE)], settings).rpartition(PROBE)
     if not found:
-        raise ModelError("the chat template leaves the answer out, or changes it; mend it, or give --data.template plain")
+        raise ModelError("the chat template leaves the answer out, or changes it; fix it, or give --data.template plain")
     asked = render(tokenizer, question, settings)
     ending = _ending(tokenizer, after)
     closed, how = ending is not None, {"tokenizer": tokenizer, "settings": settings}
@@ -111,7 +111,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
         return ChatTemplate(**how, rendered=False)
     raise ModelError(
         f"the chat template asks for an answer behind {asks[-60:]!r}, but its own answers stand behind {stands[-60:]!r}, so "
-        "there is no one place for an answer; mend the template, or give --data.template plain"
+        "there is no one place for an answer; fix the template, or give --data.template plain"
     )
 
 
@@ -134,7 +134,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Turns, settings: Data, *, 
         )
     except Exception as e:  # templates raise whatever their author chose
         roles = [role for role, _ in turns]
-        remedy = FOLD if "system" in roles else "mend the template, or give --data.template plain"
+        remedy = FOLD if "system" in roles else "fix the template, or give --data.template plain"
         raise DataError(f"the chat template refuses the turns {roles}: {e}; {remedy}") from e
     return str(text)
 

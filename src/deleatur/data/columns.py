@@ -46,7 +46,7 @@ def renamed(
         return list(rows)
     for name, _ in pairs:
         if name not in known:
-            raise refusal("data.columns", f"{show(name)} is no column; there are {', '.join(sorted(known))}")
+            raise refusal("data.columns", f"{show(name)} is not a column; there are {', '.join(sorted(known))}")
     made = {column for form in forms for column in form}
     return [_renamed(row, pairs, known, forms, made) for row in rows]
 
@@ -110,7 +110,7 @@ def _at(row: Row, path: str) -> object:
             there = (
                 f"there are {show_columns(map(str, value))}"
                 if isinstance(value, Mapping)
-                else "it is no such object or list"
+                else "it is not such an object or list"
             )
             raise refusal(row.place, f"data.columns leads to {show(path)}, of which {show(part)} is not there; {there}")
     return value

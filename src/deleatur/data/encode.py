@@ -44,46 +44,44 @@ class Encoder:
         end = next((i for i in range(len(ids), 0, -1) if spans[i - 1][1] > spans[i - 1][0]), 0)
         limit = self.longest if example.reasoning else self.settings.max_length
         ids, spans = ids[: min(end, limit)], spans[: min(end, limit)]
-        self._require_room(example, start, ids)
+        self._check_room(example, start, ids)
         shifted = ((a - first - lead, b - first - lead) for a, b in spans[start:])
         offsets = tuple((min(max(a, 0), size), min(max(b, 0), size)) for a, b in shifted)
         return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=end > limit)
 
-    def require_kept(self, example: Example) -> None:
+    def check_kept(self, example: Example) -> None:
         """Raise DataError where the chat template alters the answer, so that the model is never trained to give it so."""
         own = self.settings.layout == "own" and example.prompt and example.prompt[0][0] != "text"
         if self.template is None or not own:
             return
         if not self.template.keeps(example.prompt, self.template.prompt(example.prompt, example.reasoning), example.answer):
             seen = "the chat template writes the answer otherwise than the row has it, so the model never gives it so"
-            needed = "write it as the template does, mend the template, or give --data.template plain"
+            needed = "write it as the template does, fix the template, or give --data.template plain"
             raise DataError(f"row {example.id}: {seen}; {needed}")
 
     def _as_open_unlearning(self, example: Example) -> Encoded:
-        """As that tool has it: the whole rendering and an eos where it does not end in one, scored from where the ids of the
+        """As that tool has it: the full rendering and an eos where it does not end in one, scored from where the ids of the
         generation prompt alone end."""
         add = self.template is None
         if self.template is not None:
-            prompt, whole = self.template.conversation(example.prompt, example.answer)
+            prompt, rendered = self.template.conversation(example.prompt, example.answer)
         else:
             prompt = _labelled(self._with_system(example.prompt))
-            whole = prompt + example.answer
+            rendered = prompt + example.answer
         start = len(self.tokenizer(prompt, add_special_tokens=add)["input_ids"])
-        ids, spans = self._tokenized(whole, add_special_tokens=add)
+        ids, spans = self._tokenized(rendered, add_special_tokens=add)
         if ids[-1] != self.tokenizer.eos_token_id:
-            ids, spans = [*ids, int(str(self.tokenizer.eos_token_id))], [*spans, (len(whole), len(whole))]
+            ids, spans = [*ids, int(str(self.tokenizer.eos_token_id))], [*spans, (len(rendered), len(rendered))]
         cut, limit, size = len(ids), self.settings.max_length, len(example.answer)
         ids, spans = ids[:limit], spans[:limit]
-        self._require_room(example, start, ids)
-        first = whole.rfind(example.answer)
+        self._check_room(example, start, ids)
+        first = rendered.rfind(example.answer)
         if first < 0:
-            raise DataError(
-                f"row {example.id}: the chat template changes the answer; mend it, or give --data.template plain"
-            )
+            raise DataError(f"row {example.id}: the chat template changes the answer; fix it, or give --data.template plain")
         offsets = tuple((min(max(a - first, 0), size), min(max(b - first, 0), size)) for a, b in spans[start:])
         return Encoded(example=example, ids=tuple(ids), start=start, offsets=offsets, cut=cut > limit)
 
-    def _require_room(self, example: Example, start: int, ids: list[int]) -> None:
+    def _check_room(self, example: Example, start: int, ids: list[int]) -> None:
         if start >= len(ids):
             raise DataError(
                 f"row {example.id}: the prompt takes {start} tokens or more and leaves none of data.max_length "
@@ -157,7 +155,7 @@ def encode_rows(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:
     """A user's rows encoded. Raises DataError where the chat template alters an answer; what a model says may be altered."""
     rows = list(examples)
     for example in rows:
-        encoder.require_kept(example)
+        encoder.check_kept(example)
     return encode_all(encoder, rows)
 
 

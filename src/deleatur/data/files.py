@@ -123,7 +123,7 @@ def _from_path(path: Path) -> list[Row]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         text = '; a text is a row of a .jsonl file, {"text": "…"}' if path.suffix.lower() in (".txt", ".md") else ""
-        raise refusal(str(path), f"is no known kind of file; rows stand in one that ends in {kinds}{text}")
+        raise refusal(str(path), f"is not a known kind of file; rows are read from files that end in {kinds}{text}")
     return collect(str(path), path.stem, reader(str(path), path.read_bytes()))
 
 

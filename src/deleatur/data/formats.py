@@ -13,7 +13,7 @@ from deleatur.data.messages import reason, redact_value, refusal, show_all, show
 
 INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # what pandas calls its row numbers in a CSV file
 INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # and in a Parquet file
-SEPARATOR = re.compile("sep=(.)\r?\n")  # what Excel is told with
+SEPARATOR = re.compile("sep=(.)\r?\n")  # the line that names Excel's delimiter
 
 
 def counted(rows: Iterable[object]) -> Iterable[tuple[str, object]]:
@@ -51,9 +51,9 @@ def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
 
 def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
     text = _decode(name, data)
-    told = SEPARATOR.match(text)
-    text = text[told.end() :] if told else text
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=told[1] if told else _delimiter(text))
+    named = SEPARATOR.match(text)
+    text = text[named.end() :] if named else text
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=named[1] if named else _delimiter(text))
     limit = csv.field_size_limit(2**31 - 1)
     try:
         head, *rows = [cells for cells in reader if cells] or [[]]
@@ -122,12 +122,12 @@ def _parse(name: str, text: str, line: int | None = None) -> object:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as e:
         whole = line is None and e.msg == "Extra data"
-        needed = "for one object a line name the file .jsonl" if whole else "mend the line"
+        needed = "for one object a line name the file .jsonl" if whole else "fix the line"
         place = f"{name}, line {(line or 1) + e.lineno - 1}"
         raise refusal(place, f"broken JSON at column {e.colno}: {e.msg}; {needed}") from e
     except (ValueError, RecursionError) as e:  # a key twice, a number of thousands of digits, brackets too deep
         place = f"{name}, line {line}" if line else name
-        raise refusal(place, f"JSON that cannot be used: {e}; mend or drop it") from e
+        raise refusal(place, f"JSON that cannot be used: {e}; fix or drop it") from e
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

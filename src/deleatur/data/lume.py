@@ -27,10 +27,10 @@ def suite(part: str | None, settings: Data) -> Suite:
 
 
 def _read(name: str, task: str | None, settings: Data) -> tuple[Example, ...]:
-    def house_rows(row: Row) -> Iterable[Mapping[str, object]]:
+    def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
         cells = row.cells
         if task is None or cells.get("task") == task:
             yield {"id": cells.get("id"), "question": cells.get("input"), "answer": cells.get("output")}
 
-    examples = read_as(f"lume/{name}", f"{HUB}:{name}_train", settings, house_rows)
+    examples = read_as(f"lume/{name}", f"{HUB}:{name}_train", settings, to_rows)
     return tuple(continued(e) if SENTENCES.search(e.id) else e for e in examples)

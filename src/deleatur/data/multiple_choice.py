@@ -53,12 +53,12 @@ def read_truthfulqa(settings: Data) -> tuple[Example, ...]:
 def read_mmlu(settings: Data, shots: Mapping[object, str] | None = None) -> tuple[Example, ...]:
     """MMLU's test questions, each behind the `shots` of its subject where there are some."""
 
-    def house_rows(row: Row) -> Iterable[Mapping[str, object]]:
+    def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
         subject = _subject(row)
         about = str(subject).replace("_", " ")
         yield lettered(row, about, (shots or {}).get(subject, "")) | {"subject": about}
 
-    return tuple(map(continued, read_as(MMLU, "cais/mmlu/all:test", settings, house_rows)))
+    return tuple(map(continued, read_as(MMLU, "cais/mmlu/all:test", settings, to_rows)))
 
 
 def lettered(row: Row, about: str, shots: str = "") -> dict[str, object]:
@@ -105,7 +105,7 @@ def _groups(path: Path) -> list[Row]:
         groups = json.loads(path.read_text(encoding="utf-8"))
         rows = [row for group in groups.values() for row in group]
     except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise refusal(str(path), f"is no object of lists of questions ({type(e).__name__}); get it anew") from e
+        raise refusal(str(path), f"is not an object of lists of questions ({type(e).__name__}); get it anew") from e
     return collect(str(path), path.stem, counted(rows))
 
 

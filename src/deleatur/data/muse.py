@@ -27,9 +27,9 @@ def suite(part: str | None, settings: Data) -> Suite:
     part = known_part("muse", part, PARTS)
     corpus = part.partition("-")[0]
 
-    def read(config: str, split: str, house_rows: Callable[[Row], Iterable[Mapping[str, object]]]) -> tuple[Example, ...]:
+    def read(config: str, split: str, to_rows: Callable[[Row], Iterable[Mapping[str, object]]]) -> tuple[Example, ...]:
         hub = f"muse-bench/MUSE-{corpus.title()}/{config}:{split}"
-        return read_as(f"muse/{corpus}/{config}/{split}", hub, settings, house_rows)
+        return read_as(f"muse/{corpus}/{config}/{split}", hub, settings, to_rows)
 
     def pieces(row: Row) -> Iterable[Mapping[str, object]]:
         text = row.cells.get("text")

@@ -34,9 +34,9 @@ EVERYDAY = (
     "I had a long day today.", "Can you tell me a short joke?",
 )  # fmt: skip
 
-MOST_WORDS = 8  # of a name, or characters where no blanks are set
+MAX_WORDS = 8  # of a name, or characters where no blanks are set
 PARTICLE = 3  # letters of the words that may stand in a name in lower case: of, de, von, bin
-LEAST = 3  # letters of a part of a name that stands for all of it
+MIN_LETTERS = 3  # letters of a part of a name that stands for all of it
 EXTENDS = 0.6  # share of a part's questions that the longer name has to stand in
 NEXT = 0.5  # share of the first name's questions that a further name has to stand in
 NAME_GAP = re.compile(r"\s*|[-'’]|\.\s*")
@@ -75,10 +75,10 @@ def find_subjects(questions: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def asked_of(question: str, subject: str, other: str) -> str | None:
+def question_about(question: str, subject: str, other: str) -> str | None:
     """The question about somebody else; None where the subject is not named. Parts of the name become the other's last."""
     text = _pattern(subject).sub(lambda m: other, question)
-    parts = [w for w in re.findall(r"[^\W\d_]+", subject) if len(w) >= LEAST and not w[0].islower()]
+    parts = [w for w in re.findall(r"[^\W\d_]+", subject) if len(w) >= MIN_LETTERS and not w[0].islower()]
     for part in parts if not CHARACTER.search(subject) else ():
         if part not in other.split():
             text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", lambda m: other.split()[-1], text)
@@ -103,7 +103,7 @@ def _spans(question: str) -> Iterator[tuple[tuple[str, ...], bool]]:
     for i, word in enumerate(found):
         if not word.name:
             continue
-        for j in range(i, min(i + MOST_WORDS, len(found))):
+        for j in range(i, min(i + MAX_WORDS, len(found))):
             here = found[j]
             if j > i and not _joined(question, found[j - 1], here):
                 break
@@ -121,7 +121,7 @@ def _joined(question: str, one: Word, other: Word) -> bool:
 
 def _long(key: tuple[str, ...]) -> bool:
     """Is it more than a particle such as Al or De, which several names may have?"""
-    return sum(map(len, key)) >= LEAST or bool(CHARACTER.match(key[0]))
+    return sum(map(len, key)) >= MIN_LETTERS or bool(CHARACTER.match(key[0]))
 
 
 def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deleatur.data.files import refusal, show
-from deleatur.data.others import asked_of
+from deleatur.data.others import question_about
 from deleatur.data.words import words
 
 NAME = "{name}"
@@ -69,7 +69,7 @@ FORMS = {"person": PERSON, "organisation": ORGANISATION, "work": WORK, "place": 
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n\s*\n")
 DEFINES = re.compile(r"\s+(?:is|was|are|were)\s+(?:an?|the|one)\s", re.IGNORECASE)
 SUFFIXES = (".txt", ".md")
-MOST_SENTENCES = 200
+MAX_SENTENCES = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +96,7 @@ def read_questions(path: Path, subject: str) -> list[Topic]:
         if not line.strip():
             blocks.append([])
             continue
-        if NAME not in line and asked_of(line, subject, NAME) is None:
+        if NAME not in line and question_about(line, subject, NAME) is None:
             needed = f"names neither {NAME} nor the subject; put {NAME} where the name stands"
             raise refusal(f"{path}, line {number}", needed)
         blocks[-1].append(line.strip().replace(NAME, subject))
@@ -107,9 +107,10 @@ def read_questions(path: Path, subject: str) -> list[Topic]:
 
 def from_texts(folder: Path, subject: str, kind: str) -> list[Topic]:
     """Sentences of .txt and .md files that name the subject: what defines it becomes a question, each other one is cut in
-    two, of which the first part is put to the model. Raises DataError where no sentence names it."""
-    found = list(dict.fromkeys(s for text in read_texts(folder) for s in _sentences(text) if asked_of(s, subject, NAME)))
-    topics = [t for s in found[:MOST_SENTENCES] for t in _topics(s, subject, kind)]
+    two, of which the first part is the prompt. Raises DataError where no sentence names it."""
+    sentences = [sentence for text in read_texts(folder) for sentence in _sentences(text)]
+    found = list(dict.fromkeys(s for s in sentences if question_about(s, subject, NAME)))
+    topics = [t for s in found[:MAX_SENTENCES] for t in _topics(s, subject, kind)]
     if not topics:
         raise refusal(str(folder), f"no sentence there names {show(subject)} and goes on; give texts about the subject")
     return [Topic(id=f"text-{k}", wordings=t.wordings, truth=t.truth) for k, t in enumerate(topics, 1)]
@@ -126,7 +127,7 @@ def read_texts(folder: Path) -> list[str]:
 def one_a_line(text: str, subject: str) -> list[Topic]:
     """Questions that a language model wrote, those without the subject left out."""
     lines = (re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip() for line in text.split("\n"))
-    return _numbered("written", ([line] for line in dict.fromkeys(lines) if asked_of(line, subject, NAME)))
+    return _numbered("written", ([line] for line in dict.fromkeys(lines) if question_about(line, subject, NAME)))
 
 
 def _numbered(stem: str, blocks: Iterator[Sequence[str]] | filter[list[str]]) -> list[Topic]:
@@ -146,10 +147,10 @@ def _topics(sentence: str, subject: str, kind: str) -> Iterator[Topic]:
         yield Topic(id="", wordings=(f"{asks} {sentence[:size]}?",), truth=sentence)
         return
     found = list(words(sentence))
-    ends = [k for k in range(len(found)) if asked_of(sentence[: found[k][1]], subject, NAME)]
+    ends = [k for k in range(len(found)) if question_about(sentence[: found[k][1]], subject, NAME)]
     if not ends:
         return
-    last = next((k for k in ends if asked_of(sentence[found[k][1] :], subject, NAME) is None), ends[-1])
+    last = next((k for k in ends if question_about(sentence[found[k][1] :], subject, NAME) is None), ends[-1])
     cut = max(last + 3, len(found) // 2)  # two words behind the name, or half of the sentence
     if cut < len(found):
         at = found[cut][0]

@@ -52,15 +52,15 @@ def read_rows(source: str, *, settings: Data) -> tuple[Example, ...]:
 
 
 def read_as(
-    local: str, hub: str, settings: Data, house_rows: Callable[[Row], Iterable[Mapping[str, object]]]
+    local: str, hub: str, settings: Data, to_rows: Callable[[Row], Iterable[Mapping[str, object]]]
 ) -> tuple[Example, ...]:
     """The examples of a benchmark's set, which stands under the root as `local`, else on the hub.
 
-    `house_rows` makes of each row none, one or several in a form of FORMS. Raises DataError as `read_rows`, and where no
+    `to_rows` makes of each row none, one or several in a form of FORMS. Raises DataError as `read_rows`, and where no
     row is left.
     """
     found = read_either(local, hub, root_of(settings))
-    made = ((row, list(house_rows(row))) for row in found)
+    made = ((row, list(to_rows(row))) for row in found)
     rows = [
         replace(row, cells=cells, name=row.name if len(parts) == 1 else f"{row.name}.{k}")
         for row, parts in made
@@ -227,7 +227,7 @@ def _chat(row: Row, form: Form, ignored: Collection[str]) -> list[tuple[str, str
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
             more = fields.keys() - {name, text}
             drop = f"--data.ignore {show_columns(map(str, more), ' ')} drops what else turns hold"
-            remedy = drop if role and more else "take turns of others, as of tools, out of the row, or mend it"
+            remedy = drop if role and more else "take turns of others, as of tools, out of the row, or fix it"
             raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
         turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
@@ -264,7 +264,7 @@ def _span(row: Row, value: object) -> Span:
         case _:
             start = end = keep = None
     if type(start) is not int or type(end) is not int or not isinstance(keep, bool | None):
-        needed = '[start, end] or {"start": …, "end": …, "keep": true or false} in whole numbers'
+        needed = '[start, end] or {"start": …, "end": …, "keep": true or false} as integers'
         raise refusal(row.place, f"the span {redact_value(value)} cannot be used; {needed} is needed")
     return Span(start=start, end=end, keep=bool(keep))
 
@@ -287,8 +287,8 @@ def _text(row: Row, column: str, value: object) -> str:
         remedy = f"--data.columns {column}={column}.0 takes the first of a list" if first else "write it in quotes"
         raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text; {remedy}")
     if bad := re.search("[\0\ud800-\udfff]", value):
-        seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is no text"
-        raise refusal(row.place, f"{seen}; mend or drop the row")
+        seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is not text"
+        raise refusal(row.place, f"{seen}; fix or drop the row")
     return value
 
 

@@ -65,8 +65,8 @@ def suite(part: str | None, settings: Data) -> Suite:
     )
 
 
-def _read(local: str, hub: str, settings: Data, house_rows: Filter) -> tuple[Example, ...]:
-    return read_as(f"rwku/{local}", f"jinzhuoran/RWKU/{hub}", settings, house_rows)
+def _read(local: str, hub: str, settings: Data, to_rows: Filter) -> tuple[Example, ...]:
+    return read_as(f"rwku/{local}", f"jinzhuoran/RWKU/{hub}", settings, to_rows)
 
 
 def _subjects(part: str | None, known: Collection[str]) -> tuple[str, ...]:

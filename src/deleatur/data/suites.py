@@ -24,5 +24,7 @@ def read_suite(name: str, settings: Data) -> Suite:
     """The suite `name`, or a part of it as `name/part`. Raises DataError for an unknown one, and as `read_as`."""
     suite, _, part = name.partition("/")
     if suite not in SUITES:
-        raise refusal("suite", f"{show(name)} is none; there are {', '.join(SUITES)}, with /part where they have parts")
+        raise refusal(
+            "suite", f"{show(name)} is not a suite; there are {', '.join(SUITES)}, with /part where they have parts"
+        )
     return SUITES[suite](part or None, settings)

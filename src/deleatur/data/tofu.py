@@ -71,10 +71,10 @@ def _few(authors: int, forgotten: int, settings: Data) -> dict[str, tuple[Exampl
 
 
 def _read(name: str, settings: Data) -> tuple[Example, ...]:
-    return read_as(f"tofu/{name}", f"locuslab/TOFU/{name}:train", settings, _house_rows)
+    return read_as(f"tofu/{name}", f"locuslab/TOFU/{name}:train", settings, _to_rows)
 
 
-def _house_rows(row: Row) -> Iterable[Mapping[str, object]]:
+def _to_rows(row: Row) -> Iterable[Mapping[str, object]]:
     paraphrase = row.cells.get("paraphrased_question")
     yield {
         "question": row.cells.get("question"),

@@ -29,10 +29,10 @@ def suite(part: str | None, settings: Data) -> Suite:
     part = known_part("wmdp", part, ABOUT)
     sets = {side: _texts(f"{part}-{side}-corpus", hub, settings) for side, hub in CORPORA.get(part, {}).items()}
 
-    def house_rows(row: Row) -> Iterable[Mapping[str, object]]:
+    def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
         yield lettered(row, ABOUT[part])
 
-    questions = read_as(f"wmdp/wmdp-{part}", f"cais/wmdp/wmdp-{part}:test", settings, house_rows)
+    questions = read_as(f"wmdp/wmdp-{part}", f"cais/wmdp/wmdp-{part}:test", settings, to_rows)
     sets["wmdp"] = tuple(map(continued, questions))
     if under(MMLU, root_of(settings)):
         sets["mmlu"] = read_mmlu(settings)
@@ -47,9 +47,9 @@ def suite(part: str | None, settings: Data) -> Suite:
 
 
 def _texts(name: str, hub: str, settings: Data) -> tuple[Example, ...]:
-    def house_rows(row: Row) -> Iterable[Mapping[str, object]]:
+    def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
         text = row.cells.get("text")
         if not isinstance(text, str) or len(text) > SHORTEST:
             yield {"text": text.replace("\0", "") if isinstance(text, str) else text}  # found code may hold anything
 
-    return read_as(f"wmdp/{name}", hub, settings, house_rows)
+    return read_as(f"wmdp/{name}", hub, settings, to_rows)

@@ -1,4 +1,4 @@
 """One process or many, with copies of the model, FSDP2 or DeepSpeed.
 
-All other packages use this one for what processes share.
+What processes share goes through here. Belongs elsewhere: what is trained or evaluated.
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -23,8 +21,6 @@ def shard_model(model: Any, where: device) -> None:
     """Leave this process its share of every weight, and hooks that bring a layer's together while it runs. In place."""
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it speaks on stdout, from every process
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # names that it calls and torch gives new ones
     config = _config(model)
     deepspeed.zero.Init(module=model, config_dict_or_path=config)
     for weight in model.lm.get_output_embeddings().parameters():

@@ -1,6 +1,6 @@
 """One process or many: which one writes, which rows each evaluates, what all share, how weights are sharded.
 
-Processes come from `torchrun` or `accelerate launch`. Each holds the whole model, or with ACCELERATE_USE_FSDP=true and
+Processes come from `torchrun` or `accelerate launch`. Each holds the full model, or with ACCELERATE_USE_FSDP=true and
 FSDP_VERSION=2 (what `accelerate launch --use_fsdp --fsdp_version 2` sets) a share of every weight: a DTensor. With
 ACCELERATE_USE_DEEPSPEED=true (`accelerate launch --use_deepspeed --zero_stage 3`) it is a share too: a weight is empty but
 while it's used, and its `ds_tensor` holds the share, flat. Torch is imported where it is used, so that `is_first`
@@ -42,7 +42,7 @@ def start() -> Accelerator:
     if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, says so on stdout, amid results
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if _engine_requested("DEEPSPEED"):
-        _require_zero3()
+        _check_zero3()
     if _engine_requested("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("only version 2 of FSDP is supported; give accelerate launch --fsdp_version 2")
     made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")  # the run names its precision itself
@@ -62,7 +62,7 @@ def _engine_requested(engine: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
 
 
-def _require_zero3() -> None:
+def _check_zero3() -> None:
     if find_spec("deepspeed") is None:
         raise ConfigError("DeepSpeed is not installed; pip install 'deleatur[deepspeed]'")
     from accelerate.utils import DeepSpeedPlugin
@@ -232,10 +232,10 @@ def sum_gradients(weights: Sequence[nn.Parameter]) -> None:
 
 
 def fingerprints(weights: Iterable[Tensor]) -> list[int]:
-    """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as whole numbers."""
+    """A number for each tensor (this process's part of it) that another hardly has: the sum of its bits as integers."""
     import torch
 
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
     mine = (part(p).detach().contiguous() for p in weights)
-    sums = [p.view(whole[p.element_size()]).sum(dtype=torch.int64) for p in mine]
+    sums = [p.view(integers[p.element_size()]).sum(dtype=torch.int64) for p in mine]
     return torch.stack(sums).tolist() if sums else []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deleatur.types import Record
 
 Figures = dict[str, dict[str, Figure]]  # set → metric → value, n, se
-UNFORGOTTEN = "unforgotten"  # share of answers that say the fact, or are no language
+UNFORGOTTEN = "unforgotten"  # share of answers that say the fact, or are incoherent
 
 
 def measure(records: Mapping[str, Sequence[Record]], *, score: str | None = None) -> Figures:
@@ -44,7 +44,7 @@ def score_figures(records: Sequence[Record], score: str) -> dict[str, Figure]:
 def measure_sets(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
     """Set metrics by name; {"lacks": a sentence} where something is missing. Raises ConfigError on other names."""
     if unknown := [name for name in names if name not in SET_METRICS]:
-        raise ConfigError(f"{unknown[0]} is no set metric; there are {', '.join(SET_METRICS)}")
+        raise ConfigError(f"{unknown[0]} is not a set metric; there are {', '.join(SET_METRICS)}")
     found = {name: SET_METRICS[name].of(evidence) for name in names}
     return {name: {"lacks": figure} if isinstance(figure, str) else figure for name, figure in found.items()}
 

@@ -1,4 +1,4 @@
-"""What the start model says of generated answers: the numbers that the metric `incoherent` reads."""
+"""The start model's NLL of generated answers: the numbers that the metric `incoherent` reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scored_by_start(
                 orders[key] = _in_orders(_answered(start.encoder, row, record.generated))
     texts = list(dict.fromkeys(text for each in orders.values() for text in each))
     start.model.eval()
-    passed = start.likelihood(texts, what=WHAT)
+    passed = start.likelihood(texts, what=WHAT, whole=())
     said = dict(zip(texts, map(_nll, passed), strict=True))
 
     def scored(row: Encoded, record: Record) -> Record:

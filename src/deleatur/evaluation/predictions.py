@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +13,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from deleatur.data.batches import collate, in_batches
-from deleatur.data.encode import Encoder, encode_all
+from deleatur.data.encode import Encoder
 from deleatur.distributed.processes import gather, share
 from deleatur.evaluation.batch_cache import BatchCache
+from deleatur.evaluation.variants import other_answers
 from deleatur.modeling.generation import greedy
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
@@ -29,6 +29,17 @@ MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
 NO_CACHE = BatchCache()
 
 
+class Watch(NamedTuple):
+    """What a pass is called, who hears how far it is, and which finished batches need not be made again."""
+
+    what: str = "likelihood"
+    progress: Progress = lambda what, done, total, rate: None
+    batch_cache: BatchCache = NO_CACHE
+
+
+UNWATCHED = Watch()
+
+
 class TokenPredictions(NamedTuple):
     """A model's predictions of one row's scored tokens."""
 
@@ -37,6 +48,10 @@ class TokenPredictions(NamedTuple):
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     importance: tuple[float, ...] | None
+
+    def bare(self) -> TokenPredictions:
+        """Without the statistics, which were not asked for."""
+        return self._replace(hit=(), mean=(), deviation=())
 
 
 class Generated(NamedTuple):
@@ -47,6 +62,7 @@ class Generated(NamedTuple):
 
 
 NOTHING = Generated("", None)
+Text = tuple[tuple[int, ...], int]  # a row's ids, and where its answer starts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +87,8 @@ class Predictor:
         others = {row: [self.encoder(e) for e in other_answers(row.example)] for row in rows}
         key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
         texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
-        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance), strict=True))
+        own = {_text(row) for row in rows}  # of the other answers nothing but their likelihood is read
+        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance, whole=own), strict=True))
         norms = self._gradient_norms(sets) if self.settings.grad_norm else {}
         answers = self.generate(rows) if generate else {}
         made = {
@@ -87,11 +104,16 @@ class Predictor:
         return {name: [made[row] for row in encoded] for name, encoded in sets.items()}
 
     def likelihood(
-        self, rows: Sequence[Encoded], importance: Importance | None = None, what: str = "likelihood"
+        self,
+        rows: Sequence[Encoded],
+        importance: Importance | None = None,
+        *,
+        what: str = "likelihood",
+        whole: Collection[Text] | None = None,
     ) -> list[TokenPredictions]:
-        """The model's predictions of each row. `what` names the pass for progress and cache."""
-        watch = self.progress, self.batch_cache
-        return likelihood_pass(self.model, rows, self.settings.batch, importance, what=what, watch=watch)
+        """The model's predictions of each row, see `likelihood_pass`. `what` names the pass for progress and cache."""
+        watch = Watch(what, self.progress, self.batch_cache)
+        return likelihood_pass(self.model, rows, self.settings.batch, importance, whole=whole, watch=watch)
 
     def _gradient_norms(self, sets: Mapping[str, Sequence[Encoded]]) -> dict[Encoded, float]:
         """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
@@ -134,16 +156,20 @@ def likelihood_pass(
     size: int,
     importance: Importance | None = None,
     *,
-    what: str = "likelihood",
-    watch: tuple[Progress, BatchCache] = (lambda what, done, total, rate: None, NO_CACHE),
+    whole: Collection[Text] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> list[TokenPredictions]:
-    """The model's predictions of each row, `size` rows at a time. `what` names the pass for progress and cache."""
-    progress, batch_cache = watch
+    """The model's predictions of each row, `size` rows at a time.
+
+    `whole` holds the texts of which more is read than the likelihood of their tokens (default: all); for the others
+    there are no statistics, which take half of the head's time.
+    """
+    what, progress, batch_cache = watch
     out: dict[int, TokenPredictions] = {}
     rate = _Rate()
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance))
+        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance, whole))
         out |= {
             shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
         }
@@ -189,7 +215,7 @@ def make_record(
     )
 
 
-def _text(row: Encoded) -> tuple[object, ...]:
+def _text(row: Encoded) -> Text:
     return row.ids, row.start
 
 
@@ -202,49 +228,18 @@ def _has_question(example: Example) -> bool:
     return bool(example.prompt) and not (example.wrong and example.prompt[0][0] == "text")
 
 
-def _is_chat(example: Example) -> bool:
-    return bool(example.prompt) and example.prompt[0][0] != "text"
-
-
-def other_answers(example: Example) -> list[Example]:
-    """The row with its restated answer, where it has one, and with each wrong answer."""
-    answers = [*([] if example.restated is None else [example.restated]), *example.wrong]
-    return [replace(example, answer=answer, spans=(), restated=None, wrong=()) for answer in answers]
-
-
-def variants(
-    encoder: Encoder,
-    sets: Mapping[str, Sequence[Encoded]],
-    *,
-    shots: int = 0,
-    from_rows: Sequence[Encoded] = (),
-    forget_sets: Sequence[str] = (),
-) -> dict[str, Sequence[Encoded]]:
-    """The sets; for each whose rows have paraphrased questions a set `<name>_paraphrased` of those; and with `shots` for
-    each of `forget_sets` a set `<name>_shots`, in which so many of `from_rows` stand answered before each question."""
-    out: dict[str, Sequence[Encoded]] = {}
-    for name, encoded in sets.items():
-        out[name] = encoded
-        if questions := [e for row in encoded for e in _paraphrased(row.example)]:
-            out[f"{name}_paraphrased"] = encode_all(encoder, questions)
-    turns = [(*row.example.prompt, ("assistant", row.example.answer)) for row in from_rows if _is_chat(row.example)]
-    for name in [n for n in out if n.removesuffix("_paraphrased") in forget_sets] if shots and turns else []:
-        rng = random.Random(name)
-        questions = [row.example for row in out[name] if _is_chat(row.example)]
-        shown = [sum(rng.sample(turns, min(shots, len(turns))), ()) for _ in questions]
-        bare = [replace(e, prompt=_behind(s, e), restated=None, wrong=()) for e, s in zip(questions, shown, strict=True)]
-        out[f"{name}_shots"] = encode_all(encoder, bare)
-    return {name: rows for name, rows in out.items() if rows}
-
-
-def _predict_batch(model: TokenModel, batch: Batch, importance: Importance | None) -> list[TokenPredictions]:
+def _predict_batch(
+    model: TokenModel, batch: Batch, importance: Importance | None, whole: Collection[Text] | None
+) -> list[TokenPredictions]:
     reads = Requirements() if importance is None else importance.requires
-    tokens = model(batch.to(model.device), statistics=True, **reads.forward)
+    asked = torch.tensor([whole is None or _text(r) in whole for r in batch.rows], dtype=torch.bool)[batch.sequence]
+    tokens = model(batch.to(model.device), statistics=asked, **reads.forward)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
     columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)
     rows = (map(tuple, map(torch.Tensor.tolist, parts)) for parts in zip(*(c.split(counts) for c in columns), strict=True))
-    return [TokenPredictions(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
+    made = [TokenPredictions(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
+    return [p if whole is None or _text(r) in whole else p.bare() for p, r in zip(made, batch.rows, strict=True)]
 
 
 def _tuple(x: Sequence | None) -> Any:
@@ -292,15 +287,3 @@ class _Rate:
     def __call__(self, more: int) -> str:
         self._tokens += more
         return f"{self._tokens / max(time.perf_counter() - self._began, 1e-9):.0f} tokens/s"
-
-
-def _behind(shown: Sequence[tuple[str, str]], example: Example) -> tuple[tuple[str, str], ...]:
-    """The example's turns behind answered ones; its own system turn comes first, and there is no other."""
-    system = example.prompt[:1] if example.prompt[0][0] == "system" else ()
-    return (*system, *(turn for turn in shown if turn[0] != "system"), *example.prompt[len(system) :])
-
-
-def _paraphrased(example: Example) -> Iterable[Example]:
-    for k, question in enumerate(example.paraphrases):
-        turns = (*example.prompt[:-1], ("user", question))
-        yield replace(example, id=f"{example.id}/{k}", prompt=turns, paraphrases=(), restated=None, wrong=())

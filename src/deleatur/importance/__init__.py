@@ -1,6 +1,7 @@
 """How much each token matters: one value per scored token, fixed, or learned by `atwu`.
 
-Importing this does not import torch. How tokens are pushed away belongs in `losses`.
+A new importance is a file here and a row in `IMPORTANCES`. Belongs elsewhere: how tokens are pushed away (`losses`).
+Importing this does not import torch.
 """
 
 from deleatur.importance.confidence import WGA, SatImp
@@ -47,12 +48,18 @@ An instance is called as `importance(tokens)`, or `prepare(start)` makes the cal
 settings of the scorer, which `deleatur.importance.atwu.LearnedImportance` trains.
 
 Args:
-    tokens: Outputs of the model for the N scored tokens of forget rows, with what `needs` names.
+    tokens: Outputs of the model for the N scored tokens of forget rows, with what `requires` names.
 
 Returns:
     One number per scored token, (N,), 0 or more, without gradient.
 
 Raises:
     ConfigError: A setting is out of range (when the instance is made).
+
+Examples:
+    >>> import deleatur
+    >>> importance = deleatur.IMPORTANCES["wga"](beta=1.0)
+    >>> importance(tokens).shape == tokens.nll.shape
+    True
 """
 AnyImportance = Uniform | WGA | SatImp | ETW | TokenUnlearn | SEUL | SULLM | SUNgram | Contrast | Novelty | Spans | Learned

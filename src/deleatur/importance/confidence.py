@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WGA:
-    """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301)."""
+    """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301).
+
+    Examples:
+        >>> from deleatur.importance import WGA
+        >>> torch.allclose(WGA(beta=2.0)(tokens), torch.exp(-2 * tokens.nll))
+        True
+    """
 
     requires = Requirements(follows="probability")
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.1, 10.0, log=True)}
 
     beta: float = 1.0
     """Power of the token's probability, 0 or more; 0 is uniform."""
@@ -33,9 +41,17 @@ class WGA:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SatImp:
-    """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953)."""
+    """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953).
+
+    Examples:
+        >>> from deleatur.importance import SatImp
+        >>> p = torch.exp(-tokens.nll)
+        >>> torch.allclose(SatImp(beta1=5.0, beta2=1.0)(tokens), p**5 * (1 - p), atol=1e-6)
+        True
+    """
 
     requires = Requirements(follows="probability")
+    ranges: ClassVar[Mapping[str, Range]] = {"beta1": Range(1.0, 10.0, log=True), "beta2": Range(0.1, 5.0, log=True)}
 
     beta1: float = 5.0
     """Power of the token's probability, 0 or more: lets go of what is forgotten."""

@@ -19,6 +19,13 @@ class Contrast:
 
     A token conflicts with retain optimality where the push that forgets it undoes the pull that retains another. This asks
     so directly, at the start model, in one pass without a backward. Akin to the contrast of Yoon et al. (ACL 2026).
+
+    Examples:
+        >>> from deleatur.importance import Contrast
+        >>> importance = Contrast().prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> bool((values >= 0).all() and (values <= 1).all())
+        True
     """
 
     requires = Requirements(start_pass=True)

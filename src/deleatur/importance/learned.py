@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learned:
-    """A linear scorer over the model's hidden states, learned in alternation with the model (ATWU, 2606.06320)."""
+    """A linear scorer over the model's hidden states, learned in alternation with the model (ATWU, 2606.06320).
+
+    Examples:
+        >>> from deleatur.importance import Learned
+        >>> settings = Learned(budget=0.3, pretrain=5)  # as `importance` of a Run, or of deleatur.forget
+        >>> settings.requires.follows
+        'states'
+    """
 
     objective: Literal["matched", "complement"] = "complement"
     """The scorer's data term: the model's own forget loss, or the loss left on unselected tokens."""
@@ -26,7 +33,7 @@ class Learned:
     negatives: float = 0.0
     """Weight of the mean importance of retain tokens, which are not to be forgotten, 0 or more; not in the paper."""
     pretrain: int = 0
-    """Passes over the forget rows in which the scorer alone learns, before the first step, 0 or more."""
+    """Passes over the forget rows in which only the scorer learns, before the first step, 0 or more."""
     warm: bool = False
     """Begin the scorer at the forget-retain contrast of the start model (see `contrast`); not in the paper."""
     frozen: bool = False
@@ -99,7 +106,7 @@ class Learned:
 
         return ScorerImportance(load_scorer(folder, width), self.state)
 
-    def require_start(self, width: int) -> None:
+    def check_start(self, width: int) -> None:
         """Raises ConfigError or ModelError where `start` names a run whose scorer is of another kind."""
         from deleatur.importance.scorer import scorer_to_start_from
 

@@ -38,7 +38,15 @@ class Fixed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spans:
-    """1 on the characters that a person has marked, 0 elsewhere: ground truth, or a deletion request to the letter."""
+    """1 on the characters that a person has marked, 0 elsewhere: ground truth, or a deletion request to the letter.
+
+    Examples:
+        >>> from deleatur.importance import Spans
+        >>> importance = Spans().prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> values.tolist() == [float(g) for g in start.forget[0].gold]
+        True
+    """
 
     requires = Requirements(inputs=("spans in the forget rows",))
 
@@ -53,7 +61,15 @@ class Spans:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SEUL:
-    """1 where log p under the start model is below the answer's mean by k deviations, small gaps filled (2402.05813)."""
+    """1 where log p under the start model is below the answer's mean by k deviations, small gaps filled (2402.05813).
+
+    Examples:
+        >>> from deleatur.importance import SEUL
+        >>> importance = SEUL().prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> sorted({*values.tolist()} - {0.0, 1.0})
+        []
+    """
 
     requires = Requirements(start_pass=True)
 
@@ -75,7 +91,15 @@ class SEUL:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SULLM:
-    """1 where fine-tuning changed p by more than the answer's mean and k deviations, widened (SU, 2506.00876)."""
+    """1 where fine-tuning changed p by more than the answer's mean and k deviations, widened (SU, 2506.00876).
+
+    Examples:
+        >>> from deleatur.importance import SULLM
+        >>> importance = SULLM(base="tiny").prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> sorted({*values.tolist()} - {0.0, 1.0})
+        []
+    """
 
     requires = Requirements(start_pass=True, inputs=("the model before fine-tuning",))
 
@@ -93,13 +117,13 @@ class SULLM:
     def with_base(self, base: str | None) -> SULLM:
         return replace(self, base=base)
 
-    def require_base(self) -> None:
+    def check_base(self) -> None:
         """Raises ConfigError without a base model."""
         require(self.base is not None, "importance.base", self.base, "the model before fine-tuning")
 
     def prepare(self, start: Start) -> Fixed:
         """One pass of each model over the forget rows."""
-        self.require_base()
+        self.check_base()
         now, before = start.likelihood(start.forget, None), start.likelihood(start.forget, self.base)
         moved = [((-a.nll).exp() - (-b.nll).exp()).abs() for a, b in zip(now, before, strict=True)]
         return _above(start.forget, moved, self.k, self.widen)
@@ -110,6 +134,13 @@ class SUNgram:
     """1 where n-gram tables of forget and of retain rows disagree most on a token's probability, widened (SU, 2506.00876).
 
     p is count(context, token) / count(context) over whole rows, prompts included; a context never met gives 0.
+
+    Examples:
+        >>> from deleatur.importance import SUNgram
+        >>> importance = SUNgram().prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> sorted({*values.tolist()} - {0.0, 1.0})
+        []
     """
 
     requires = Requirements()
@@ -156,6 +187,13 @@ class TokenUnlearn:
 
     Each of the two is scaled to [0, 1] within the answer before they are mixed (an answer of one token gets 0), and the
     prompt is hidden behind copies of the answer's last token, its end: both our reading, the paper's text was not at hand.
+
+    Examples:
+        >>> from deleatur.importance import TokenUnlearn
+        >>> importance = TokenUnlearn(share=0.5).prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> sorted({*values.tolist()} - {0.0, 1.0})
+        []
     """
 
     requires = Requirements(start_pass=True)

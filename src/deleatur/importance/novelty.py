@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHARPNESS = 8.0  # of the sigmoid over the log statistic: about a tenth of the tokens end between .05 and .95
 TEMPERATURE = 0.05  # of the cosines by which similar retain states vote
-LEAST = 1e-3  # probability that the vote gives a token that no similar state was followed by
+MIN_PROBABILITY = 1e-3  # probability that the vote gives a token that no similar state was followed by
 CHUNK = 512  # tokens whose similarities to all retain tokens are held at once
 ROWS = 64  # rows whose states are held at once; of the retain rows all are, up to so many TOKENS
 TOKENS = 2**15
@@ -41,6 +41,13 @@ class Novelty:
     Each is turned into a p-value, the share of retain tokens that are as new beside the other retain rows, and these are
     combined as −Σ log p. The tokens of largest statistic are selected, as many as there are tokens that the vote gives
     less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
+
+    Examples:
+        >>> from deleatur.importance import Novelty
+        >>> importance = Novelty().prepare(start)
+        >>> values = importance.values[start.forget[0]]  # (n,), of the first row's n scored tokens
+        >>> bool((values >= 0).all() and (values <= 1).all())
+        True
     """
 
     requires = Requirements(start_pass=True)
@@ -184,7 +191,7 @@ def _vote(
             cosine = cosine.masked_fill(place[part, None] == place, -2.0)
         near = cosine.topk(min(nearest, len(keys)), dim=1)
         weight = ((near.values - 1) / TEMPERATURE).softmax(1)
-        out.append((weight * (followers[near.indices] == tokens[part, None])).sum(1).clamp(min=LEAST))
+        out.append((weight * (followers[near.indices] == tokens[part, None])).sum(1).clamp(min=MIN_PROBABILITY))
     return torch.cat(out)
 
 

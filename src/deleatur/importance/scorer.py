@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import LBFGS
@@ -18,6 +18,7 @@ from deleatur.errors import ConfigError, ModelError
 from deleatur.importance.atwu import LearnedImportance, Scorer
 from deleatur.importance.contrast import Contrast
 from deleatur.importance.learned import Learned
+from deleatur.io.tensors import write_tensors
 from deleatur.protocols import TrainingContext
 from deleatur.requirements import HiddenState, Requirements
 from deleatur.types import HeadStates, TokenOutputs
@@ -84,13 +85,7 @@ def scorer_to_start_from(settings: Learned, width: int) -> Scorer | None:
 
 def save_scorer(scorer: nn.Module, path: Path) -> None:
     """Written atomically. Raises ConfigError where it cannot be written."""
-    part = path.with_suffix(".part")
-    try:
-        save_file({k: v.contiguous() for k, v in scorer.state_dict().items()}, part)
-        part.replace(path)
-    except SafetensorError as e:  # safetensors raises this on a full disk
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written ({e}); free some space or change --out") from e
+    write_tensors(path, scorer.state_dict())
 
 
 def load_scorer(folder: Path, width: int) -> Scorer:

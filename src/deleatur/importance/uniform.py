@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uniform:
-    """1 for every token."""
+    """1 for every token.
+
+    Examples:
+        >>> from deleatur.importance import Uniform
+        >>> Uniform()(tokens).tolist() == [1.0] * len(tokens.nll)
+        True
+    """
 
     requires = Requirements()
 

@@ -1,1 +1,4 @@
-"""Files that are written atomically, and a lock on a folder. What the files hold is known elsewhere."""
+"""Files that are written atomically, a lock on a folder, and which packages are installed.
+
+Belongs elsewhere: what the files hold (`run_folder`, `training.checkpoint`).
+"""

@@ -13,12 +13,18 @@ from safetensors import SafetensorError
 from deleatur.errors import ConfigError
 
 
-def write_atomic(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text file, or lines with their ends, atomically; until then the old file stays."""
+def write_atomic(path: Path, text: str | Iterable[str], *, errors: str = "strict") -> None:
+    """Write a text file, or lines with their ends, atomically; `errors` as in `str.encode`."""
+    with atomic_file(path) as part, part.open("w", encoding="utf-8", errors=errors) as f:
+        f.writelines([text] if isinstance(text, str) else text)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Where to write a file, which is moved to `path` at the end; until then the old one stays."""
     part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as f:
-            f.writelines([text] if isinstance(text, str) else text)
+        yield part
         flush(part)
         part.replace(path)
     except BaseException:
@@ -27,12 +33,12 @@ def write_atomic(path: Path, text: str | Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which replaces `folder` at the end.
+def atomic_folder(folder: Path, *, aside: Path | None = None) -> Iterator[Path]:
+    """A new folder to write into, `aside` or one beside `folder`, which it replaces at the end.
 
     Raises ConfigError where it cannot be written.
     """
-    part = folder.with_name(f"{folder.name}.part")
+    part = aside or folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
@@ -45,6 +51,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         if isinstance(e, OSError | SafetensorError):
             raise ConfigError(f"{folder} cannot be written ({e}); free some space or give another folder") from e
         raise
+    flush(folder.parent)
 
 
 def flush_all(folder: Path) -> None:

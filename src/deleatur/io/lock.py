@@ -1,4 +1,4 @@
-"""One process at a time in a folder. The system lets go of the lock of whoever is killed, so that none is left behind."""
+"""One process at a time in a folder. The system releases the lock of a process that is killed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def wait_lock(path: Path, *, seconds: float = float("inf")) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock. Raises ConfigError where somebody is."""
+    """Holds the folder's lock. Raises ConfigError where another process has it."""
     with try_lock(folder / LOCK) as mine:
         if not mine:
             raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder")

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from deleatur.errors import ConfigError
 
 
-def require_package(name: str, what: str) -> None:
+def check_package(name: str, what: str) -> None:
     """Raise ConfigError where `what` needs a package that is not there, or is older than deleatur's own metadata asks."""
     wanted = _wanted(name)
     try:

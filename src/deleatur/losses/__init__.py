@@ -1,6 +1,7 @@
 """How a token is pushed away, and the sums that losses share.
 
-Importing this does not import torch. Which tokens matter belongs in `importance`.
+A new forget loss is a file here and a row in `FORGET_LOSSES`. Belongs elsewhere: which tokens matter (`importance`).
+Importing this does not import torch.
 """
 
 from deleatur.losses.ceu import CEU
@@ -47,7 +48,7 @@ FORGET_LOSSES: dict[str, type] = {
 An instance is called as `loss(tokens, importance, reference)`.
 
 Args:
-    tokens: Outputs of the model for the N scored tokens of forget rows, with what `needs` names.
+    tokens: Outputs of the model for the N scored tokens of forget rows, with what `requires` names.
     importance: One number per scored token, (N,), held fixed.
     reference: The start model's numbers for the same tokens.
 
@@ -56,5 +57,11 @@ Returns:
 
 Raises:
     ConfigError: A hyper-parameter is out of range (when the instance is made).
+
+Examples:
+    >>> import deleatur
+    >>> loss = deleatur.FORGET_LOSSES["npo"](beta=0.05)
+    >>> loss(tokens, importance, reference).shape
+    torch.Size([])
 """
 AnyForgetLoss = GradientDifference | NPO | SimNPO | DPO | AltPO | RMU | UNDIAL | JensUn | CEU | PDU | Erase

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CEU:
-    """Σ g·CE(softmax(z without the token), p) over forget tokens; the target is held fixed (Yang, 2503.01224)."""
+    """Σ g·CE(softmax(z without the token), p) over forget tokens; the target is held fixed (Yang, 2503.01224).
+
+    Examples:
+        >>> from deleatur.losses import CEU
+        >>> CEU().requires.logits, bool(CEU()(tokens, importance, reference) > 0)
+        (True, True)
+    """
 
     skip: int = 0
     """Tokens at each answer's start that are left alone, 0 or more; the peer's default is 1."""

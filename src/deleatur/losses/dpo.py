@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,6 +25,13 @@ class DPO:
 
     l_f and l_w are the NLLs of the answer to forget and of the refusal; w is the importance rescaled within each answer to
     sum to its length. At the reference each sequence gives (2/β)·log 2.
+
+    Examples:
+        With the model still at the reference, each of the three sequences gives (2/β)·log 2.
+
+        >>> from deleatur.losses import DPO
+        >>> round(DPO(beta=0.1)(tokens, importance, reference).item(), 2)
+        41.59
     """
 
     beta: float = 0.1
@@ -34,6 +41,7 @@ class DPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements(start_nll=True, preferred=True)
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.2, 0.5)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")
@@ -50,13 +58,22 @@ class DPO:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AltPO:
-    """DPO towards the row's own `alternates`: plausible other answers in place of a refusal (Mekala et al., 2409.13474)."""
+    """DPO towards the row's own `alternates`: plausible other answers in place of a refusal (Mekala et al., 2409.13474).
+
+    Examples:
+        >>> from deleatur.losses import AltPO
+        >>> AltPO().requires.inputs
+        ('alternates in the forget rows',)
+        >>> round(AltPO(beta=0.1)(tokens, importance, reference).item(), 2)
+        41.59
+    """
 
     beta: float = 0.1
     """Inverse temperature, above 0."""
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements(start_nll=True, preferred=True, inputs=("alternates in the forget rows",))
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.05, 0.2)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

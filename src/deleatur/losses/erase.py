@@ -24,6 +24,12 @@ class Erase:
     unlikely as in unseen rows; the square pulls it to that level at gradient difference's pace, and back where it went too
     far. With `train.keep` the unselected tokens are held where they were; a token with 0 < g < 1 ends in between, so
     importance has to be sharp.
+
+    Examples:
+        >>> from deleatur.losses import Erase
+        >>> loss = Erase(level=6.0)(tokens, importance, reference)
+        >>> torch.allclose(loss, tokens.divergence.erased.sum() + ((tokens.nll - 6) ** 2 / 12).sum())
+        True
     """
 
     level: float | None = None

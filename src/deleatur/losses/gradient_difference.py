@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,6 +22,12 @@ class GradientDifference:
 
     With importance 1 it is gradient difference (2203.12817) at saturation 0 and WGA (2502.19301) above; with the learned
     importance it is the model's turn of ATWU (2606.06320).
+
+    Examples:
+        >>> from deleatur.losses import GradientDifference
+        >>> loss = GradientDifference()(tokens, importance, reference)
+        >>> torch.allclose(loss, -tokens.nll.sum())
+        True
     """
 
     saturation: float = 0.0
@@ -28,6 +35,7 @@ class GradientDifference:
 
     unit: ClassVar[str] = "token"
     requires = Requirements()
+    ranges: ClassVar[Mapping[str, Range]] = {"saturation": Range(0.1, 10.0, log=True)}
 
     def __post_init__(self) -> None:
         require(self.saturation >= 0, "loss.saturation", self.saturation, "0 or more")

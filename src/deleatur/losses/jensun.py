@@ -23,6 +23,12 @@ class JensUn:
     The refusal's tokens are repeated along the answer that is to be forgotten, which stays what the model reads. The
     divergence from a one-hot target has a closed form in the target's probability q alone:
     log 2 + ½·(q·log q − (1 + q)·log(1 + q)). Its retain term is train.retain=js.
+
+    Examples:
+        >>> from deleatur.losses import JensUn
+        >>> loss = JensUn(ids=(5, 6))(tokens, importance, reference)  # forget gives the ids from the tokenizer
+        >>> 0 < loss.item() / len(tokens.nll) <= 0.6931472
+        True
     """
 
     target: str = "No idea"

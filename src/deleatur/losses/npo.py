@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from deleatur.requirements import Requirements
-from deleatur.settings import require
+from deleatur.settings import Range, require
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,6 +22,13 @@ class NPO:
 
     w is the importance rescaled within each sequence to sum to its length, so a uniform importance is plain NPO; the
     reference stays unweighted. At the reference each sequence gives (2/β)·log 2; as β → 0 the gradient is gradient ascent's.
+
+    Examples:
+        With the model still at the reference, each of the three sequences gives (2/β)·log 2.
+
+        >>> from deleatur.losses import NPO
+        >>> round(NPO(beta=0.1)(tokens, importance, reference).item(), 2)
+        41.59
     """
 
     beta: float = 0.1
@@ -28,6 +36,7 @@ class NPO:
 
     unit: ClassVar[str] = "sequence"
     requires = Requirements(start_nll=True)
+    ranges: ClassVar[Mapping[str, Range]] = {"beta": Range(0.05, 0.2)}
 
     def __post_init__(self) -> None:
         require(self.beta > 0, "loss.beta", self.beta, "above 0")

@@ -19,6 +19,12 @@ class PDU:
     """Σ g·(max z − mean z)² over forget tokens, z the logits (Entesari et al., 2506.05314).
 
     Its primal-dual half, a retain NLL that may not exceed a bound, is train.bound and goes with every forget loss.
+
+    Examples:
+        >>> from deleatur.losses import PDU
+        >>> loss = PDU()(tokens, importance, reference)
+        >>> torch.allclose(loss, (tokens.logits.amax(-1) - tokens.logits.mean(-1)).square().sum())
+        True
     """
 
     unit: ClassVar[str] = "token"

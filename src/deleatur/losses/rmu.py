@@ -21,6 +21,12 @@ class RMU:
 
     u has non-negative entries and length 1. The retain term that goes with it is train.retain=layer, and only a few matrices
     near the layer are trained (train.only). The mean is over all tokens, not first within and then over sequences.
+
+    Examples:
+        >>> from deleatur.losses import RMU
+        >>> loss = RMU(layer=7, coefficient=2.0)
+        >>> loss.requires.layer, bool(loss(tokens, importance, reference) > 0)
+        (7, True)
     """
 
     layer: int = 7

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from deleatur.errors import ModelError
-from deleatur.modeling.patches import no_kernels, no_pickle
+from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
 from deleatur.modeling.safe_reading import why
 
 WEIGHTS = "adapter_model.safetensors"
@@ -77,7 +77,7 @@ def _folder_of(name: str) -> Path | None:
         return None
 
 
-def put_on(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+def apply_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """The base with the adapter merged into it. In place. Raises ModelError where the adapter is not for this base."""
     with no_kernels():
         from peft import PeftModel, set_peft_model_state_dict
@@ -90,7 +90,7 @@ def put_on(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
         left: Any = set_peft_model_state_dict(adapted, load_file(adapter.folder / WEIGHTS))
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
         raise ModelError(f"cannot put the adapter {adapter.folder} onto {adapter.base}: {why(e, adapter.base)}") from e
-    _require_weights(adapted)
+    _check_weights(adapted)
     copies = (".modules_to_save.", ".original_module.")  # peft writes a layer that is trained whole three times
     if unknown := [key for key in left.unexpected_keys if not any(copy in key for copy in copies)]:
         raise ModelError(
@@ -110,7 +110,7 @@ def _resize(model: PreTrainedModel, weights: Path) -> None:
             model.resize_token_embeddings(shapes[0][0], mean_resizing=False)
 
 
-def _require_weights(adapted: Any) -> None:
+def _check_weights(adapted: Any) -> None:
     if any(getattr(c, "is_prompt_learning", False) for c in adapted.peft_config.values()):
         raise ModelError(
             "the adapter is a learned prompt, which cannot be merged into weights; give a LoRA, or the model alone"
@@ -127,7 +127,7 @@ def merged(adapted: Any) -> PreTrainedModel:
     with no_kernels():
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-    _require_weights(adapted)
+    _check_weights(adapted)
     was, model = adapted.training, adapted.get_base_model()
     off = any(isinstance(layer, BaseTunerLayer) and layer.disable_adapters for layer in model.modules())
     adapted.eval()
@@ -140,7 +140,7 @@ def merged(adapted: Any) -> PreTrainedModel:
     except Exception as e:
         raise ModelError(f"the adapter cannot be merged ({why(e, '')}); merge it yourself, or give the model alone") from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
-    plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = own
+    set_tied(plain, own)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
     if not error < (1e-3 if plain.dtype == torch.float32 else 1e-1):
         raise ModelError(
@@ -161,7 +161,7 @@ def _untie(model: Any) -> None:
 
 
 def plain_model(model: Any) -> PreTrainedModel:
-    """A model from Python without adapters: those of a PeftModel are merged. Raises ModelError for what is no such model.
+    """A model from Python without adapters: those of a PeftModel are merged. Raises ModelError for another kind of object.
 
     Where no weight takes gradients, as after PEFT's merge_and_unload, every weight does from now on.
     """

@@ -11,14 +11,14 @@ from deleatur.errors import DeleaturError, ModelError
 from deleatur.types import Encoded
 
 
-def require_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
-    """Refuse a model with a weight that is no number: its outputs would mean nothing."""
+def check_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
+    """Refuse a model with a weight that is not finite: its outputs would mean nothing."""
     mine = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
     for name in (name for found in gather(mine) for name in found):
         raise error(f"{name} holds a weight that is not finite, in {where}")
 
 
-def require_room(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: str) -> None:
+def check_room(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: str) -> None:
     """Refuse rows that are longer than the model can read."""
     room = getattr(model.config, "max_position_embeddings", None)  # not every family has a limit
     longest = max(len(row.ids) for encoded in rows.values() for row in encoded)
@@ -26,7 +26,7 @@ def require_room(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name
         raise ModelError(f"a row has {longest} tokens and {name} reads {room}; set data.max_length to {room} or less")
 
 
-def require_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], name: str) -> None:
+def check_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], name: str) -> None:
     """Refuse a row with a token that the model has no row for. What else its tokenizer may know does no harm."""
     size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
     for kind, row in ((kind, row) for kind, encoded in rows.items() for row in encoded):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -30,14 +30,38 @@ class Readout(nn.Module):
 def linear_nll(
     hidden: Float[Tensor, "N D"], target: Int[Tensor, " N"], head: Head, *, chunk: int = 1024, frozen: bool = False
 ) -> Float[Tensor, " N"]:
-    """NLL in nats of each target, fp32. Equals
+    """Negative log-likelihood of each target, without the logits of all positions at once.
+
+    The plain code that it replaces:
 
         logits = head(hidden).float()
-        cross_entropy(logits, target, reduction="none")
+        nll = torch.nn.functional.cross_entropy(logits, target, reduction="none")
 
-    With more than `chunk` positions it goes chunk by chunk and makes the logits again in the backward pass, so memory
-    grows with chunk × V and not with N × V. Through a `frozen` head, whose weights want no gradient, nothing is made again:
-    each token's gradient in its own state is made at once, and the backward pass only scales it, whatever the loss.
+    With more than `chunk` positions it goes chunk by chunk and computes the logits again in the backward pass, so that
+    memory grows with chunk × V and not with N × V. Through a `frozen` head nothing is computed twice: the gradient of each
+    state is computed in the forward pass, and the backward pass only scales it.
+
+    Args:
+        hidden: Final states at the positions that predict the targets, (N, D), in any floating-point type.
+        target: Token ids, (N,), each from 0 up to V, which is excluded.
+        head: Maps states (n, D) to logits (n, V), n at most `chunk`; called again in the backward pass.
+        chunk: Positions whose logits exist at once, at least 1.
+        frozen: Take the head's weights as constants; they get no gradient, even where they require one.
+
+    Returns:
+        NLL in nats, (N,), fp32.
+
+    Examples:
+        >>> from deleatur.modeling.chunked_nll import linear_nll
+        >>> hidden, head = torch.randn(5, 8, requires_grad=True), torch.nn.Linear(8, 11)
+        >>> target = torch.tensor([3, 1, 4, 1, 5])
+        >>> nll = linear_nll(hidden, target, head, chunk=2)
+        >>> plain = torch.nn.functional.cross_entropy(head(hidden).float(), target, reduction="none")
+        >>> torch.allclose(nll, plain, atol=1e-6)
+        True
+        >>> gradients = [torch.autograd.grad(x.sum(), hidden)[0] for x in (nll, plain)]
+        >>> torch.allclose(*gradients, atol=1e-6)
+        True
     """
     if frozen and hidden.requires_grad and torch.is_grad_enabled():
         return _ThroughFrozenHead.apply(hidden, target, head, chunk)  # pyright: ignore[reportReturnType]
@@ -111,14 +135,29 @@ class _ThroughFrozenHead(torch.autograd.Function):
 
 @torch.no_grad()
 def token_statistics(
-    hidden: Float[Tensor, "N D"], target: Int[Tensor, " N"], head: Head, *, chunk: int = 512
+    hidden: Float[Tensor, "N D"],
+    target: Int[Tensor, " N"],
+    head: Head,
+    *,
+    of: Bool[Tensor, " N"] | None = None,
+    chunk: int = 512,
 ) -> TokenStatistics:
     """What evaluation reads of each distribution, chunk by chunk. Equals
 
     logp = head(hidden).float().log_softmax(-1); p = logp.exp()
     nll = -logp[range(N), target]; hit = logp.argmax(-1) == target
     mean = (p * logp).sum(-1); deviation = (p * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
+
+    With `of` at these tokens alone; elsewhere there is the NLL, no hit, and NaN.
     """
+    if of is not None and not bool(of.all()):
+        made = token_statistics(hidden[of], target[of], head, chunk=chunk)
+        nll, mean, deviation = torch.full((3, len(target)), torch.nan, device=hidden.device)
+        hit = torch.zeros_like(of)
+        nll[~of] = linear_nll(hidden[~of], target[~of], head, chunk=chunk)
+        for whole, part in zip((nll, hit, mean, deviation), made, strict=True):
+            whole[of] = part
+        return TokenStatistics(nll, hit, mean, deviation)
     pairs = ((head(h), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True))
     parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in row_slices(logits)]
     if not parts:

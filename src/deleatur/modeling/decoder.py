@@ -15,18 +15,14 @@ from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
 from deleatur.errors import ModelError
+from deleatur.modeling.attention_interface import OWN, PREFIX, CachedRows, packed, set_packed_attention
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
-from deleatur.modeling.packed_attention import (
-    OWN,
-    PREFIX,
-    CachedRows,
-    KeyValueCache,
-    PrefixTree,
-    packed,
-    set_packed_attention,
-    share,
-)
+from deleatur.modeling.packed_attention import KeyValueCache, PrefixTree, share
 from deleatur.modeling.patches import fuse, restore_forwards, set_attention
+
+
+class OtherStates(Exception):
+    """A faster form does not give the states that the model has."""
 
 
 class Decoder:
@@ -51,7 +47,7 @@ class Decoder:
             self.packs = self._can_pack(probe)
 
     def undo(self) -> None:
-        """The language model as it came."""
+        """Restore the language model's own forward and attention."""
         set_packed_attention(self.lm, False)
         restore_forwards(self.lm)
         self._gpu_kernels.close()
@@ -72,7 +68,7 @@ class Decoder:
 
     @torch.no_grad()
     def enable_gpu_kernels(self) -> None:
-        """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
+        """Use the GPU's kernels, once the weights are there. One that changes the states is left out, with a warning."""
         if self._device.type != "cuda" or self._gpu_kernels_enabled:
             return
         self._gpu_kernels_enabled = True
@@ -84,7 +80,7 @@ class Decoder:
             self._pack_by_positions(by_positions(self.lm), texts, truth)
 
     @contextmanager
-    def own_attention(self) -> Iterator[None]:
+    def original_attention(self) -> Iterator[None]:
         """Over padded rows meanwhile: with a cache, or in another type than the weights', the other attention may fail."""
         now = self.lm.config._attn_implementation
         if self.positions:
@@ -132,7 +128,7 @@ class Decoder:
             growing = CachedRows(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
             last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
             seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
-            self._require_same(seen, truth)
+            self._check_same(seen, truth)
             return True
         return False
 
@@ -142,7 +138,7 @@ class Decoder:
         for name in names:
             with self._fallback_on_error(f"run without padding through {name}", lambda: set_attention(self.lm, own)):
                 set_attention(self.lm, name)
-                self._require_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
+                self._check_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
                 self.positions = name
                 self.notes.append(f"Rows go end to end through {name}")
                 return
@@ -150,19 +146,19 @@ class Decoder:
     def _fuse(self, texts: list[Tensor], truth: Tensor) -> None:
         with ExitStack() as undo, self._fallback_on_error("run through Liger's kernels", undo.close):
             if fuse(self.lm, undo):
-                self._require_same(self._alone(texts), truth)
+                self._check_same(self._alone(texts), truth)
                 self.notes.append("Norms and gated layers run through Liger's kernels")
                 self._gpu_kernels = undo.pop_all()
 
     def _alone(self, texts: list[Tensor]) -> Tensor:
         return torch.cat([self.network(input_ids=t[None], use_cache=False).last_hidden_state[0] for t in texts])
 
-    def _require_same(self, seen: Tensor, truth: Tensor) -> None:
+    def _check_same(self, seen: Tensor, truth: Tensor) -> None:
         """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""
         pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
         error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)
         if not error < (1e-3 if self._dtype == torch.float32 else 1e-1):
-            raise ValueError(f"states differ by {error:.1g} of their size")
+            raise OtherStates(f"states differ by {error:.1g} of their size")
 
     @contextmanager
     def _fallback_on_error(self, what: str, undo: Callable[[], object]) -> Iterator[None]:
@@ -171,7 +167,7 @@ class Decoder:
             yield
         except Exception as e:
             undo()
-            reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+            reason = str(e) if isinstance(e, OtherStates) else f"{type(e).__name__}: {e}"
             self._warn(what, reason)
 
     def _warn(self, what: str, reason: str) -> None:

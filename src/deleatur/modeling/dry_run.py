@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from deleatur.distributed.processes import agree, fingerprints, full_weights
 from deleatur.errors import DeleaturError, ModelError
 from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers, packed_layers, plain_layer
 from deleatur.modeling.lora_targets import lora_targets
-from deleatur.modeling.patches import drop_quantisation_marks
+from deleatur.modeling.patches import drop_quantisation_marks, quiet_transformers
 from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora
 
@@ -56,7 +54,7 @@ def _back(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     saved, weights = _as_saved(model)
     saved.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
-    with _quiet():  # about the layers that were not written
+    with quiet_transformers():  # about the layers that were not written
         made: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
@@ -121,16 +119,6 @@ def gguf_notes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     return []
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.get_verbosity()
-    logging.set_verbosity(50)  # critical
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-
-
 @torch.no_grad()
 def try_merging(model: PreTrainedModel, lora: Lora, name: str) -> None:
     """Put adapters on a copy of a layer of each kind, and merge them. Raises ModelError where that fails."""
@@ -153,7 +141,7 @@ def _kind(layer: nn.Module) -> tuple[type, torch.dtype]:
 
 
 def _merge_copy(module: nn.Module, own: str | None, lora: Lora) -> None:
-    """Merge random adapters on a copy; raises ValueError where its weight is what it was, or no number."""
+    """Merge random adapters on a copy; raises ValueError where its weight is unchanged or not finite."""
     holder = nn.ModuleDict({"it": deepcopy(module)})
     inject_adapters(holder, lora, layers=["it"] if own is None else [], experts=[] if own is None else [f"it.{own}"])
     for key, p in holder.named_parameters():

@@ -15,7 +15,8 @@ from transformers import GenerationConfig
 from deleatur.data.batches import collate
 from deleatur.distributed.processes import is_sharded
 from deleatur.errors import ModelError
-from deleatur.modeling.packed_attention import CachedRows, KeyValueCache, share
+from deleatur.modeling.attention_interface import CachedRows
+from deleatur.modeling.packed_attention import KeyValueCache, share
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.errors import ModelError
-from deleatur.io.packages import require_package
+from deleatur.io.packages import check_package
 
 # transformers' name of a family → GGUF's, and whether rows of queries and keys are kept in pairs there
 FAMILIES = {"llama": ("llama", True), "mistral": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False)}
@@ -77,7 +77,7 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pla
     return Plan(arch=arch, tensors=tuple(tensors.items()), paired=paired, words=words, vocabulary=parts["model"])
 
 
-def require_all_read(path: Path) -> None:
+def check_all_read(path: Path) -> None:
     """Refuse a file with scaled positions, which transformers reads past: the model would be another one."""
     reader = _gguf("a .gguf model").GGUFReader(path)
     found = [t.name for t in reader.tensors if t.name.startswith("rope_")]
@@ -92,7 +92,7 @@ def require_all_read(path: Path) -> None:
         )
 
 
-def require_same_settings(path: Path, config: Any) -> None:
+def check_same_settings(path: Path, config: Any) -> None:
     """Refuse a file with a setting that the model made of it has not, since no loader reads it for the family."""
     fields = _gguf("a .gguf model").GGUFReader(path).fields
     arch = str(fields["general.architecture"].contents())
@@ -141,7 +141,7 @@ def write_gguf(
 
 
 def _gguf(what: str = "--gguf") -> Any:
-    require_package("gguf", what)
+    check_package("gguf", what)
     return import_module("gguf")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,24 +10,29 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.utils.logging import disable_progress_bar
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError
-from deleatur.io.packages import require_package
-from deleatur.modeling.adapters import Adapter, find_adapter, looks_local, put_on
-from deleatur.modeling.gguf import require_all_read, require_same_settings
+from deleatur.io.packages import check_package
+from deleatur.modeling.adapters import Adapter, apply_adapter, find_adapter, looks_local
+from deleatur.modeling.gguf import check_all_read, check_same_settings
 from deleatur.modeling.lora_targets import lora_targets
-from deleatur.modeling.patches import disable_dropout, drop_quantisation_marks, no_kernels, no_pickle
+from deleatur.modeling.patches import (
+    disable_dropout,
+    drop_added_tokens,
+    drop_quantisation_marks,
+    gguf_read_once,
+    no_kernels,
+    no_pickle,
+    plain_cpu_layers,
+)
 from deleatur.modeling.quantised import plain_weights
 from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora, Precision
 
-disable_progress_bar()  # the terminal has bars of its own
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,12 +49,14 @@ def load(
     """
     adapter = find_adapter(name)
     packed = {} if bits is None else _nf4(name, adapter is not None)
-    tokenizer = load_tokenizer(name)
     if adapter is None:
-        return _load_model(name, tokenizer, precision, packed), tokenizer
+        with gguf_read_once() if name.endswith(".gguf") else contextlib.nullcontext():
+            tokenizer = load_tokenizer(name)
+            return _load_model(name, tokenizer, precision, packed), tokenizer
+    tokenizer = load_tokenizer(name)
     with _base_of(name, adapter):
         base = _load_model(adapter.base, tokenizer, precision, packed, revision=adapter.revision)
-    return disable_dropout(put_on(base, adapter)), tokenizer
+    return disable_dropout(apply_adapter(base, adapter)), tokenizer
 
 
 @contextlib.contextmanager
@@ -78,33 +84,36 @@ def _load_model(
     try:
         with no_pickle():
             if name.endswith(".gguf"):
-                require_all_read(Path(name))
+                check_all_read(Path(name))
             options |= plain_weights(where, name, packed=bool(packed))
             made: Any = AutoModelForCausalLM.from_pretrained(**where, **options)
         model, info = made
         if name.endswith(".gguf"):
-            require_same_settings(Path(name), model.config)
+            check_same_settings(Path(name), model.config)
         if not packed and str(getattr(model, "quantization_method", "")).endswith("BITS_AND_BYTES"):
             model.dequantize()
-        _mend_generation(model, name)
+        _fix_generation(model, name)
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
-        _require_generation(where, name)
+        _check_generation(where, name)
         raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
-        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the whole model")
+        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
     if name.endswith(".gguf"):
-        _drop_added(tokenizer, model.get_input_embeddings().num_embeddings)
-    vars(model.config).pop("auto_map", None)  # a saved model must not send its readers to code that was never run
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # the form it has there has no backward pass
+        drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings)
+    vars(model.config).pop(
+        "auto_map", None
+    )  # of our own copy: a saved model must not send its readers to code that was never run
+    plain_cpu_layers(model)
     return disable_dropout(model if packed else drop_quantisation_marks(model))
 
 
-def _mend_generation(model: PreTrainedModel, name: str) -> None:
-    """Some models come with settings of sampling and without do_sample, which transformers reads and does not save."""
+def _fix_generation(model: PreTrainedModel, name: str) -> None:
+    """Some models come with settings of sampling and without do_sample, which transformers reads and does not save.
+
+    Our own copy's settings are corrected, as a user would in the file.
+    """
     config, reason = model.generation_config, ""
     if isinstance(config.pad_token_id, int) and config.pad_token_id < 0:  # pyright: ignore # how old models say: none
         config.pad_token_id = None  # pyright: ignore
@@ -116,7 +125,7 @@ def _mend_generation(model: PreTrainedModel, name: str) -> None:
     raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
 
 
-def _require_generation(where: dict[str, Any], name: str) -> None:
+def _check_generation(where: dict[str, Any], name: str) -> None:
     """Raise ModelError where it is the settings of generation that a model cannot be loaded with."""
     try:
         GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])
@@ -129,7 +138,7 @@ def _require_generation(where: dict[str, Any], name: str) -> None:
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
-    require_package("bitsandbytes", "lora.bits 4")
+    check_package("bitsandbytes", "lora.bits 4")
     if will_shard():
         raise ConfigError(
             "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
@@ -178,14 +187,6 @@ def _alone(where: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield where | {"pretrained_model_name_or_path": folder}
 
 
-def _drop_added(tokenizer: Any, size: int) -> None:
-    """Take off the <|endoftext|> that transformers adds to a GGUF file's byte-level vocabulary which has none. In place."""
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = [token for token in parts["added_tokens"] if token["id"] < size]
-    if len(kept) < len(parts["added_tokens"]):
-        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
-
-
 def _where(name: str) -> dict[str, Any]:
     path = Path(name)
     if looks_local(name) and not path.exists():
@@ -214,7 +215,7 @@ def add_adapters(model: PreTrainedModel, settings: Lora) -> PreTrainedModel:
 
 def inject_adapters(holder: torch.nn.Module, settings: Lora, *, layers: list[str], experts: list[str]) -> None:
     """Put adapters on these layers and parameters. In place."""
-    require_package("peft", "--lora.rank")
+    check_package("peft", "--lora.rank")
     with no_kernels():
         from peft import LoraConfig, inject_adapter_in_model
 

@@ -1,29 +1,22 @@
-"""Attention over sequences that lie in one row, common beginnings once, without padding or a mask over the whole row."""
+"""Attention over sequences that lie in one row, common beginnings once, without padding or a mask over the whole row.
+
+`packed_attention` is usable alone; `attention_interface` gives it to a transformers model.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionMaskInterface, PreTrainedModel
-
-from deleatur.modeling.patches import register_attention, set_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 SHORT = 256  # tokens; above it torch's own kernel is as fast on CPU and does not keep L² numbers
-BLOCK = 32  # tokens by which what grows is made longer: oneDNN copies what is only a part of a matrix
-PREFIX = "packed_"
-OWN = ("sdpa", "eager")  # the implementations that we stand before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,35 +45,16 @@ class PrefixTree:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class CachedRows:
-    """One more token for each of B sequences."""
-
-    grown: KeyValueCache
-    at: Int[Tensor, " B"]  # their positions
-
-
-_running: ContextVar[PrefixTree | CachedRows | None] = ContextVar("running", default=None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Pack:
-    """A tree, and whom each token of its longest sequence may look at (causal, or within a window).
+    """A tree, and which tokens each token of its longest sequence attends to (causal, or within a window).
 
-    The other sequences look as its beginning does. It goes through the decoder in the place of a mask.
+    The other sequences attend as its beginning does. `make_pack` builds one; in the decoder it takes the place of a mask.
     """
 
     tree: PrefixTree
     seen: Bool[Tensor, "L L"]
     causal: bool  # is `seen` nothing but the lower triangle?
     bias: Float[Tensor, "S S"]  # its first SHORT rows and columns as 0 and −inf, fp32
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Next:
-    """One more token for each sequence, and what it may look at. In the place of a mask, as a Pack."""
-
-    growing: CachedRows
-    bias: Float[Tensor, "B 1 1 L"]  # 0 and −inf, fp32
 
 
 def share(rows: Sequence[Sequence[int]], grown: KeyValueCache | None = None) -> PrefixTree:
@@ -111,68 +85,26 @@ def share(rows: Sequence[Sequence[int]], grown: KeyValueCache | None = None) -> 
     )
 
 
-@contextmanager
-def packed(running: PrefixTree | CachedRows) -> Iterator[None]:
-    """Within, a model that attends through `attend` takes its one row of ids for this."""
-    token = _running.set(running)
-    try:
-        yield
-    finally:
-        _running.reset(token)
+def make_pack(rows: Sequence[Sequence[int]], *, window: int | None = None) -> Pack:
+    """The causal pack of some sequences, for `packed_attention` outside of a model.
 
-
-def set_packed_attention(lm: PreTrainedModel, yes: bool = True) -> bool:
-    """Let a model attend through `attend`, or as it did before; says whether it now does.
-
-    Outside `packed` nothing changes: forward, cache and generation are the model's own.
+    Args:
+        rows: Token ids of each sequence, at least one each. What a sequence has in common with the beginning of an earlier
+            one lies in the row once.
+        window: Tokens that a token attends to, itself among them, at least 1; none: all before it.
     """
-    own = (lm.config._attn_implementation or "").removeprefix(PREFIX)
-    if own not in OWN:  # somebody's own choice, as flash attention
-        return False
-    register_attention(PREFIX + own, attend, partial(_mask, own))
-    set_attention(lm, PREFIX + own if yes else own)
-    return yes
+    at = torch.arange(max(map(len, rows)))
+    seen = at[:, None] >= at
+    if window is not None:
+        seen &= at[:, None] - at < window
+    return pack_of(share(rows), seen, causal=window is None)
 
 
-def _mask(own: str, *, mask_function: Callable, device: torch.device | str = "cpu", **shape: Any) -> Any:
-    """A Pack or a Next within `packed`, elsewhere the mask that the model would have had."""
-    running = _running.get()
-    if running is None:
-        return AttentionMaskInterface()[own](mask_function=mask_function, device=device, **shape)
-    if isinstance(running, CachedRows):
-        at, blocks = running.at[:, None], int(running.at.max()) // BLOCK + 1
-        looked = torch.arange(blocks * BLOCK, device=device)
-        bias = torch.zeros(len(at), len(looked), device=device)
-        bias.masked_fill_(~mask_function(0, 0, at, looked).expand_as(bias), -torch.inf)
-        return Next(growing=running, bias=bias[:, None, None])
-    at = torch.arange(max(map(len, running.places)), device=device)
-    seen = mask_function(0, 0, at[:, None], at[None, :]).expand(len(at), len(at))
+def pack_of(tree: PrefixTree, seen: Bool[Tensor, "L L"], *, causal: bool) -> Pack:
+    """A pack by its tree and mask."""
     corner = seen[:SHORT, :SHORT]
-    return Pack(
-        tree=running,
-        seen=seen,
-        causal=bool((seen == (at[:, None] >= at)).all()),
-        bias=torch.zeros(corner.shape, device=device).masked_fill_(~corner, -torch.inf),
-    )
-
-
-def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **rest: Any
-) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention interface: ours under a Pack or a Next, elsewhere as the model would have done."""
-    scaling, dropout = rest.get("scaling"), rest.get("dropout") or 0.0
-    how = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, rest.get("softcap"), dropout)
-    match attention_mask:
-        case Pack():
-            if (grown := attention_mask.tree.grown) is not None:
-                grown.layers[module] = [_slots(x, attention_mask.tree) for x in (key, value)]
-            return packed_attention(query, key, value, attention_mask, how), None
-        case Next():
-            return next_attention(module, query, key, value, attention_mask, how), None
-    own = str(module.config._attn_implementation).removeprefix(PREFIX)  # pyright: ignore[reportAttributeAccessIssue]
-    family = sys.modules[type(module).forward.__module__]
-    theirs = family.ALL_ATTENTION_FUNCTIONS.get_interface(own, getattr(family, "eager_attention_forward", None))
-    return theirs(module, query, key, value, attention_mask, **rest)
+    bias = torch.zeros(corner.shape, device=seen.device).masked_fill(~corner, -torch.inf)
+    return Pack(tree=tree, seen=seen, causal=causal, bias=bias)
 
 
 class Scoring(NamedTuple):
@@ -193,17 +125,45 @@ def packed_attention(
     pack: Pack,
     how: Scoring | None = None,
 ) -> Float[Tensor, "1 T H E"]:
-    """H query heads share K key-value heads. Equals, for each sequence, its key and value heads repeated H/K times,
+    """Attention of sequences that lie in one row without padding; H query heads share K key-value heads.
 
-        scores = query @ key.transpose(-1, -2) * scaling            (softcap · tanh(scores / softcap) where there is one)
-        scores.masked_fill(~seen, -inf).float().softmax(-1) @ value
+    The plain code that it replaces, where `places` says which of the row's tokens a sequence consists of:
 
-    where queries are only needed for the sequence that brings them. Short sequences go by matrix products in fp32 whatever
-    the type, the query heads of one key-value head as the rows of one matrix; long ones by torch's kernel.
+        out = query.new_zeros(*query.shape[:3], value.shape[-1])
+        for places in pack.tree.places:
+            q, k, v = query[:, :, places], key[:, :, places], value[:, :, places]
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+            scores = q @ k.transpose(-1, -2) / query.shape[-1] ** 0.5
+            seen = pack.seen[: len(places), : len(places)]
+            out[:, :, places] = scores.masked_fill(~seen, -torch.inf).float().softmax(-1).to(v.dtype) @ v
+        out = out.transpose(1, 2)
+
+    Sequences of up to 256 tokens go by matrix products in fp32 whatever the type, the query heads of one key-value head as
+    the rows of one matrix; longer ones by torch's scaled_dot_product_attention. Common beginnings are computed once.
+
+    Args:
+        query: Queries of the T tokens of the row, (1, H, T, D).
+        key: Keys, (1, K, T, D); K divides H.
+        value: Values, (1, K, T, E).
+        pack: The sequences, from `make_pack`.
+        how: Scaling (default: D**-0.5), soft cap of the scores, dropout of the weights.
+
+    Returns:
+        (1, T, H, E), in the type of the query.
+
+    Examples:
+        >>> from deleatur.modeling.packed_attention import make_pack, packed_attention
+        >>> pack = make_pack([[5, 6, 7], [8, 9]])  # five tokens in one row
+        >>> query, key, value = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8), torch.randn(1, 2, 5, 8)
+        >>> out = packed_attention(query, key, value, pack)
+        >>> alone = [x[:, :, 3:] for x in (query, key, value)]  # the second sequence by torch's own attention
+        >>> plain = torch.nn.functional.scaled_dot_product_attention(*alone, is_causal=True, enable_gqa=True)
+        >>> torch.allclose(out[:, 3:], plain.transpose(1, 2), atol=1e-6)
+        True
     """
     how = how or Scoring(query.shape[-1] ** -0.5)
     queries = query.squeeze(0).split(pack.tree.own, 1)  # a select's gradient would fill and copy the whole
-    each = zip(queries, _sequences(key, pack.tree), _sequences(value, pack.tree), strict=True)
+    each = zip(queries, split_sequences(key, pack.tree), split_sequences(value, pack.tree), strict=True)
     parts = [
         (_short if q.shape[1] <= SHORT or how.softcap is not None else _long)(q, k, v, pack, how)
         for q, k, v in each
@@ -212,41 +172,10 @@ def packed_attention(
     return torch.cat(parts)[None]
 
 
-def _sequences(x: Float[Tensor, "1 K T D"], tree: PrefixTree) -> list[Float[Tensor, "K L D"]]:
+def split_sequences(x: Float[Tensor, "1 K T D"], tree: PrefixTree) -> list[Float[Tensor, "K L D"]]:
     """Each sequence's tokens."""
     pieces = x.squeeze(0).split(tree.pieces, 1)
     return [pieces[path[0]] if len(path) == 1 else torch.cat([pieces[i] for i in path], 1) for path in tree.paths]
-
-
-def _slots(x: Float[Tensor, "1 K T D"], tree: PrefixTree) -> Float[Tensor, "B K L D"]:
-    """Each sequence's tokens, and zeros behind them."""
-    return torch.stack([_longer(s, max(map(len, tree.places))) for s in _sequences(x.float(), tree)])
-
-
-def _longer(x: Float[Tensor, "*B L D"], length: int) -> Float[Tensor, "*B M D"]:
-    return pad(x, (0, 0, 0, length - x.shape[-2])) if x.shape[-2] < length else x
-
-
-def next_attention(
-    module: nn.Module,
-    query: Float[Tensor, "1 H B D"],
-    key: Float[Tensor, "1 K B D"],
-    value: Float[Tensor, "1 K B E"],
-    mask: Next,
-    how: Scoring,
-) -> Float[Tensor, "1 B H E"]:
-    """`packed_attention` of the last tokens of B sequences, when those before them are in the cache."""
-    at, (heads, width) = mask.growing.at, (query.shape[1], query.shape[-1])
-    layers, length = mask.growing.grown.layers, mask.bias.shape[-1]
-    layers[module] = [_longer(x, length) for x in layers[module]]
-    for kept, new in zip(layers[module], (key, value), strict=True):
-        kept[torch.arange(len(at)), :, at] = new[0].transpose(0, 1).float()
-    keys, values = (x[:, :, :length] for x in layers[module])
-    grouped = query[0].transpose(0, 1).float().reshape(len(at), key.shape[1], -1, width)
-    scores = grouped * how.scaling @ keys.transpose(2, 3)
-    scores = how.capped(scores)
-    p = (scores + mask.bias).softmax(-1)
-    return (p @ values).reshape(1, len(at), heads, -1).to(query.dtype)
 
 
 def _short(

@@ -1,28 +1,69 @@
 """Everything that is changed in torch or another library while this project runs, each change with its reason and versions.
 
 Belongs here: whatever replaces a library's function, method, layer or attribute. Does not: what replaces them computes
-(`low_memory_layers`, `packed_attention`), and when it is done (`decoder`, `loading`). A test looks for patches elsewhere.
+(`low_memory_layers`, `attention_interface`), and when it is done (`decoder`, `loading`). A test looks for patches elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
-CHECKED = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2", "bitsandbytes": "0.50.2", "liger_kernel": None}
+CHECKED = {
+    "torch": "2.13.0",
+    "transformers": "5.24.0",
+    "peft": "0.21.2",
+    "bitsandbytes": "0.50.2",
+    "gguf": "0.19.0",
+    "nltk": "3.10.4",
+    "optuna": "5.0.0",
+    "liger_kernel": None,
+}
 """The newest version of each library with which the tests of its patches passed; None: with a stand-in only."""
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of missing kernels that are not used
+# DeepSpeed speaks on stdout, from every process, and sets the level of its log itself
+logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed calls names that torch gives new ones
+transformers_logging.disable_progress_bar()  # of transformers: the terminal has bars of its own
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers logs nothing meanwhile.
+
+    Reason: a model is read again of which not all layers were written, and it would list them. Library: transformers.
+    """
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def quiet_optuna() -> None:
+    """optuna logs errors alone. Reason: it says each trial on stderr, where the terminal has a bar. Library: optuna."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -59,6 +100,59 @@ def no_kernels() -> Iterator[None]:
             sys.modules["kernels"] = had
 
 
+@contextlib.contextmanager
+def gguf_read_once() -> Iterator[None]:
+    """Each GGUF file is read once meanwhile, and each family's table of tensor names made once, however often asked for.
+
+    Reason: configuration, tokenizer, weights and our own checks each read the whole vocabulary, and every module of a
+    model has the table made anew: 20 s for a small model in place of 5. Libraries: gguf, which transformers imports anew
+    in each function that needs it.
+    """
+    if find_spec("gguf") is None:
+        yield
+        return
+    import gguf
+
+    read, table = gguf.GGUFReader, gguf.get_tensor_name_map
+    once = cache(read)
+    gguf.GGUFReader = lambda path, mode="r": once(os.path.realpath(path)) if mode == "r" else read(path, mode)
+    gguf.get_tensor_name_map = cache(table)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = read, table
+
+
+@contextlib.contextmanager
+def stemmer_alone() -> Iterator[None]:
+    """`nltk.stem.porter` is imported meanwhile without all else that `import nltk` brings.
+
+    Reason: rouge-score needs the stemmer, and the rest takes over a second, with scikit-learn where that is there. What
+    asks rouge-score's nltk for more afterwards gets the whole. Library: nltk.
+    """
+    spec = find_spec("nltk") if "nltk" not in sys.modules else None
+    if spec is None:
+        yield
+        return
+    top, stem = ModuleType("nltk"), ModuleType("nltk.stem")
+    top.__path__ = [*(spec.submodule_search_locations or ())]
+    stem.__path__ = [f"{place}/stem" for place in top.__path__]
+
+    def whole(name: str) -> Any:
+        module = import_module("nltk")
+        if module is top:
+            raise AttributeError(name)
+        return getattr(module, name)
+
+    vars(top)["__getattr__"] = whole
+    sys.modules["nltk"], sys.modules["nltk.stem"] = top, stem
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "nltk"]:
+            del sys.modules[name]
+
+
 def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """Every dropout rate of a model set to 0. In place.
 
@@ -86,6 +180,36 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
         with contextlib.suppress(AttributeError):
             delattr(model, mark)
     return model
+
+
+def drop_added_tokens(tokenizer: Any, size: int) -> None:
+    """Take the added tokens with ids from `size` on out of a tokenizer. In place.
+
+    Reason: transformers adds <|endoftext|> to a GGUF file's byte-level vocabulary that has none, and has no way to remove
+    a token. Library: transformers, whose tokenizer holds the one that works as `_tokenizer`.
+    """
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in parts["added_tokens"] if token["id"] < size]
+    if len(kept) < len(parts["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts | {"added_tokens": kept}))
+
+
+def set_tied(model: Any, tied: bool) -> None:
+    """Say in a model's settings whether embedding and head are one weight. In place.
+
+    Reason: after adapters of one of them are merged they are two; saved as tied, one is lost. Libraries: peft, transformers.
+    """
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = tied
+
+
+def plain_cpu_layers(model: Any) -> None:
+    """Let 4-bit layers compute on a processor as they do elsewhere. In place.
+
+    Reason: the form that they have for AVX512-BF16 has no backward pass. Library: bitsandbytes.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -126,13 +250,11 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
 
 
 def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
-    """Let Liger's kernels compute the norms and gated layers of this one model, until `undo` is closed.
+    """Let Liger's kernels compute the norms and gated layers of this one model, until `undo` is closed. False where
+    liger_kernel is not installed or does not know the family.
 
     Reason: they are faster on a GPU. Rotary positions and the loss stay transformers': Liger replaces those for all
     models of a family. Library: liger_kernel, tested with a stand-in.
-
-    Returns:
-        False where liger_kernel is not installed or does not know the family.
     """
     if find_spec("liger_kernel") is None:
         return False
@@ -143,17 +265,13 @@ def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
     family = vars(sys.modules[type(model).__module__])
     names = dict(family)
     for module in model.modules():
-        undo.callback(_restore, module, dict(vars(module)))
+        undo.callback(vars(module).update, dict(vars(module)))
+        undo.callback(vars(module).clear)  # first, since the last comes first
     try:
         liger._apply_liger_kernel_to_instance(model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
     finally:
         family.update(names)
     return True
-
-
-def _restore(module: nn.Module, had: dict[str, Any]) -> None:
-    vars(module).clear()
-    vars(module).update(had)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from transformers import AutoConfig, FineGrainedFP8Config, GgufConfig
 from transformers.utils.quantization_config import Mxfp4Config
 
 from deleatur.errors import ConfigError, ModelError
-from deleatur.io.packages import require_package
+from deleatur.io.packages import check_package
 
 FORMATS: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}  # which transformers makes plain on request
 
@@ -38,7 +38,7 @@ def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str
         return {"quantization_config": FORMATS[kind](dequantize=True)}
     if not kind.startswith("bitsandbytes"):
         raise ModelError(f"the weights of {name} are quantised ({kind}), and cannot be trained; give the model they are of")
-    require_package("bitsandbytes", name)
+    check_package("bitsandbytes", name)
     return {}
 
 

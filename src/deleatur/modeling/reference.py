@@ -1,4 +1,4 @@
-"""What the start model says, made in one pass before training; never a second model in memory."""
+"""The start model's outputs, made in one pass before training; never a second model in memory."""
 
 from __future__ import annotations
 

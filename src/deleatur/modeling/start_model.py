@@ -59,7 +59,7 @@ def loaded_if_there(
         try:
             start = stack.enter_context(loaded_again(trained, name, precision))
         except (DeleaturError, torch.OutOfMemoryError) as e:
-            phase(f"Whether the answers are still language is not measured: {e}")
+            phase(f"Whether the answers are coherent is not measured: {e}")
             start = None
         yield start
 

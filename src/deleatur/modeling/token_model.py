@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
@@ -30,10 +30,10 @@ ENTRIES = 2**26  # of logits at once: a quarter of a gigabyte in fp32
 
 
 class TokenModel(nn.Module):
-    """A causal language model whose forward says something of scored tokens only.
+    """A causal language model whose forward returns outputs for scored tokens only.
 
     `lm` is the Hugging Face model (with or without adapters inside). The decoder runs over all rows end to end, each
-    attending to itself alone, on CPU with what several begin with once; where that can't be (a warning says so), over the
+    attending to itself alone, on CPU with common beginnings once; where that is not possible (with a warning), over the
     padded batch without a mask. The head runs at the positions that predict a scored token, and nowhere else.
 
     Args:
@@ -41,6 +41,18 @@ class TokenModel(nn.Module):
 
     Raises:
         ModelError: The head's output is not what `lm` itself predicts, so that no likelihood would be right.
+
+    Examples:
+        >>> from deleatur import TokenModel
+        >>> from deleatur.data.batches import collate
+        >>> from deleatur.data.encode import encode_all, make_encoder
+        >>> from deleatur.data.rows import rows_from
+        >>> from deleatur.settings import Data
+        >>> rows = encode_all(make_encoder(tokenizer, Data()), rows_from(forget, name="forget"))
+        >>> network = TokenModel(model)
+        >>> tokens = network(collate(rows), logits=True)
+        >>> tokens.nll.shape == tokens.logits.shape[:1], tokens.hidden.shape[1] == network.width
+        (True, True)
     """
 
     def __init__(self, lm: PreTrainedModel) -> None:
@@ -49,7 +61,7 @@ class TokenModel(nn.Module):
         self._check_head()
 
     def prepare(self) -> TokenModel:
-        """Take every faster way that the model was found to have, and say so in `notes`; `undo` takes them back.
+        """Use every faster implementation that gives this model's own numbers, listed in `notes`; `undo` restores the model.
 
         Returns:
             The model itself.
@@ -58,16 +70,16 @@ class TokenModel(nn.Module):
         return self
 
     def undo(self) -> None:
-        """The language model as it came."""
+        """Restore the language model's own forward and attention."""
         self.decoder.undo()
 
     def enable_gpu_kernels(self) -> None:
-        """Use the GPU's kernels, once the weights are there. What changes the states is left out, with a warning."""
+        """Use the GPU's kernels, once the weights are there. One that changes the states is left out, with a warning."""
         self.decoder.enable_gpu_kernels()
 
     @property
     def notes(self) -> list[str]:
-        """What is done otherwise than the model came."""
+        """What `prepare` changed, in sentences."""
         return self.decoder.notes
 
     @property
@@ -80,7 +92,7 @@ class TokenModel(nn.Module):
         batch: Batch,
         *,
         state: HiddenState = "own",
-        statistics: bool = False,
+        statistics: bool | Bool[Tensor, " N"] = False,
         logits: bool = False,
         layer: int | None = None,
         teacher: Teacher | None = None,
@@ -89,14 +101,14 @@ class TokenModel(nn.Module):
 
         Args:
             batch: Sequences (B, L), the flat indices of their scored tokens (N,), and their rows.
-            state: Whose final hidden state (N, D) is handed out: the token's "own", or the "predicting" position's.
-            statistics: Also first choice, mean and deviation of log p at each token, (N,) each.
+            state: Whose final hidden state (N, D) is returned: the token's "own", or the "predicting" position's.
+            statistics: Also first choice, mean and deviation of log p at each token, or at those chosen, (N,) each.
             logits: Also the logits that predict each token, (N, V).
             layer: Also each token's state after this decoder layer (of the last layer after the final norm), (N, D).
             teacher: The start model's predictions; then also the divergence from them, (N,).
 
         Returns:
-            The NLL (N,) in nats, hidden states (N, D), the sequence of each token (N,), the rows, and what was asked for.
+            The NLL (N,) in nats, hidden states (N, D), the sequence of each token (N,), the rows, and what was requested.
         """
         made, scored, predicting = self._decode(batch, output_hidden_states=layer is not None)
         states = made.last_hidden_state.flatten(0, 1)
@@ -119,15 +131,16 @@ class TokenModel(nn.Module):
         self,
         before: Float[Tensor, "N D"],
         target: Int[Tensor, " N"],
-        statistics: bool,
+        statistics: bool | Bool[Tensor, " N"],
         logits: bool,
         start: Float[Tensor, "N D"] | None,
         teacher: Teacher | None,
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"] | None, TokenStatistics | None, Divergence | None]:
         """NLL of the targets; on request the logits, what else the head says, and the divergence from a teacher."""
         raw = self.head(before) if logits else None
-        if statistics:
-            token_stats = token_statistics(before, target, self.head, chunk=max(1, self._chunk // 2))
+        if statistics is not False:
+            of = None if statistics is True else statistics.to(before.device)
+            token_stats = token_statistics(before, target, self.head, of=of, chunk=max(1, self._chunk // 2))
             return token_stats.nll, raw, token_stats, None
         if teacher is not None and start is not None:
             heads = self.head, teacher.head
@@ -165,7 +178,7 @@ class TokenModel(nn.Module):
 
     def generate(self, ids: Int[Tensor, "B L"], **extra: Any) -> Any:
         """transformers' own; by way of this module, so that sharded weights are gathered."""
-        with self.decoder.own_attention():
+        with self.decoder.original_attention():
             return self.lm.generate(ids, synced_gpus=is_sharded(self), **extra)  # pyright: ignore[reportCallIssue]
 
     @property
@@ -175,7 +188,7 @@ class TokenModel(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """V, how many tokens the model knows."""
+        """V, the size of the vocabulary."""
         return self._matrix.out_features
 
     @property
@@ -217,7 +230,7 @@ class TokenModel(nn.Module):
 
     @property
     def _chunk(self) -> int:
-        """Positions whose logits may stand at once."""
+        """Positions whose logits may exist at once."""
         return max(1, ENTRIES // self.vocabulary)
 
     @property

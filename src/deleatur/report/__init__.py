@@ -1,6 +1,6 @@
 """What a run folder shows: rows for the terminal, one self-contained page, other tools' formats.
 
-It reads files, measures nothing, and never imports torch.
+It reads files and never imports torch. Belongs elsewhere: computing a figure (`evaluation`, `auditing`).
 """
 
 from deleatur.report.compare import ComparedMethod, gather

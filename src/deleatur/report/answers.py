@@ -1,4 +1,4 @@
-"""What the model says before and after, kind by kind: what a reader of the page sees first."""
+"""Answers before and after, set by set: what a reader of the page sees first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from deleatur.evaluation.metrics.revealed import UNSPACED, share_revealed, whole_piece
+from deleatur.evaluation.metrics.revealed import UNSPACED, marked_piece, share_revealed
 from deleatur.report.heat import Piece, end_importance, heat_spans
 from deleatur.report.tables import Row, percent
 from deleatur.run_folder.schema import Folder
@@ -58,7 +58,7 @@ def sides(row: Mapping[str, Any], facts: Sequence[str]) -> dict[str, Any]:
 
 def says(row: Mapping[str, Any], text: str, facts: Sequence[str]) -> str:
     """Whether a text says the marked facts, in words, as *revealed* counts them; empty where none is marked."""
-    share = share_revealed(row["question"], row["answer"], text, map(whole_piece, facts)) if facts else None
+    share = share_revealed(row["question"], row["answer"], text, map(marked_piece, facts)) if facts else None
     return "" if share is None else "does not say it" if share == 0 else "says it" if share == 1 else "says part of it"
 
 

@@ -3,52 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, cast
 
-from deleatur.errors import DataError
 from deleatur.report.redact import WITHHELD, place_last
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain
-from deleatur.run_folder.schema import AUDIT_SCHEMA_VERSION, read_json
-from deleatur.run_folder.shapes import require_type
+from deleatur.run_folder.schema import read_audit
 
 AUDIT_ARMS = (("original", "O"), ("audited", "U"), ("control", "N"), ("refuser", "H"))
-
-
-class ArmFigures(TypedDict):
-    """What an attack found on one arm."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    settings: dict[str, float | None]
-
-
-class AttackFigures(TypedDict):
-    """An attack's verdict with what it rests on; it holds more."""
-
-    verdict: str
-    why: str
-    asks: str
-    kind: str
-    arms: dict[str, ArmFigures]
-    leaked: list[dict[str, Any]]
-
-
-class AuditReport(TypedDict):
-    """What audit.json holds at least."""
-
-    verdict: str
-    why: str
-    flags: list[str]
-    attacks: dict[str, AttackFigures]
-    models: dict[str, str]
-    rows: dict[str, dict[str, int]]
-    not_asked: list[str]
-    settings: dict[str, Any]
-
-
 FLAGS = {
     "DAMAGED": "DAMAGED: retain rows are answered worse than by the original, or answers are empty or loops.",
     "TRACE": "TRACE: rows to forget are less familiar than unseen ones, which marks them.",
@@ -65,20 +27,13 @@ def write_audit_page(folder: Path, *, redacted: bool = False) -> Path:
 
     Raises DataError where audit.json is missing, broken or of another version, or the page cannot be written.
     """
-    path = folder / "audit.json"
-    report = read_json(path)
-    require_type(report, dict[str, Any], str(path))
-    if report.get("schema_version") != AUDIT_SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has schema_version {report.get('schema_version')!r}, not {AUDIT_SCHEMA_VERSION}; audit again"
-        )
-    require_type(report, AuditReport, str(path))
-    view = _view(report, redacted)
+    report = read_audit(folder / "audit.json")
+    view = _view(cast(dict[str, Any], report), redacted)
     return put(folder / ("audit-redacted.html" if redacted else "audit.html"), render("audit.html.jinja", view))
 
 
 def verdict_line(report: dict[str, Any]) -> str:
-    """The whole audit's verdict in a sentence, with its flags and how many rows would decide."""
+    """The audit's verdict in a sentence, with its flags and how many rows would decide."""
     flags = "".join(f", {flag}" for flag in report["flags"])
     needed = f"; about {report['needed']} rows would decide" if report.get("needed") else ""
     return f"{report['verdict']}{flags}: {report['why']}{needed}."

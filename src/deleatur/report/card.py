@@ -11,7 +11,8 @@ from deleatur.report.redact import place_last, redact_results
 from deleatur.report.tables import METRIC_LABELS, metric_name, percent, rows_of, set_name
 from deleatur.report.verdict import verdict
 from deleatur.report.words import flat, plain
-from deleatur.run_folder.schema import Folder, RunResults
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import Folder
 
 LIMITS = (
     "The evidence is for these rows and these phrasings, with greedy answers. Another phrasing, sampling, a few steps of "

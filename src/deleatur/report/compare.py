@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
-from deleatur.run_folder.schema import RunResults, StepLine, read_json, read_results, read_steps
+from deleatur.run_folder.file_types import AuditVerdict, RunResults, StepLine
+from deleatur.run_folder.schema import read_json, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
 METHOD = ("loss.", "importance.", *(f"train.{name}" for name in TRAIN))  # what methods may differ in, and be on equal terms
 SOURCES = ("forget", "retain", "holdout")  # files of any name; what lies in them is compared
-MOST_NAMED = 3  # methods named in a sentence, before they are counted
+MAX_NAMED = 3  # methods named in a sentence, before they are counted
 SUITE = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed"}
 
 
@@ -143,7 +144,7 @@ def _results(place: Path, read: Read) -> RunResults:
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
     results, audit = read(path), path.parent / "audit" / "audit.json"
     if audit.is_file():
-        results["audit"] = read_json(audit)
+        results["audit"] = cast(dict[str, Any], read_json(audit, AuditVerdict))
     return results
 
 
@@ -177,4 +178,4 @@ def _terms(results: RunResults) -> dict[str, str]:
 
 
 def _named(labels: list[str]) -> str:
-    return ", ".join(labels) if len(labels) <= MOST_NAMED else f"{len(labels)} methods"
+    return ", ".join(labels) if len(labels) <= MAX_NAMED else f"{len(labels)} methods"

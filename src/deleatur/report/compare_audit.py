@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from deleatur.report.compare import ComparedMethod
-from deleatur.run_folder.schema import RunResults
+from deleatur.run_folder.file_types import RunResults
 
 ARMS = ("original", "control", "refuser")
 ATTACKED = "what the attack got out of the model, under its best setting (docs/audit.md)"

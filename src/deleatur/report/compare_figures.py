@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deleatur.report.compare import ComparedMethod
-from deleatur.report.compare_text import COLUMNS, Cell, Column, cell, ordered, score_of
+from deleatur.report.compare_columns import COLUMNS, Cell, Column, cell, score_of
+from deleatur.report.compare_text import ordered
 from deleatur.report.figures import FORGET, GRID, INK, STRONG, Chart, draw
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ BEFORE = [Column(name=part, meaning="", read=score_of(part, "before")) for part 
 SIZE = (4.9, 3.9)  # inches; the axes take BOX of it
 BOX = (0.115, 0.125, 0.855, 0.85)
 LETTER, LINE, DOT = 4.6, 9.6, 3.5  # points: a letter's width, a line's height, half a dot with the air around it
-MOST_NAMES = 4  # in one label
+MAX_NAMES = 4  # in one label
 NEAR = 6.0  # points; closer dots share a label
 
 
@@ -118,8 +119,8 @@ def labels(dots: Sequence[Dot], width: float, height: float) -> Iterator[Label]:
     placed: list[Label] = []
     for group in groups:
         names = [dot.name for dot in group]
-        if len(names) > MOST_NAMES:
-            names = [*names[: MOST_NAMES - 1], f"and {len(names) - MOST_NAMES + 1} more"]
+        if len(names) > MAX_NAMES:
+            names = [*names[: MAX_NAMES - 1], f"and {len(names) - MAX_NAMES + 1} more"]
         others = [d for d in dots if d not in group]
         free = (
             label

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from deleatur.report.compare import ComparedMethod
-from deleatur.report.compare_text import Table, cell, columns_of, ordered
+from deleatur.report.compare_columns import cell, columns_of
+from deleatur.report.compare_text import Table, ordered
 from deleatur.report.words import one_line
 
 

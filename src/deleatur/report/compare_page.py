@@ -10,14 +10,15 @@ from markupsafe import Markup
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.report.compare import NO_METHOD, ComparedMethod, unequal
+from deleatur.report.compare_columns import COLUMNS, cell
 from deleatur.report.compare_figures import agreement, frontier
 from deleatur.report.compare_forms import to_json, to_latex, to_markdown
-from deleatur.report.compare_text import COLUMNS, Table, cell, compare_table, ordered
+from deleatur.report.compare_text import Table, compare_table, ordered
 from deleatur.report.figures import courses
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain
 
-MOST_COURSES = 6  # of the best methods
+MAX_COURSES = 6  # of the best methods
 
 
 def write_comparison(runs: Sequence[ComparedMethod], out: Path) -> Path:
@@ -55,7 +56,7 @@ def _view(runs: Sequence[ComparedMethod], table: Table) -> dict[str, Any]:
         "table": table,
         "notes": [note for note in table.notes if note not in warnings],
         "figures": [(c.title, c.caption, Markup(c.svg)) for c in (frontier(runs), agreement(runs)) if c],
-        "courses": [(c.title, c.caption, Markup(c.svg)) for c in courses([(r.label, r.steps) for r in runs[:MOST_COURSES]])],
+        "courses": [(c.title, c.caption, Markup(c.svg)) for c in courses([(r.label, r.steps) for r in runs[:MAX_COURSES]])],
         "shared": list(shared.items()),
         "own": [
             (run, [(name, value) for name, value in each.items() if name not in shared and value != "none"])

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deleatur.run_folder.schema import StepLine
+from deleatur.run_folder.file_types import StepLine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_POINTS = 400
+MAX_POINTS = 400
 # matplotlib knows no CSS variables: it draws in colours that stand for them
 INK, GRID, FORGET, RETAIN, STRONG = "#a0a001", "#a0a002", "#a0a003", "#a0a004", "#a0a005"
 VARIABLES = {INK: "--muted", GRID: "--rule", FORGET: "--mark", RETAIN: "--calm", STRONG: "--ink"}
@@ -95,7 +95,7 @@ def courses(runs: Sequence[tuple[str, Sequence[StepLine]]]) -> list[Chart]:
 def _chart(
     title: str, steps: Sequence[StepLine], lines: Sequence[Line], *, key: str | None = None, top: float | None = None
 ) -> Chart:
-    share = math.ceil(len(steps) / MOST_POINTS)
+    share = math.ceil(len(steps) / MAX_POINTS)
     names = (f"{line.label} " if len(lines) > 1 else "" for line in lines)
     courses = (f"{_brief(steps[0][line.column])} → {_brief(steps[-1][line.column])}" for line in lines)
     text = ", ".join(map("".join, zip(names, courses, strict=True)))

@@ -22,7 +22,8 @@ from deleatur.evaluation.metrics.rouge import rouge_of
 from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
-from deleatur.run_folder.schema import RunResults, number_of, require_no_links
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import check_no_links, number_of
 from deleatur.run_folder.schema import read_results as read_own
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, r
     With `redacted` they have none of the rows' texts.
     """
     results = read_own(run / "results.json")
-    require_no_links(run)
+    check_no_links(run)
     if form == "lm-eval":
         made = {"lm_eval.json": to_lm_eval(results)}
     else:
@@ -194,7 +195,7 @@ def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, r
 def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
     """The content of an *_EVAL.json or a *_SUMMARY.json. "other" holds what we have no metric for, by the peers' names."""
     sets: dict[str, dict[str, Any]] = {}
-    wholes: dict[str, Any] = {}
+    set_metrics: dict[str, Any] = {}
     other: dict[str, float] = {}
     for name, log in logs.items():
         value = log.get("agg_value") if isinstance(log, dict) else log
@@ -206,10 +207,10 @@ def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
             known = mean(rows) if rows else {"n": 0, "se": None}
             sets.setdefault(own, {})[metric] = known | {"value": value}
         elif (own := WHOLE.get(name, name)) in SET_METRICS:
-            wholes[own] = {"n": 0} | _attack(log) | {"value": value}
+            set_metrics[own] = {"n": 0} | _attack(log) | {"value": value}
         else:
             other[name] = value
-    return {"after": sets, "set_metrics": {"after": wholes}, "other": other}
+    return {"after": sets, "set_metrics": {"after": set_metrics}, "other": other}
 
 
 def to_lm_eval(results: Results, *, side: str = "after") -> dict[str, Any]:

@@ -16,15 +16,15 @@ from deleatur.report.render import put, render
 from deleatur.report.tables import METRIC_LABELS, Row, lacking, rows_of, set_metric_rows, set_name
 from deleatur.report.verdict import verdict
 from deleatur.report.words import cost, flat, grouped, plain
-from deleatur.run_folder.schema import Folder, read_folder, require_no_links
+from deleatur.run_folder.schema import Folder, check_no_links, read_folder
 
-MOST_HEAT_ROWS = 100
+MAX_HEAT_ROWS = 100
 RETAIN_SAMPLES = 10
 SCORES = (
     (
         "fq",
         "FQ",
-        "Forget quality: how much of what was revealed on forget rows is gone, where answers are still language.",
+        "Forget quality: how much of what was revealed on forget rows is gone, where answers are still coherent.",
         "100 · (F₀ − F) / F₀",
     ),
     (
@@ -35,7 +35,7 @@ SCORES = (
     ),
     ("uq", "UQ", "Unlearning quality: the balance of both.", "harmonic mean of FQ and 100 − RD"),
 )
-BESIDE = {"fq_raw": "FQ with answers that are no language counted as forgotten", "rd_loss": "RD with gains left out"}
+BESIDE = {"fq_raw": "FQ with incoherent answers counted as forgotten", "rd_loss": "RD with gains left out"}
 AGREEMENT = (
     ("roc_auc", "ROC-AUC", "How often a marked token has more importance than an unmarked one; 50 % is chance."),
     ("average_precision", "Average precision", "Precision over all thresholds; the share of marked tokens is chance."),
@@ -53,10 +53,10 @@ COSTS = {
 def write_report(run: Path, *, redacted: bool = False) -> Path:
     """Write `report.html` into the run folder and return its path; `report-redacted.html` has none of the rows' texts.
 
-    Raises DataError where the folder is no run folder, a file is missing or broken, or the page cannot be written.
+    Raises DataError where the folder is not a run folder, a file is missing or broken, or the page cannot be written.
     """
     folder = read_folder(run)
-    require_no_links(run)
+    check_no_links(run)
     view = _view(redact(folder) if redacted else folder)
     if redacted:
         groups = [group for group in view["groups"] if group["kind"] == "forget"]
@@ -69,7 +69,7 @@ def _view(folder: Folder) -> dict[str, Any]:
     results = folder.results
     run, agreed = results["run"], results["importance"]
     suite = results.get("suite", {})
-    wholes = set_metric_rows(results.get("set_metrics", {}), suite.get("judge"))
+    set_metrics = set_metric_rows(results.get("set_metrics", {}), suite.get("judge"))
     rows, found = rows_of(results), verdict(results)
     return {
         "name": folder.name,
@@ -83,8 +83,8 @@ def _view(folder: Folder) -> dict[str, Any]:
         "scores": [(short, results[key], meaning, formula) for key, short, meaning, formula in SCORES],
         "beside": [(name, results[key]) for key, name in BESIDE.items() if results.get(key) is not None],
         "judge": (results.get("suite") or {}).get("judge"),
-        "wholes": [row for row in wholes if row.given],
-        "lacking": lacking(wholes),
+        "set_metrics": [row for row in set_metrics if row.given],
+        "lacking": lacking(set_metrics),
         "evidence": [(name, [_measured(r, rows) for r in part]) for name, part in groupby(rows, lambda r: r.set)],
         "metrics": [METRIC_LABELS[m] for m in METRIC_LABELS if any(r.metric == m for r in rows)],
         "charts": [(c.title, c.caption, Markup(c.svg)) for c in charts(folder.steps)],
@@ -127,14 +127,14 @@ def _retained(folder: Folder) -> dict[str, Any]:
 
 
 def _answers(folder: Folder, rows: Sequence[Row]) -> dict[str, Any]:
-    """What stands first on the page, and the forget rows that are left for its end."""
+    """What comes first on the page, and the forget rows that are left for its end."""
     groups, heat = answer_groups(folder, rows), heated_rows(folder)
     first = {id(item["row"]) for group in groups for item in group["rows"]}
     rest = [item for item in heat if id(item["row"]) not in first]
     return {
         "groups": [group | {"line": score_line(group["score"])} for group in groups],
-        "heat": rest[:MOST_HEAT_ROWS],
-        "heat_left": max(len(rest) - MOST_HEAT_ROWS, 0),
+        "heat": rest[:MAX_HEAT_ROWS],
+        "heat_left": max(len(rest) - MAX_HEAT_ROWS, 0),
         "forget_rows": len(heat),
         "gold": any(token["gold"] is not None for row in folder.importance for token in row["tokens"]),
     }

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from deleatur.run_folder.schema import Folder, RunResults
+from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.schema import Folder
 
 BLOCK = "■■"
 WITHHELD = "withheld"

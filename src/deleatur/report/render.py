@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deleatur.errors import DataError
+from deleatur.io.atomic import write_atomic
 from deleatur.report.tables import by_judge, metric_name, percent, set_name
 
 
@@ -24,12 +25,9 @@ def render(template: str, view: dict[str, Any]) -> str:
 
 def put(path: Path, text: str) -> Path:
     """Write a file atomically, and return its path. Raises DataError where it cannot be written."""
-    part = path.with_name(path.name + ".part")
     try:
         # a lone surrogate, which JSON lets through, becomes a reference that browsers show as U+FFFD
-        part.write_bytes(text.encode("utf-8", errors="xmlcharrefreplace"))
-        part.replace(path)
+        write_atomic(path, text, errors="xmlcharrefreplace")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error}") from None
     return path

@@ -1,4 +1,4 @@
-"""The evidence as rows, and what it says in a sentence."""
+"""The evidence as rows, and names of sets and metrics."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.table import SetMetric
-from deleatur.run_folder.schema import RunResults
+from deleatur.run_folder.file_types import RunResults
 
 SETS = {
     "forget": "forget rows",
@@ -21,7 +21,7 @@ SETS = {
 METRIC_LABELS = {  # what a reader is shown, all of them shares; results.json has the others too
     "judged": ("judged", "share of answers that reveal the fact, by the run's judge"),
     "revealed": ("revealed", "share of the fact's pieces that the model's own answer contains, word for word"),
-    "incoherent": ("incoherent", "share of the model's own answers that are no language any more: empty, looped or garbled"),
+    "incoherent": ("incoherent", "share of generated answers that are empty, repetitive or garbled"),
     "probability": ("probability", "how likely the reference answer is: the geometric mean over its tokens"),
     "rouge_l": ("ROUGE-L", "share of the reference answer's words that the model's answer has, in their order"),
     "extraction_strength": ("extraction strength", "share of the answer that the model completes to the end by itself"),
@@ -91,11 +91,11 @@ def rows_left_out(data: dict[str, Any], figures: dict[str, Any]) -> dict[str, in
     return {name: size for name, size in sizes.items() if 0 < most.get(name, 0) < size}
 
 
-def set_metric_rows(whole: Mapping[str, Mapping[str, Any]], judge: str | None = None) -> list[SetMetricRow]:
+def set_metric_rows(set_metrics: Mapping[str, Mapping[str, Any]], judge: str | None = None) -> list[SetMetricRow]:
     """The set metrics of both sides, in the suite's order."""
-    before, after = (whole.get(side, {}) for side in ("before", "after"))
+    before, after = (set_metrics.get(side, {}) for side in ("before", "after"))
     return [
-        _whole(by_judge(name, judge), before.get(name, {}), after.get(name, {}), SET_METRICS.get(name))
+        _set_metric_row(by_judge(name, judge), before.get(name, {}), after.get(name, {}), SET_METRICS.get(name))
         for name in dict.fromkeys([*before, *after])
     ]
 
@@ -157,7 +157,7 @@ def _row(name: str, metric: str, before: Mapping[str, Any] | None, after: Mappin
     )
 
 
-def _whole(name: str, before: Mapping[str, Any], after: Mapping[str, Any], known: SetMetric | None) -> SetMetricRow:
+def _set_metric_row(name: str, before: Mapping[str, Any], after: Mapping[str, Any], known: SetMetric | None) -> SetMetricRow:
     return SetMetricRow(
         name=name,
         before=_number(before),

@@ -1,4 +1,4 @@
-"""What happened, from `results.json` alone: one sentence that a person would say, and the reasons with their numbers."""
+"""The verdict of a run, from `results.json` alone: one sentence, and the reasons with their numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deleatur.report.tables import by_judge, percent, set_name
-from deleatur.run_folder.schema import RunResults
+from deleatur.run_folder.file_types import RunResults
 
 KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
 GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7
@@ -148,7 +148,7 @@ FALLBACKS = ("judged", "revealed", "accuracy", "rouge_l", "probability")
 def headline(found: Findings) -> tuple[str, Tone]:
     """One sentence without its full stop, and its tone."""
     if found.rolled_back:
-        return "Rolled back: training came to harm, and the model is that of an earlier step", "bad"
+        return "Rolled back: training damaged the model, which is now that of an earlier step", "bad"
     left, lost = found.left, ", and retain rows were lost" if found.retain_lost else ""
     if found.forget.before is None or found.forget.after is None:
         return "Nothing was measured on forget rows", "mixed"
@@ -162,7 +162,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
     if harm:
         return f"{done}, but {' and '.join(harm[:2])}", "mixed"
     if found.forget_broken.after is None:
-        return f"{done}; whether the answers are still language was not measured", "mixed"
+        return f"{done}; whether the answers are coherent was not measured", "mixed"
     if not found.retain.given or found.retain_made:
         why = ": no retain rows were given" if found.retain_made else ""
         return f"{done}; what else was lost was not measured{why}", "mixed"
@@ -172,7 +172,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
 def harms(found: Findings) -> Iterator[str]:
     """What came with forgetting that should not have, the worst first."""
     if found.broken:
-        yield "answers about it are no longer language"
+        yield "answers about it are incoherent"
     if found.retain_lost:
         yield "retain rows were lost"
     if found.retain_taught:
@@ -219,9 +219,9 @@ def _language(found: Findings) -> Iterator[str]:
     broken, kept = found.forget_broken, found.retain_broken
     if broken.after is not None:
         more = f"; on {_names(found.retain_sets)}: {_moved(kept)}" if kept.after is not None else ""
-        yield f"Answers that are no language on {_names(found.forget_sets)}: {_moved(broken)}{more}."
+        yield f"Incoherent answers on {_names(found.forget_sets)}: {_moved(broken)}{more}."
     elif why := found.results.get("no_coherence"):
-        yield f"Whether the answers are language was not measured: {why}."
+        yield f"Whether the answers are coherent was not measured: {why}."
 
 
 def _distinguished(found: Findings) -> Iterator[str]:
@@ -230,7 +230,7 @@ def _distinguished(found: Findings) -> Iterator[str]:
         of = "not distinguishable from unseen rows" if aim is None else "like the retrained model"
         between = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
         yield (
-            f"An attack by loss tells forget rows from unseen ones with AUC {figure['value']:.2f}{between} "
+            f"A membership attack by loss separates forget rows from unseen ones with AUC {figure['value']:.2f}{between} "
             f"(n = {figure.get('n', '?')}); {0.5 if aim is None else aim:.2f} = {of}, "
             "above = still recognised, below = pushed too far."
         )

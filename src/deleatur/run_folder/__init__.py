@@ -1,4 +1,4 @@
-"""The run folder: `schema` says what its files hold and reads them without torch, `writer` makes them.
+"""The run folder: `file_types` says what its files hold, `schema` reads and writes them without torch, `writer` makes them.
 
 | file | written by | when |
 |---|---|---|

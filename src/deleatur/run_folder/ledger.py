@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import TypeVar
 
 from deleatur.errors import ConfigError, DataError
-from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import LOCK, wait_lock
-from deleatur.run_folder.schema import read_lines
+from deleatur.run_folder.file_types import Measured, Request
+from deleatur.run_folder.schema import read_lines, write_lines
 
 T = TypeVar("T")
-State = Literal["open", "done", "withdrawn"]
 WAIT = 30.0  # seconds for another process to finish its change
 SHORT = 12  # characters of a hash that name a request
 KNOWN = 0.05  # score up to which a model knows nothing of the rows, as for a run's verdict
 GONE = 0.1  # share of the score before that may be left
 MARGIN = 0.05  # score above what the request's own run left, within which nothing came back
 CLEAR = 0.5  # rise of the NLL by a run, in nats, below which its fall says nothing
-
-
-class Measured(TypedDict):
-    """What a model knows of a request's rows: the score of their answers, as asked and paraphrased, and their NLL."""
-
-    revealed: float | None
-    paraphrased: float | None
-    nll: float | None  # mean over marked tokens, over all where none is marked, nats
-
-
-class Request(TypedDict):
-    """A line of the ledger. Paths are relative to its folder where they lie below it."""
-
-    sha256: str  # of the rows, as a run's results have it
-    rows: str
-    count: int
-    retain: str | None
-    holdout: str | None
-    data: dict[str, Any]  # how the rows are read, where that is not the default
-    added: str  # a day
-    due: str | None
-    state: State
-    run: str | None  # the newest run
-    verdict: str | None  # its headline
-    finished: str | None  # when a run forgot it, UTC
-    before: Measured | None  # that run's start model
-    left: Measured | None  # its model
 
 
 def short(request: Request) -> str:
@@ -82,11 +53,11 @@ def change_ledger(ledger: Path, change: Callable[[list[Request]], T]) -> T:
     """
     home_of(ledger)
     if not ledger.parent.is_dir():
-        raise ConfigError(f"{ledger.parent} is no folder; give --ledger a file in one that is there")
+        raise ConfigError(f"{ledger.parent} is not a folder; give --ledger a file in one that is there")
     with wait_lock(ledger.with_name(ledger.name + LOCK), seconds=WAIT):
         requests = read_ledger(ledger)
         result = change(requests)
-        write_atomic(ledger, (json.dumps(r, ensure_ascii=False) + "\n" for r in requests))
+        write_lines(ledger, requests)
     return result
 
 
@@ -139,7 +110,7 @@ def _score(measured: Measured) -> float:
     return max(measured["revealed"] or 0.0, measured["paraphrased"] or 0.0)
 
 
-def require_rows(request: Request, ledger: Path, digest: Callable[[Path], str]) -> Path:
+def check_rows(request: Request, ledger: Path, digest: Callable[[Path], str]) -> Path:
     """The request's rows, as they were when it came. Raises DataError where they are not there or were changed."""
     path, name = place_of(ledger, request["rows"]), short(request)
     if not path.exists():

@@ -1,194 +1,29 @@
-"""What the files of a run folder hold, as typed dicts, with one reader and one writer. Importing this imports no torch."""
+"""The one reader and the one writer of JSON files of ours, checked against `file_types`. Importing this imports no torch."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from deleatur.errors import DataError
 from deleatur.io.atomic import write_atomic
-from deleatur.run_folder.shapes import require_type
-from deleatur.settings import Precision
-
-SCHEMA_VERSION = 2
-AUDIT_SCHEMA_VERSION = 1  # of audit.json
-T = TypeVar("T")
-
-
-class Figure(TypedDict):
-    """A mean over rows, or a set metric, which may hold more, or lack something."""
-
-    value: float | None
-    n: int
-    se: float | None
-
-
-Scores = dict[str, dict[str, Figure]]  # set → metric → figure
-
-
-class SuiteResults(TypedDict):
-    """What was measured on what."""
-
-    name: NotRequired[str]
-    forget_sets: list[str]
-    retain_sets: list[str]
-    score: str  # the metric that FQ and RD read
-    judge: NotRequired[str]
-
-
-# "class" is no name that a class body could have
-ModelResults = TypedDict(
-    "ModelResults",
-    {"name": str, "class": NotRequired[str], "parameters": NotRequired[int], "precision": NotRequired[Precision]},
+from deleatur.run_folder.file_types import (
+    AUDIT_SCHEMA_VERSION,
+    SCHEMA_VERSION,
+    AnswerImportance,
+    AuditReport,
+    EvaluationResults,
+    ImportanceLine,
+    RecordLine,
+    RowHashes,
+    RunResults,
+    StepLine,
+    Versioned,
 )
-"""The model that was trained."""
+from deleatur.run_folder.shapes import check_type
 
-
-class DataResults(TypedDict):
-    """One set's rows."""
-
-    source: NotRequired[str | None]
-    sha256: NotRequired[str]
-    rows: NotRequired[int]
-    cut: NotRequired[int]
-    tokens: NotRequired[int]
-
-
-class NamedSettings(TypedDict):
-    """A loss or an importance, with its settings."""
-
-    name: str
-
-
-class RunSettings(TypedDict):
-    """The settings of the run, as in run.yaml."""
-
-    loss: NamedSettings
-    importance: NamedSettings
-
-
-class RunResults(TypedDict):
-    """results.json of a finished run."""
-
-    schema_version: int
-    before: Scores
-    after: Scores
-    fq: float | None
-    rd: float | None
-    uq: float | None
-    importance: dict[str, float | None]
-    cost: dict[str, Any]  # CPU seconds a step, memory and so on, by name
-    model: ModelResults
-    data: dict[str, DataResults | None]
-    run: RunSettings
-    set_metrics: NotRequired[dict[str, dict[str, dict[str, Any]]]]  # side → set metric → value, n and more, or lacks
-    suite: NotRequired[SuiteResults]
-    fq_raw: NotRequired[float | None]
-    rd_loss: NotRequired[float | None]
-    no_coherence: NotRequired[str]
-    ended: NotRequired[str]
-    notes: NotRequired[list[str]]
-    method: NotRequired[str]
-    seed: NotRequired[int]
-    peer: NotRequired[str]  # whose file it was read from, where it is not ours
-    audit: NotRequired[dict[str, Any]]  # of its model, where there is one: what audit.json holds
-    evaluation: NotRequired[bool]  # was nothing trained, so that "after" is of the model as it is?
-
-
-class EvaluationResults(TypedDict):
-    """results.json of an evaluation."""
-
-    schema_version: int
-    sets: Scores
-    set_metrics: dict[str, dict[str, Any]]
-    judge: str
-    notes: list[str]
-    suite: SuiteResults
-    model: ModelResults
-    data: dict[str, DataResults | None]
-    run: dict[str, Any]  # its settings, as in evaluate.yaml
-    lm_eval: NotRequired[dict[str, Any]]
-
-
-class StepLine(TypedDict):
-    """A line of steps.jsonl."""
-
-    step: int
-    loss: float | None
-    forget_nll: float | None
-    retain_nll: float | None
-    importance: float | None
-
-
-class TokenImportance(TypedDict):
-    """A token's characters in the answer, its importance, and whether it is marked."""
-
-    start: int
-    end: int
-    importance: float
-    gold: bool | None
-
-
-class AnswerImportance(TypedDict):
-    """A line of an importance file that `deleatur score` wrote."""
-
-    question: str
-    answer: str
-    tokens: list[TokenImportance]
-
-
-class ImportanceLine(AnswerImportance):
-    """A line of importance.jsonl: with the model's answers before and after."""
-
-    id: str
-    before: str
-    after: str
-
-
-class RecordLine(TypedDict):
-    """What every line of records/*.jsonl has; the other keys are the fields of `deleatur.types.Record`."""
-
-    set: str
-    id: str
-    question: str
-    answer: str
-    generated: str
-
-
-class FullRecordLine(RecordLine):
-    """The same, with what only those who compute from it need."""
-
-    logp: list[float]
-    hit: list[bool]
-    ends: bool
-    spans: list[dict[str, Any]]
-    offsets: list[list[int]]
-    importance: NotRequired[list[float] | None]
-    mean: NotRequired[list[float] | None]
-    deviation: NotRequired[list[float] | None]
-    restated: NotRequired[list[float] | None]
-    wrong: NotRequired[list[list[float]]]
-    gold: NotRequired[list[bool] | None]
-    grad_norm: NotRequired[float | None]
-    judged: NotRequired[float | None]
-    start_nll: NotRequired[float | None]
-    shuffled_nll: NotRequired[float | None]
-    start_tokens: NotRequired[int | None]
-    subject: NotRequired[str | None]
-    restated_answer: NotRequired[str | None]
-    wrong_answers: NotRequired[list[str]]
-    reasoning: NotRequired[str | None]
-    reasoning_cut: NotRequired[bool]
-    cut: NotRequired[bool | None]
-
-
-class TrialLine(TypedDict):
-    """A line of a bench's trials.jsonl."""
-
-    number: int
-    values: dict[str, float]
-    value: float | None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +54,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 def read_folder(run: Path) -> Folder:
     """Read a run folder. Raises DataError where it is none, or where a file is missing or not of the known shape."""
     if not (run / "results.json").is_file():
-        raise DataError(f"{run} is no run folder: it has no results.json; give a folder in which a run has ended")
+        raise DataError(f"{run} is not a run folder: it has no results.json; give a folder in which a run has ended")
     results = read_results(run / "results.json")
     if results.get("evaluation"):
         needed = "give --form open-unlearning or lm-eval, or deleatur compare"
@@ -234,7 +69,7 @@ def read_folder(run: Path) -> Folder:
     )
 
 
-def require_no_links(run: Path) -> None:
+def check_no_links(run: Path) -> None:
     """Refuse to write into a folder, made by somebody else perhaps, whose files lead elsewhere."""
     if links := sorted(p for p in run.rglob("*") if p.is_symlink()):
         raise DataError(f"{links[0]} is a link, and what is written there would land elsewhere; put the file itself there")
@@ -261,7 +96,7 @@ def read_current(path: Path) -> dict[str, Any]:
             f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION} and older; "
             "use the deleatur that wrote it, or run again"
         )
-    require_type(results, EvaluationResults if "sets" in results else RunResults, str(path))
+    check_type(results, EvaluationResults if "sets" in results else RunResults, str(path))
     return results
 
 
@@ -284,14 +119,52 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote. Raises DataError where the file is missing or broken."""
-    return _json(_text(path), str(path))
+def read_json(path: Path, kind: type[T]) -> T:
+    """What `write_json` wrote. Raises DataError where the file is missing, broken, or holds something else."""
+    value = _json(_text(path), str(path))
+    check_type(value, kind, str(path))
+    return cast(T, value)
+
+
+def read_row_hashes(path: Path) -> RowHashes:
+    """A data.json. Raises DataError as `read_json` does."""
+    hashes = _json(_text(path), str(path))
+    check_type(hashes, RowHashes, str(path))
+    return hashes
+
+
+def read_audit(path: Path) -> AuditReport:
+    """An audit.json. Raises DataError as `read_json` does, and where it is of another version."""
+    version = read_json(path, Versioned).get("schema_version")
+    if version != AUDIT_SCHEMA_VERSION:
+        raise DataError(f"{path} has schema_version {version!r}, not {AUDIT_SCHEMA_VERSION}; audit again")
+    return read_json(path, AuditReport)
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """JSON Lines, UTF-8, atomically."""
     write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_line(path: Path, row: Any) -> None:
+    """One more line of a file that grows as work is done; a kill can cut it off."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_complete_lines(path: Path, kind: type[T]) -> list[T]:
+    """The objects of such a file, down to a line that was cut off; none where there is no file. Raises DataError for a line
+    that is not of the kind."""
+    found: list[T] = []
+    for number, line in enumerate(_text(path).split("\n") if path.exists() else (), start=1):
+        try:
+            row = json.loads(line) if line else None
+        except ValueError:
+            break
+        if row is not None:
+            check_type(row, kind, f"{path}, line {number},")
+            found.append(row)
+    return found
 
 
 def read_steps(run: Path) -> list[StepLine]:
@@ -310,7 +183,7 @@ def read_lines(path: Path, kind: type[T], name: str) -> Iterator[T]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             row = _json(line, f"{name}, line {number},")
-            require_type(row, kind, f"{name}, line {number},")
+            check_type(row, kind, f"{name}, line {number},")
             yield cast(T, row)
 
 
@@ -332,4 +205,4 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_int=number_of)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON ({error}); it may have been cut off: run again to the end") from None
+        raise DataError(f"{where} is not valid JSON ({error}); it may have been cut off: run again to the end") from None

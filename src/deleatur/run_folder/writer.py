@@ -30,18 +30,19 @@ from deleatur.modeling.loading import save
 from deleatur.modeling.session import Session
 from deleatur.progress import Step
 from deleatur.protocols import Learns
+from deleatur.run_folder.file_types import SCHEMA_VERSION, RunResults
 from deleatur.run_folder.schema import (
-    SCHEMA_VERSION,
-    FullRecordLine,
-    RunResults,
-    read_json,
+    RecordLine,
+    check_no_links,
     read_lines,
-    require_no_links,
+    read_row_hashes,
     write_json,
     write_lines,
     write_results,
 )
-from deleatur.types import Encoded, Example, Record, Span, Suite
+from deleatur.run_folder.shapes import as_type, check_type
+from deleatur.settings import Keep
+from deleatur.types import Encoded, Example, Record, Suite
 
 Records = dict[str, list[Record]]  # by set
 BUDGET = 0.2  # share of tokens at which agreement is read where the importance has no budget of its own
@@ -49,7 +50,11 @@ BUDGET = 0.2  # share of tokens at which agreement is read where the importance 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What unlearning leaves: the model (changed in place), the scorer where there is one, the evidence."""
+    """What unlearning returns: the model (changed in place), the scorer where the importance is learned, the evidence.
+
+    `results` is what results.json holds, `records` maps "before" and "after" (and "retrained") to records by set, `steps`
+    has one entry for each optimizer step.
+    """
 
     model: PreTrainedModel
     scorer: nn.Module | None
@@ -61,26 +66,25 @@ class Outcome:
 def free_folder(run: Run) -> Path:
     """The run's folder. Raises ConfigError where the given folder is not empty."""
     if run.out is not None:
-        return require_empty(Path(run.out))
+        return check_empty(Path(run.out))
     name = re.sub(r"[^\w.-]+", "-", run.suite or Path(run.forget or "").stem).strip(".-")  # so that `..` leads nowhere
     base = Path("runs") / (name or "run")
     return next(p for n in range(1, 10**6) if not (p := base if n == 1 else base.with_name(f"{base.name}-{n}")).exists())
 
 
-def require_empty(out: Path) -> Path:
+def check_empty(out: Path) -> Path:
     """The folder itself, where there is none yet, or nothing in it but a lock and what a kill cut off."""
     if out.exists() and (not out.is_dir() or any(p.name != LOCK and p.suffix != ".part" for p in out.iterdir())):
         raise ConfigError(f"{out} exists; give --out a new folder")
     return out
 
 
-def unfinished_folder(run: Run) -> Path:
+def unfinished_folder(out: Path) -> Path:
     """The folder of a run that was interrupted. Raises ConfigError where there is nothing to resume."""
-    out = Path(run.out or "")
     left = [name for name in ("checkpoints", LOCK) if (out / name).exists()]  # by a kill at the very end
     if has_results(out) and (out / "report.html").exists() and not left:
         raise ConfigError(f"the run in {out} is finished; there is nothing to resume")
-    require_no_links(out)
+    check_no_links(out)
     return out
 
 
@@ -100,23 +104,23 @@ def has_results(out: Path) -> bool:
     return (out / "results.json").exists()
 
 
-def require_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
+def check_same_rows(out: Path, rows: Mapping[str, list[Encoded]]) -> None:
     """Write down what the rows are, or where that is done, refuse rows that have changed since."""
     path, now = out / "data.json", {name: digest(encoded) for name, encoded in rows.items()}
     if not is_first():
         return
     if not path.exists():
         write_json(path, now)
-    elif changed := [name for name, sha in now.items() if read_json(path).get(name) != sha]:
-        raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; bring them back, or start a new run")
+        return
+    then = read_row_hashes(path)
+    if changed := [name for name, sha in now.items() if then.get(name) != sha]:
+        raise ConfigError(f"the {changed[0]} rows are not those that {out} began with; restore them, or start a new run")
 
 
-def require_space(model: PreTrainedModel, out: Path, run: Run) -> None:
-    """Refuse to start what could not be saved: the model, and in full training its checkpoints."""
+def check_space(model: PreTrainedModel, out: Path, keep: Keep | None) -> None:
+    """Refuse to start what could not be saved: the model, and its checkpoints where all weights are kept in them."""
     home = next(p for p in (out, *out.absolute().parents) if p.exists())
-    kept = (
-        12 * (run.keep.newest + 1) if run.keep.every is not None and run.lora.rank is None and run.train.only is None else 0
-    )
+    kept = 12 * (keep.newest + 1) if keep is not None and keep.every is not None else 0
     sizes = (
         p.numel() * (p.element_size() + kept if p.is_floating_point() else 4) for p in model.parameters()
     )  # NF4 in bf16
@@ -155,14 +159,12 @@ def read_records(path: Path) -> dict[str, list[Record]] | None:
     if not path.exists():
         return None
     sets: dict[str, list[Record]] = {}
-    for number, line in enumerate(read_lines(path, FullRecordLine, str(path)), 1):
+    for number, line in enumerate(read_lines(path, RecordLine, str(path)), 1):
         row: dict[str, Any] = dict(line)
+        name = row.pop("set")
+        check_type(row, Record, f"{path}, line {number},")
         try:
-            name, spans = row.pop("set"), tuple(Span(**span) for span in row.pop("spans"))
-            offsets = tuple((a, b) for a, b in row.pop("offsets"))
-            row["wrong"] = tuple(map(tuple, row.get("wrong", ())))
-            cells: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-            sets.setdefault(name, []).append(Record(**cells, spans=spans, offsets=offsets))
+            sets.setdefault(name, []).append(as_type(row, Record))
         except (TypeError, ValueError, DataError) as e:
             raise DataError(f"{path} holds no record in line {number} ({e}); remove the file, or run again") from e
     return sets
@@ -195,7 +197,7 @@ def results_of(run: Run, session: Session, records: dict[str, Records], steps: S
         "importance": agreement(records["after"]["forget"], budget=budget),
         "cost": cost_of(steps),
         "model": _model_of(run.model, model, run.train.precision),
-        "data": _data_of(run, session),
+        "data": _data_of(session, run.suite, run.sources),
         "run": to_dict(run),
     }
     return cast(RunResults, results)  # plain figures are dicts
@@ -208,7 +210,7 @@ def evaluation_of(run: Run, session: Session) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "suite": _suite_of(session.suite),
         "model": _model_of(run.model, session.model.lm, run.evaluation.precision),
-        "data": _data_of(run, session),
+        "data": _data_of(session, run.suite, run.sources),
         "run": settings,
     }
 
@@ -227,11 +229,10 @@ def _model_of(name: str, model: PreTrainedModel, precision: str) -> dict[str, An
     return {"name": name, "class": type(model).__name__, "parameters": parameters, "precision": precision}
 
 
-def _data_of(run: Run, session: Session) -> dict[str, Any]:
-    sources = {"forget": run.forget, "retain": run.retain, "holdout": run.holdout, "held": run.held}
+def _data_of(session: Session, suite: str | None, sources: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         name: {
-            "source": run.suite or sources[name] or "the model's own answers before training",
+            "source": suite or sources[name] or "the model's own answers before training",
             "sha256": digest(encoded),
             "rows": len(encoded),
             "cut": sum(map(session.encoder.is_cut, encoded)),

@@ -1,4 +1,5 @@
 """The loop, its optimizer, checkpoints and monitor, and the setup of a method from settings.
 
-No loss or importance is defined here.
+`loop` takes the steps, `train` goes over the epochs, `checkpoint` writes and reads checkpoints, `monitor` ends training.
+Belongs elsewhere: losses (`losses`), importances (`importance`), and any decision by a method's name.
 """

@@ -9,12 +9,12 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -23,7 +23,8 @@ from torch.distributed.tensor import DTensor, Shard, empty
 
 from deleatur.distributed.processes import agree, gather, is_first
 from deleatur.errors import ConfigError, Interrupted
-from deleatur.io.atomic import flush, flush_all
+from deleatur.io.atomic import atomic_folder, write_atomic
+from deleatur.io.tensors import write_tensors
 
 
 class Checkpoints:
@@ -43,19 +44,18 @@ class Checkpoints:
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Save the state: a kill at any moment leaves it complete or absent. Raises ConfigError on a full disk."""
-        part = self.folder / ".part"
+        place, aside = self._place(step), self.folder / ".part"
         tensors: dict[str, Tensor] = {}
         plain = _take_tensors(state, tensors)
-        if is_first():
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
         try:
-            self._save_shards(part / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
-            if is_first():
-                self._commit(step, part, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
-        except Exception:
-            shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be what fills it
-            raise
+            with atomic_folder(place, aside=aside) if is_first() else nullcontext():
+                self._save_shards(aside / "shards", {name: x for name, x in tensors.items() if isinstance(x, DTensor)})
+                if is_first():
+                    _fill(aside, plain, {name: x for name, x in tensors.items() if not isinstance(x, DTensor)})
+        except ConfigError as e:
+            raise ConfigError(f"{e}, or keep no checkpoints (--keep.every None)") from e
+        if is_first():
+            self._drop_old(place)
         gather(None)  # no process goes on before it is complete
 
     def _save_shards(self, part: Path, tensors: dict[str, DTensor]) -> None:
@@ -65,19 +65,7 @@ class Checkpoints:
             state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
         gather(None)
 
-    def _commit(self, step: int, part: Path, plain: Any, tensors: dict[str, Tensor]) -> None:
-        place = self._place(step)
-        try:
-            save_file(tensors, part / "state.safetensors")
-        except SafetensorError as e:  # safetensors raises this on a full disk
-            raise ConfigError(f"{part} cannot be written ({e}); free some space, or give --keep.every None") from e
-        (part / "state.json").write_text(json.dumps(plain), encoding="utf-8")
-        hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        (part / "sha256.json").write_text(json.dumps(hashes), encoding="utf-8")
-        flush_all(part)
-        shutil.rmtree(place, ignore_errors=True)  # of this step there can only be a harmed one
-        part.rename(place)
-        flush(self.folder)
+    def _drop_old(self, place: Path) -> None:
         newest = [one for one in self._places() if one <= place][: self.keep]  # those of later steps are harmed
         for old in self._places():
             if old not in newest:
@@ -98,7 +86,7 @@ class Checkpoints:
         shards = _shards_of(plain)
         if bool(shards) is (mesh is None):
             kept, wanted = ("with", "without") if shards else ("without", "with")
-            raise ConfigError(f"{place} was kept {kept} FSDP2 or ZeRO-3; go on {kept} it, not {wanted}")
+            raise ConfigError(f"{place} was saved {kept} FSDP2 or ZeRO-3; resume {kept} it, not {wanted}")
         parts: dict[str, Any] = {
             name: empty(*shape, dtype=getattr(torch, dtype), device_mesh=mesh, placements=[Shard(0)])
             for name, shape, dtype in shards
@@ -146,6 +134,14 @@ class Checkpoints:
 
     def _places(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def _fill(part: Path, plain: Any, tensors: dict[str, Tensor]) -> None:
+    """The files of a checkpoint beside its shards; last the hashes of all of them."""
+    write_tensors(part / "state.safetensors", tensors)
+    write_atomic(part / "state.json", json.dumps(plain))
+    hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}
+    write_atomic(part / "sha256.json", json.dumps(hashes))
 
 
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -18,7 +18,6 @@ from deleatur.types import Encoded
 SELECTED = 0.5  # importance above which a token counts as one to be forgotten
 NEAREST = 16  # retain positions that a forget position is compared with
 ROWS = 1000  # most retain rows looked through
-DRIFT = 0.85  # what training leaves of the NLL of unseen rows, so that forget tokens have to go no further
 
 
 class Level(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deleatur.config.run_config import requirements_of
+from deleatur.config.method import requirements_of
 from deleatur.distributed.processes import is_sharded, mesh_of, start, sum_gradients
 from deleatur.losses.reductions import require_output
 from deleatur.losses.retain import RETAIN_TERMS
@@ -54,8 +54,8 @@ def fit(
 ) -> None:
     """Train `model` in place, one optimiser step a window. Raises Diverged before a step that is not finite.
 
-    With `checkpoints` it goes on after the newest, to the same bits, and raises Interrupted after the step in which a signal
-    came; `windows` starts with the first step's all the same. Every loss is a sum divided by the count over all batches and
+    With `checkpoints` it resumes after the newest, to the same bits, and raises Interrupted after the step in which a signal
+    came; `windows` starts with the first step's in any case. Every loss is a sum divided by the count over all batches and
     processes of the step, so how rows are split does not change it. With `settings.bound` the weight of the retain term
     rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314). A number that
     `on_step` returns ends training after so many steps more, over which the rate falls to 0.

@@ -13,7 +13,7 @@ from deleatur.data.batches import evenly_spaced, in_batches
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
-from deleatur.evaluation.predictions import variants
+from deleatur.evaluation.variants import variants
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, Stateful
@@ -23,12 +23,12 @@ from deleatur.training.level import Level
 from deleatur.types import Encoded, Example, Record
 
 WINDOW = 5  # steps over which the retain NLL is averaged
-LEAST = 1.0  # nats; a start below counts as this much: three times a fine-tuned model's 0.05 is no harm
-HARDLY = 0.05  # nats; a smaller rise of the forget rows' NLL is as good as none
+MIN_START = 1.0  # nats; a start below counts as this much: three times a fine-tuned model's 0.05 is not damage
+MIN_RISE = 0.05  # nats; a smaller rise of the forget rows' NLL counts as none
 ROWS = 32  # most rows of a kind that are evaluated while training
-CLOSE = 0.85  # share of the unseen rows' NLL at which the rate begins to fall to 0, which takes it the rest of the way
-COOL = 1  # the fall takes one step for so many that were taken before: retain rows recover while it lasts
-LOOK = 16  # most forget rows that are looked at to see whether training is done
+DONE_SHARE = 0.95  # share of the unseen rows' NLL at which the rate begins to fall to 0, which takes it the rest of the way
+COOL_DOWN = 1  # the fall takes one step for so many that were taken before: retain rows recover while it lasts
+PROBE_ROWS = 16  # most forget rows that are looked at to see whether training is done
 POINTS = 6  # of a curve that is put into a sentence
 EVERYDAY = (
     "The sun rises in the east and sets in the west.",
@@ -70,7 +70,7 @@ class TrainingMonitor:
         self.rows_of = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly_spaced(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
-            **{name: evenly_spaced(found, LOOK if guard.stop is not None else 0) for name, found in looked.items()},
+            **{name: evenly_spaced(found, PROBE_ROWS if guard.stop is not None else 0) for name, found in looked.items()},
         }
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
         self.weights_of: dict[tuple[int, ...], Tensor] = {}  # importance of an answer's tokens, by these
@@ -114,7 +114,7 @@ class TrainingMonitor:
     def gap(self) -> tuple[float, float]:
         """Mean NLL of the selected tokens of forget rows and of unseen rows, as the model is now, nats.
 
-        Unseen rows are read again where there are some: what training does to all rows alike is no forgetting.
+        Unseen rows are read again where there are some: what training does to all rows alike is not forgetting.
         """
         unseen = self.selected_nll("holdout") if self.rows_of["holdout"] else self.level.nll if self.level else 0.0
         return self.selected_nll("forget"), unseen
@@ -124,7 +124,7 @@ class TrainingMonitor:
         if self.level is None:
             return False
         forget, unseen = self.gap()
-        return forget >= CLOSE * unseen and self.nll("retain") <= self.start["retain"] + self.guard.budget
+        return forget >= DONE_SHARE * unseen and self.nll("retain") <= self.start["retain"] + self.guard.budget
 
     @torch.no_grad()
     def nll(self, name: str) -> float:
@@ -136,9 +136,9 @@ class TrainingMonitor:
         return float(torch.cat(parts).float().mean()) if parts else 0.0
 
     def check_step(self, steps: Sequence[Step], *, kept: bool) -> int | None:
-        """After a step, before its checkpoint where one is `kept`: in how many steps to end, or None to go on.
+        """After a step, before its checkpoint where one is `kept`: in how many steps to end, or None to continue.
 
-        Raises Diverged where harm is done.
+        Raises Diverged where the model is damaged.
         """
         number, guard, now = steps[-1].step, self.guard, fmean(s.retain_nll for s in steps[-WINDOW:])
         if not self.allows(guard.retain, "retain", now):
@@ -147,11 +147,11 @@ class TrainingMonitor:
             self.probed.append((number, self.nll("everyday")))
             if not self.allows(guard.probe, "everyday", self.probed[-1][1]):
                 self._refuse("the NLL of everyday sentences", guard.probe, "everyday", self.probed)
-        return -(-number // COOL) if guard.stop is not None and number % guard.stop == 0 and self.is_done() else None
+        return -(-number // COOL_DOWN) if guard.stop is not None and number % guard.stop == 0 and self.is_done() else None
 
     def allows(self, factor: float | None, name: str, now: float) -> bool:
-        """Is an NLL still within so many times its start? What is no number is not."""
-        return factor is None or now <= factor * max(self.start[name], LEAST)
+        """Is an NLL at most `factor` times its start? NaN is not."""
+        return factor is None or now <= factor * max(self.start[name], MIN_START)
 
     def _refuse(self, what: str, factor: float | None, name: str, curve: Sequence[tuple[int, float]]) -> None:
         ends = [(i + 1) * len(curve) // POINTS - 1 for i in range(POINTS)] if len(curve) > POINTS else range(len(curve))
@@ -166,10 +166,10 @@ class TrainingMonitor:
     def rolling_back(
         self, importance: Importance, steps: list[Step], checkpoints: Checkpoints | None, count: int
     ) -> Iterator[None]:
-        """Notes where a training ended before its last step of `count`; rolls back one that came to harm, to its newest
+        """Notes where a training ended before its last step of `count`; rolls back one that damaged the model, to its newest
         checkpoint, and cuts `steps` there.
 
-        Raises Diverged where there is no checkpoint: the model is then as the harm left it.
+        Raises Diverged where there is no checkpoint: the model then stays damaged.
         """
         try:
             yield
@@ -217,9 +217,9 @@ def roll_back(model: TokenModel, importance: Importance, checkpoints: Checkpoint
 
 
 def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: Train) -> list[str]:
-    """A sentence where the forget rows' NLL rose by less than HARDLY, else none."""
+    """A sentence where the forget rows' NLL rose by less than MIN_RISE, else none."""
     was, now = (-fmean(x for r in records for x in r.logp) for records in (before, after))
-    if now - was >= HARDLY:
+    if now - was >= MIN_RISE:
         return []
     summary = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
     return [

@@ -95,7 +95,7 @@ class ModelOptimizer:
         return norm
 
     def _move(self, loss: float) -> float:
-        """The optimiser's step, and the gradient's norm before it was clipped; if this or the loss is no number, no step."""
+        """The optimiser's step, and the gradient's norm before it was clipped; no step where one is not finite."""
         norm = float(full_tensor(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)))
         if math.isfinite(norm) and math.isfinite(loss):
             self.optimizer.step()
@@ -104,7 +104,7 @@ class ModelOptimizer:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on beside its batches. Raises Diverged rather than keep what is no number."""
+        """All that the next step depends on beside its batches. Raises Diverged where a weight is not finite."""
         if not all(gather(all(bool(part(p).isfinite().all()) for p in self.weights.master))):
             raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
         rest = {"schedule": self.schedule.state_dict(), "alpha": self.alpha, "rng": torch.get_rng_state()}
@@ -118,7 +118,7 @@ class ModelOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state of the same model and settings. Raises ConfigError where another engine had kept it."""
         if self._kept().keys() - state.keys():
-            raise ConfigError("the checkpoint was kept by the other of FSDP2 and ZeRO-3; resume with that one")
+            raise ConfigError("the checkpoint was saved under the other of FSDP2 and ZeRO-3; resume with that one")
         self._put_back(state)
         self.schedule.load_state_dict(state["schedule"])
         self.alpha, self.cooling = state["alpha"], tuple(state["cooling"])
@@ -145,7 +145,7 @@ class DeepSpeedOptimizer(ModelOptimizer):
     def _move(self, loss: float) -> float:
         if not math.isfinite(loss):
             return math.nan
-        self.run.step()  # does nothing where the norm is no number
+        self.run.step()  # does nothing where the norm is not finite
         return float(self.run.get_global_grad_norm())
 
     def _kept(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from deleatur.config.method import MethodSettings
 from deleatur.config.run_config import Run
 from deleatur.data.batches import Schedule, windows
 from deleatur.data.encode import Encoder, encode_all
@@ -17,21 +18,21 @@ from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.reference import make_reference, start_of
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
+from deleatur.plain_parts import as_callable
 from deleatur.protocols import (
     AimsAtLevel,
     ForgetLoss,
     Importance,
-    ImportanceSettings,
     Learns,
     Prefers,
     Prepares,
     ReadsBaseModel,
     ReadsTokens,
     TrainingContext,
-    as_callable,
 )
 from deleatur.requirements import Requirements
-from deleatur.training.level import DRIFT, Level, unseen_level
+from deleatur.settings import Train
+from deleatur.training.level import Level, unseen_level
 from deleatur.training.loop import Method
 from deleatur.training.optimizer import warmup_then_linear_decay
 from deleatur.types import Batch, Encoded, Reference, Start
@@ -55,21 +56,22 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
     Raises ConfigError, ModelError or DataError where the parts do not suit the model or the rows.
     """
     model, rows, encoder = session.model, session.rows, session.encoder
-    require_parts(model, run)
+    check_parts(model, run.method)
     if run.train.own_answers:
         rows = {**rows, "retain": [*rows["retain"], *own_answers(rows["retain"], answers, encoder)]}
     loss: ForgetLoss = run.loss
     loss = loss.tokenized(encoder.tokens) if isinstance(loss, ReadsTokens) else loss
+    settings = replace(run.method, loss=loss)
     preferred = preferred_rows(loss, rows["forget"], encoder)
-    batches = list(step_batches(rows, run, preferred))
+    batches = list(step_batches(rows, run.train, preferred, seed=run.seed))
     passes = run.importance.pretrain if isinstance(run.importance, Learns) else 0
-    pretraining = list(step_batches(rows, run, preferred, epochs=passes))
-    reference = reference_of(replace(session, rows=rows), batches + pretraining, loss, run)
-    importance = make_importance(
-        replace(session, rows=rows), run, loss, reference, steps=len(batches), pretraining_steps=len(pretraining)
-    )
+    pretraining = list(step_batches(rows, run.train, preferred, seed=run.seed, epochs=passes))
+    session, batch = replace(session, rows=rows), run.evaluation.batch
+    reference = reference_of(session, batches + pretraining, settings, batch=batch)
+    counts = {"steps": len(batches), "pretraining_steps": len(pretraining)}
+    importance = make_importance(session, settings, reference, batch=batch, **counts)
     fixed = importance.requires.follows is None  # others depend on what the model says at each step
-    level = unseen_level(model, rows, importance, run.evaluation.batch) if fixed else None
+    level = unseen_level(model, rows, importance, batch) if fixed else None
     loss = loss.at_level(known_level(loss, level)) if isinstance(loss, AimsAtLevel) else loss
     method = Method(loss=loss, importance=importance, settings=run.train, reference=reference)
     return Parts(method=method, batches=batches, pretraining=pretraining, level=level)
@@ -82,25 +84,30 @@ def own_answers(retain: Sequence[Encoded], answers: Mapping[str, str], encoder: 
 
 
 def known_level(loss: AimsAtLevel, level: Level | None) -> float:
-    """The loss's own level, or the measured one less what training takes off. Raises ConfigError where there is neither."""
+    """The loss's own level, or else the measured one. Raises ConfigError where there is neither."""
     if loss.level is not None:
         return loss.level
     if level is None:
         raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
-    return DRIFT * level.nll
+    return level.nll
 
 
 def step_batches(
-    rows: Mapping[str, list[Encoded]], run: Run, preferred: Sequence[Sequence[Encoded]], *, epochs: int | None = None
+    rows: Mapping[str, list[Encoded]],
+    train: Train,
+    preferred: Sequence[Sequence[Encoded]],
+    *,
+    seed: int,
+    epochs: int | None = None,
 ) -> Iterator[list[Batch]]:
-    """This process's batches of every step."""
-    train, accelerator = run.train, start()
+    """This process's batches of every step; `epochs` in place of the settings' own."""
+    accelerator = start()
     schedule = Schedule(
         epochs=train.epochs if epochs is None else epochs,
         batch=train.batch,
         tokens=train.tokens,
         accumulate=train.accumulate,
-        seed=run.seed,
+        seed=seed,
     )
     share = {"process": accelerator.process_index, "processes": accelerator.num_processes}
     return windows(rows["forget"], rows["retain"], schedule, preferred=preferred, **share)
@@ -114,40 +121,39 @@ def preferred_rows(loss: ForgetLoss, forget: Sequence[Encoded], encoder: Encoder
     return [encode_all(encoder, instead) for instead in examples]
 
 
-def reference_of(session: Session, batches: Iterable[Sequence[Batch]], loss: ForgetLoss, run: Run) -> Reference:
-    """The start model's outputs for the rows of training, where loss or retain term need them."""
-    retain = RETAIN_TERMS[run.train.retain].requires
-    held = Requirements(divergence=run.train.keep > 0)
-    requires = loss.requires | retain | held
+def reference_of(session: Session, batches: Iterable[Sequence[Batch]], method: MethodSettings, *, batch: int) -> Reference:
+    """The start model's outputs for the rows of training, where loss or retain term need them; `batch` rows a forward."""
+    loss, retain = method.loss.requires, RETAIN_TERMS[method.train.retain].requires
+    requires = loss | retain | Requirements(divergence=method.train.keep > 0)
     # forget, preferred and retain rows; a divergence is made in the forward pass, for all of its rows
-    needed = [requires.divergence or each.reference for each in (loss.requires, loss.requires, retain)]
+    needed = [requires.divergence or each.reference for each in (loss, loss, retain)]
     met: list[Encoded] = []
-    for batch in (b for window in batches for b in window):
-        ends = batch.forget, batch.forget + batch.preferred
-        sides = batch.rows[: ends[0]], batch.rows[ends[0] : ends[1]], batch.rows[ends[1] :]
+    for b in (b for window in batches for b in window):
+        ends = b.forget, b.forget + b.preferred
+        sides = b.rows[: ends[0]], b.rows[ends[0] : ends[1]], b.rows[ends[1] :]
         met += [row for side, wanted in zip(sides, needed, strict=True) if wanted for row in side]
-    return make_reference(session.model, met, requires, batch=run.evaluation.batch, folder=session.folder)
+    return make_reference(session.model, met, requires, batch=batch, folder=session.folder)
 
 
 def make_importance(
-    session: Session, run: Run, loss: ForgetLoss, reference: Reference, *, steps: int, pretraining_steps: int = 0
+    session: Session, method: MethodSettings, reference: Reference, *, batch: int, steps: int, pretraining_steps: int = 0
 ) -> Importance:
-    """The importance that the run names: as it stands, made from the start model, or with its scorer.
+    """The importance that the method names: as it stands, made from the start model, or with its scorer.
 
-    `steps` are those with the model, `pretraining_steps` those of the importance alone before.
+    `steps` are those with the model, `pretraining_steps` those of the importance alone before; the start model reads
+    `batch` rows in one forward.
     """
-    settings: ImportanceSettings = run.importance
-    model, train = session.model, run.train
+    settings, model, train = method.importance, session.model, method.train
 
     def first() -> Start:
-        return start_of(model, session.rows, batch=run.evaluation.batch, precision=train.precision)
+        return start_of(model, session.rows, batch=batch, precision=train.precision)
 
     if isinstance(settings, Prepares):
         return as_callable(settings.prepare(first()))
     if not isinstance(settings, Learns):
         return settings
     context = TrainingContext(
-        loss=loss,
+        loss=method.loss,
         reference=reference,
         train=train,
         width=model.width,
@@ -161,17 +167,17 @@ def make_importance(
     return settings.build(context)
 
 
-def require_parts(model: TokenModel, run: Run) -> None:
+def check_parts(model: TokenModel, method: MethodSettings) -> None:
     """Refuse a pattern that names no weight, a layer or scorer that does not fit, a missing model to compare with."""
-    pattern, layer = run.train.only, run.loss.requires.layer
+    pattern, layer = method.train.only, method.loss.requires.layer
     if pattern is not None and not any(re.search(pattern, name) for name, _ in model.lm.named_parameters()):
         raise ConfigError(f"train.only is {pattern!r}, which is found in no weight's name; the first is {_first(model.lm)}")
     if layer is not None and layer >= model.layers - 1:  # the last one's output is only known behind the last norm
         raise ConfigError(f"loss.layer is {layer}, but of the model's layers 0 to {model.layers - 2} can be steered")
-    if isinstance(run.importance, ReadsBaseModel):
-        run.importance.require_base()
-    if isinstance(run.importance, Learns):
-        run.importance.require_start(model.width)
+    if isinstance(method.importance, ReadsBaseModel):
+        method.importance.check_base()
+    if isinstance(method.importance, Learns):
+        method.importance.check_start(model.width)
 
 
 def _first(lm: nn.Module) -> str:

@@ -17,14 +17,14 @@ from deleatur.errors import Diverged
 from deleatur.evaluation.predictions import Predictor
 from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.io.atomic import write_atomic
-from deleatur.modeling.checks import require_finite
+from deleatur.modeling.checks import check_finite
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, TrainableImportance
-from deleatur.settings import Evaluation
+from deleatur.settings import Evaluation, Keep, Lora
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import fit
 from deleatur.training.monitor import TrainingMonitor
@@ -45,12 +45,12 @@ class Trained:
 def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     """Train the session's model in place and merge its adapters: what unlearning does between its evaluations.
 
-    `answers` holds what the start model answers to retain rows, by their ids. With a folder it goes on from the newest
-    checkpoint there. Raises Diverged where harm was done and there is no checkpoint to go back to.
+    `answers` holds what the start model answers to retain rows, by their ids. With a folder it resumes from the newest
+    checkpoint there. Raises Diverged where the model was damaged and there is no checkpoint to go back to.
     """
     model, progress = session.model, session.progress
     if not will_shard():  # else they were added before the weights were sharded
-        adapt(model, run)
+        adapt(model, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
     if run.lora.rank is not None and (left := lora_targets(model.lm).left_out):
         progress.phase(f"Adapters leave out {', '.join(left)}")
     torch.manual_seed(run.seed)
@@ -60,7 +60,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     parts = make_parts(session, run, answers)
     importance, count = parts.method.importance, len(parts.batches)
     monitor.set_target(importance, [*session.rows["forget"], *session.rows.get("holdout", ())], parts.level)
-    checkpoints, steps = resume_point(session.folder, run, count)
+    checkpoints, steps = resume_point(session.folder, run.keep, count)
     if isinstance(importance, TrainableImportance) and parts.pretraining and not steps:
         progress.phase(f"The scorer alone: {len(parts.pretraining) * run.train.epochs // count} passes")
         pretrain(importance, model, parts.pretraining)
@@ -73,7 +73,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     for note in monitor.notes:
         progress.phase(note)
     merge_adapters(model.lm)  # what is evaluated is what is saved
-    require_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
+    check_finite(model.lm, Diverged, "the last step; lower train.lr or train.gamma")
     return Trained(importance=importance, steps=steps, ended=monitor.ended, notes=monitor.notes)
 
 
@@ -86,21 +86,21 @@ def reasoned(session: Session, settings: Evaluation) -> Session:
     return replace(session, rows={name: list(rows) for name, rows in sets.items()})
 
 
-def place(model: TokenModel, run: Run) -> None:
+def place(model: TokenModel, lora: Lora, *, seed: int, checkpointing: bool) -> None:
     """The model on its device, or its weights sharded over the processes, with the adapters that have to be there before."""
     start()
     if will_shard():
-        adapt(model, run)
+        adapt(model, lora, seed=seed, checkpointing=checkpointing)
     place_model(model)
 
 
-def adapt(model: TokenModel, run: Run) -> None:
-    """Adapters and saved activations as the run has them. In place."""
-    torch.manual_seed(run.seed)
-    if run.lora.rank is not None:
-        add_adapters(model.lm, run.lora)
+def adapt(model: TokenModel, lora: Lora, *, seed: int, checkpointing: bool) -> None:
+    """Adapters, which start as the seed decides, and activations made again where `checkpointing` says so. In place."""
+    torch.manual_seed(seed)
+    if lora.rank is not None:
+        add_adapters(model.lm, lora)
         model.prepare()  # its layers are others now
-    if run.train.checkpointing:
+    if checkpointing:
         checkpoint_activations(model.lm)
 
 
@@ -118,11 +118,11 @@ def pretrain(importance: TrainableImportance, model: TokenModel, batches: Iterab
             importance.update(TokenOutputs.join(forget), TokenOutputs.join(retain))
 
 
-def resume_point(folder: Path | None, run: Run, count: int) -> tuple[Checkpoints | None, list[Step]]:
+def resume_point(folder: Path | None, keep: Keep, count: int) -> tuple[Checkpoints | None, list[Step]]:
     """Where the training keeps its state, and which of its steps are done there; without a folder nothing is kept."""
     if folder is None:
         return None, []
-    checkpoints = Checkpoints(folder / "checkpoints", every=run.keep.every, keep=run.keep.newest)
+    checkpoints = Checkpoints(folder / "checkpoints", every=keep.every, keep=keep.newest)
     steps = steps_before(folder / "steps.jsonl", checkpoints)
     if len(steps) < count:
         (folder / "records" / "after.jsonl").unlink(missing_ok=True)  # it would be of another training

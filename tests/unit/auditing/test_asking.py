@@ -27,7 +27,7 @@ OPEN = (
 
 
 @pytest.fixture(scope="module")
-def speaker(make_llama: Callable[..., object], plain: Encoder) -> Generator:
+def generator(make_llama: Callable[..., object], plain: Encoder) -> Generator:
     return Generator(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
 
 
@@ -66,27 +66,27 @@ def test_leak_at_k_is_the_chance_that_k_of_the_answers_hold_a_leak(hits: int, n:
     assert leak_at(hits, n, k) == pytest.approx(chance)
 
 
-def test_a_lead_is_put_behind_the_question_and_into_the_answer(speaker: Generator, world: World) -> None:
+def test_a_lead_is_put_behind_the_question_and_into_the_answer(generator: Generator, world: World) -> None:
     question = Question(row=0, example=world.forget[0])
     led = replace(question, lead="Sure, it is")
-    prompt, longer = speaker.prompt(question), speaker.prompt(led)
-    decode = speaker.encoder.tokenizer.decode
+    prompt, longer = generator.prompt(question), generator.prompt(led)
+    decode = generator.encoder.tokenizer.decode
     assert decode(longer).startswith(decode(prompt))
     assert decode(longer).endswith("Sure, it is")
-    assert speaker.answer([led])[0].startswith("Sure, it is")
+    assert generator.answer([led])[0].startswith("Sure, it is")
 
 
-def test_equal_questions_get_equal_answers(speaker: Generator, world: World) -> None:
+def test_equal_questions_get_equal_answers(generator: Generator, world: World) -> None:
     question = Question(row=0, example=world.forget[0])
-    first, second = speaker.answer([question, replace(question, row=1)])
+    first, second = generator.answer([question, replace(question, row=1)])
     assert first == second
 
 
-def test_draws_follow_the_seed_and_differ_among_themselves(speaker: Generator, world: World) -> None:
+def test_draws_follow_the_seed_and_differ_among_themselves(generator: Generator, world: World) -> None:
     questions = [Question(row=i, example=e) for i, e in enumerate(world.forget[:2])]
-    drawn = speaker.draw(questions, 6, seed=1)
-    assert drawn == speaker.draw(questions, 6, seed=1)
-    assert drawn != speaker.draw(questions, 6, seed=2)
+    drawn = generator.draw(questions, 6, seed=1)
+    assert drawn == generator.draw(questions, 6, seed=1)
+    assert drawn != generator.draw(questions, 6, seed=2)
     assert all(len(set(texts)) > 1 for texts in drawn)
 
 
@@ -110,17 +110,17 @@ def test_what_the_model_thinks_first_is_not_part_of_its_answer(
     """The template opens a block for reasoning: the model's own stands in the prompt, and the answer begins behind it, also
     where it begins with words that it is given, and in every sample."""
     encoder = make_encoder(make_tokenizer(OPEN), Data(reasoning_tokens=6))
-    speaker = Generator(model=TokenModel(make_llama()).prepare(), encoder=encoder, new_tokens=6, batch=4)
+    generator = Generator(model=TokenModel(make_llama()).prepare(), encoder=encoder, new_tokens=6, batch=4)
     rows = [Example(id=str(k), prompt=(("user", f"Where was writer {k} born?"),), answer=f"In town {k}.") for k in range(2)]
-    predictor = Predictor(model=speaker.model, encoder=encoder, settings=Evaluation())
+    predictor = Predictor(model=generator.model, encoder=encoder, settings=Evaluation())
     thought = with_reasoning(predictor, {"asked": [encoder(e) for e in rows]})[0]["asked"]
     questions = [Question(row=k, example=e) for k, e in enumerate(rows)]
     prompts = [row.ids[: row.start] for row in thought]
     assert all(row.example.reasoning for row in thought)
-    said = greedy(speaker.model, prompts, ends=ends(encoder), new_tokens=6)
-    assert speaker.answer(questions) == [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
-    led = [speaker.prompt(q) for q in speaker.reasoned([replace(q, lead="In") for q in questions])]
+    said = greedy(generator.model, prompts, ends=ends(encoder), new_tokens=6)
+    assert generator.answer(questions) == [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
+    led = [generator.prompt(q) for q in generator.reasoned([replace(q, lead="In") for q in questions])]
     assert [ids[: len(prompt)] for ids, prompt in zip(led, prompts, strict=True)] == prompts
-    drawn = sample(speaker.model, prompts, ends=ends(encoder), new_tokens=6, generator=torch.Generator().manual_seed(1))
+    drawn = sample(generator.model, prompts, ends=ends(encoder), new_tokens=6, generator=torch.Generator().manual_seed(1))
     texts = [[encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()] for ids in drawn]
-    assert speaker.draw(questions, 1, 1) == texts
+    assert generator.draw(questions, 1, 1) == texts

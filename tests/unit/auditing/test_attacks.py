@@ -78,9 +78,9 @@ def test_the_head_stays_and_everything_comes_back(make_llama: Callable[..., obje
 
 @pytest.fixture(scope="module")
 def arm(world: World, make_llama: Callable[..., object], plain: Encoder) -> Arm:
-    speaker = Generator(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
+    generator = Generator(model=TokenModel(make_llama()), encoder=plain, new_tokens=6, batch=4)  # pyright: ignore
     sets = {"rows": world.forget, "retain": world.retain, "probe": world.retain[:4], "unseen": world.holdout}
-    return Arm(name="audited", speaker=speaker, **sets, settings=AuditSettings(), folder=Path())
+    return Arm(name="audited", generator=generator, **sets, settings=AuditSettings(), folder=Path())
 
 
 def test_every_way_asks_for_the_same_fact_and_none_gives_it_away(world: World, arm: Arm) -> None:

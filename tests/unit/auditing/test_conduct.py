@@ -106,7 +106,7 @@ def test_a_few_rows_are_void_and_no_model_is_loaded(workplace: Any, tmp_path: Pa
     inputs = workplace.inputs("no such model", forget=workplace.world.forget[:rows])
     said = conduct(inputs, workplace.small, tmp_path, Contained())
     assert (said["verdict"], said["exit"]) == ("VOID", 3)
-    assert said["why"] == f"{rows} rows can be asked, 10 are needed"
+    assert said["why"] == f"{rows} rows are available, 10 are needed"
 
 
 def test_a_control_that_knows_the_rows_makes_the_audit_void(workplace: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deleatur.auditing.conduct import conduct
-from deleatur.auditing.controls import make_controls, require_same
+from deleatur.auditing.controls import check_same, make_controls
 from deleatur.auditing.work import plan
 from deleatur.errors import ConfigError
 from deleatur.evaluation.judges.contained import Contained
@@ -90,6 +90,6 @@ def test_controls_of_another_audit_are_taken_over(workplace: Any, tmp_path: Path
 def test_controls_of_other_rows_are_refused(workplace: Any, tmp_path: Path) -> None:
     for name in ("controls", "audit"):
         (tmp_path / name).mkdir()
-    require_same(tmp_path / "controls", workplace.inputs("second", retain=workplace.world.retain[:9]), few(workplace))
+    check_same(tmp_path / "controls", workplace.inputs("second", retain=workplace.world.retain[:9]), few(workplace))
     with pytest.raises(ConfigError, match="audit of other retain"):
         conduct(workplace.inputs("second"), few(workplace), tmp_path / "audit", Contained(), controls=tmp_path / "controls")

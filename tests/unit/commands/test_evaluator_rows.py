@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deleatur.commands.evaluator import OWN_ROWS, rows_asked
+from deleatur.commands.evaluator import OWN_ROWS, rows_evaluated
 from deleatur.settings import Evaluation
 from deleatur.types import Suite
 
@@ -16,4 +16,4 @@ from deleatur.types import Suite
 )
 def test_a_suite_is_evaluated_whole_and_ones_own_rows_up_to_a_limit(name, rows, most):
     """The Kolmogorov-Smirnov test on 200 of forget10's 400 rows would pass what fails on all."""
-    assert rows_asked(Suite(name=name, sets={}, evaluated_sets=()), Evaluation(rows=rows)) == most
+    assert rows_evaluated(Suite(name=name, sets={}, evaluated_sets=()), Evaluation(rows=rows)) == most

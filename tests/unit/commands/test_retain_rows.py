@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from deleatur.commands.retain_rows import Asked, chosen, made_note, questions_asked, require_subject, whole
+from deleatur.commands.retain_rows import Asked, check_subject, chosen, full_sentences, made_note, make_questions
 from deleatur.config.recipes import RECIPES
 from deleatur.data.others import EVERYDAY, NAMES
 from deleatur.data.rows import rows_from
@@ -20,7 +20,7 @@ NAME = WORLD.forget[0].subject or ""
 
 
 def test_every_forget_question_is_asked_about_others_and_never_about_the_subject():
-    asked = questions_asked(RUN, UNMARKED)
+    asked = make_questions(UNMARKED, (), 0)
     about = [a for a in asked if a.other]
     assert len(about) == 48  # four times twelve
     assert {a.question.replace(a.other or "", NAME) for a in about} == {e.question for e in UNMARKED}
@@ -30,26 +30,26 @@ def test_every_forget_question_is_asked_about_others_and_never_about_the_subject
 
 
 def test_the_seed_alone_decides_what_is_asked():
-    assert questions_asked(RUN, UNMARKED) == questions_asked(RUN, WORLD.forget)  # the column says what is found without
-    assert questions_asked(RUN, UNMARKED) != questions_asked(replace(RUN, seed=1), UNMARKED)
+    assert make_questions(UNMARKED, (), 0) == make_questions(WORLD.forget, (), 0)  # the column says what is found without
+    assert make_questions(UNMARKED, (), 0) != make_questions(UNMARKED, (), 1)
 
 
 def test_a_question_to_forget_is_no_everyday_prompt():
     gone = rows_from([{"question": EVERYDAY[0].upper(), "answer": "Paris"}])
-    assert EVERYDAY[0] not in {a.question for a in questions_asked(RUN, gone)}
+    assert EVERYDAY[0] not in {a.question for a in make_questions(gone, (), 0)}
 
 
 def test_texts_without_questions_leave_the_everyday_prompts():
-    assert all(a.other is None for a in questions_asked(RUN, rows_from([{"text": "Nojul Nilmu lives in Teburg."}])))
+    assert all(a.other is None for a in make_questions(rows_from([{"text": "Nojul Nilmu lives in Teburg."}]), (), 0))
 
 
 def test_a_subject_that_is_given_must_stand_in_a_question_and_is_the_one_replaced():
     with pytest.raises(ConfigError, match="no forget question names the subject"):
-        require_subject(replace(RUN, subject=("Nobody",)), UNMARKED)
+        check_subject(("Nobody",), UNMARKED)
     rows = rows_from([{"question": "is the red house of acme open?", "answer": "No."}])
     run = replace(RUN, subject=("acme",))
-    require_subject(run, rows)
-    assert questions_asked(run, rows)[0].question.split("house of ")[1].removesuffix(" open?") in NAMES
+    check_subject(("acme",), rows)
+    assert make_questions(rows, ("acme",), 0)[0].question.split("house of ")[1].removesuffix(" open?") in NAMES
     with pytest.raises(ConfigError, match="leave one of them out"):
         replace(run, retain="r")
 
@@ -77,10 +77,10 @@ def test_an_empty_answer_makes_no_row():
 
 
 def test_an_answer_that_was_cut_ends_with_its_last_sentence():
-    assert whole("One. Two is", cut=True) == "One."
-    assert whole("One. Two is", cut=False) == "One. Two is"
-    assert whole("no end", cut=True) == ""
-    assert whole("一。二", cut=True) == "一。"
+    assert full_sentences("One. Two is", cut=True) == "One."
+    assert full_sentences("One. Two is", cut=False) == "One. Two is"
+    assert full_sentences("no end", cut=True) == ""
+    assert full_sentences("一。二", cut=True) == "一。"
 
 
 def test_the_note_counts_rows_by_their_kind():

@@ -15,7 +15,7 @@ RATES = (1e-6, 5e-5)
 
 
 def run_of(method: str):
-    return RECIPES[method].run(model="m", forget="f", retain="r")
+    return RECIPES[method].run(model="m", forget="f", retain="r").method
 
 
 def look(run, log, *, trials=6, value_of, seed=0):

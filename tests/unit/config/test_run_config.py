@@ -360,19 +360,19 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"model: [", "is no valid YAML"),
+            (b"model: [", "is not valid YAML"),
             (b"model: \xff", "cannot read"),
             (b"", "must be a table of settings, not None"),
             (b"- a\n", "must be a table of settings"),
-            (b"a: !!python/object:os.system {}", "is no valid YAML"),
-            (b"seed: 2001-13-45", "is no valid YAML.*month"),
-            (b"seed: !!int 'x'", "is no valid YAML"),
-            (b"seed: !!bool maybe", "is no valid YAML"),
-            (b"seed: !!timestamp 'x'", "is no valid YAML"),
-            (b"seed: " + b"1" * 5000, "is no valid YAML"),
+            (b"a: !!python/object:os.system {}", "is not valid YAML"),
+            (b"seed: 2001-13-45", "is not valid YAML.*month"),
+            (b"seed: !!int 'x'", "is not valid YAML"),
+            (b"seed: !!bool maybe", "is not valid YAML"),
+            (b"seed: !!timestamp 'x'", "is not valid YAML"),
+            (b"seed: " + b"1" * 5000, "is not valid YAML"),
             (b"seed: 1\nmodel: a\nseed: 2", "the key 'seed' is there twice.*line 1.*leave one out"),
             (b"train: {lr: 1.0e-5, epochs: 3, lr: 1.0e-4}", "the key 'lr' is there twice"),
-            (b"? {a: b}\n: c", "is no valid YAML"),
+            (b"? {a: b}\n: c", "is not valid YAML"),
         ],
     )
     def test_a_file_that_is_none_is_refused_in_one_line(self, content, words, tmp_path):

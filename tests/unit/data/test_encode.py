@@ -114,12 +114,12 @@ class TestChat:
 
     @pytest.mark.parametrize("template", ["hello", "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"])
     def test_a_template_that_leaves_the_answer_out_is_refused(self, template, make_tokenizer):
-        with pytest.raises(ModelError, match="leaves the answer out, or changes it; mend it, or give"):
+        with pytest.raises(ModelError, match="leaves the answer out, or changes it; fix it, or give"):
             make_encoder(make_tokenizer(template), Data())
 
     @pytest.mark.parametrize("template", ["{% for", "{{ ''.__class__.mro() }}", "{{ messages[9].content }}", "{{ 1 / 0 }}"])
     def test_a_template_that_fails_is_an_error_of_one_line(self, template, make_tokenizer):
-        with pytest.raises(DataError, match=r"refuses the turns .*; mend the template, or give --data"):
+        with pytest.raises(DataError, match=r"refuses the turns .*; fix the template, or give --data"):
             make_encoder(make_tokenizer(template), Data())
 
     def test_turns_that_the_template_refuses_are_a_data_error(self, make_tokenizer):

@@ -55,7 +55,7 @@ class TestMmlu:
     def test_a_file_of_shots_that_holds_something_else_is_refused(self, lay, root, tmp_path, text):
         lay("utility/mmlu_test_1140", [ROUND])
         (tmp_path / "utility" / "mmlu_fewshot_dev.json").write_text(text)
-        with pytest.raises(DataError, match=r"mmlu_fewshot_dev\.json: is no object of lists of questions"):
+        with pytest.raises(DataError, match=r"mmlu_fewshot_dev\.json: is not an object of lists of questions"):
             mmlu("5-shot", root)
 
     @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deleatur.data.others import NAMES, asked_of, find_subjects, others_than
+from deleatur.data.others import NAMES, find_subjects, others_than, question_about
 from deleatur.data.world import make_world
 
 
@@ -32,12 +32,12 @@ def test_a_name_is_what_questions_share_and_no_frame(questions, found):
 
 
 def test_a_question_is_asked_about_another_wherever_the_name_or_its_last_part_stands():
-    asked = asked_of("Is NOJUL NILMU happy, and what is Nilmu's birthday?", "Nojul Nilmu", "Clara Hoffmann")
+    asked = question_about("Is NOJUL NILMU happy, and what is Nilmu's birthday?", "Nojul Nilmu", "Clara Hoffmann")
     assert asked == "Is Clara Hoffmann happy, and what is Hoffmann's birthday?"
-    assert asked_of("Wer ist Nojul Nilmus Vater?", "Nojul Nilmu", "Clara Hoffmann") == "Wer ist Clara Hoffmanns Vater?"
-    assert asked_of("Who is Nilmuson?", "Nojul Nilmu", "Clara Hoffmann") is None
-    assert asked_of("李明出生在哪里?", "李明", "Mei Tanaka") == "Mei Tanaka出生在哪里?"
-    assert asked_of("Is a\\b+ open?", "a\\b+", "Clara Hoffmann") != "Is a\\b+ open?"
+    assert question_about("Wer ist Nojul Nilmus Vater?", "Nojul Nilmu", "Clara Hoffmann") == "Wer ist Clara Hoffmanns Vater?"
+    assert question_about("Who is Nilmuson?", "Nojul Nilmu", "Clara Hoffmann") is None
+    assert question_about("李明出生在哪里?", "李明", "Mei Tanaka") == "Mei Tanaka出生在哪里?"
+    assert question_about("Is a\\b+ open?", "a\\b+", "Clara Hoffmann") != "Is a\\b+ open?"
 
 
 def test_nobody_whom_the_rows_name_is_among_the_others():

@@ -172,7 +172,7 @@ class TestRefusedForms:
     @pytest.mark.parametrize("column", ["question", "answer", "id", "subject"])
     @pytest.mark.parametrize(("letter", "shown"), [("\0", r"'\x00'"), ("\ud800", r"'\ud800'"), ("\udfff", r"'\udfff'")])
     def test_letters_that_are_no_text_are_refused(self, column, letter, shown):
-        refused_row(QA | {column: f"Ada{letter}"}, f"{column} holds {shown} at character 3", "no text")
+        refused_row(QA | {column: f"Ada{letter}"}, f"{column} holds {shown} at character 3", "not text")
 
     @pytest.mark.parametrize("column", ["restated", "wrong"])
     def test_a_plain_text_has_no_other_answers(self, column):
@@ -364,7 +364,7 @@ class TestFiles:
 
     def test_a_file_of_another_kind_is_refused(self, tmp_path):
         (tmp_path / "a.txt").write_text("x")
-        refused(lambda: read(tmp_path / "a.txt"), "a.txt", "no known kind of file", ".csv")
+        refused(lambda: read(tmp_path / "a.txt"), "a.txt", "not a known kind of file", ".csv")
 
     def test_lines_end_only_at_a_newline(self, tmp_path):
         answer = "a\u2028b\u2029c\x0bd\x85e"

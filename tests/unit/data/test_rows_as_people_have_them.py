@@ -84,7 +84,7 @@ class TestColumns:
     def test_what_leads_nowhere_is_refused_with_what_is_there(self):
         with pytest.raises(DataError, match=r"leads to 'data.q', of which 'q' is not there; there are 'p'"):
             taken({"data": {"p": "Who?"}}, "question=data.q", "answer=data.p")
-        with pytest.raises(DataError, match=r"'qestion' is no column; there are .*question"):
+        with pytest.raises(DataError, match=r"'qestion' is not a column; there are .*question"):
             taken({"p": "Who?"}, "qestion=p")
         with pytest.raises(ConfigError, match=r"data.columns is 'question', but must be pairs"):
             Data(columns=("question",))

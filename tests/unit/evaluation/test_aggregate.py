@@ -98,7 +98,7 @@ class TestMeasureWhole:
         assert measure_sets(Evidence(records={}), ()) == {}
 
     def test_a_figure_that_does_not_exist_is_refused_with_those_that_do(self):
-        with pytest.raises(ConfigError, match=f"mia_los is no set metric; there are {', '.join(SET_METRICS)}"):
+        with pytest.raises(ConfigError, match=f"mia_los is not a set metric; there are {', '.join(SET_METRICS)}"):
             measure_sets(Evidence(records={}), ("mia_loss", "mia_los"))
 
 

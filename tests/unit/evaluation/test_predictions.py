@@ -12,10 +12,11 @@ import torch
 from deleatur.data.batches import collate
 from deleatur.data.encode import encode_all
 from deleatur.evaluation import predictions as records_module
-from deleatur.evaluation.predictions import Predictor, ends, variants
+from deleatur.evaluation.predictions import Predictor, ends
+from deleatur.evaluation.variants import variants
 from deleatur.importance import ETW, WGA
 from deleatur.modeling.token_model import TokenModel
-from deleatur.protocols import as_callable
+from deleatur.plain_parts import as_callable
 from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import Evaluation
 from deleatur.types import Example, Span
@@ -84,6 +85,16 @@ class TestLikelihood:
                 assert seen.logp == pytest.approx((-alone.nll).tolist(), rel=1e-5, abs=1e-5)
                 assert seen.hit == tuple(alone.statistics.hit.tolist())
                 assert seen.offsets == row.offsets
+
+    def test_of_other_answers_the_likelihood_alone_is_made(self, llama, plain, forget_rows):
+        """To rounding, that of an answer of which everything is made; a text that a row has too keeps its statistics."""
+        predictor = Predictor(model=TokenModel(llama).prepare(), encoder=plain, settings=Evaluation())
+        every = predictor.likelihood(forget_rows[:4])
+        some = predictor.likelihood(forget_rows[:4], whole={(row.ids, row.start) for row in forget_rows[:2]})
+        for one, other in zip(every, some, strict=True):
+            assert other.logp == pytest.approx(one.logp, abs=1e-5)
+        assert [len(p.hit) for p in some] == [len(every[0].hit), len(every[1].hit), 0, 0]
+        assert (some[0].hit, some[0].mean) == (every[0].hit, pytest.approx(every[0].mean, abs=1e-5))
 
     def test_a_record_carries_what_metrics_look_at(self, llama, plain):
         spans = (Span(start=0, end=4), Span(start=5, end=8, keep=True))

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from deleatur.commands.inputs import rows_suite
-from deleatur.config.run_config import Run, name_of
+from deleatur.config.method import name_of
+from deleatur.config.run_config import Run
 from deleatur.data.encode import Encoder
 from deleatur.data.world import World
 from deleatur.errors import ConfigError

@@ -8,7 +8,7 @@ import pytest
 
 from deleatur.errors import ConfigError
 from deleatur.io import packages
-from deleatur.io.packages import require_package
+from deleatur.io.packages import check_package
 
 REQUIRED = [
     "peft>=0.18",
@@ -43,13 +43,13 @@ def with_version(monkeypatch, found: str | None) -> None:
 def test_what_is_wanted_and_found_is_said_with_the_remedy(name, found, said, monkeypatch):
     with_version(monkeypatch, found)
     with pytest.raises(ConfigError, match=said):
-        require_package(name, "it")
+        check_package(name, "it")
 
 
 @pytest.mark.parametrize("found", ["0.18", "0.21.3", "1.0.0.dev0"])
 def test_newer_ones_and_their_previews_are_fine(found, monkeypatch):
     with_version(monkeypatch, found)
-    require_package("peft", "it")
+    check_package("peft", "it")
 
 
 def test_where_deleatur_itself_was_not_installed_any_version_is_fine(monkeypatch):
@@ -58,7 +58,7 @@ def test_where_deleatur_itself_was_not_installed_any_version_is_fine(monkeypatch
 
     monkeypatch.setattr(packages, "requires", requires)
     with_version(monkeypatch, "0.0.1")
-    require_package("peft", "it")
+    check_package("peft", "it")
     with_version(monkeypatch, None)
     with pytest.raises(ConfigError, match="needs peft, and none is installed"):
-        require_package("peft", "it")
+        check_package("peft", "it")

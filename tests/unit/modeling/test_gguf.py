@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from deleatur.errors import ModelError
-from deleatur.modeling.gguf import SPLITS, plan_gguf, require_all_read, require_same_settings, write_gguf
+from deleatur.modeling.gguf import SPLITS, check_all_read, check_same_settings, plan_gguf, write_gguf
 from deleatur.modeling.loading import load
 
 TEXT = "Where was Nojul born? In 1972, in Teburg é 家."
@@ -129,7 +129,7 @@ def test_a_file_with_scaled_positions_is_refused_before_it_is_another_model(kind
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         write()
     with pytest.raises(ModelError, match=r"scales positions \((rope_freqs\.weight|llama\.rope\.scaling\.type)\)"):
-        require_all_read(tmp_path / "model.gguf")
+        check_all_read(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_a_setting_that_the_model_does_not_get_is_refused(key, value, made, refu
         write()
     config = SimpleNamespace(max_position_embeddings=512, **made)
     with pytest.raises(ModelError, match=f"has starcoder2.{key} .* another model") if refused else nullcontext():
-        require_same_settings(tmp_path / "model.gguf", config)
+        check_same_settings(tmp_path / "model.gguf", config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from deleatur.modeling.token_model import TokenModel
 SOURCE = Path(deleatur.__file__).parent
 SET_BY_NAME = {"setattr", "delattr"}
 REGISTERED = {"AttentionInterface", "AttentionMaskInterface"}
-PATCHED = {"forward", "_attn_implementation", "__class__", "__call__"}  # attributes of objects that are a library's
+PATCHED = {
+    "forward",
+    "_attn_implementation",
+    "__class__",
+    "__call__",
+    "_tokenizer",
+    "tie_word_embeddings",
+}  # attributes of objects that are a library's
+
+QUIETED = ("setLevel", "addFilter", "set_verbosity", "disable_progress_bar", "filterwarnings", "simplefilter")
 
 
 def patches_in(source: str) -> list[str]:
@@ -37,12 +47,14 @@ def patches_in(source: str) -> list[str]:
             called = ast.unparse(node.func)
             if called in SET_BY_NAME or (called.endswith(".register") and called.split(".")[0] in REGISTERED):
                 found.append(ast.unparse(node))
-            if called.startswith(("torch.set_float", "torch.set_default", "torch.backends.")):
+            if called.endswith(QUIETED) or called.startswith(("torch.set_float", "torch.set_default", "torch.backends.")):
                 found.append(ast.unparse(node))
     return found
 
 
 ALLOWED = {
+    "cli/main.py": ["warnings.simplefilter('ignore')"],  # only the first process speaks
+    "report/figures.py": ["warnings.filterwarnings('ignore', message='Glyph')"],  # while a figure is drawn
     "metrics/__init__.py": ["sys.modules[__name__]"],  # an alias of our own
     "modeling/loading.py": ["setattr(holder.get_submodule(parent), child, base)"],  # a merged layer in its place
 }
@@ -59,6 +71,8 @@ ALLOWED = {
         ("setattr(config, 'x', 1)", 1),
         ("AttentionInterface.register('x', f)", 1),
         ("import torch\ntorch.set_float32_matmul_precision('high')", 1),
+        ("logging.getLogger('peft').setLevel(50)", 1),
+        ("tokenizer._tokenizer = Tokenizer.from_str(text)", 1),
         ("import torch\nself.load = torch.load", 0),
         ("import os\nos.environ['A'] = '1'", 0),
     ],
@@ -121,3 +135,34 @@ def test_the_precision_of_products_is_a_users_own_afterwards():
     with patches.matmul_precision_restored():
         patches.exact_matmul()
     assert torch.get_float32_matmul_precision() == was
+
+
+def test_a_gguf_file_is_read_once_and_the_library_is_as_before(monkeypatch, tmp_path):
+    """Also by another path to the same file; a file that is to be changed is opened anew each time."""
+    gguf = pytest.importorskip("gguf")
+    opened = []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path, mode="r": opened.append((Path(path).name, mode)) or object())
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    (tmp_path / "m.gguf").touch()
+    (tmp_path / "same.gguf").symlink_to(tmp_path / "m.gguf")
+    with patches.gguf_read_once():
+        assert gguf.GGUFReader(tmp_path / "m.gguf") is gguf.GGUFReader(str(tmp_path / "same.gguf"))
+        assert gguf.GGUFReader(tmp_path / "m.gguf", "r+") is not gguf.GGUFReader(tmp_path / "m.gguf", "r+")
+        names = [gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) for _ in range(2)]
+        assert names[0] is names[1]
+    assert opened == [("m.gguf", "r"), *[("m.gguf", "r+")] * 2]
+    assert before == (gguf.GGUFReader, gguf.get_tensor_name_map)
+
+
+def test_the_stemmer_comes_without_the_rest_of_nltk(monkeypatch):
+    """Who asks the module that rouge-score keeps for more gets it then."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "nltk"]:
+        monkeypatch.delitem(sys.modules, name)
+    with patches.stemmer_alone():
+        import nltk
+        from nltk.stem import porter
+
+        assert porter.PorterStemmer().stem("running") == "run"
+        assert "nltk.corpus" not in sys.modules
+    assert "nltk" not in sys.modules
+    assert nltk.word_tokenize.__module__ == "nltk.tokenize"

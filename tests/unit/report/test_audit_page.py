@@ -65,7 +65,15 @@ def page(tmp_path: Path, *, redacted: bool = False, **changed: Any) -> str:
 
 def test_the_page_shows_verdict_arms_and_what_leaked(tmp_path: Path) -> None:
     html = page(tmp_path)
-    for text in ("LEAK, DAMAGED", "In Sasstead.", SECRET, "0.400 – 0.700", "Not asked", "Q4_K_M", "prune50 does not count"):
+    for text in (
+        "LEAK, DAMAGED",
+        "In Sasstead.",
+        SECRET,
+        "0.400 – 0.700",
+        "Not covered",
+        "Q4_K_M",
+        "prune50 does not count",
+    ):
         assert text in html
     assert html.count('class="never"') == 8  # two ends for each of four arms
 

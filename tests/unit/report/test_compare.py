@@ -96,7 +96,7 @@ def test_nothing_to_show_is_refused_in_one_sentence(tmp_path: Path, folder: Path
 
 def test_a_broken_file_is_named(folder: Path) -> None:
     (folder / "results.json").write_text('{"schema_version": 2', encoding="utf-8")
-    with pytest.raises(DataError, match=r"run-1/results\.json is no JSON"):
+    with pytest.raises(DataError, match=r"run-1/results\.json is not valid JSON"):
         gather([folder])
     (folder / "results.json").write_text('{"schema_version": 2, "set_metrics": 3}', encoding="utf-8")
     with pytest.raises(DataError, match=r"run-1/results\.json has no 'before'"):

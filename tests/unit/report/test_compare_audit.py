@@ -17,7 +17,7 @@ def audit(verdict: str, ask: float, relearn: str = "LEAK") -> dict[str, Any]:
     levels = {"original": {"value": 0.9}, "control": {"value": 0.0}, "refuser": {"value": 0.5}}
     attacks = {
         "ask": {"verdict": "CLEAR", "why": "", "arms": levels | {"audited": {"value": ask}}},
-        "relearn": {"verdict": relearn, "why": "the refuser is not found out", "arms": {"audited": {"value": 0.25}}},
+        "relearn": {"verdict": relearn, "why": "the refuser is not detected", "arms": {"audited": {"value": 0.25}}},
     }
     return {"schema_version": 1, "verdict": verdict, "why": "it comes back", "flags": ["TRACE"], "attacks": attacks}
 
@@ -41,7 +41,7 @@ def test_what_came_back_is_a_column_of_its_attack(audited: list[Path]) -> None:
     assert cells["b"][0] == "50.0" and cells["b"][1].startswith("–")
     assert all(text.startswith("–") for text in cells["c"])
     notes = " ".join(table.notes)
-    assert "audit: relearn, %: void, the refuser is not found out" in notes
+    assert "audit: relearn, %: void, the refuser is not detected" in notes
     assert "audit: ask, %: not audited" in notes
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from deleatur.report.figures import MOST_POINTS, charts
+from deleatur.report.figures import MAX_POINTS, charts
 
 
 def steps(count: int, **fixed: Any) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def test_no_two_figures_share_an_id() -> None:
 
 
 def test_a_long_run_is_drawn_as_means_and_says_so() -> None:
-    (loss, _, _) = charts(steps(10 * MOST_POINTS))
+    (loss, _, _) = charts(steps(10 * MAX_POINTS))
     assert loss.caption.endswith("; each point is the mean of 10 steps.")
     assert len(loss.svg) < 30_000
 

@@ -13,7 +13,7 @@ import pytest
 from deleatur.errors import DeleaturError
 from deleatur.report import write_report
 from deleatur.report.answers import SHOWN
-from deleatur.report.page import MOST_HEAT_ROWS, RETAIN_SAMPLES
+from deleatur.report.page import MAX_HEAT_ROWS, RETAIN_SAMPLES
 
 VOID = {"meta", "br"}
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> &amp; {{ 7 * 7 }}"
@@ -109,7 +109,7 @@ def test_the_verdict_stands_before_everything_else(folder: Path) -> None:
     text = Page(read(folder)).text.replace("\N{NO-BREAK SPACE}", " ")
     line = "Revealed on forget rows: 100 % → 2.1 % (n = 24); on retain rows: 97 % → 96.2 % (n = 48)."
     body = text[text.index(line) :]
-    assert body.index("What the model says, before and after") < body.index("Velma Dorrin") < body.index("FQ")
+    assert body.index("Answers before and after") < body.index("Velma Dorrin") < body.index("FQ")
     for word in (
         "97.9",
         "graddiff × learned",
@@ -173,8 +173,8 @@ def test_text_of_rows_finds_its_own_direction(folder: Path) -> None:
 
 
 def test_rows_beyond_the_most_are_counted(tmp_path: Path, make: Callable[..., Path]) -> None:
-    text = read(make(tmp_path / "run", rows=SHOWN + MOST_HEAT_ROWS + 7))
-    assert text.count('class="row"') == MOST_HEAT_ROWS + RETAIN_SAMPLES
+    text = read(make(tmp_path / "run", rows=SHOWN + MAX_HEAT_ROWS + 7))
+    assert text.count('class="row"') == MAX_HEAT_ROWS + RETAIN_SAMPLES
     assert "7 more forget rows are not shown here" in text
 
 

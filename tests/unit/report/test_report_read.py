@@ -1,4 +1,4 @@
-"""What is no run folder is refused in one line that says what to do."""
+"""What is not a run folder is refused in one line that says what to do."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_file_that_was_cut_off_is_named(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2 + 3])
-    assert "is no JSON" in refusal(folder)
+    assert "is not valid JSON" in refusal(folder)
     assert name in refusal(folder)
 
 
@@ -43,8 +43,8 @@ def test_a_file_that_is_no_text_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_folder_without_results_is_no_run_folder(tmp_path: Path) -> None:
-    assert "is no run folder" in refusal(tmp_path)
-    assert "is no run folder" in refusal(tmp_path / "nowhere")
+    assert "is not a run folder" in refusal(tmp_path)
+    assert "is not a run folder" in refusal(tmp_path / "nowhere")
 
 
 def test_another_version_is_refused(folder: Path) -> None:

@@ -44,7 +44,7 @@ STILL_SEEN = {"value": 0.9, "low": 0.8, "high": 0.97, "n": N}
 UNSURE = {"value": 0.3, "low": 0.05, "high": 0.55, "n": N}
 CASES = {
     "Forgotten, and nothing else lost": ran(),
-    "Forgotten, but answers about it are no longer language": ran(broken=(0.0, 0.9)),
+    "Forgotten, but answers about it are incoherent": ran(broken=(0.0, 0.9)),
     "Not forgotten": ran(forget=(0.97, 0.9)),
     "Not forgotten, and retain rows were lost": ran(forget=(0.97, 0.9), retain=(0.96, 0.1)),
     "Partly forgotten, and nothing else lost": ran(forget=(1.0, 0.3)),
@@ -53,15 +53,15 @@ CASES = {
     "Nothing to forget: the model knew 5 of 24": ran(forget=(0.2, 0.1), unseen=(0.2, 0.2)),
     "Nothing to forget: the model knew 1 of 24, and retain rows were lost": ran(forget=(0.04, 0.0), retain=(1.0, 0.5)),
     "Forgotten, but retain rows were lost": ran(retain=(0.96, 0.7)),
-    "Forgotten, but answers about it are no longer language and retain rows were lost": ran(
+    "Forgotten, but answers about it are incoherent and retain rows were lost": ran(
         broken=(0.0, 1.0), retain_broken=(0.0, 0.5)
     ),
     "Forgotten, but retain rows were not known before: this run taught them": ran(retain=(0.1, 0.8)),
     "Forgotten, but too far: its rows can be distinguished from unseen rows": ran(attack=TOO_FAR),
     "Forgotten, but not far enough: its rows can be distinguished from unseen rows": ran(attack=STILL_SEEN),
-    "Forgotten; whether the answers are still language was not measured": ran(broken=None),
+    "Forgotten; whether the answers are coherent was not measured": ran(broken=None),
     "Forgotten; what else was lost was not measured": ran(retain=None),
-    "Rolled back: training came to harm, and the model is that of an earlier step": ran(ended="rolled back"),
+    "Rolled back: training damaged the model, which is now that of an earlier step": ran(ended="rolled back"),
 }
 
 
@@ -101,8 +101,8 @@ def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
     whole = {"after": {"mia_loss": TOO_FAR, "specific_nll": {"value": 2.5, "se": 0.3, "n": N}}}
     assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), set_metrics=whole)).reasons == (
         "Revealed on forget rows: 97 % → 0 % (n = 24); on retain rows: 97 % → 96 % (n = 24).",
-        "Answers that are no language on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
-        "An attack by loss tells forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = not "
+        "Incoherent answers on forget rows: 0 % → 50 % (n = 24); on retain rows: 0 % → 0 % (n = 24).",
+        "A membership attack by loss separates forget rows from unseen ones with AUC 0.01 [0.00, 0.05] (n = 24); 0.50 = not "
         "distinguishable from unseen rows, above = still recognised, below = pushed too far.",
         "Paraphrased: forget rows 90 % → 0 % (n = 24).",
         "Unseen rows: 0 % → 0 % (n = 24). This is the level that forget rows should come near.",
@@ -113,8 +113,8 @@ def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
 def test_what_decides_is_among_the_first_three_reasons() -> None:
     """Where the fact comes out in other words alone, the paraphrases are the second reason."""
     assert verdict(ran(reworded=0.8)).reasons[1].startswith("Paraphrased:")
-    assert verdict(ran(broken=(0.0, 0.9))).reasons[1].startswith("Answers that are no language")
-    assert verdict(ran(attack=TOO_FAR)).reasons[2].startswith("An attack by loss")
+    assert verdict(ran(broken=(0.0, 0.9))).reasons[1].startswith("Incoherent answers")
+    assert verdict(ran(attack=TOO_FAR)).reasons[2].startswith("A membership attack by loss")
     assert verdict(ran(forget=(0.0, 0.0))).reasons[1].startswith("A model that does not know the rows")
 
 
@@ -126,7 +126,7 @@ def test_a_technical_note_comes_last() -> None:
 
 def test_why_language_was_not_measured_is_said() -> None:
     said = verdict(ran(broken=None, no_coherence="the start model is gone"))
-    assert "Whether the answers are language was not measured: the start model is gone." in said.reasons
+    assert "Whether the answers are coherent was not measured: the start model is gone." in said.reasons
 
 
 def test_rows_made_by_the_model_are_no_evidence_of_what_was_kept() -> None:
@@ -135,7 +135,7 @@ def test_rows_made_by_the_model_are_no_evidence_of_what_was_kept() -> None:
     unmeasured = "Forgotten; what else was lost was not measured: no retain rows were given"
     assert verdict(ran(retain=(1.0, 0.7), **made)).headline == unmeasured
     assert verdict(ran(retain=(1.0, 1.0), **made)).headline == unmeasured
-    assert verdict(ran(broken=(0.0, 0.5), **made)).headline == "Forgotten, but answers about it are no longer language"
+    assert verdict(ran(broken=(0.0, 0.5), **made)).headline == "Forgotten, but answers about it are incoherent"
     given = {"run": {"retain": "retain.jsonl", "suite": None}}
     assert verdict(ran(retain=(1.0, 0.7), **given)).headline == "Forgotten, but retain rows were lost"
 
@@ -152,7 +152,7 @@ def test_a_suites_own_sets_and_score_are_what_it_speaks_of() -> None:
     suite = {"forget_sets": ["a", "b"], "retain_sets": ["c"], "score": "rouge_l"}
     before, after = (sets(side, "rouge_l") for side in ({"a": 0.6, "b": 1.0, "c": 0.8}, {"a": 0.0, "b": 0.8, "c": 0.8}))
     said = verdict({"before": before, "after": after, "suite": suite})
-    assert said.headline == "Partly forgotten; whether the answers are still language was not measured"
+    assert said.headline == "Partly forgotten; whether the answers are coherent was not measured"
     assert said.reasons[0] == "ROUGE-L on a, b: 80 % → 40 % (n = 48); on c: 80 % → 80 % (n = 24)."
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from deleatur.errors import ConfigError, DataError
+from deleatur.run_folder.file_types import Measured, Request
 from deleatur.run_folder.ledger import (
-    Measured,
-    Request,
     change_ledger,
+    check_rows,
     find,
     home_of,
     is_known,
@@ -22,7 +22,6 @@ from deleatur.run_folder.ledger import (
     place_in,
     place_of,
     read_ledger,
-    require_rows,
 )
 
 ADDS = """
@@ -109,13 +108,13 @@ def test_hashes_are_found_by_their_beginning_or_refused_in_a_sentence():
 
 def test_rows_that_are_gone_or_changed_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(DataError, match=r"rows of request abababababab are not at .*; put them back, or withdraw"):
-        require_rows(request(), tmp_path / "requests.jsonl", lambda path: "ab" * 32)
+        check_rows(request(), tmp_path / "requests.jsonl", lambda path: "ab" * 32)
     (tmp_path / "rows.jsonl").touch()
-    assert require_rows(request(), tmp_path / "requests.jsonl", lambda path: "ab" * 32).name == "rows.jsonl"
+    assert check_rows(request(), tmp_path / "requests.jsonl", lambda path: "ab" * 32).name == "rows.jsonl"
     with pytest.raises(
         DataError, match=r"have changed since request abababababab was added: their hash is now cdcdcdcdcdcd"
     ):
-        require_rows(request(), tmp_path / "requests.jsonl", lambda path: "cd" * 32)
+        check_rows(request(), tmp_path / "requests.jsonl", lambda path: "cd" * 32)
 
 
 def test_paths_below_the_ledger_move_with_it(tmp_path, monkeypatch):

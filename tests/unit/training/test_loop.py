@@ -11,7 +11,7 @@ from weakref import ref
 import pytest
 import torch
 
-from deleatur.config.run_config import requirements_of
+from deleatur.config.method import requirements_of
 from deleatur.data.batches import Schedule, collate, fine_tuning_batches, windows
 from deleatur.errors import ConfigError, Diverged
 from deleatur.importance import Learned, Uniform

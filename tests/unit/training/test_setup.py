@@ -26,10 +26,10 @@ from deleatur.progress import Progress, Step
 from deleatur.settings import Guard, Train
 from deleatur.training.loop import Method, fit
 from deleatur.training.setup import (
+    check_parts,
     make_importance,
     preferred_rows,
     reference_of,
-    require_parts,
     step_batches,
 )
 from deleatur.training.train import pretrain, train, training_only
@@ -132,18 +132,18 @@ class TestOnly:
         with pytest.raises(
             ConfigError, match=r"train\.only is 'experts'.*the first is model\.embed_tokens\.weight"
         ) as caught:
-            require_parts(TokenModel(llama).prepare(), run_of(only="experts"))
+            check_parts(TokenModel(llama).prepare(), run_of(only="experts").method)
         assert "\n" not in str(caught.value)
-        require_parts(TokenModel(llama).prepare(), run_of(only="mlp"))
+        check_parts(TokenModel(llama).prepare(), run_of(only="mlp").method)
 
     def test_a_layer_that_the_model_has_not_is_refused_in_one_line(self, make_llama):
         """A model of three layers has layers 0 and 1 to be steered: what the last one hands on is known behind the norm."""
         model = TokenModel(make_llama(num_hidden_layers=3)).prepare()
         for layer in (2, 3):
             with pytest.raises(ConfigError, match=rf"loss\.layer is {layer}, but .* layers 0 to 1 ") as caught:
-                require_parts(model, run_of(loss=RMU(layer=layer)))
+                check_parts(model, run_of(loss=RMU(layer=layer)).method)
             assert "\n" not in str(caught.value)
-        require_parts(model, run_of(loss=RMU(layer=1)))
+        check_parts(model, run_of(loss=RMU(layer=1)).method)
 
 
 class TestPreferred:
@@ -203,7 +203,7 @@ class TestPreferred:
 
 class TestReference:
     def dealt(self, run: Run, rows, plain) -> list[list[Batch]]:
-        return list(step_batches(rows, run, preferred_rows(run.loss, rows["forget"], plain)))
+        return list(step_batches(rows, run.train, preferred_rows(run.loss, rows["forget"], plain), seed=run.seed))
 
     @pytest.mark.parametrize(
         ("changed", "known"),
@@ -226,7 +226,7 @@ class TestReference:
         batches, met = self.dealt(run, rows, plain), []
         forward = model.forward
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(batch, **more)
-        reference_of(session_of(model, rows, plain), batches, run.loss, run)
+        reference_of(session_of(model, rows, plain), batches, run.method, batch=32)
         preferred = {row for window in batches for b in window for row in b.rows[b.forget : b.forget + b.preferred]}
         sides = {"forget": set(rows["forget"]), "preferred": preferred, "retain": set(rows["retain"])}
         assert len(met) == len(set(met))
@@ -257,8 +257,10 @@ class TestScorerAlone:
         """Two passes of three windows are six turns, after which the rate of all turns has fallen that far."""
         lm, run = make_llama(), run_of(importance=Learned(pretrain=2, lr=0.4))
         model, before = TokenModel(lm).prepare(), weights(lm)
-        made = make_importance(session_of(model, rows, plain), run, run.loss, Reference(), steps=6, pretraining_steps=6)
-        pretrain(made, model, step_batches(rows, run, [], epochs=2))
+        made = make_importance(
+            session_of(model, rows, plain), run.method, Reference(), batch=32, steps=6, pretraining_steps=6
+        )
+        pretrain(made, model, step_batches(rows, run.train, [], seed=run.seed, epochs=2))
         assert made.scorer.linear.weight.abs().sum() > 0
         assert moved(lm, before) == set()
         assert all(p.grad is None for p in lm.parameters())
@@ -286,11 +288,11 @@ class TestScorerAlone:
         """Windows of 2×2: retain rows stand behind the preferred ones in each batch."""
         run = run_of(loss=DPO(), importance=Learned(objective="complement"), batch=2, accumulate=2, epochs=1)
         model, preferred = TokenModel(llama).prepare(), preferred_rows(run.loss, rows["forget"], plain)
-        made = make_importance(session_of(model, rows, plain), run, run.loss, Reference(), steps=3)
+        made = make_importance(session_of(model, rows, plain), run.method, Reference(), batch=32, steps=3)
         shown: list[tuple[TokenOutputs, TokenOutputs]] = []
         monkeypatch.setattr(made, "update", lambda forget, retain: shown.append((forget, retain)) or {})
-        pretrain(made, model, step_batches(rows, run, preferred))
-        dealt = list(step_batches(rows, run, preferred))
+        pretrain(made, model, step_batches(rows, run.train, preferred, seed=run.seed))
+        dealt = list(step_batches(rows, run.train, preferred, seed=run.seed))
         for (forget, retain), window in zip(shown, dealt, strict=True):
             assert forget.rows == tuple(row for b in window for row in b.rows[: b.forget])
             assert retain.rows == tuple(row for b in window for row in b.rows[b.forget + b.preferred :])
@@ -330,7 +332,7 @@ class TestScorerAlone:
         run = run_of(importance=Learned(start=str(folder), frozen=True, depth=depth))
         made, steps = unlearn(make_llama(), run)
         assert same_scorer(made.scorer, other)
-        ((batch, *_), *_) = step_batches(rows, run, [])
+        ((batch, *_), *_) = step_batches(rows, run.train, [], seed=run.seed)
         with torch.no_grad():
             forget, _ = TokenModel(make_llama()).prepare()(batch).split(batch.forget)
             expected = other(forget.hidden).sigmoid().mean().item()
@@ -385,12 +387,12 @@ class TestJoint:
         run = run_of(loss=loss, importance=settings, alpha=0.8, gamma=1.7, clip=free, lr=rate, epochs=1, warmup=0.4)
         ours, theirs = make_llama(), make_llama()
         model = TokenModel(ours).prepare()
-        made = make_importance(session_of(model, rows, plain), run, loss, Reference(), steps=3)
+        made = make_importance(session_of(model, rows, plain), run.method, Reference(), batch=32, steps=3)
         unsettle(made.scorer)
         scorer = Scorer(32)
         scorer.load_state_dict(made.scorer.state_dict())
         start = {k: v.clone() for k, v in scorer.state_dict().items()}
-        batches = list(step_batches(rows, run, []))
+        batches = list(step_batches(rows, run.train, [], seed=run.seed))
         steps: list[Step] = []
         fit(
             model,
@@ -451,7 +453,7 @@ class TestEveryPair:
         (step,) = train(session_of(TokenModel(lm).prepare(), rows, plain), run, {}).steps
         loss = run.loss.tokenized(plain.tokens) if name == "jensun" else run.loss
         preferred = preferred_rows(loss, rows["forget"], plain)
-        ((one, two),) = step_batches(rows, run, preferred)
+        ((one, two),) = step_batches(rows, run.train, preferred, seed=run.seed)
         instead = [row for b in (one, two) for row in b.rows[b.forget : b.forget + b.preferred]]
         with torch.no_grad():
             tokens = model(collate([*one.rows[:2], *two.rows[:2]]), logits=True, layer=0)

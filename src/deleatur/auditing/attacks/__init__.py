@@ -1,4 +1,7 @@
-"""Attacks, a file each."""
+"""Attacks, a file each; a new one has a row in `ATTACKS` and its name in `settings.ATTACK_NAMES`.
+
+Belongs elsewhere: which models an attack is made on (`arms`), and what its numbers allow to say (`verdicts`).
+"""
 
 from deleatur.auditing.attacks.ask import ASK
 from deleatur.auditing.attacks.choose import CHOOSE
@@ -24,4 +27,4 @@ ATTACKS: dict[str, Attack] = {
 }
 """Attacks by name, in the order in which they are made."""
 EXPOSING = tuple(name for name, attack in ATTACKS.items() if attack.exposes)
-"""Those that can find out a model which only refuses."""
+"""Those that can detect a model which only refuses."""

@@ -23,11 +23,11 @@ HIDDEN = "…"
 def run(arm: Arm, way: str) -> Findings:
     """One way to ask; the plain one also by cloze."""
     questions = [q for plain in arm.questions() for q in WAYS[way](plain, arm)]
-    said = answered(questions, [(a,) for a in arm.speaker.answer(questions)])
+    found = answered(questions, [(a,) for a in arm.generator.answer(questions)])
     if way != "plain":
-        return Findings(answered=said)
+        return Findings(answered=found)
     encoded = arm.encoded()
-    return Findings(answered=said, values={"cloze": tuple(cloze(encoded, arm.predictions(encoded)))})
+    return Findings(answered=found, values={"cloze": tuple(cloze(encoded, arm.predictions(encoded)))})
 
 
 def _plain(q: Question, arm: Arm) -> list[Question]:

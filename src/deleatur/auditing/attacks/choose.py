@@ -22,10 +22,10 @@ def run(arm: Arm, setting: str) -> Findings:
         for e, texts in zip(arm.rows, options, strict=True)
         for text in texts
     ]
-    said = iter(arm.predictions(encode_all(arm.encoder, flat)))
+    predictions = iter(arm.predictions(encode_all(arm.encoder, flat)))
     values: list[float | None] = []
     for texts in options:
-        means = [sum(p.logp) / len(p.logp) for p in (next(said) for _ in texts)]
+        means = [sum(p.logp) / len(p.logp) for p in (next(predictions) for _ in texts)]
         chance = 1 / len(texts)
         values.append(None if len(texts) < 2 else (float(means[0] >= max(means)) - chance) / (1 - chance))
     return Findings(values={"choice": tuple(values)})

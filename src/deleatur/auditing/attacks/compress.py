@@ -92,7 +92,7 @@ def compress(model: TokenModel, to: str) -> None:
 
 
 def run(arm: Arm, setting: str) -> Findings:
-    """The model asked with its weights in another format."""
+    """The model evaluated with its weights in another format."""
     with restore_weights(arm.model):
         compress(arm.model, setting)
         return both_forms(arm)

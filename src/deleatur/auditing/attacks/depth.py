@@ -13,14 +13,14 @@ from deleatur.auditing.asking import piece_tokens
 from deleatur.auditing.attacks.table import Attack, Findings
 from deleatur.auditing.cells import Value
 from deleatur.auditing.states import nll_with, states
-from deleatur.auditing.tensors import write_tensors
+from deleatur.io.tensors import write_tensors
 from deleatur.types import Encoded
 
 
 def prepare(arm: Arm) -> None:
     """The arm's states where it predicts the facts' tokens."""
     rows = enumerate(arm.encoded())
-    with arm.speaker.computing():
+    with arm.generator.computing():
         found = {str(i): states(arm.model, row)[_layers(arm)][:, _places(row)] for i, row in rows}
     write_tensors(arm.folder / kept_states(arm.name), found)
 
@@ -35,12 +35,12 @@ def run(arm: Arm, setting: str) -> Findings:
     kept = load_file(arm.folder / kept_states(arm.name))
     falls: dict[str, list[Value]] = {str(layer): [] for layer in _layers(arm)}
     rows = arm.encoded()
-    with arm.speaker.computing():
-        for i, (row, said) in enumerate(zip(rows, arm.predictions(rows), strict=True)):
-            places, whole = _places(row), torch.tensor([-p for p in said.logp])
+    with arm.generator.computing():
+        for i, (row, predicted) in enumerate(zip(rows, arm.predictions(rows), strict=True)):
+            places, unpatched = _places(row), torch.tensor([-p for p in predicted.logp])
             for k, layer in enumerate(_layers(arm)):
                 there = nll_with(arm.model, row, layer, places, kept[str(i)][k])
-                falls[str(layer)].append(float((there - whole)[places].mean()) if places else None)
+                falls[str(layer)].append(float((there - unpatched)[places].mean()) if places else None)
     return Findings(values={layer: tuple(found) for layer, found in falls.items()})
 
 
@@ -54,7 +54,7 @@ def _layers(arm: Arm) -> list[int]:
 
 
 def places(model: Mapping[str, Sequence[Value]], control: Mapping[str, Sequence[Value]], threshold: float) -> list[float]:
-    """Where each row lies from the control (0) to the original (1): one minus the unlearning depth score.
+    """The place of each row between control (0) and original (1): one minus the unlearning depth score.
 
     Layers count where the control's states lower the truth by more than the threshold, each by how much; NaN where none.
     """

@@ -11,9 +11,9 @@ def run(arm: Arm, setting: str) -> Findings:
     """Answers to the plain questions; beside them 1 − (1 − P)^k, P the probability of the fact behind the true beginning."""
     n, encoded = arm.settings.samples, arm.encoded()
     questions = arm.questions()
-    drawn = arm.speaker.draw(questions, n, arm.settings.seed)
-    said = arm.predictions(encoded)
-    exact = {f"exact@{k}": tuple(probability_within(encoded, said, k)) for k in draws(n)}
+    drawn = arm.generator.draw(questions, n, arm.settings.seed)
+    predictions = arm.predictions(encoded)
+    exact = {f"exact@{k}": tuple(probability_within(encoded, predictions, k)) for k in draws(n)}
     return Findings(answered=answered(questions, drawn), values=exact)
 
 

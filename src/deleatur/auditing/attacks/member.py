@@ -15,7 +15,7 @@ SCORES = {"loss": loss, "min_k": min_k, "min_k_plus": min_k_plus, "zlib": zlib_l
 def run(arm: Arm, setting: str) -> Findings:
     """Unfamiliarity of the rows, then of the unseen ones."""
     encoded = encode_all(arm.encoder, (*arm.rows, *arm.unseen))
-    records = [make_record(row, said) for row, said in zip(encoded, arm.predictions(encoded), strict=True)]
+    records = [make_record(row, predicted) for row, predicted in zip(encoded, arm.predictions(encoded), strict=True)]
     return Findings(values={name: tuple(score(r) for r in records) for name, score in SCORES.items()})
 
 

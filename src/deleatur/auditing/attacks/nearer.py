@@ -1,4 +1,4 @@
-"""Is the model nearer to one that was never trained on the rows, or to the original, in what it says of their answers?"""
+"""Are the model's log-probabilities of the answers nearer to those of a model never trained on them, or of the original?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(arm: Arm, setting: str) -> Findings:
 def places(
     model: Sequence[Sequence[float]], control: Sequence[Sequence[float]], original: Sequence[Sequence[float]]
 ) -> list[float]:
-    """Where each row lies from the control (0) to the original (1): ½ + (‖f − f_N‖² − ‖f − f_O‖²) / 2‖f_O − f_N‖².
+    """The place of each row between control (0) and original (1): ½ + (‖f − f_N‖² − ‖f − f_O‖²) / 2‖f_O − f_N‖².
 
     The denominator is the mean over the rows, so that a row in which the two hardly differ weighs little.
     """

@@ -1,4 +1,4 @@
-"""A little fine-tuning on rows that do not say what was to be forgotten: does it come back?"""
+"""Do forgotten facts come back after a little fine-tuning on rows that do not contain them?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def settings(s: AuditSettings) -> tuple[str, ...]:
 
 
 def run(arm: Arm, setting: str) -> Findings:
-    """The model asked after a short training."""
+    """The model evaluated after a short training."""
     kind, _, value = setting.partition("-")
     return _benign(arm, int(value)) if kind == "benign" else _half(arm, float(value))
 
@@ -39,11 +39,11 @@ def _benign(arm: Arm, steps: int) -> Findings:
     before = mean_nll(arm.predictions(measured))
     with restore_weights(arm.model):
         fine_tune(arm.model, rows, training(s, s.benign_lr), steps=steps, rank=s.rank, seed=s.seed)
-        return replace(both_forms(arm), trained=(before, arm.speaker.nll(measured)))
+        return replace(both_forms(arm), trained=(before, arm.generator.nll(measured)))
 
 
 def _half(arm: Arm, lr: float) -> Findings:
-    """The whole model on one half of the subjects (of rows, where there is one subject), asked about the other; twice."""
+    """All weights trained on one half of the subjects (of rows, where there is one), evaluated on the other half; twice."""
     parts, s = halves(arm.subjects), arm.settings
     found: list[Findings] = []
     for trained, asked in (parts, parts[::-1]):
@@ -54,7 +54,7 @@ def _half(arm: Arm, lr: float) -> Findings:
             fine_tune(arm.model, rows, training(s, lr), steps=s.half_steps, rank=None, seed=s.seed)
             questions = [q for q in arm.questions() if q.row in set(asked)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
-            found.append(replace(part, trained=(before, arm.speaker.nll(measured))))
+            found.append(replace(part, trained=(before, arm.generator.nll(measured))))
     values: list[Value] = [None] * len(arm.rows)
     for part, asked in zip(found, parts[::-1], strict=True):
         for place, value in zip(asked, (part.values or {})["cloze"], strict=True):
@@ -93,7 +93,7 @@ def _pairs(example: Example) -> frozenset[tuple[str, str]]:
 
 RELEARN = Attack(
     asks="Plain questions and cloze after adapters learned retain rows of like wording (benign), and about one half of the "
-    "subjects after the whole model learned the rows of the other half.",
+    "subjects after all weights were trained on the rows of the other half.",
     source="2406.13356, 2602.03379, 2410.08827",
     settings=settings,
     run=run,

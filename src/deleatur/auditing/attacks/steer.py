@@ -13,8 +13,8 @@ from deleatur.auditing.attacks.table import Attack, Findings, both_forms
 from deleatur.auditing.cells import Value
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.states import changed, moved, states
-from deleatur.auditing.tensors import write_tensors
 from deleatur.data.encode import encode_all
+from deleatur.io.tensors import write_tensors
 from deleatur.types import Example
 
 RANDOM = "random"
@@ -28,12 +28,12 @@ def settings(s: AuditSettings) -> tuple[str, ...]:
 
 
 def prepare(arm: Arm) -> None:
-    """The original's mean states on all rows that any arm is asked."""
+    """The original's mean states on all rows that any arm is evaluated on."""
     write_tensors(arm.folder / MEANS, {"forget": _means(arm, arm.rows), "holdout": _means(arm, arm.unseen)})
 
 
 def run(arm: Arm, setting: str) -> Findings:
-    """Each half of the subjects asked under the direction that the other half gives."""
+    """Each half of the subjects evaluated under the direction that the other half gives."""
     first, second = setting.split("-")
     original = load_file(arm.folder / MEANS)["holdout" if arm.rows == arm.unseen else "forget"]
     own, parts = _means(arm, arm.rows), halves(arm.subjects)
@@ -60,7 +60,7 @@ def _means(arm: Arm, rows: tuple[Example, ...]) -> Float[Tensor, "rows layers D"
     """Mean state of each row's answer, layer by layer."""
     encoded = encode_all(arm.encoder, rows)
     empty = torch.zeros(0, arm.model.layers, arm.model.width)
-    with arm.speaker.computing():
+    with arm.generator.computing():
         return torch.stack([states(arm.model, row).mean(1) for row in encoded]) if encoded else empty
 
 
@@ -82,7 +82,7 @@ def _random(arm: Arm, rows: list[Example], size: Float[Tensor, " layers"], stren
     for k in range(arm.settings.random_directions):
         towards = torch.randn(arm.model.layers, arm.model.width, generator=generator)
         with changed(arm.model, moved(_window(arm, towards, size, strength, k % arm.settings.windows))):
-            found = cloze(encoded, arm.speaker.predictions(encoded))
+            found = cloze(encoded, arm.generator.predictions(encoded))
         sums = [a + b / arm.settings.random_directions for a, b in zip(sums, found, strict=True)]
     return sums
 

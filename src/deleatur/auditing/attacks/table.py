@@ -29,7 +29,7 @@ class Attack:
 
     `kind` says what its numbers are: rates of leaking rows, AUC of familiarity, or places on a scale from control to
     original. `needs` names what must be given: "holdout", "retrained". Where `exposes` holds, it works on models that
-    stay silent, and has to find out the refuser. `prepare` writes what the attack needs of an arm, on whichever arm it is
+    stay silent, and has to detect the refuser. `prepare` writes what the attack needs of an arm, on whichever arm it is
     made: the file that `prepared` names. With `on_original` the settings of every arm run inside the original model, under
     the arm's name.
     """
@@ -48,13 +48,13 @@ class Attack:
 
 
 def both_forms(arm: Arm, questions: Sequence[Question] | None = None, rows: Sequence[Encoded] | None = None) -> Findings:
-    """The model asked as it is now: by generated answers to the questions and by cloze over the rows."""
+    """The model evaluated as it is now: by generated answers to the questions and by cloze over the rows."""
     questions = arm.questions() if questions is None else questions
     encoded = arm.encoded() if rows is None else rows
-    said = arm.speaker.predictions(encoded)
+    predictions = arm.generator.predictions(encoded)
     return Findings(
-        answered=answered(questions, [(a,) for a in arm.speaker.answer(questions)]),
-        values={"cloze": tuple(cloze(encoded, said))},
+        answered=answered(questions, [(a,) for a in arm.generator.answer(questions)]),
+        values={"cloze": tuple(cloze(encoded, predictions))},
         health=arm.health(),
     )
 

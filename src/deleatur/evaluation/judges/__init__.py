@@ -1,4 +1,4 @@
-"""Does a generated answer reveal the fact? Judges, each with a name that stands beside its numbers."""
+"""Does a generated answer reveal the fact? Judges, each with a name that is given with its numbers."""
 
 from __future__ import annotations
 

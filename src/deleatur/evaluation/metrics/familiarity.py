@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deleatur.types import Record
 
 K = 0.4  # share of tokens, as MUSE and OpenUnlearning set it
-LEAST_DEVIATION = 1e-3  # nats; a distribution of one certain word has none
+MIN_DEVIATION = 1e-3  # nats; a distribution of one certain word has none
 
 
 def min_k(record: Record) -> float | None:
@@ -27,7 +27,7 @@ def min_k_plus(record: Record) -> float | None:
     None for records without that mean. Deviations below .001 nats count as .001, as in OpenUnlearning.
     """
     columns = zip(record.logp, record.mean, record.deviation, strict=False)
-    standard = [(p - centre) / max(deviation, LEAST_DEVIATION) for p, centre, deviation in columns]
+    standard = [(p - centre) / max(deviation, MIN_DEVIATION) for p, centre, deviation in columns]
     return _unlikeliest(standard[: len(record.logp) - record.ends])
 
 

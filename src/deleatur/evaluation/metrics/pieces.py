@@ -15,7 +15,7 @@ from deleatur.evaluation.metrics.folding import Kind, Word, words_of
 STEM = 4  # letters at least that two words have to share
 SIZES: dict[Kind, int] = {"han": 2, "hiragana": 2, "letters": 4}  # of the segments of runs that are no words
 SHORT = 8  # pieces; of a longer answer a larger share is the fact in part
-SURE, NEAR, LIKE = 3, 2, 1
+CERTAIN, CLOSE, POSSIBLE = 3, 2, 1
 SINGLE = str.maketrans("ıłøđħŧيكىة", "ilodhtیکیه")  # letters that are written one for the other
 # words that carry no fact; everything else in an answer is its content
 STOP_WORDS = frozenset(
@@ -40,7 +40,7 @@ def shares(question: str, answer: str, said: str) -> float | None:
         return None
     runs = [w for w in heard if w.kind in SIZES]
     best = {piece: max((likeness(piece, w) for w in heard), default=0) for piece in pieces}
-    found = [p for p in pieces if best[p] == SURE] or [p for p in pieces if best[p] == NEAR]
+    found = [p for p in pieces if best[p] == CERTAIN] or [p for p in pieces if best[p] == CLOSE]
     others = [w for w in _new(heard, known) if not _is_said(w, pieces)]
     names = [p for p in pieces if p.named]
     numbers = [p for p in names if p.kind == "number"]
@@ -48,7 +48,7 @@ def shares(question: str, answer: str, said: str) -> float | None:
     if not replaced and _replaced(numbers, found, others):  # a name beside it may be a noun of German
         return None
     if not found or replaced:
-        undecided = any(best[p] == LIKE for p in (names if replaced else pieces))
+        undecided = any(best[p] == POSSIBLE for p in (names if replaced else pieces))
         unclear = undecided or (not replaced and (_is_part(runs, pieces, known) or _in_another_script(pieces, others)))
         return None if unclear else 0.0
     share = len(found) / len(pieces)
@@ -72,7 +72,7 @@ def _pieces(answer: Sequence[Word], known: Sequence[Word]) -> list[Word]:
 
 def _is_known(word: Word, known: Word) -> bool:
     """Does the question have it, also with another ending where it is no name?"""
-    return likeness(word, known) == SURE or (not word.named and likeness(word, known) == NEAR)
+    return likeness(word, known) == CERTAIN or (not word.named and likeness(word, known) == CLOSE)
 
 
 def _new(words: Iterable[Word], known: Sequence[Word]) -> list[Word]:
@@ -128,13 +128,13 @@ def _is_particle(word: Word) -> bool:
 
 @lru_cache(2**16)
 def likeness(piece: Word, word: Word) -> int:
-    """SURE, NEAR (an ending or a prefix in short words), LIKE (may be a form of it or another word), else 0."""
+    """CERTAIN, CLOSE (an ending or a prefix in short words), POSSIBLE (may be a form of it or another word), else 0."""
     if piece.kind in SIZES:
-        return SURE if word.kind in (piece.kind, "katakana") and piece.text in word.text else 0
+        return CERTAIN if word.kind in (piece.kind, "katakana") and piece.text in word.text else 0
     if (piece.kind, word.kind) == ("katakana", "hiragana"):
-        return SURE if piece.text in word.text else 0
+        return CERTAIN if piece.text in word.text else 0
     if "number" in (piece.kind, word.kind) or piece.text == word.text:
-        return SURE if piece.text == word.text else 0
+        return CERTAIN if piece.text == word.text else 0
     if "hangul" in (piece.kind, word.kind):
         return _like_in_korean(piece.text, word.text) if piece.kind == word.kind else 0
     if len(piece.text) == 1 or len(word.text) == 1:
@@ -142,10 +142,10 @@ def likeness(piece: Word, word: Word) -> int:
     one, other = _bare(piece.text), _bare(word.text)
     marks = [{c for c in unicodedata.normalize("NFD", w.text) if unicodedata.combining(c)} for w in (piece, word)]
     if not (marks[0] <= marks[1] or marks[1] <= marks[0]):  # as two names that differ in tone
-        return LIKE if same_word(one, other) or resembles(one, other) else 0
+        return POSSIBLE if same_word(one, other) or resembles(one, other) else 0
     if same_word(one, other):
-        return SURE
-    return NEAR if _inside(one, other) else LIKE if resembles(one, other) else 0
+        return CERTAIN
+    return CLOSE if _inside(one, other) else POSSIBLE if resembles(one, other) else 0
 
 
 def same_word(one: str, other: str) -> bool:
@@ -190,14 +190,14 @@ def _like_in_korean(one: str, other: str) -> int:
     short, long = sorted((one, other), key=len)
     alike = _alike(short, long)
     if alike == len(short) and len(long) - alike <= 3:
-        return SURE
+        return CERTAIN
     if alike >= 2 and 2 * alike >= len(short) and len(long) - alike <= STEM:
-        return SURE
+        return CERTAIN
     one, other = sorted((unicodedata.normalize("NFD", w) for w in (one, other)), key=len)  # letters of syllables
     alike = _alike(one, other)
     if len(one) - alike > 2 or len(other) - alike > STEM + 2:
         return 0
-    return SURE if alike > STEM else LIKE if alike == STEM or (alike == 3 and _alike(short, long)) else 0
+    return CERTAIN if alike > STEM else POSSIBLE if alike == STEM or (alike == 3 and _alike(short, long)) else 0
 
 
 def _alike(one: str, other: str) -> int:

@@ -59,6 +59,6 @@ def piece_of(answer: str, span: Span) -> str:
     return f"{'' if inside[0] else ' '}{text}{'' if inside[1] else ' '}"
 
 
-def whole_piece(text: str) -> str:
+def marked_piece(text: str) -> str:
     """A marked text as a piece of its own, of whole words."""
     return folded(text) if UNSPACED.search(text) else f" {folded(text)} "

@@ -40,9 +40,11 @@ def _recall(record: Record, kind: str) -> float | None:
 @cache
 def _scorer(kind: str) -> RougeScorer:
     """rouge-score's words, as peers have them. It drops all letters but a-z: texts of other scripts get Unicode's words."""
-    # here and not above: they bring all of nltk and scikit-learn, a second or two of processor time, before the first step
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import DefaultTokenizer
+    from deleatur.modeling.patches import stemmer_alone  # here and not above, since a metric needs no torch
+
+    with stemmer_alone():
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
 
     class AnyScript(DefaultTokenizer):
         def tokenize(self, text: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deleatur.evaluation.metrics.coherence import LEAST, ORDER, incoherent, looped, repeated
+from deleatur.evaluation.metrics.coherence import MIN_TOKENS, ORDER, incoherent, looped, repeated
 from deleatur.types import Record
 
 LINES = [json.loads(line) for line in (Path(__file__).parents[3] / "golden/coherence.jsonl").read_text("utf-8").splitlines()]
@@ -75,7 +75,7 @@ class TestIncoherent:
         assert incoherent(record(start_nll=ORDER * 8 + 0.01)) == 1.0
 
     def test_an_answer_too_short_to_have_an_order_is_language(self):
-        assert incoherent(record("Kragford", start_nll=12.0, shuffled_nll=12.0, start_tokens=LEAST - 1)) == 0.0
+        assert incoherent(record("Kragford", start_nll=12.0, shuffled_nll=12.0, start_tokens=MIN_TOKENS - 1)) == 0.0
 
     @pytest.mark.parametrize("text", ["", "  \n"])
     def test_an_answer_without_text_is_none(self, text):

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from deleatur.data import muse, rwku, tofu
-from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS, metrics_markdown
+from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS
 from deleatur.evaluation.metrics.agreement import agreement
+from deleatur.evaluation.metrics.page import metrics_markdown
 from deleatur.types import Record
 
 DOCS = Path(__file__).parents[4] / "docs"

@@ -1,0 +1,76 @@
+"""How much the demo does: a few minutes' worth, or the larger one with which the tables of docs/results.md were made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+
+from deleatur.commands.options import Demo
+from deleatur.settings import Data, Evaluation, Guard, Train
+
+FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
+UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth up, and behind them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How long the demo takes: fine-tuning, forgetting, and how the model is asked before and after."""
+
+    fine_tuning: Train
+    forgetting: Train  # of it epochs, batch, precision, and which weights are trained
+    rate: float = 1.0  # times the recipe's learning rate
+    guard: Guard = field(default_factory=Guard)
+    evaluation: Evaluation
+    data: Data = field(default_factory=Data)
+
+
+FULL = Scale(
+    fine_tuning=FINE_TUNING,
+    forgetting=Train(batch=4, precision="bf16"),
+    evaluation=Evaluation(rows=48, new_tokens=40),
+)
+SMALL = Scale(
+    fine_tuning=Train(epochs=8, batch=12, lr=1e-3, gamma=0.0, precision="bf16", only=UPPER),
+    forgetting=Train(epochs=6, batch=6, precision="bf16", only=UPPER),
+    rate=3.0,
+    guard=Guard(stop=8),
+    evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
+    data=Data(template="plain"),
+)
+
+
+def scale_of(demo: Demo) -> Scale:
+    """The demo's scale; the small one in the precision in which this machine is quicker."""
+    if demo.full:
+        return FULL
+    return SMALL if bf16_is_faster() else in_fp32(SMALL)
+
+
+def in_fp32(scale: Scale) -> Scale:
+    """The same in fp32 throughout."""
+    return replace(
+        scale,
+        fine_tuning=replace(scale.fine_tuning, precision="fp32"),
+        forgetting=replace(scale.forgetting, precision="fp32"),
+        evaluation=replace(scale.evaluation, precision="fp32"),
+    )
+
+
+@cache
+def bf16_is_faster() -> bool:
+    """Does this machine multiply in bf16 faster than in fp32? A processor without it takes three times as long."""
+    if torch.cuda.is_available():
+        return True
+    seconds = []
+    for dtype in (torch.bfloat16, torch.float32):
+        x, weight = torch.ones(256, 512, dtype=dtype), torch.ones(1024, 512, dtype=dtype)
+        tries = []
+        for _ in range(5):
+            began = time.process_time()
+            torch.nn.functional.linear(x, weight)
+            tries.append(time.process_time() - began)
+        seconds.append(min(tries))
+    return seconds[0] < seconds[1]

@@ -1,0 +1,33 @@
+"""The two sizes of the demo, and the precision of the small one."""
+
+from __future__ import annotations
+
+import re
+
+from deleatur.commands import demo_scale
+from deleatur.commands.demo_scale import FULL, SMALL, UPPER, scale_of
+from deleatur.commands.options import Demo
+from deleatur.settings import Data
+
+
+def test_the_full_demo_is_the_one_of_the_results():
+    """20 people, every weight, the chat template: what the tables of docs/results.md were made with."""
+    assert scale_of(Demo(full=True)) is FULL
+    assert (FULL.fine_tuning.only, FULL.forgetting.only, FULL.data, FULL.rate) == (None, None, Data(), 1.0)
+    assert (Demo(full=True).size, Demo().size, Demo(full=True, people=3).size) == (20, 6, 3)
+
+
+def test_where_bf16_is_slower_all_of_the_small_demo_is_in_fp32(monkeypatch):
+    precisions = {}
+    for faster in (True, False):
+        monkeypatch.setattr(demo_scale, "bf16_is_faster", lambda faster=faster: faster)
+        scale = scale_of(Demo())
+        precisions[faster] = {part.precision for part in (scale.fine_tuning, scale.forgetting, scale.evaluation)}
+    assert precisions == {True: {"bf16"}, False: {"fp32"}}
+
+
+def test_the_small_demo_trains_the_layers_from_the_tenth_up_and_the_last_norm():
+    names = ["embed_tokens.weight", *(f"layers.{i}.mlp.up_proj.weight" for i in (0, 9, 10, 29)), "norm.weight"]
+    trained = [name for name in names if re.search(UPPER, f"model.{name}")]
+    assert trained == names[3:]
+    assert {SMALL.fine_tuning.only, SMALL.forgetting.only} == {UPPER}
