@@ -115,7 +115,11 @@ def gguf_read_once() -> Iterator[None]:
 
     read, table = gguf.GGUFReader, gguf.get_tensor_name_map
     once = cache(read)
-    gguf.GGUFReader = lambda path, mode="r": once(os.path.realpath(path)) if mode == "r" else read(path, mode)
+
+    def open_file(path: Any, mode: Any = "r") -> Any:
+        return once(os.path.realpath(path)) if mode == "r" else read(path, mode)
+
+    gguf.GGUFReader = open_file  # pyright: ignore[reportAttributeAccessIssue]
     gguf.get_tensor_name_map = cache(table)
     try:
         yield
