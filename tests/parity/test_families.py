@@ -165,3 +165,11 @@ def test_width_is_that_of_the_hidden_state():
     model = TokenModel(make("GPT2")).prepare()
     assert model.width == 32
     assert model(collate(rows()[:1])).hidden.shape == (257, 32)
+
+
+def test_a_model_whose_own_forward_fails_is_refused(monkeypatch):
+    """As one whose config names fewer layers than it has."""
+    lm = make("Llama")
+    monkeypatch.setattr(lm, "forward", lambda **given: [][0])
+    with pytest.raises(ModelError, match=r"cannot run four tokens \(IndexError: .*; mend its config\.json"):
+        TokenModel(lm)

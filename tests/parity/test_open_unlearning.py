@@ -75,12 +75,14 @@ def test_the_ids_and_what_is_scored_are_the_peers(sides):
 
 
 def test_every_metric_is_the_peers_row_by_row(sides):
-    """Within 1e-5, ten times finer than the peer's own rounding; extraction strength as exported, with its floor."""
+    """Within 1e-5, ten times finer than the peer's own rounding; extraction strength as exported, with its floor. With
+    pytest's -s the deviations are printed."""
     *_, records, theirs = sides
     for record, expected in zip(records, theirs, strict=True):
-        for name, value in expected.items():
-            if name in METRICS and name not in DIFFERENT:
-                assert value_of(name, record) == pytest.approx(value, abs=1e-5), name
+        compared = {name: value for name, value in expected.items() if name in METRICS and name not in DIFFERENT}
+        ours = {name: value_of(name, record) for name in compared}
+        print(f"\nrow {record.id}:", ", ".join(f"{name} {ours[name] - value:+.1e}" for name, value in compared.items()))
+        assert ours == pytest.approx(compared, abs=1e-5)
 
 
 def test_exports_say_what_the_peer_says(sides):

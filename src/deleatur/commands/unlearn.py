@@ -32,7 +32,7 @@ from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
-from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
+from deleatur.modeling.dry_run import gathering_trial, gguf_notes, try_merging, try_saving
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import disable_dropout, exact_matmul, matmul_precision_restored
 from deleatur.modeling.session import Session
@@ -114,7 +114,7 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     partly = run.lora.rank is not None or run.train.only is not None
     check_space(model, out, None if partly else run.keep)
     try_ending(model, tokenizer, run.lora, run.model)
-    place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
+    _place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
 
@@ -127,7 +127,7 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         try:
             if lora.rank is not None:
                 try_merging(model, lora, name)
-            if tokenizer is not None and lora.bits is None:
+            if tokenizer is not None:
                 try_saving(model, tokenizer, name)
         except DeleaturError as e:
             failed.append(e)
@@ -136,6 +136,14 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
     if reason := agree(attempt):  # the first process alone saves, and all of them end where it cannot
         raise failed[0] if failed else ModelError(reason)
+
+
+def _place(network: TokenModel, run: Run) -> None:
+    """On its device; where its weights are shared out over processes, some are gathered at once as saving will do."""
+    trial = gathering_trial(network.lm, run.model) if will_shard() else None
+    place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
+    if trial is not None:
+        trial()
 
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
@@ -253,7 +261,7 @@ def _forget_rows(
         try_ending(model, None, run.lora, run.model)
         network = TokenModel(disable_dropout(model)).prepare()
         kept = None if will_shard() else weights_of(network.lm)
-        place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
+        _place(network, run)
         encoder = make_encoder(tokenizer, run.data)
         session = Session(model=network, encoder=encoder, suite=rows_suite(sets), rows=encoded, progress=progress)
         outcome = unlearn(with_made_retain_rows(session, run) if run.lacks_retain else session, run, weights=kept)

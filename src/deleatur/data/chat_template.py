@@ -106,7 +106,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
     if opened and close in stands:
         return ChatTemplate(**how)
     if opened:
-        return ChatTemplate(**how, rendered=False, closing=f"{close}\n\n")
+        return ChatTemplate(**how, rendered=False, closing=_closing(tokenizer, close))
     if asked.startswith(before) and not _without_blocks(asked[len(before) :]).strip():
         return ChatTemplate(**how, rendered=False)
     raise ModelError(
@@ -169,6 +169,18 @@ def _next_header(tokenizer: PreTrainedTokenizerBase, settings: Data) -> str | No
     except DataError:  # a template for one question
         return None
     return _ending(tokenizer, after)
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase, close: str) -> str:
+    """What closes a block for reasoning, up to the answer: as the template writes it where it is given the reasoning."""
+    thought = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), AGAIN)
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": PROBE, **thought}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # as in `render`
+        text = ""
+    between = text.partition(AGAIN)[2].partition(PROBE)[0]
+    return between[between.index(close) :] if close in between else f"{close}\n\n"
 
 
 def _without_blocks(text: str) -> str:

@@ -197,13 +197,16 @@ def mesh_of(weight: Tensor) -> DeviceMesh | None:
     return getattr(weight, "device_mesh", None)
 
 
-def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """All weights on the first process's CPU, nothing on the others; None where each holds the model anyway."""
+def full_weights(model: nn.Module, kept: tuple[str, ...] = ("",)) -> dict[str, Tensor] | None:
+    """All weights, or those whose names begin with one of `kept`, on the first process's CPU, nothing on the others; None
+    where each holds the model anyway."""
     if not is_sharded(model):
         return None
     made: dict[int, Tensor] = {}  # tied weights are one tensor
     out = {}
     for name, weight in model.state_dict(keep_vars=True).items():
+        if not name.startswith(kept):
+            continue
         if id(weight) not in made:
             full = full_tensor(weight).detach()
             made[id(weight)] = full.cpu() if is_first() else full[:0].cpu()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Callable, Iterable
+from copy import copy, deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from deleatur.distributed.processes import agree, fingerprints, full_weights
 from deleatur.errors import DeleaturError, ModelError
 from deleatur.modeling.gguf import plan_gguf
-from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers
+from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers, packed_layers, plain_layer
 from deleatur.modeling.lora_targets import lora_targets
-from deleatur.modeling.patches import quiet_transformers
+from deleatur.modeling.patches import drop_quantisation_marks, quiet_transformers
 from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora
 
@@ -23,7 +25,8 @@ TEXT = "Where was Nojul born? In 1972,\n in Teburg, é 家."
 
 
 def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Save the settings, the tokenizer and a layer of each kind, and read them again; nothing is left of it.
+    """Save the settings, the tokenizer and a layer of each kind, and read them again; nothing is left of it. What is held in
+    NF4 is made plain, as it will be saved.
 
     Raises ModelError where that fails, or another tokenizer or class comes back.
     """
@@ -48,9 +51,8 @@ def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 
 def _back(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[Any, list[str]]:
     """The model that is read again, its weights nowhere, and which of those written it lacks."""
-    kept = _layer_of_each_kind(model)
-    weights = {name: weight for name, weight in model.state_dict().items() if name.startswith(kept)}
-    model.save_pretrained(folder, state_dict=weights)
+    saved, weights = _as_saved(model)
+    saved.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     with quiet_transformers():  # about the layers that were not written
         made: Any = AutoModelForCausalLM.from_pretrained(
@@ -58,6 +60,41 @@ def _back(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         )
         back, info = made
     return back, sorted({*info["missing_keys"]} & weights.keys())
+
+
+def _as_saved(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """The model and the weights of a layer of each kind; where some are in NF4, as `merge_adapters` leaves them."""
+    kept, packed = _layer_of_each_kind(model), packed_layers(model)
+    weights = {name: w for name, w in model.state_dict().items() if name.startswith(kept) and not _is_in(name, packed)}
+    if not packed:
+        return model, weights
+    for name, layer in packed.items():
+        if name.startswith(kept):
+            weights |= {f"{name}.{own}": p.detach() for own, p in plain_layer(layer).named_parameters()}
+    model = copy(model)  # a second name for the same layers, with settings of its own
+    model.config = deepcopy(model.config)
+    return drop_quantisation_marks(model), weights
+
+
+def _is_in(name: str, layers: Iterable[str]) -> bool:
+    return any(name.startswith(f"{layer}.") for layer in layers)
+
+
+def gathering_trial(model: PreTrainedModel, name: str) -> Callable[[], None]:
+    """To be made before the weights are shared out over processes; called afterwards, by all of them, it gathers a layer of
+    each kind as saving does. Raises ModelError there where other weights come back than were shared out."""
+    kept = _layer_of_each_kind(model)
+    weights = {key: w for key, w in model.state_dict().items() if key.startswith(kept)}
+    known = dict(zip(weights, fingerprints(weights.values()), strict=True))
+
+    def gather() -> None:
+        came = full_weights(model, kept)
+        found = {key.replace(".base_layer", ""): w for key, w in (came or {}).items()}  # below adapters
+        lost = [key for key in known if key not in found or fingerprints([found[key]]) != [known[key]]]
+        if first := agree(lambda: lost[:1]):
+            raise ModelError(f"gathered from all processes, {first[0]} of {name} is another weight; run it on one process")
+
+    return gather
 
 
 def _layer_of_each_kind(model: nn.Module) -> tuple[str, ...]:

@@ -238,13 +238,25 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """Adapters added into the weights they adapt, and taken off. In place; without adapters nothing happens.
+    """Adapters added into the weights they adapt, and taken off. In place; a plain model without adapters stays as it is.
 
-    What they adapt in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be
-    another model than the one that was trained, and can have back what was forgotten.
+    What is in NF4 is plain afterwards, in the type it was read in: rounded to 4 bits again, the sum would be another model
+    than the one that was trained, and can have back what was forgotten.
     """
     merge_layers(model)
+    for name, layer in packed_layers(model).items():
+        _replace(model, name, plain_layer(layer))
     return drop_quantisation_marks(model)
+
+
+def packed_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The layers that are held in NF4, by their names."""
+    return {name: m for name, m in model.named_modules() if hasattr(getattr(m, "weight", None), "quant_state")}
+
+
+def _replace(holder: torch.nn.Module, name: str, layer: torch.nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(holder.get_submodule(parent), child, layer)
 
 
 def merge_layers(holder: torch.nn.Module) -> None:
@@ -256,21 +268,20 @@ def merge_layers(holder: torch.nn.Module) -> None:
     for name, module in adapted:
         base: Any = module.get_base_layer()
         if hasattr(getattr(base, "weight", None), "quant_state"):
-            base = _plain(base, module.get_delta_weight("default"))  # pyright: ignore
+            base = plain_layer(base, module.get_delta_weight("default"))  # pyright: ignore
         else:
             with gathered(module):
                 module.merge()
         if not name.endswith(".base_layer"):  # those of one module lie around each other
-            parent, _, child = name.rpartition(".")
-            setattr(holder.get_submodule(parent), child, base)
+            _replace(holder, name, base)
 
 
-def _plain(packed: Any, delta: Float[Tensor, "O I"]) -> torch.nn.Linear | Conv1D:
+def plain_layer(packed: Any, delta: Float[Tensor, "O I"] | None = None) -> torch.nn.Linear | Conv1D:
     """A linear layer in NF4 as one of its own type, with `delta` added to its weight."""
     from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
     weight = dequantize_4bit(packed.weight.data, packed.weight.quant_state)
-    weight = (weight.float() + delta.float()).to(weight.dtype)
+    weight = weight if delta is None else (weight.float() + delta.float()).to(weight.dtype)
     with torch.device("meta"):
         turned = packed.source_cls is Conv1D  # GPT-2's layer, which holds its matrix transposed
         made = Conv1D(*weight.shape) if turned else torch.nn.Linear(*weight.T.shape, bias=False)

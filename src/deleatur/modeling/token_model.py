@@ -20,6 +20,7 @@ from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.decoder import Decoder
 from deleatur.modeling.low_memory_layers import recompute_activations
+from deleatur.modeling.safe_reading import why
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
@@ -243,8 +244,13 @@ class TokenModel(nn.Module):
     def _check_head(self) -> None:
         """Refuse a family that does more between its states and its logits than `head` knows."""
         with self.decoder.probing() as ids:
-            states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-            ours, theirs = self.head(states).float(), self.lm(input_ids=ids[None]).logits[0].float()
+            try:
+                states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+                theirs = self.lm(input_ids=ids[None]).logits[0].float()
+            except (LookupError, TypeError, ValueError, AttributeError) as e:  # not for want of memory
+                seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e, '')})"
+                raise ModelError(f"{seen}; mend its config.json, or give another model") from e
+            ours = self.head(states).float()
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
         if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
             raise ModelError(

@@ -206,3 +206,11 @@ class TestSystemTurns:
             "Who"
         )
         assert "Be long." not in texts(encoder, SYSTEM)[0]
+
+
+def test_a_block_is_closed_as_the_template_closes_it(make_tokenizer):
+    """Where the template writes the reasoning that it is given; else with an empty line."""
+    own = "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}"
+    encoder = make_encoder(make_tokenizer(OPEN.replace("{{ m.content }}", own)), Data())
+    assert encoder.template.closing == "</think>"
+    assert make_encoder(make_tokenizer(OPEN), Data()).template.closing == "</think>\n\n"

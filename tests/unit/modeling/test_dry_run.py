@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from deleatur.errors import ModelError
 from deleatur.modeling import dry_run
 from deleatur.modeling.dry_run import gguf_notes, try_merging, try_saving
+from deleatur.modeling.loading import add_adapters, load, save
 from deleatur.settings import Lora
 
 RANK = Lora(rank=2)
@@ -88,3 +91,47 @@ def test_a_gguf_model_that_cannot_go_back_to_gguf_says_so_before_training(llama,
         "written as GGUF"
     )
     assert gguf_notes(llama, plain.tokenizer, "folder") == []
+
+
+def test_of_a_base_in_four_bits_the_plain_weights_are_saved_and_the_base_stays(make_llama, plain, tmp_path):
+    save(make_llama(hidden_size=64), plain.tokenizer, tmp_path)
+    lm, tokenizer = load(str(tmp_path), precision="bf16", bits=4)
+    layer = lm.model.layers[0].mlp.up_proj
+    back, lost = dry_run._back(lm, tokenizer, tmp_path / "trial")
+    saved = load_file(tmp_path / "trial" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert not lost and type(back.model.layers[0].mlp.up_proj) is nn.Linear
+    assert torch.equal(saved, dequantize_4bit(layer.weight.data, layer.weight.quant_state))
+    assert lm.is_quantized and lm.model.layers[0].mlp.up_proj is layer and hasattr(lm.config, "quantization_config")
+    try_saving(lm, tokenizer, "m")
+
+
+def test_a_base_in_four_bits_that_would_be_read_as_another_is_refused(make_llama, plain, tmp_path, monkeypatch):
+    save(make_llama(hidden_size=64), plain.tokenizer, tmp_path)
+    lm, tokenizer = load(str(tmp_path), precision="bf16", bits=4)
+    monkeypatch.setattr(dry_run, "drop_quantisation_marks", lambda lm: lm)  # so that it says it is in 4 bits still
+    with pytest.raises(ModelError, match="saved"):
+        try_saving(lm, tokenizer, "m")
+
+
+@pytest.mark.parametrize("harm", [None, "value", "lost"])
+def test_a_weight_that_is_gathered_as_another_is_refused(harm, llama, monkeypatch):
+    """Adapters may have come onto it meanwhile."""
+    gather = dry_run.gathering_trial(llama, "m")
+    add_adapters(llama, RANK)
+
+    def gathered(lm, kept):
+        found = {key: w.clone() for key, w in lm.state_dict().items() if key.startswith(kept)}
+        if harm == "lost":
+            del found["model.layers.0.mlp.up_proj.base_layer.weight"]
+        elif harm == "value":
+            found["model.layers.0.mlp.up_proj.base_layer.weight"][0, 0] += 1
+        return found
+
+    monkeypatch.setattr(dry_run, "full_weights", gathered)
+    if harm is None:
+        gather()
+        return
+    with pytest.raises(
+        ModelError, match=r"gathered from all processes, model\.layers\.0\.mlp\.up_proj\.weight of m is another"
+    ):
+        gather()

@@ -292,3 +292,11 @@ def test_a_padding_token_below_zero_is_none(llama, plain, tmp_path):
     save(llama, plain.tokenizer, tmp_path)
     (tmp_path / "generation_config.json").write_text('{"pad_token_id": -1}')
     assert load(str(tmp_path))[0].generation_config.pad_token_id is None
+
+
+def test_a_family_with_an_encoder_is_refused_with_what_to_give(plain, tmp_path):
+    shape = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "vocab_size": 401}
+    transformers.T5ForConditionalGeneration(transformers.T5Config(**shape)).save_pretrained(tmp_path)
+    plain.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"a T5 is no causal language model .*; give a language model"):
+        load(str(tmp_path))
