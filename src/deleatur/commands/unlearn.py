@@ -27,12 +27,12 @@ from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
 from deleatur.distributed.processes import agree, gather, is_first, start, will_shard
-from deleatur.errors import DeleaturError, Diverged, ModelError, resume_hint
+from deleatur.errors import Diverged, resume_hint
 from deleatur.evaluation.aggregate import answer_notes, lacking_coherence
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.adapters import plain_model
-from deleatur.modeling.dry_run import gathering_trial, gguf_notes, try_merging, try_saving
+from deleatur.modeling.dry_run import gathering_trial, gguf_notes, try_ending
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import disable_dropout, exact_matmul, matmul_precision_restored
 from deleatur.modeling.session import Session
@@ -56,7 +56,7 @@ from deleatur.run_folder.writer import (
     unfinished_folder,
     write_outcome,
 )
-from deleatur.settings import Data, Lora, require
+from deleatur.settings import Data, require
 from deleatur.training.monitor import nothing_forgotten
 from deleatur.training.setup import check_parts
 from deleatur.training.train import place, train
@@ -117,25 +117,6 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
     _place(network, run)
     encoder = make_encoder(tokenizer, run.data)
     return Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress, folder=out)
-
-
-def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, lora: Lora, name: str) -> None:
-    """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
-    failed: list[DeleaturError] = []
-
-    def attempt() -> str | None:
-        try:
-            if lora.rank is not None:
-                try_merging(model, lora, name)
-            if tokenizer is not None:
-                try_saving(model, tokenizer, name)
-        except DeleaturError as e:
-            failed.append(e)
-            return str(e)
-        return None
-
-    if reason := agree(attempt):  # the first process alone saves, and all of them end where it cannot
-        raise failed[0] if failed else ModelError(reason)
 
 
 def _place(network: TokenModel, run: Run) -> None:

@@ -24,6 +24,25 @@ from deleatur.settings import Lora
 TEXT = "Where was Nojul born? In 1972,\n in Teburg, é 家."
 
 
+def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, lora: Lora, name: str) -> None:
+    """What is done with the model after the last step, tried on small parts of it; nothing is saved without a tokenizer."""
+    failed: list[DeleaturError] = []
+
+    def attempt() -> str | None:
+        try:
+            if lora.rank is not None:
+                try_merging(model, lora, name)
+            if tokenizer is not None:
+                try_saving(model, tokenizer, name)
+        except DeleaturError as e:
+            failed.append(e)
+            return str(e)
+        return None
+
+    if reason := agree(attempt):  # the first process alone saves, and all of them end where it cannot
+        raise failed[0] if failed else ModelError(reason)
+
+
 def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Save the settings, the tokenizer and a layer of each kind, and read them again; nothing is left of it. What is held in
     NF4 is made plain, as it will be saved.

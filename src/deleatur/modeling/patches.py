@@ -104,9 +104,8 @@ def no_kernels() -> Iterator[None]:
 def gguf_read_once() -> Iterator[None]:
     """Each GGUF file is read once meanwhile, and each family's table of tensor names made once, however often asked for.
 
-    Reason: configuration, tokenizer, weights and our own checks each read the whole vocabulary, and every module of a
-    model has the table made anew: 20 s for a small model in place of 5. Libraries: gguf, which transformers imports anew
-    in each function that needs it.
+    Reason: configuration, tokenizer, weights and checks each read the whole vocabulary, and every module has the table made
+    anew: 20 s for a small model in place of 5. Libraries: gguf, which transformers imports where it needs it.
     """
     if find_spec("gguf") is None:
         yield
@@ -131,8 +130,7 @@ def gguf_read_once() -> Iterator[None]:
 def stemmer_alone() -> Iterator[None]:
     """`nltk.stem.porter` is imported meanwhile without all else that `import nltk` brings.
 
-    Reason: rouge-score needs the stemmer, and the rest takes over a second, with scikit-learn where that is there. What
-    asks rouge-score's nltk for more afterwards gets the whole. Library: nltk.
+    Reason: rouge-score needs the stemmer, and the rest takes a second. Asked for more, its nltk is whole. Library: nltk.
     """
     spec = find_spec("nltk") if "nltk" not in sys.modules else None
     if spec is None:
@@ -254,8 +252,7 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
 
 
 def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
-    """Let Liger's kernels compute the norms and gated layers of this one model, until `undo` is closed. False where
-    liger_kernel is not installed or does not know the family.
+    """Let Liger's kernels compute this one model's norms and gated layers until `undo` is closed; False where they can't.
 
     Reason: they are faster on a GPU. Rotary positions and the loss stay transformers': Liger replaces those for all
     models of a family. Library: liger_kernel, tested with a stand-in.
@@ -291,8 +288,7 @@ def matmul_precision_restored() -> Iterator[None]:
 def exact_matmul() -> None:
     """On CPU let fp32 products go through oneDNN where that is as exact; elsewhere leave torch as it is.
 
-    Reason: "medium" doubles the speed on processors where it keeps fp32's exactness; on others it means bf16 inside,
-    which is measured first. Library: torch.
+    Reason: "medium" is twice as fast where it keeps fp32's exactness; elsewhere it means bf16, so torch is measured.
     """
     if torch.cuda.is_available():
         return
