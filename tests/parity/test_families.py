@@ -171,5 +171,5 @@ def test_a_model_whose_own_forward_fails_is_refused(monkeypatch):
     """As one whose config names fewer layers than it has."""
     lm = make("Llama")
     monkeypatch.setattr(lm, "forward", lambda **given: [][0])
-    with pytest.raises(ModelError, match=r"cannot run four tokens \(IndexError: .*; mend its config\.json"):
+    with pytest.raises(ModelError, match=r"cannot run four tokens \(IndexError: .*; fix its config\.json"):
         TokenModel(lm)

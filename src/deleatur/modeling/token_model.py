@@ -249,7 +249,7 @@ class TokenModel(nn.Module):
                 theirs = self.lm(input_ids=ids[None]).logits[0].float()
             except (LookupError, TypeError, ValueError, AttributeError) as e:  # not for want of memory
                 seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e, '')})"
-                raise ModelError(f"{seen}; mend its config.json, or give another model") from e
+                raise ModelError(f"{seen}; fix its config.json, or give another model") from e
             ours = self.head(states).float()
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
         if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
