@@ -56,7 +56,7 @@ ALLOWED = {
     "cli/main.py": ["warnings.simplefilter('ignore')"],  # only the first process speaks
     "report/figures.py": ["warnings.filterwarnings('ignore', message='Glyph')"],  # while a figure is drawn
     "metrics/__init__.py": ["sys.modules[__name__]"],  # an alias of our own
-    "modeling/loading.py": ["setattr(holder.get_submodule(parent), child, base)"],  # a merged layer in its place
+    "modeling/loading.py": ["setattr(holder.get_submodule(parent), child, layer)"],  # a merged layer in its place
 }
 
 
