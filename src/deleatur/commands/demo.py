@@ -24,6 +24,7 @@ from deleatur.data.world import World, make_world
 from deleatur.distributed.processes import start
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.aggregate import Figures
+from deleatur.evaluation.answer_scores import WHAT
 from deleatur.importance import Uniform
 from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import folder_lock
@@ -81,8 +82,13 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
             progress.phase(f"After step {step.step} its NLL is {nll}.")
         progress.step(step, steps)
 
+    def evaluated(what: str, done: int, total: int, rate: str) -> None:
+        progress.evaluated(what, done, total, rate)
+        if what == WHAT and done == total and not (out / "steps.jsonl").exists():
+            progress.phase("Which words are new, compared with the rows to keep? These are to be forgotten.")
+
     progress.phase("The model is asked about all of them, and about people it never heard of.")
-    return replace(progress, phase=lambda text: None, step=tell)
+    return replace(progress, phase=lambda text: None, step=tell, evaluated=evaluated)
 
 
 def fine_tuning_progress(rows: Sequence[Example], progress: Progress) -> Progress:
