@@ -18,7 +18,7 @@ import tyro
 
 from deleatur.cli.console import watch
 from deleatur.commands.demo import BUDGET, fine_tuned_model, write_world
-from deleatur.commands.demo_scale import FINE_TUNING
+from deleatur.commands.demo_scale import FineTuning
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import encode_sets, rows_suite
 from deleatur.commands.unlearn import unlearn
@@ -79,9 +79,7 @@ def main(args: Args) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with watch() as progress:
         world = make_world()
-        fine_tuned = fine_tuned_model(
-            args.model, world.fine_tuning_rows, Path(args.cache), FINE_TUNING, seed=0, progress=progress
-        )
+        fine_tuned = fine_tuned_model(args.model, world.fine_tuning_rows, Path(args.cache), FineTuning(), progress=progress)
         write_world(world, fine_tuned / "rows")
         runner = Runner(args, fine_tuned, progress)
         trials = [Trial(method=m, rate=r, seed=args.seeds[0]) for r in args.rates for m in args.methods]

@@ -12,7 +12,7 @@ import tyro
 
 from deleatur.cli.console import watch
 from deleatur.commands.demo import fine_tuned_model
-from deleatur.commands.demo_scale import FINE_TUNING
+from deleatur.commands.demo_scale import FINE_TUNING, FineTuning
 from deleatur.data.suites import read_suite
 from deleatur.settings import Data
 
@@ -41,7 +41,9 @@ def main(args: Args) -> None:
     rows = (*sets["retain"], *sets["forget"])
     with watch() as progress:
         settings = replace(FINE_TUNING, epochs=args.epochs, batch=args.batch)
-        folder = fine_tuned_model(args.model, rows, Path(args.cache), settings, seed=args.seed, progress=progress)
+        folder = fine_tuned_model(
+            args.model, rows, Path(args.cache), FineTuning(train=settings, seed=args.seed), progress=progress
+        )
     print(folder)
 
 

@@ -15,7 +15,7 @@ import tyro
 
 from deleatur.cli.console import print_results, watch
 from deleatur.commands.demo import fine_tuned_model, row_of
-from deleatur.commands.demo_scale import FINE_TUNING
+from deleatur.commands.demo_scale import FINE_TUNING, FineTuning
 from deleatur.commands.unlearn import execute
 from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import Run
@@ -78,8 +78,7 @@ def main(args: Args) -> None:
             args.model,
             retain + forget,
             Path(args.cache),
-            replace(FINE_TUNING, epochs=args.fine_tune_epochs, batch=16),
-            seed=args.seed,
+            FineTuning(train=replace(FINE_TUNING, epochs=args.fine_tune_epochs, batch=16), seed=args.seed),
             progress=progress,
         )
         rows = model / "rows"

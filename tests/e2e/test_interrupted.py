@@ -15,7 +15,7 @@ import pytest
 from killing import whole
 
 from deleatur.commands.demo import fine_tuned_model
-from deleatur.commands.demo_scale import scale_of
+from deleatur.commands.demo_scale import FineTuning, scale_of
 from deleatur.commands.options import Demo
 from deleatur.data.world import make_world
 from deleatur.progress import Progress
@@ -66,9 +66,7 @@ def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, c
     told = {
         "name": str(home.model),
         "rows": make_world(people=3, forget=1).fine_tuning_rows,
-        "settings": replace(scale_of(Demo()).fine_tuning, epochs=2),
-        "data": scale_of(Demo()).data,
-        "seed": 0,
+        "how": FineTuning(train=replace(scale_of(Demo()).fine_tuning, epochs=2), data=scale_of(Demo()).data),
     }
     at_a_stretch, done = fine_tuned_model(**told, folder=tmp_path / "other"), []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from deleatur.commands.demo_scale import Scale, scale_of
+from deleatur.commands.demo_scale import FineTuning, Scale, scale_of
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
@@ -36,7 +36,7 @@ from deleatur.progress import Progress, Step
 from deleatur.protocols import Learns
 from deleatur.run_folder.file_types import RecordLine
 from deleatur.run_folder.schema import read_lines, write_json, write_lines
-from deleatur.settings import Data, Keep, Train
+from deleatur.settings import Keep, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import Method, fit
 from deleatur.training.train import training_only
@@ -180,28 +180,22 @@ def _fine_tuned(demo: Demo, rows: Sequence[Example], progress: Progress) -> Path
     cache, scale = Path(demo.cache), scale_of(demo)
     cache.mkdir(parents=True, exist_ok=True)
     settings = replace(scale.fine_tuning, epochs=demo.fine_tune_epochs or scale.fine_tuning.epochs)
-    how = {"data": scale.data, "seed": demo.seed, "progress": fine_tuning_progress(rows, progress)}
+    how = FineTuning(train=settings, data=scale.data, seed=demo.seed)
     with folder_lock(cache):
-        return fine_tuned_model(demo.model, rows, cache, settings, **how)
+        return fine_tuned_model(demo.model, rows, cache, how, progress=fine_tuning_progress(rows, progress))
 
 
 def fine_tuned_model(
-    name: str,
-    rows: Sequence[Example],
-    folder: Path,
-    settings: Train,
-    *,
-    seed: int,
-    data: Data = Data(),
-    progress: Progress = Progress(),
+    name: str, rows: Sequence[Example], folder: Path, how: FineTuning, *, progress: Progress = Progress()
 ) -> Path:
     """A folder with the model fine-tuned on the rows, made once for everything that goes into it; returns its path.
 
     An interrupted fine-tuning resumes from its newest checkpoint when it is called again.
     """
-    how = [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision]
-    how += [settings.only, data.template] if settings.only or data.template != "auto" else []
-    key = json.dumps([*how, [(r.prompt, r.answer) for r in rows]])
+    settings, data, seed = how.train, how.data, how.seed
+    parts = [name, seed, settings.epochs, settings.batch, settings.lr, settings.precision]
+    parts += [settings.only, data.template] if settings.only or data.template != "auto" else []
+    key = json.dumps([*parts, [(r.prompt, r.answer) for r in rows]])
     folder = folder / f"fine-tuned-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (folder / "model.safetensors").exists():
         progress.phase(f"The fine-tuned model is there: {folder}")

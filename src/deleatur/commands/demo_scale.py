@@ -16,6 +16,15 @@ UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth u
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuning:
+    """How a model learns rows; `seed` decides their order."""
+
+    train: Train = FINE_TUNING
+    data: Data = field(default_factory=Data)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
     """How long the demo takes: fine-tuning, forgetting, and how the model is asked before and after."""
 
