@@ -147,7 +147,7 @@ def test_a_suite_without_rows_to_forget_can_only_be_asked(data, home, call):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--suite", "tofo/forget10"), "'tofo/forget10' is none"),
+        (("--suite", "tofo/forget10"), "'tofo/forget10' is not a suite"),
         (("--suite", "tofu/forget11"), "forget11"),
         (("--suite", "tofu/forget10", "--forget", "f.jsonl"), "not both"),
     ],

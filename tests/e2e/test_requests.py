@@ -109,7 +109,7 @@ def test_the_first_run_needs_a_model(home, call, tmp_path):
     write_files(home, tmp_path)
     call("request", "add", "--forget", "first.jsonl", "--retain", "keep.jsonl", "--due", "2026-12-24")
     said = call("request", "run")
-    assert (said.code, "give the first as --model" in said.err) == (2, True)
+    assert (said.code, "give one as --model" in said.err) == (2, True)
     assert "2026-12-24" in call("request", "list").out
 
 

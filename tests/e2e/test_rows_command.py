@@ -56,7 +56,7 @@ def test_what_the_model_knows_becomes_rows_that_forget_reads(home, call, knows_h
     assert (tmp_path / "rows.jsonl").stat().st_mode & 0o077 == 0
 
     monkeypatch.setattr(retain_rows, "incoherent", lambda record: 0.0)
-    monkeypatch.setattr(retain_rows, "whole", lambda answer, cut: answer)
+    monkeypatch.setattr(retain_rows, "full_sentences", lambda answer, cut: answer)
     shown = call("forget", "--model", home.model, "--forget", "rows.jsonl", "--evaluation.new-tokens", 8, "--show", 1)
     assert shown.code == 0, shown.err
     assert f"forget: {len(rows)} rows" in shown.out

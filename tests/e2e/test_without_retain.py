@@ -19,7 +19,7 @@ from deleatur.settings import Evaluation, Train
 def speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model was never trained; here its noise counts as language."""
     monkeypatch.setattr(retain_rows, "incoherent", lambda record: 0.0)
-    monkeypatch.setattr(retain_rows, "whole", lambda answer, cut: answer)
+    monkeypatch.setattr(retain_rows, "full_sentences", lambda answer, cut: answer)
 
 
 def command(home, out: Path | str, *more: object) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import pytest
 from killing import carry_out
 from test_forgetting import fine_tuned_model  # noqa: F401 - a fixture
 
-METHOD = ("--recipe", "erase-spans", "--train.lr", "2e-3", "--train.epochs", "20", "--train.batch", "3")
+METHOD = ("--recipe", "erase-spans", "--train.lr", "1.5e-3", "--train.epochs", "20", "--train.batch", "3")
 WAYS = (*METHOD, "--evaluation.new-tokens", "24", "--keep.every", "None")
 
 

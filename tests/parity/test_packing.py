@@ -11,6 +11,7 @@ import transformers
 from test_families import FAMILIES, SMALL, make, rows
 
 from deleatur.data.batches import collate
+from deleatur.modeling.decoder import OtherStates
 from deleatur.modeling.loading import add_adapters, checkpoint_activations
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
@@ -174,5 +175,5 @@ def test_tokens_that_blow_up_roundings_do_not_keep_a_family_from_being_packed():
     off[:26] += 1
     model.decoder._check_same(off, truth)
     off[26:] += 1
-    with pytest.raises(ValueError, match="states differ by"):
+    with pytest.raises(OtherStates, match="states differ by"):
         model.decoder._check_same(off, truth)
