@@ -76,8 +76,8 @@ def test_a_prompt_of_a_megabyte_is_refused(home, tmp_path, refused):
     assert "leaves none of data.max_length" in refused(*home.forget("run", "--forget", "rows.jsonl"))
 
 
-def test_an_answer_of_a_megabyte_is_cut_and_counted(home, tmp_path, call):
-    (tmp_path / "rows.jsonl").write_bytes(text_of({**GOOD, "answer": "x" * 1_000_000}))
+def test_an_answer_of_a_hundred_kilobytes_is_cut_and_counted(home, tmp_path, call):
+    (tmp_path / "rows.jsonl").write_bytes(text_of({**GOOD, "answer": "x" * 100_000}))
     said = call(*home.forget("run", "--forget", "rows.jsonl", "--data.max-length", "64"))
     assert said.code == 0, said.err
     assert "Cut at data.max_length: 1 of forget rows" in said.out

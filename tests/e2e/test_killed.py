@@ -24,13 +24,14 @@ def killed(home, tmp_path_factory):
 
 
 def test_a_run_killed_twenty_times_ends_in_the_same_bytes(killed):
-    """Also the same files: nothing torn or half-written is left. Half the operations on files are those of checkpoints."""
+    """Also the same files: nothing torn or half-written is left, though some died while a checkpoint was written."""
     told, alone = killed[0], whole(Path(killed[0]["alone"]))
     assert not told["wrong"], told["wrong"]
     assert len(told["deaths"]) == 20
     for folder in told["ended"]:
         assert whole(Path(folder)) == alone, folder
-    assert sum("/checkpoints/" in death or "state" in death for death in told["deaths"]) >= 3
+    inside = [death for death in told["deaths"] if "/checkpoints/" in death or "state" in death]
+    assert inside, told["deaths"]
     assert {"time"} < set(told["deaths"])
 
 
