@@ -26,7 +26,7 @@ def results(folder):
     return {p: json.loads(p.read_text()) for p in sorted(folder.rglob("results.json"))}
 
 
-def test_every_method_gets_its_trials_and_every_seed_a_run(bench, tmp_path, monkeypatch):
+def test_every_method_gets_its_trials_and_every_seed_a_run(bench, call, tmp_path, monkeypatch):
     """All on one model that is loaded once; whoever watches hears how long the rest will take, after the first trial."""
     import deleatur.commands.bench as module
 
@@ -54,6 +54,8 @@ def test_every_method_gets_its_trials_and_every_seed_a_run(bench, tmp_path, monk
     assert all(m in said.out for m in METHODS)
     for name in ("table.md", "table.tex", "table.json", "report.html"):
         assert (tmp_path / "b" / name).stat().st_size > 100
+    assert call("report", tmp_path / "b" / METHODS[0] / "seed-0").code == 0  # what a run answered can be read
+    assert "<h1" in (tmp_path / "b" / METHODS[0] / "seed-0" / "report.html").read_text()
 
 
 def test_each_run_starts_from_the_same_model(bench, tmp_path):

@@ -35,7 +35,7 @@ from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
 from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
-from deleatur.run_folder.writer import check_same_rows
+from deleatur.run_folder.writer import check_same_rows, write_importance, write_records
 from deleatur.settings import Guard, require
 from deleatur.training.setup import check_parts, preferred_rows
 from deleatur.training.train import train
@@ -135,6 +135,9 @@ class Bench:
             keep_model(self.session, folder)
         write_atomic(folder / "run.yaml", to_yaml(replace(run, out=str(folder))))
         write_lines(folder / "steps.jsonl", map(asdict, outcome.steps))
+        write_importance(outcome, folder)
+        for when in ("before", "after"):
+            write_records(folder / "records" / f"{when}.jsonl", outcome.records[when])
         write_results(folder / "results.json", outcome.results)
         self.done += 1
         return True

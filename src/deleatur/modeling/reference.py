@@ -148,10 +148,11 @@ def head_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[
     matrix = model.head_matrix()
     mean = matrix.float().mean(0)
     for places, part in in_batches(rows, batch):
-        own, tokens = (model(part.to(model.device), state=state) for state in ("own", "predicting"))
+        tokens = model(part.to(model.device), state="both")
+        before, own = tokens.hidden.chunk(2, dim=1)
         for b, place in enumerate(places):
             mine = tokens.sequence == b
-            parts = tokens.hidden[mine], own.hidden[mine], matrix[tokens.ids[mine]].float() - mean, tokens.nll[mine]
+            parts = before[mine], own[mine], matrix[tokens.ids[mine]].float() - mean, tokens.nll[mine]
             out[place] = HeadStates(*(x.float().cpu() for x in parts))
     return [one for one in out if one is not None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -91,7 +91,7 @@ class TokenModel(nn.Module):
         self,
         batch: Batch,
         *,
-        state: HiddenState = "own",
+        state: HiddenState | Literal["both"] = "own",
         statistics: bool | Bool[Tensor, " N"] = False,
         logits: bool = False,
         layer: int | None = None,
@@ -101,7 +101,8 @@ class TokenModel(nn.Module):
 
         Args:
             batch: Sequences (B, L), the flat indices of their scored tokens (N,), and their rows.
-            state: Whose final hidden state (N, D) is returned: the token's "own", or the "predicting" position's.
+            state: Whose final hidden state (N, D) is returned: the token's "own", the "predicting" position's, or "both",
+                (N, 2D), the predicting one first.
             statistics: Also first choice, mean and deviation of log p at each token, or at those chosen, (N,) each.
             logits: Also the logits that predict each token, (N, V).
             layer: Also each token's state after this decoder layer (of the last layer after the final norm), (N, D).
@@ -115,10 +116,11 @@ class TokenModel(nn.Module):
         before = states[predicting]
         target = batch.ids.flatten()[batch.scored]
         start = None if teacher is None else teacher.states(batch.rows).to(before.device, before.dtype)
+        hidden = before if state == "predicting" else states[scored]
         nll, raw, token_stats, divergence = self.readout(before, target, statistics, logits, start, teacher)
         return TokenOutputs(
             nll=nll,
-            hidden=before if state == "predicting" else states[scored],
+            hidden=torch.cat([before, hidden], 1) if state == "both" else hidden,
             sequence=batch.sequence,
             rows=batch.rows,
             statistics=token_stats,

@@ -137,15 +137,20 @@ def check_space(model: PreTrainedModel, out: Path, keep: Keep | None) -> None:
 
 def write_outcome(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Importance, model, scorer, and last of all the results. Every process has to call it, the first writes."""
-    before, after = outcome.records["before"], outcome.records["after"]
     if is_first():
-        write_lines(out / "importance.jsonl", importance_lines(after["forget"], [r.generated for r in before["forget"]]))
+        write_importance(outcome, out)
     with atomic_folder(out / "model") if is_first() else nullcontext(out) as aside:
         save(outcome.model, tokenizer, aside)
     if is_first():
         if outcome.scorer is not None:
             save_scorer(outcome.scorer, out / "scorer.safetensors")
         write_results(out / "results.json", outcome.results)
+
+
+def write_importance(outcome: Outcome, out: Path) -> None:
+    """importance.jsonl: how much each token of the forget rows mattered, and the answers before and after."""
+    before, after = (outcome.records[when]["forget"] for when in ("before", "after"))
+    write_lines(out / "importance.jsonl", importance_lines(after, [r.generated for r in before]))
 
 
 def write_records(path: Path, sets: dict[str, list[Record]]) -> None:
