@@ -1,6 +1,6 @@
 """Tiny models of some sixty families through everything that a run does, against their own forward in plain transformers.
 
-    python tests/parity/model_families.py             # all, four minutes of one core; the table of docs/models.md
+    python tests/parity/model_families.py             # all, 6.5 minutes of one core; the table of docs/models.md
     python tests/parity/model_families.py qwen3 rwkv  # some
 
 A family is made with random weights, saved, and given to a run that trains every weight and to one with adapters. Compared

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from deleatur.errors import ModelError
+from deleatur.modeling.model_files import check_no_pointer, read_object
 from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
 from deleatur.modeling.safe_reading import why
 
@@ -41,11 +41,8 @@ def find_adapter(name: str) -> Adapter | None:
     if folder is None:
         return None
     where = folder / "adapter_config.json"
-    try:
-        config = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ModelError(f"{where} cannot be read ({e}); save the adapter again") from e
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    config = read_object(where)
+    base = config.get("base_model_name_or_path")
     if not base or not isinstance(base, str):
         raise ModelError(f"{where} names no base_model_name_or_path; give the model it was trained on there")
     if not Path(base).is_absolute() and not Path(base).exists() and (folder / base).is_dir():
@@ -56,6 +53,7 @@ def find_adapter(name: str) -> Adapter | None:
         raise ModelError(f"{where} needs code outside of peft (megatron_config); take that out")
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; pickled weights (.bin) can run code and are not read")
+    check_no_pointer(folder / WEIGHTS)
     own = any((folder / file).is_file() for file in TOKENIZERS)
     revision = config.get("revision")
     fixed = {"revision": revision} if isinstance(revision, str) and not Path(base).exists() else {}
@@ -89,9 +87,14 @@ def apply_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
             adapted = PeftModel.from_pretrained(model, str(adapter.folder))  # pyright: ignore
         left: Any = set_peft_model_state_dict(adapted, load_file(adapter.folder / WEIGHTS))
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
-        raise ModelError(f"cannot put the adapter {adapter.folder} onto {adapter.base}: {why(e, adapter.base)}") from e
+        raise ModelError(
+            f"cannot put the adapter {adapter.folder} onto {adapter.base}: {why(e)}; get the adapter's files again, or name "
+            "the model it was trained on in adapter_config.json"
+        ) from e
     _check_weights(adapted)
     copies = (".modules_to_save.", ".original_module.")  # peft writes a layer that is trained whole three times
+    if lacking := [key for key in left.missing_keys if "lora_" in key]:  # peft would leave them at their random start
+        raise ModelError(f"the adapter {adapter.folder} lacks its weight {lacking[0]}; get the adapter's files again")
     if unknown := [key for key in left.unexpected_keys if not any(copy in key for copy in copies)]:
         raise ModelError(
             f"the adapter {adapter.folder} holds {unknown[0]}, for which {adapter.base} has no place; name the "
@@ -138,7 +141,7 @@ def merged(adapted: Any) -> PreTrainedModel:
     try:
         plain = adapted.unload() if off else adapted.merge_and_unload()
     except Exception as e:
-        raise ModelError(f"the adapter cannot be merged ({why(e, '')}); merge it yourself, or give the model alone") from e
+        raise ModelError(f"the adapter cannot be merged ({why(e)}); merge it yourself, or give the model alone") from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     set_tied(plain, own)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())

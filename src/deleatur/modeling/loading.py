@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
@@ -20,6 +20,18 @@ from deleatur.io.packages import check_package
 from deleatur.modeling.adapters import Adapter, apply_adapter, find_adapter, looks_local
 from deleatur.modeling.gguf import check_all_read, check_same_settings
 from deleatur.modeling.lora_targets import lora_targets
+from deleatur.modeling.model_files import (
+    NEEDS_CODE,
+    check_all_used,
+    check_family,
+    check_generation,
+    check_hub,
+    check_tokenizer_files,
+    check_weight_files,
+    needs_code,
+    read_config,
+    remedy,
+)
 from deleatur.modeling.patches import (
     disable_dropout,
     drop_added_tokens,
@@ -81,11 +93,16 @@ def _load_model(
 ) -> PreTrainedModel:
     where = _where(name) | (revision or {})
     options = {"dtype": DTYPES[precision], "output_loading_info": True, "use_safetensors": True} | packed
+    options["ignore_mismatched_sizes"] = True  # they are refused below, in a sentence that names them
     try:
         with no_pickle():
-            if name.endswith(".gguf"):
+            config = None if name.endswith(".gguf") else read_config(where, name)
+            if config is None:
                 check_all_read(Path(name))
-            options |= plain_weights(where, name, packed=bool(packed))
+            else:
+                check_family(config, name)
+                check_weight_files(name)
+            options |= plain_weights(config, name, packed=bool(packed))
             made: Any = AutoModelForCausalLM.from_pretrained(**where, **options)
         model, info = made
         if name.endswith(".gguf"):
@@ -96,10 +113,10 @@ def _load_model(
     except DeleaturError:
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
-        _check_generation(where, name)
-        raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
-    if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
-        raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
+        check_generation(where, name)
+        check_hub(name)
+        raise ModelError(f"cannot load the model {name}: {why(e)}; {remedy(name)}") from e
+    check_all_used(model, info, name)
     if name.endswith(".gguf"):
         drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings)
     vars(model.config).pop(
@@ -121,20 +138,8 @@ def _fix_generation(model: PreTrainedModel, name: str) -> None:
         try:
             return config.validate(strict=True)  # pyright: ignore
         except ValueError as e:
-            reason, config.do_sample = why(e, name), True  # pyright: ignore
+            reason, config.do_sample = why(e), True  # pyright: ignore
     raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
-
-
-def _check_generation(where: dict[str, Any], name: str) -> None:
-    """Raise ModelError where it is the settings of generation that a model cannot be loaded with."""
-    try:
-        GenerationConfig.from_pretrained(where["pretrained_model_name_or_path"])
-    except OSError:  # there are none
-        return
-    except Exception as e:
-        raise ModelError(
-            f"the generation_config.json of {name} cannot be used ({why(e, name)}); correct it or leave it out"
-        ) from e
 
 
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
@@ -165,13 +170,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def _load_tokenizer(name: str, revision: dict[str, str]) -> PreTrainedTokenizerBase:
     where = _where(name) | revision
+    check_tokenizer_files(name)
+    if (Path(name) / "config.json").exists():  # the tokenizer's class hangs on it
+        read_config(where, name)
     try:
         with _alone(where) as place:
             tokenizer = AutoTokenizer.from_pretrained(**place)
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above
-        raise ModelError(f"cannot load the tokenizer of {name}: {why(e, name)}") from e
+        reason = NEEDS_CODE if needs_code(name) else f"{why(e)}; {remedy(name)}"
+        raise ModelError(f"cannot load the tokenizer of {name}: {reason}") from e
 
 
 @contextlib.contextmanager

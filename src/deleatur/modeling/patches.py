@@ -13,7 +13,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,9 +21,10 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from deleatur.errors import ModelError
 
 CHECKED = {
     "torch": "2.13.0",
@@ -68,13 +68,13 @@ def quiet_optuna() -> None:
 
 @contextlib.contextmanager
 def no_pickle() -> Iterator[None]:
-    """`torch.load` raises an OSError meanwhile, whichever library calls it.
+    """`torch.load` raises a ModelError meanwhile, whichever library calls it.
 
     Reason: an index of safetensors may name pickled files, and unpickling can run code. Libraries: torch, transformers.
     """
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("pickled weights")
+        raise ModelError("pickled weights can run code when read, and are not read; save them as safetensors first")
 
     load, torch.load = torch.load, refuse
     try:
@@ -162,7 +162,7 @@ def disable_dropout(model: PreTrainedModel) -> PreTrainedModel:
     attentions hold the rate as a plain number.
     """
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
@@ -214,7 +214,7 @@ def plain_cpu_layers(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+def replace_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
     """Call `forward(module, x)` for one layer wherever it is called with a state alone. In place.
 
     Reason: the layer's own forward keeps more for the backward pass. Libraries: transformers, peft.
@@ -222,7 +222,7 @@ def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.forward = partial(_forward, forward, module)
 
 
-def restore_forwards(model: nn.Module) -> None:
+def restore_forwards(model: torch.nn.Module) -> None:
     """Every layer of a model as it was before `replace_forward`. In place."""
     for module in model.modules():
         own = vars(module).get("forward")
@@ -230,7 +230,7 @@ def restore_forwards(model: nn.Module) -> None:
             del module.forward
 
 
-def _forward(forward: Callable[..., Any], module: nn.Module, x: Any, *more: Any, **named: Any) -> Any:
+def _forward(forward: Callable[..., Any], module: torch.nn.Module, x: Any, *more: Any, **named: Any) -> Any:
     return type(module).forward(module, x, *more, **named) if more or named else forward(module, x)
 
 
@@ -251,7 +251,7 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
     model.config._attn_implementation = name
 
 
-def fuse(model: PreTrainedModel, undo: ExitStack) -> bool:
+def fuse(model: PreTrainedModel, undo: contextlib.ExitStack) -> bool:
     """Let Liger's kernels compute this one model's norms and gated layers until `undo` is closed; False where they can't.
 
     Reason: they are faster on a GPU. Rotary positions and the loss stay transformers': Liger replaces those for all

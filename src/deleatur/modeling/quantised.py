@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, FineGrainedFP8Config, GgufConfig
+from transformers import FineGrainedFP8Config, GgufConfig, PreTrainedConfig
 from transformers.utils.quantization_config import Mxfp4Config
 
 from deleatur.errors import ConfigError, ModelError
 from deleatur.io.packages import check_package
+from deleatur.modeling.model_files import UNNAMED
 
 FORMATS: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}  # which transformers makes plain on request
 
 
-def plain_weights(where: dict[str, Any], name: str, *, packed: bool) -> dict[str, Any]:
+def plain_weights(config: PreTrainedConfig | None, name: str, *, packed: bool) -> dict[str, Any]:
     """Options that make the weights of a checkpoint plain as they are read, where they are not; `packed` if NF4 is wanted.
 
+    `config` is None for a GGUF file.
     Raises ConfigError where NF4 can't be had of them, ModelError where they can't be trained.
     """
-    if "gguf_file" in where:
+    if config is None:
         return {"quantization_config": GgufConfig(dequantize=True)}  # packed weights could not be trained
-    config = AutoConfig.from_pretrained(**where)
     given = getattr(config, "quantization_config", None) or getattr(config.get_text_config(), "quantization_config", None)
     if given is None:
         return {}
     kind = _kind(given)
     if kind is None:
-        raise ModelError(
-            f"the config.json of {name} has a quantization_config without a quant_method, so its weights cannot be read; "
-            "give the model that they are of, or, where they are plain, take quantization_config out of config.json"
-        )
+        raise ModelError(f"the config.json of {name} {UNNAMED}")
     if packed:
         raise ConfigError(
             f"lora.bits 4 needs plain weights, but those of {name} are quantised ({kind}); leave lora.bits out"

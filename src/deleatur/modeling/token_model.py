@@ -250,7 +250,7 @@ class TokenModel(nn.Module):
                 states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
                 theirs = self.lm(input_ids=ids[None]).logits[0].float()
             except (LookupError, TypeError, ValueError, AttributeError) as e:  # not for want of memory
-                seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e, '')})"
+                seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e)})"
                 raise ModelError(f"{seen}; fix its config.json, or give another model") from e
             ours = self.head(states).float()
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
