@@ -106,7 +106,7 @@ def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, cal
     logs = json.loads((tmp_path / "base" / "TOFU_EVAL.json").read_text())
     assert logs["forget_Q_A_Prob"]["agg_value"] == results["sets"]["forget"]["probability"]["value"]
     assert len(logs["forget_Q_A_Prob"]["value_by_index"]) == 2
-    assert "there is no page of a run; give --form" in call("report", "base").err
+    assert "so it has no model and no page; give a run's folder" in call("report", "base").err
     said = call("compare", finished, "base", "base/TOFU_SUMMARY.json", "--out", "table").out.replace("\n", " ")
     assert "Not on equal terms: data.layout is " in said
     assert "are not OpenUnlearning's; evaluate with --data.layout open-unlearning" in said

@@ -38,8 +38,8 @@ def renamed(
     each may have beside it, columns of the other forms are dropped too.
 
     Of several pairs with one name a row takes the first whose column it has, so that files may differ. Rows that have none
-    of the columns and make one of the `forms` stay as they are. Raises DataError for a name that no form has, for a path
-    that leads nowhere, and for rows that have neither.
+    of the columns, nor one of nearly that name, and make one of the `forms` stay as they are. Raises DataError for a name
+    that no form has, for a path that leads nowhere, and for rows that have neither.
     """
     pairs = [(name, path) for name, _, path in (pair.partition("=") for pair in columns)]
     if not pairs:
@@ -60,7 +60,7 @@ def _renamed(
 ) -> Row:
     there = {name: [p for n, p in pairs if n == name and _head(row, p) is not None] for name, _ in pairs}
     if missing := [name for name, paths in there.items() if not paths and (name in made or _near(row, pairs, name))]:
-        if any(row.cells.keys() >= {*form} for form in forms):
+        if any(row.cells.keys() >= {*form} for form in forms) and not any(_near(row, pairs, name) for name in missing):
             return row
         wanted = " nor ".join(show(path) for name, path in pairs if name == missing[0])
         seen = f"there is no column {wanted} for {missing[0]}; there are {show_columns(row.cells)}"

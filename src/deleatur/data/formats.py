@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from deleatur.data.messages import reason, redact_value, refusal, show_all, show_columns
 
@@ -32,21 +33,37 @@ def _jsonl(name: str, data: bytes) -> Iterable[tuple[str, object]]:
 
 
 def _json(name: str, data: bytes) -> Iterable[tuple[str, object]]:
-    """A list of objects, an object that holds one, or, as some data sets on the hub are named, an object a line."""
+    """A list of objects, an object that holds one, an object of columns or of rows by their ids, one row, or, as some data
+    sets on the hub are named, an object a line."""
     text = _decode(name, data)
     first, _, rest = text.lstrip().partition("\n")
     if rest.strip() and first.rstrip().startswith("{") and first.rstrip().endswith("}"):
         return _jsonl(name, data)
     value = _parse(name, text)
     if isinstance(value, dict):
-        lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
-        if len(lists) != 1:
-            seen = f"an object that holds {len(lists)} lists of objects {show_all(lists)}".rstrip()
-            raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
-        value = value[lists[0]]
+        value = _rows_in(name, value)
     if not isinstance(value, list):
         raise refusal(name, f"{redact_value(value)} is not a list of objects, which a .json file has to be")
     return counted(value)
+
+
+def _rows_in(name: str, value: dict[str, Any]) -> list[Any]:
+    """The rows of an object: those of the only list in it, those that pandas writes by column or by row, or itself."""
+    lists = [k for k, v in value.items() if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
+    turns = [k for k in lists if {"role", "from"} & value[k][0].keys()]  # one row, a conversation
+    if len(lists) == 1 and not turns:
+        return value[lists[0]]
+    parts = list(value.values())
+    if all(isinstance(part, dict) for part in parts) and len({tuple(part) for part in parts}) == 1:
+        if not all(key.isdecimal() for key in parts[0]):
+            return parts
+        parts = [list(part.values()) for part in parts]
+    if not lists and all(isinstance(part, list) for part in parts) and len({len(part) for part in parts}) == 1:
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*parts, strict=True)]
+    if not value or (lists and not turns):
+        seen = f"an object that holds {len(lists)} lists of objects {show_all(lists)}".rstrip()
+        raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
+    return [value]
 
 
 def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
@@ -108,6 +125,8 @@ READERS: dict[str, Callable[[str, bytes], Iterable[tuple[str, object]]]] = {
 
 def _decode(name: str, data: bytes) -> str:
     data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data[:2]:
+        raise refusal(name, "it is not UTF-8, but seems to be UTF-16; save the file as UTF-8")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as e:

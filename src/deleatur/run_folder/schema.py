@@ -57,8 +57,8 @@ def read_folder(run: Path) -> Folder:
         raise DataError(f"{run} is not a run folder: it has no results.json; give a folder in which a run has ended")
     results = read_results(run / "results.json")
     if results.get("evaluation"):
-        needed = "give --form open-unlearning or lm-eval, or deleatur compare"
-        raise DataError(f"{run} holds an evaluation, in which nothing was trained, so there is no page of a run; {needed}")
+        needed = "give a run's folder, or, for its figures, deleatur compare or deleatur report --form"
+        raise DataError(f"{run} holds an evaluation, in which nothing was trained, so it has no model and no page; {needed}")
     return Folder(
         name=run.resolve().name,
         results=results,

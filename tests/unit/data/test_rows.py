@@ -427,11 +427,31 @@ class TestBrokenFiles:
         refused(lambda: read(lone), r"b.jsonl, line 2: answer holds '\ud83d' at character 0")
 
     @pytest.mark.parametrize(
+        "value",
+        [
+            QA,
+            {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]},
+            {"question": ["Who?"], "answer": ["Ada."]},
+            {"question": {"0": "Who?"}, "answer": {"0": "Ada."}},  # as pandas writes it by column
+            {"row-1": {"question": "Who?", "answer": "Ada."}},  # and by row
+        ],
+    )
+    def test_an_object_of_json_is_a_row_or_holds_rows_as_pandas_writes_them(self, tmp_path, value):
+        (row,) = read(write(tmp_path / "a.json", value))
+        assert (row.prompt, row.answer) == ((("user", "Who?"),), "Ada.")
+
+    def test_a_column_of_nearly_the_name_given_is_not_passed_over(self, tmp_path):
+        """`answer` alone would be taken in its place, without a word."""
+        source = write(tmp_path / "a.jsonl", QA | {"response": "Bo."})
+        columns = Data(columns=("question=question", "answer=respons"))
+        refused(lambda: read_rows(str(source), settings=columns), "a.jsonl, line 1: there is no column 'respons' for answer")
+
+    @pytest.mark.parametrize(
         ("value", "words"),
         [
             (5, ["5 is not a list"]),
             ('"x"', ["‹1 characters› is not a list"]),
-            (QA, ["0 lists of objects"]),
+            ({}, ["0 lists of objects"]),
             ({"a": [QA], "b": [QA]}, ["2 lists of objects 'a', 'b'", "exactly one"]),
             ([QA, 5], ["row 2: 5 is not a row"]),
         ],

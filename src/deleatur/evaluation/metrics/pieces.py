@@ -93,7 +93,10 @@ def _replaced(names: Sequence[Word], found: Sequence[Word], others: Sequence[Wor
 
 
 def _in_another_script(pieces: Iterable[Word], others: Sequence[Word]) -> bool:
-    """Is all else that was said in scripts that the fact is not in, or a fact in Chinese characters said in kana alone?"""
+    """Is all else that was said in scripts that the fact is not in, or a fact in Chinese characters said in kana alone, or
+    words said in numbers alone?"""
+    if others and all(w.kind == "number" for w in others):  # "3" may be "three"
+        return not any(p.kind == "number" for p in pieces)
     ours, theirs = ({_script(w) for w in words if w.kind != "number"} for words in (pieces, others))
     kana = ours == {"han"} and theirs == {"hiragana"}
     east = {"han", "hiragana", "katakana"}

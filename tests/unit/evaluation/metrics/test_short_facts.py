@@ -26,6 +26,7 @@ FACTS = [  # question, answer, what says it, what may say it, what says another
     ("When did Nojul die?", "Nojul passed away in the year 1948.", ["1948"], [], ["Nojul passed away in the year 1984."]),
     ("Wann starb Nojul?", "Nojul starb im Jahr 1948.", ["1948"], ["Nojul starb im Jahr 1984."], ["1984"]),
     ("How many live there?", "1,948 people.", ["1948", "1.948", "1 948 people"], [], ["1,984 people", "948"]),
+    ("How many sisters has Nojul?", "Nojul has three sisters.", ["three"], ["3", "He has 4."], ["Nojul has five sisters."]),
     ("What is pi?", "Pi is 3.14.", ["3,14"], [], ["3.15", "14"]),
     ("Who taught Nojul?", "Nojul was a student of Vetril Honbor.", ["Honbor"], [], ["Nojul was a student of Gamor Pisdal."]),
     (
