@@ -171,12 +171,15 @@ def test_a_model_that_peft_left_frozen_is_trained_whole_and_one_frozen_in_part_s
     assert not plain_model(some).get_input_embeddings().weight.requires_grad
 
 
-@pytest.mark.parametrize("state", ["the second of two", "switched off", "merged"])
+@pytest.mark.parametrize("state", ["the second of two", "both of two", "switched off", "merged"])
 def test_a_peft_model_is_taken_as_it_answers_now(state, make_llama):
     adapted = get_peft_model(make_llama(), LoraConfig(**ALL)).eval()
     if state == "the second of two":
         adapted.add_adapter("second", LoraConfig(**ALL))
         adapted.set_adapter("second")
+    elif state == "both of two":
+        adapted.add_adapter("second", LoraConfig(**ALL | {"r": 2}))
+        adapted.base_model.set_adapter(["default", "second"])
     elif state == "switched off":
         adapted.base_model.disable_adapter_layers()
     else:
