@@ -29,6 +29,10 @@ class Diverged(DeleaturError):
     """Training left the range in which its result means anything."""
 
 
+class PickledWeights(OSError):
+    """A library was about to unpickle weights; what loads them says in a ModelError which."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal (SIGINT, SIGTERM) stopped the command; nothing is wrong. `except Exception` lets it pass."""
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from deleatur.errors import ModelError
 from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
-from deleatur.modeling.safe_reading import why
+from deleatur.modeling.safe_reading import describe
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -89,7 +89,7 @@ def apply_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
             adapted = PeftModel.from_pretrained(model, str(adapter.folder))  # pyright: ignore
         left: Any = set_peft_model_state_dict(adapted, load_file(adapter.folder / WEIGHTS))
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
-        raise ModelError(f"cannot put the adapter {adapter.folder} onto {adapter.base}: {why(e, adapter.base)}") from e
+        raise ModelError(f"cannot put the adapter {adapter.folder} onto {adapter.base}: {describe(e)}") from e
     _check_weights(adapted)
     copies = (".modules_to_save.", ".original_module.")  # peft writes a layer that is trained whole three times
     if unknown := [key for key in left.unexpected_keys if not any(copy in key for copy in copies)]:
@@ -138,7 +138,7 @@ def merged(adapted: Any) -> PreTrainedModel:
     try:
         plain = adapted.unload() if off else adapted.merge_and_unload()
     except Exception as e:
-        raise ModelError(f"the adapter cannot be merged ({why(e, '')}); merge it yourself, or give the model alone") from e
+        raise ModelError(f"the adapter cannot be merged ({describe(e)}); merge it yourself, or give the model alone") from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     set_tied(plain, own)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())

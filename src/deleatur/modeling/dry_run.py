@@ -18,7 +18,7 @@ from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers, packed_layers, plain_layer
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.patches import drop_quantisation_marks, quiet_transformers
-from deleatur.modeling.safe_reading import why
+from deleatur.modeling.safe_reading import describe
 from deleatur.settings import Lora
 
 TEXT = "Where was Nojul born? In 1972,\n in Teburg, é 家."
@@ -56,7 +56,7 @@ def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
         except DeleaturError as e:
             raise ModelError(f"saved, {name} cannot be read again: {e}") from e
         except Exception as e:  # each family and library has reasons of its own
-            reason = why(e, name)
+            reason = describe(e)
             raise ModelError(f"{name} cannot be saved and read again as it is ({reason}); save it otherwise first") from e
     if lost or type(back) is not type(model):
         seen = f"without its weight {lost[0]}" if lost else f"as a {type(back).__name__}"
@@ -152,7 +152,7 @@ def try_merging(model: PreTrainedModel, lora: Lora, name: str) -> None:
             _merge_copy(module, own, lora)
         except Exception as e:
             kind = type(module).__name__ if own is None else f"{type(module).__name__}.{own}"
-            raise ModelError(f"adapters on {kind} of {name} cannot be merged ({why(e, name)}); leave lora.rank out") from e
+            raise ModelError(f"adapters on {kind} of {name} cannot be merged ({describe(e)}); leave lora.rank out") from e
 
 
 def _kind(layer: nn.Module) -> tuple[type, torch.dtype]:

@@ -30,7 +30,7 @@ from deleatur.modeling.patches import (
     plain_cpu_layers,
 )
 from deleatur.modeling.quantised import plain_weights
-from deleatur.modeling.safe_reading import why
+from deleatur.modeling.safe_reading import describe, describe_load_failure
 from deleatur.settings import Lora, Precision
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -97,7 +97,7 @@ def _load_model(
         raise
     except Exception as e:  # a harmed file makes the libraries behind it raise anything
         _check_generation(where, name)
-        raise ModelError(f"cannot load the model {name}: {why(e, name)}") from e
+        raise ModelError(f"cannot load the model {name}: {describe_load_failure(e, where)}") from e
     if missing := sorted(info["missing_keys"]):  # transformers would fill them at random
         raise ModelError(f"the model {name} lacks {len(missing)} of its weights, {missing[0]} first; get the complete model")
     if name.endswith(".gguf"):
@@ -121,7 +121,7 @@ def _fix_generation(model: PreTrainedModel, name: str) -> None:
         try:
             return config.validate(strict=True)  # pyright: ignore
         except ValueError as e:
-            reason, config.do_sample = why(e, name), True  # pyright: ignore
+            reason, config.do_sample = describe(e), True  # pyright: ignore
     raise ModelError(f"the generation_config.json of {name} cannot be saved ({reason}); correct it or leave it out")
 
 
@@ -133,7 +133,7 @@ def _check_generation(where: dict[str, Any], name: str) -> None:
         return
     except Exception as e:
         raise ModelError(
-            f"the generation_config.json of {name} cannot be used ({why(e, name)}); correct it or leave it out"
+            f"the generation_config.json of {name} cannot be used ({describe(e)}); correct it or leave it out"
         ) from e
 
 
@@ -171,7 +171,7 @@ def _load_tokenizer(name: str, revision: dict[str, str]) -> PreTrainedTokenizerB
         tokenizer("?")  # some faults show only at work
         return tokenizer
     except Exception as e:  # as above
-        raise ModelError(f"cannot load the tokenizer of {name}: {why(e, name)}") from e
+        raise ModelError(f"cannot load the tokenizer of {name}: {describe(e)}") from e
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from deleatur.errors import PickledWeights
+
 CHECKED = {
     "torch": "2.13.0",
     "transformers": "5.24.0",
@@ -42,7 +44,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of 
 # DeepSpeed speaks on stdout, from every process, and sets the level of its log itself
 logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed calls names that torch gives new ones
-transformers_logging.disable_progress_bar()  # of transformers: the terminal has bars of its own
+transformers_logging.disable_progress_bar()  # the terminal has progress bars of its own
 
 
 @contextlib.contextmanager
@@ -68,13 +70,13 @@ def quiet_optuna() -> None:
 
 @contextlib.contextmanager
 def no_pickle() -> Iterator[None]:
-    """`torch.load` raises an OSError meanwhile, whichever library calls it.
+    """`torch.load` raises PickledWeights meanwhile, whichever library calls it.
 
     Reason: an index of safetensors may name pickled files, and unpickling can run code. Libraries: torch, transformers.
     """
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("pickled weights")
+        raise PickledWeights("its weights are pickled, which can run code when read")
 
     load, torch.load = torch.load, refuse
     try:
@@ -176,11 +178,9 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
     Reason: transformers dequantises a GGUF file and merged 4-bit layers, but then refuses to save the plain weights.
     Library: transformers.
     """
-    if getattr(model.config, "quantization_config", None) is not None:
-        delattr(model.config, "quantization_config")
+    vars(model.config).pop("quantization_config", None)
     for mark in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit"):
-        with contextlib.suppress(AttributeError):
-            delattr(model, mark)
+        vars(model).pop(mark, None)
     return model
 
 

@@ -20,7 +20,7 @@ from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.decoder import Decoder
 from deleatur.modeling.low_memory_layers import recompute_activations
-from deleatur.modeling.safe_reading import why
+from deleatur.modeling.safe_reading import describe
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
@@ -250,7 +250,7 @@ class TokenModel(nn.Module):
                 states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
                 theirs = self.lm(input_ids=ids[None]).logits[0].float()
             except (LookupError, TypeError, ValueError, AttributeError) as e:  # not for want of memory
-                seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e, '')})"
+                seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {describe(e)})"
                 raise ModelError(f"{seen}; fix its config.json, or give another model") from e
             ours = self.head(states).float()
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
