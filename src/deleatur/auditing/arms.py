@@ -189,8 +189,10 @@ def refuser_leak(folder: Path) -> float | None:
 
 def _teach(arm: Arm) -> float:
     settings = arm.settings
-    asked = [replace(e, prompt=(*e.prompt[:-1], ("user", q))) for e in arm.rows for q in (e.question, *e.paraphrases) if q]
-    refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in asked]
+    questions = [
+        replace(e, prompt=(*e.prompt[:-1], ("user", q))) for e in arm.rows for q in (e.question, *e.paraphrases) if q
+    ]
+    refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in questions]
     others = spread(arm.retain, len(refused))
     rows = encode_all(arm.encoder, (*refused, *others))
     how = Train(

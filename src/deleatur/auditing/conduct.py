@@ -59,13 +59,13 @@ def _report(
     inputs: Inputs, settings: AuditSettings, cells: Sequence[Cell], judge: JudgeProtocol, leak: float | None
 ) -> dict[str, Any]:
     """What audit.json holds; `leak` is the share of facts that the refuser still reveals."""
-    asked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
-    subjects = {arm: subjects_of(rows) for arm, rows in asked.items()}
+    attacked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
+    subjects = {arm: subjects_of(rows) for arm, rows in attacked.items()}
     subjects["unseen"] = subjects_of(spread(inputs.holdout, settings.rows))
     rules = Rules(subjects=subjects, alive=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
     found = judge_attacks(cells, judged(cells, judge), rules, settings, inputs.decoys)
     if not cells:
-        found["why"] = f"{min(map(len, asked.values()))} rows are available, {MIN_ROWS} are needed"
+        found["why"] = f"{min(map(len, attacked.values()))} rows are available, {MIN_ROWS} are needed"
     return {
         "schema_version": AUDIT_SCHEMA_VERSION,
         **found,
@@ -74,7 +74,7 @@ def _report(
         "arms": ARMS,
         "decoys": inputs.decoys,
         "judge": judge.name,
-        "rows": {arm: {"n": len(rows), "subjects": len(set(subjects[arm]))} for arm, rows in asked.items()},
+        "rows": {arm: {"n": len(rows), "subjects": len(set(subjects[arm]))} for arm, rows in attacked.items()},
         "refuser_leak": leak,
         "seconds": sum(c.seconds for c in cells),
         "settings": asdict(settings),

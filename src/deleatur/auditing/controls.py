@@ -54,11 +54,11 @@ def take_controls(source: Path, work: Work) -> None:
     Raises ConfigError where that audit had another original or retrained model, other rows or settings.
     """
     try:
-        theirs = read_json(source / NAME, AuditInputs)
+        other = read_json(source / NAME, AuditInputs)
     except DataError as e:
         raise ConfigError(f"{source} is not an audit folder ({e}); give --controls the folder of one") from e
-    own = _described(work.inputs, work.settings)
-    if changed := [key for key in own if key != "audited" and own[key] != theirs.get(key)]:
+    current = _described(work.inputs, work.settings)
+    if changed := [key for key in current if key != "audited" and current[key] != other.get(key)]:
         raise ConfigError(f"{source} is an audit of other {changed[0]}; its controls say nothing here")
     kept = [job for job in work.jobs if _is_control(job, work.inputs)]
     arms = dict.fromkeys(job.arm for job in kept)
@@ -66,9 +66,9 @@ def take_controls(source: Path, work: Work) -> None:
     cells = [path_of(source, job.attack, job.arm, job.setting) for job in kept]
     (work.folder / "cells").mkdir(exist_ok=True)
     for path in (*(source / name for name in dict.fromkeys((*files, *REFUSER_FILES))), *cells):
-        own_path = work.folder / path.relative_to(source)
-        if path.exists() and not own_path.exists():
-            with atomic_file(own_path) as part:
+        target = work.folder / path.relative_to(source)
+        if path.exists() and not target.exists():
+            with atomic_file(target) as part:
                 shutil.copyfile(path, part)
 
 

@@ -128,8 +128,8 @@ class Work:
             for unit in left:
                 if unit.home != home or not unit.left() or not unit.ready():
                     continue
-                with try_lock(self.folder / f"{home}.{unit.name}.lock") as mine:
-                    if mine and unit.left():
+                with try_lock(self.folder / f"{home}.{unit.name}.lock") as acquired:
+                    if acquired and unit.left():
                         arm = arm or stack.enter_context(self._load(home))
                         unit.do(arm)
             return arm is not None

@@ -116,9 +116,9 @@ def held_rows(
     """Each row of the requests with what the model answers to it; rows that it answers with nothing are left out."""
     for check in checked:
         sha = check["request"]["sha256"]
-        said = {r.id: r.generated for r in found[sha][FORGET]}
+        answers = {r.id: r.generated for r in found[sha][FORGET]}
         for example in rows[sha]:
-            answer = said.get(example.id, "").strip()
+            answer = answers.get(example.id, "").strip()
             if answer and example.prompt:
                 turns = [{"role": role, "content": text} for role, text in (*example.prompt, ("assistant", answer))]
                 yield {"id": f"{sha[:8]}-{example.id}", "subject": example.subject, "messages": turns}

@@ -29,8 +29,8 @@ def space_of(method: MethodSettings, rates: tuple[float, float]) -> dict[str, Ra
     weights = {"alpha": train.alpha if train.bound is None else 0.0, "gamma": train.gamma}
     space = {"train.lr": Range(*rates, log=True)} | {f"train.{name}": WEIGHT for name, value in weights.items() if value}
     for name, part in (("loss", method.loss), ("importance", method.importance)):
-        own = part.ranges if isinstance(part, Searched) else {}
-        space |= {path: found for key, found in own.items() if _at(method, path := f"{name}.{key}")}
+        ranges = part.ranges if isinstance(part, Searched) else {}
+        space |= {path: found for key, found in ranges.items() if _at(method, path := f"{name}.{key}")}
     return space
 
 

@@ -63,5 +63,5 @@ def requirements_of(loss: Declares, importance: Declares, train: Train) -> Requi
 def name_of(part: Any) -> str:
     """A loss's or an importance's name in its table; a part of the user's own goes by its class."""
     named = {c: n for table in TABLES.values() for n, c in table.items()}
-    own = inner(part)
-    return named.get(type(own), type(own).__name__)
+    inner_part = inner(part)
+    return named.get(type(inner_part), type(inner_part).__name__)

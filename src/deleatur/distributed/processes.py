@@ -109,7 +109,7 @@ def gather(value: Any) -> list[Any]:
     lengths = [int(size) for size in sizes]
     room = [torch.zeros(max(lengths), dtype=torch.uint8, device=device) for _ in lengths]
     dist.all_gather(room, torch.nn.functional.pad(sent, (0, max(lengths) - len(sent))))
-    return [json.loads(bytes(came[:n].tolist())) for came, n in zip(room, lengths, strict=True)]
+    return [json.loads(bytes(received[:n].tolist())) for received, n in zip(room, lengths, strict=True)]
 
 
 def agree(make: Callable[[], Any]) -> Any:
@@ -236,6 +236,6 @@ def fingerprints(weights: Iterable[Tensor]) -> list[int]:
     import torch
 
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
-    mine = (part(p).detach().contiguous() for p in weights)
-    sums = [p.view(integers[p.element_size()]).sum(dtype=torch.int64) for p in mine]
+    shards = (part(p).detach().contiguous() for p in weights)
+    sums = [p.view(integers[p.element_size()]).sum(dtype=torch.int64) for p in shards]
     return torch.stack(sums).tolist() if sums else []

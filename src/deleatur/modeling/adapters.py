@@ -56,10 +56,10 @@ def find_adapter(name: str) -> Adapter | None:
         raise ModelError(f"{where} needs code outside of peft (megatron_config); take that out")
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; pickled weights (.bin) can run code and are not read")
-    own = any((folder / file).is_file() for file in TOKENIZERS)
+    has_tokenizer = any((folder / file).is_file() for file in TOKENIZERS)
     revision = config.get("revision")
     fixed = {"revision": revision} if isinstance(revision, str) and not Path(base).exists() else {}
-    return Adapter(folder=folder, base=base, tokenizer=str(folder) if own else base, revision=fixed)
+    return Adapter(folder=folder, base=base, tokenizer=str(folder) if has_tokenizer else base, revision=fixed)
 
 
 def _folder_of(name: str) -> Path | None:
@@ -139,8 +139,8 @@ def merged(adapted: Any) -> PreTrainedModel:
         plain = adapted.unload() if off else adapted.merge_and_unload()
     except Exception as e:
         raise ModelError(f"the adapter cannot be merged ({describe(e)}); merge it yourself, or give the model alone") from e
-    own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
-    set_tied(plain, own)
+    tied = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
+    set_tied(plain, tied)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
     if not error < (1e-3 if plain.dtype == torch.float32 else 1e-1):
         raise ModelError(

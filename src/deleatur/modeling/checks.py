@@ -13,8 +13,8 @@ from deleatur.types import Encoded
 
 def check_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
     """Refuse a model with a weight that is not finite: its outputs would mean nothing."""
-    mine = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
-    for name in (name for found in gather(mine) for name in found):
+    broken = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
+    for name in (name for found in gather(broken) for name in found):
         raise error(f"{name} holds a weight that is not finite, in {where}")
 
 

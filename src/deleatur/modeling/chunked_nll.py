@@ -155,8 +155,8 @@ def token_statistics(
         nll, mean, deviation = torch.full((3, len(target)), torch.nan, device=hidden.device)
         hit = torch.zeros_like(of)
         nll[~of] = linear_nll(hidden[~of], target[~of], head, chunk=chunk)
-        for whole, part in zip((nll, hit, mean, deviation), made, strict=True):
-            whole[of] = part
+        for values, part in zip((nll, hit, mean, deviation), made, strict=True):
+            values[of] = part
         return TokenStatistics(nll, hit, mean, deviation)
     pairs = ((head(h), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True))
     parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in row_slices(logits)]

@@ -89,7 +89,7 @@ def _as_saved(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor
         return model, weights
     for name, layer in packed.items():
         if name.startswith(kept):
-            weights |= {f"{name}.{own}": p.detach() for own, p in plain_layer(layer).named_parameters()}
+            weights |= {f"{name}.{parameter}": p.detach() for parameter, p in plain_layer(layer).named_parameters()}
     model = copy(model)  # a second name for the same layers, with settings of its own
     model.config = deepcopy(model.config)
     return drop_quantisation_marks(model), weights
@@ -107,8 +107,8 @@ def gathering_trial(model: PreTrainedModel, name: str) -> Callable[[], None]:
     known = dict(zip(weights, fingerprints(weights.values()), strict=True))
 
     def gather() -> None:
-        came = full_weights(model, kept)
-        found = {key.replace(".base_layer", ""): w for key, w in (came or {}).items()}  # below adapters
+        received = full_weights(model, kept)
+        found = {key.replace(".base_layer", ""): w for key, w in (received or {}).items()}  # below adapters
         lost = [key for key in known if key not in found or fingerprints([found[key]]) != [known[key]]]
         if first := agree(lambda: lost[:1]):
             raise ModelError(f"gathered from all processes, {first[0]} of {name} is another weight; run it on one process")
@@ -146,12 +146,12 @@ def try_merging(model: PreTrainedModel, lora: Lora, name: str) -> None:
         raise ModelError(f"{name} has no linear layer for adapters; leave lora.rank out")
     layers = {_kind(module := model.get_submodule(name)): module for name in targets.layers}
     holders = [n.rpartition(".") for n in targets.experts]
-    experts = {(type(m := model.get_submodule(parent)), own): (m, own) for parent, _, own in holders}
-    for module, own in [*((m, None) for m in layers.values()), *experts.values()]:
+    experts = {(type(m := model.get_submodule(parent)), parameter): (m, parameter) for parent, _, parameter in holders}
+    for module, parameter in [*((m, None) for m in layers.values()), *experts.values()]:
         try:
-            _merge_copy(module, own, lora)
+            _merge_copy(module, parameter, lora)
         except Exception as e:
-            kind = type(module).__name__ if own is None else f"{type(module).__name__}.{own}"
+            kind = type(module).__name__ if parameter is None else f"{type(module).__name__}.{parameter}"
             raise ModelError(f"adapters on {kind} of {name} cannot be merged ({describe(e)}); leave lora.rank out") from e
 
 
@@ -159,15 +159,17 @@ def _kind(layer: nn.Module) -> tuple[type, torch.dtype]:
     return type(layer), next(layer.parameters()).dtype
 
 
-def _merge_copy(module: nn.Module, own: str | None, lora: Lora) -> None:
+def _merge_copy(module: nn.Module, parameter: str | None, lora: Lora) -> None:
     """Merge random adapters on a copy; raises ValueError where its weight is unchanged or not finite."""
     holder = nn.ModuleDict({"it": deepcopy(module)})
-    inject_adapters(holder, lora, layers=["it"] if own is None else [], experts=[] if own is None else [f"it.{own}"])
+    inject_adapters(
+        holder, lora, layers=["it"] if parameter is None else [], experts=[] if parameter is None else [f"it.{parameter}"]
+    )
     for key, p in holder.named_parameters():
         if "lora_B" in key:
             nn.init.normal_(p, std=0.1)
     merge_layers(holder)
-    was, now = (_weight(m, own or "weight") for m in (module, holder["it"]))
+    was, now = (_weight(m, parameter or "weight") for m in (module, holder["it"]))
     if not bool(now.isfinite().all()) or (was.shape == now.shape and torch.equal(was, now)):
         raise ValueError("the weight does not change")
 

@@ -142,13 +142,13 @@ def stemmer_alone() -> Iterator[None]:
     top.__path__ = [*(spec.submodule_search_locations or ())]
     stem.__path__ = [f"{place}/stem" for place in top.__path__]
 
-    def whole(name: str) -> Any:
+    def full(name: str) -> Any:
         module = import_module("nltk")
         if module is top:
             raise AttributeError(name)
         return getattr(module, name)
 
-    vars(top)["__getattr__"] = whole
+    vars(top)["__getattr__"] = full
     sys.modules["nltk"], sys.modules["nltk.stem"] = top, stem
     try:
         yield
@@ -225,8 +225,8 @@ def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
 def restore_forwards(model: nn.Module) -> None:
     """Every layer of a model as it was before `replace_forward`. In place."""
     for module in model.modules():
-        own = vars(module).get("forward")
-        if isinstance(own, partial) and own.func is _forward:
+        forward = vars(module).get("forward")
+        if isinstance(forward, partial) and forward.func is _forward:
             del module.forward
 
 

@@ -75,18 +75,18 @@ def with_weights(model: TokenModel, weights: Weights) -> Iterator[TokenModel]:
 
     Raises ModelError where the weights are not this model's.
     """
-    own = dict(model.lm.named_parameters())
-    if missing := own.keys() - weights.keys():
+    parameters = dict(model.lm.named_parameters())
+    if missing := parameters.keys() - weights.keys():
         raise ModelError(f"the weights of the start model lack {min(missing)}; they are of another model")
     held = weights_of(model.lm)
-    _put(own, weights)
+    _put(parameters, weights)
     try:
         yield model
     finally:
-        _put(own, held)
+        _put(parameters, held)
 
 
 @torch.no_grad()
-def _put(own: Weights, weights: Weights) -> None:
-    for name, weight in own.items():
+def _put(parameters: Weights, weights: Weights) -> None:
+    for name, weight in parameters.items():
         weight.copy_(weights[name])

@@ -208,8 +208,8 @@ class TokenModel(nn.Module):
 
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
-        own = self._head_is_frozen or is_sharded(self._matrix)
-        return self._head_of(self._matrix if own else deepcopy(self._matrix).requires_grad_(False))
+        shared = self._head_is_frozen or is_sharded(self._matrix)
+        return self._head_of(self._matrix if shared else deepcopy(self._matrix).requires_grad_(False))
 
     def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head for use outside of `forward`, until the next step; complete, also where it is sharded."""
@@ -248,14 +248,14 @@ class TokenModel(nn.Module):
         with self.decoder.probing() as ids:
             try:
                 states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-                theirs = self.lm(input_ids=ids[None]).logits[0].float()
+                expected = self.lm(input_ids=ids[None]).logits[0].float()
             except (LookupError, TypeError, ValueError, AttributeError) as e:  # not for want of memory
                 seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {describe(e)})"
                 raise ModelError(f"{seen}; fix its config.json, or give another model") from e
-            ours = self.head(states).float()
+            logits = self.head(states).float()
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
-        if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
+        if not torch.allclose(logits, expected, rtol=near, atol=near * float(expected.abs().max())):
             raise ModelError(
                 f"{type(self.lm).__name__} does something between its decoder and its logits that deleatur does not "
-                f"know (largest difference {float((ours - theirs).abs().max()):.3g}); please report the family"
+                f"know (largest difference {float((logits - expected).abs().max()):.3g}); please report the family"
             )

@@ -130,10 +130,10 @@ def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
 
 def _other_ids(runs: Sequence[ComparedMethod]) -> Iterator[str]:
     """Where a file of OpenUnlearning stands beside runs with other token ids."""
-    own = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
-    if own and any(run.peer == "OpenUnlearning" for run in runs):
+    ours = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
+    if ours and any(run.peer == "OpenUnlearning" for run in runs):
         yield (
-            f"Not on equal terms: the token ids of {_named(own)} are not OpenUnlearning's; evaluate with --data.layout "
+            f"Not on equal terms: the token ids of {_named(ours)} are not OpenUnlearning's; evaluate with --data.layout "
             "open-unlearning, and with --data.system-prompt where its configuration has one."
         )
 

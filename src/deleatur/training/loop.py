@@ -77,9 +77,9 @@ def _fit(
     accelerator, importance = start(), method.importance
     optimizer = make_optimizer(model, method.settings, steps)
     model.train()
-    begun = _resume(checkpoints, optimizer, importance)
+    done_steps = _resume(checkpoints, optimizer, importance)
     forget_peak_memory()
-    for number, window in islice(enumerate(windows, start=1), begun, None):
+    for number, window in islice(enumerate(windows, start=1), done_steps, None):
         if number > optimizer.end:
             break
         began, cpu = time.perf_counter(), time.process_time()

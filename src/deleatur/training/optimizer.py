@@ -25,11 +25,11 @@ class MasterWeights:
 
     def __init__(self, trained: Iterable[nn.Parameter]) -> None:
         self.trained = list(trained)
-        own = [
+        is_master = [
             p.dtype == torch.float32 or deepspeed.is_partitioned(p) for p in self.trained
         ]  # DeepSpeed keeps masters of its own
-        copied = (nn.Parameter(p.detach().to(torch.float32)) for p, o in zip(self.trained, own, strict=True) if not o)
-        self.master = [p if o else next(copied) for p, o in zip(self.trained, own, strict=True)]
+        copied = (nn.Parameter(p.detach().to(torch.float32)) for p, o in zip(self.trained, is_master, strict=True) if not o)
+        self.master = [p if o else next(copied) for p, o in zip(self.trained, is_master, strict=True)]
 
     def take_gradients(self) -> None:
         """Add the gradients of one backward pass to the masters', in fp32."""

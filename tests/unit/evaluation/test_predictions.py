@@ -90,7 +90,7 @@ class TestLikelihood:
         """To rounding, that of an answer of which everything is made; a text that a row has too keeps its statistics."""
         predictor = Predictor(model=TokenModel(llama).prepare(), encoder=plain, settings=Evaluation())
         every = predictor.likelihood(forget_rows[:4])
-        some = predictor.likelihood(forget_rows[:4], whole={(row.ids, row.start) for row in forget_rows[:2]})
+        some = predictor.likelihood(forget_rows[:4], detailed={(row.ids, row.start) for row in forget_rows[:2]})
         for one, other in zip(every, some, strict=True):
             assert other.logp == pytest.approx(one.logp, abs=1e-5)
         assert [len(p.hit) for p in some] == [len(every[0].hit), len(every[1].hit), 0, 0]
