@@ -40,7 +40,7 @@ SENTENCE_ENDS = ".!?。！？।"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class RetainQuestion:
     """A question whose answer may become a retain row; `other` is whom it is about, None for an everyday prompt."""
 
     id: str
