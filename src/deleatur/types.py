@@ -127,6 +127,7 @@ class Batch:
     preferred: int = 0
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
         return replace(self, ids=self.ids.to(device), scored=self.scored.to(device), sequence=self.sequence.to(device))
 
     def __len__(self) -> int:

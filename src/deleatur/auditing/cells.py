@@ -51,6 +51,7 @@ def path_of(folder: Path, attack: str, arm: str, setting: str) -> Path:
 
 
 def write_cell(folder: Path, cell: Cell) -> None:
+    """Write a cell to its path, atomically."""
     path = path_of(folder, cell.attack, cell.arm, cell.setting)
     path.parent.mkdir(exist_ok=True)
     write_lines(path, [asdict(cell)])

@@ -27,7 +27,9 @@ class Sample(Protocol):
     """Scores of an arm's rows under an attack."""
 
     @property
-    def subjects(self) -> tuple[str, ...]: ...
+    def subjects(self) -> tuple[str, ...]:
+        """The subject of each row."""
+        ...
 
     def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
         """The largest over settings, where each row counts so often; B times."""
@@ -42,6 +44,7 @@ class Rates:
     subjects: tuple[str, ...]
 
     def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
+        """The largest mean over settings, weighted by row; see `Sample`."""
         present = ~np.isnan(self.values)
         sums, counts = weights @ np.nan_to_num(self.values).T, weights @ present.T.astype(float)
         with np.errstate(invalid="ignore"):

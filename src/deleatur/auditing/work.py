@@ -45,9 +45,11 @@ class Unit:
     do: Callable[[Arm], None]
 
     def left(self) -> bool:
+        """Is one of its files still missing?"""
         return not all(path.exists() for path in self.makes)
 
     def ready(self) -> bool:
+        """Are all the files that it reads there?"""
         return all(path.exists() for path in self.needs)
 
 
@@ -96,6 +98,7 @@ class Work:
                 time.sleep(WAIT)
 
     def cell(self, job: Job) -> Path:
+        """The path of a job's cell."""
         return path_of(self.folder, job.attack, job.arm, job.setting)
 
     def _units(self) -> list[Unit]:

@@ -151,6 +151,7 @@ def train_of(recipe: Recipe, scale: Scale) -> Train:
 
 
 def as_ours(recipe: Recipe) -> Train:
+    """The recipe's training with the rate and weights of the default recipe."""
     return replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha)
 
 

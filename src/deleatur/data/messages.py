@@ -21,6 +21,7 @@ class RedactedRepr(ValueRepr):
     """Texts by their length alone: what is to be forgotten must not get into a log."""
 
     def repr_str(self, x: str, level: int) -> str:
+        """A text as its number of characters."""
         return f"‹{len(x)} characters›"
 
 
@@ -66,5 +67,6 @@ def show_all(values: Sequence[object], separator: str = ", ") -> str:
 
 
 def reason(e: Exception) -> str:
+    """An exception's type and message on one line, at most 200 characters."""
     text = str(getattr(e, "strerror", None) or e)  # the whole of an OSError repeats the path
     return f"{type(e).__name__}: {' '.join(text.split())[:200]}"

@@ -83,9 +83,11 @@ class Learned:
 
     @property
     def requires(self) -> Requirements:
+        """Hidden states as they are at each step; with `warm` a pass of the start model."""
         return Requirements(follows="states", hidden_state=self.state, start_pass=self.warm)
 
     def with_budget(self, budget: float) -> Learned:
+        """The same settings with another budget."""
         return replace(self, budget=budget)
 
     def conflict(self, loss: Requirements) -> str | None:

@@ -35,6 +35,7 @@ class ScorerImportance:
 
     @property
     def requires(self) -> Requirements:
+        """Hidden states as they are at each step."""
         return Requirements(follows="states", hidden_state=self.state)
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:

@@ -44,6 +44,7 @@ class RMU:
 
     @property
     def requires(self) -> Requirements:
+        """The state after the steered layer."""
         return Requirements(layer=self.layer)
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:

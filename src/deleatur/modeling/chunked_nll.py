@@ -24,6 +24,7 @@ class Readout(nn.Module):
         self.read = read
 
     def forward(self, *given: Any) -> tuple:
+        """Call `read`."""
         return self.read(*given)
 
 

@@ -27,6 +27,7 @@ class Recomputable:
         self.made: Tensor | None = None
 
     def view(self, shape: torch.Size) -> Tensor:
+        """The tensor in this shape, recomputed where it is needed for the first time."""
         if self.made is None:
             self.made = self.make()
         return self.made.view(shape)
@@ -39,10 +40,12 @@ class RecomputableTensors:
         self._at: dict[int, ref[Tensor]] = {}
 
     def note(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+        """Remember how to recompute a tensor."""
         tensor.again = Recomputable(make)  # pyright: ignore[reportAttributeAccessIssue]
         self._at[tensor.data_ptr()] = ref(tensor)
 
     def find(self, x: Tensor) -> Recomputable | None:
+        """How to recompute this tensor; None where that is unknown."""
         stored = self._at.get(x.data_ptr(), lambda: None)()  # where it is gone, something else may lie in its place
         if stored is None or (stored.numel(), stored.dtype) != (x.numel(), x.dtype) or not x.is_contiguous():
             return None

@@ -115,6 +115,7 @@ class Scoring(NamedTuple):
     dropout: float = 0.0
 
     def capped(self, scores: Tensor) -> Tensor:
+        """The scores with the soft cap of some families."""
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
 

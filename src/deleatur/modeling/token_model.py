@@ -195,10 +195,12 @@ class TokenModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the head's weight."""
         return self._matrix.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """The device of the head's weight."""
         return self._matrix.weight.device
 
     @property

@@ -33,6 +33,7 @@ class ComparedMethod:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The seed of each run."""
         return tuple(map(seed_of, self.results))
 
     @property

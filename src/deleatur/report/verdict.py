@@ -51,6 +51,7 @@ class Side:
 
     @property
     def given(self) -> bool:
+        """Were both sides measured?"""
         return self.before is not None and self.after is not None
 
 
@@ -111,6 +112,7 @@ class Findings:
 
     @property
     def broken(self) -> bool:
+        """Are many more forget answers incoherent than before?"""
         return _rise(self.forget_broken) > BROKEN
 
     @property
@@ -121,12 +123,14 @@ class Findings:
 
     @property
     def retain_lost(self) -> bool:
+        """Was the score on retain rows lost, or are many more of their answers incoherent?"""
         before, after = self.retain.before, self.retain.after
         lost = not self.retain_made and bool(before) and after is not None and (before - after) / before > LOST
         return lost or _rise(self.retain_broken) > BROKEN
 
     @property
     def retain_taught(self) -> bool:
+        """Did the score on retain rows rise, by training on them?"""
         return _rise(self.retain) > TAUGHT
 
     @property

@@ -140,6 +140,7 @@ class DeepSpeedOptimizer(ModelOptimizer):
         deepspeed.make_moments(self.run, self.optimizer, MOMENTS)
 
     def backward(self, loss: Tensor) -> None:
+        """Backward pass through DeepSpeed's engine."""
         self.run.backward(loss)
 
     def _move(self, loss: float) -> float:

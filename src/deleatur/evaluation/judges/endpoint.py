@@ -160,7 +160,8 @@ class Stay(HTTPRedirectHandler):
     """Follow no redirection: it could lead texts and key to somebody else."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
+        """No request in place of the one that was redirected."""
+        return
 
 
 def endpoint(settings: Judge, cache: Path | None, *, sleep: Callable[[float], None] = time.sleep) -> Endpoint:
