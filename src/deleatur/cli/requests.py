@@ -135,7 +135,7 @@ def print_checks(checked: Sequence[Any]) -> None:
 
 
 def _cell(name: str, side: Measured | None) -> str:
-    value = None if side is None else side[name]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    value = None if side is None else side.get(name)
     return "–" if value is None else f"{value:.2f}" if name == "nll" else percent(value)
 
 

@@ -208,7 +208,7 @@ def fine_tuned_model(
     count = settings.epochs * -(-len(encoded) // settings.batch)
     progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
-    network = TokenModel(model.to(start().device)).prepare()  # pyright: ignore[reportArgumentType]
+    network = TokenModel(model).to(start().device).prepare()
     with training_only(network, settings.only), resume_hint("the same command"), kept.handle_signals():
         fit(
             network,

@@ -9,7 +9,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -220,7 +220,7 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
     if key in TABLES:
         return _choose(TABLES[key], value, where, key)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where, key + ".")  # pyright: ignore[reportArgumentType]
+        return _build(cast(type, hint), value, where, key + ".")
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         if isinstance(value, list) and all(type(v) is kind for v in value):

@@ -66,9 +66,15 @@ def under(local: str, root: str | None) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
+def _hub_parts(hub: str) -> tuple[str, str | None, str | None]:
+    """owner/name, config and split of `owner/name/config:split`; None for the last two where they are left out."""
+    found = HUB.fullmatch(hub)
+    return (hub, None, None) if found is None else (found[1], found[2], found[3])
+
+
 def _laid_out_as_hub(hub: str, root: str | None) -> Path | None:
     """The file of `owner/name/config:split` in a copy of the hub's folder under `root`; None where there is none."""
-    owner_name, config, split = HUB.fullmatch(hub).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    owner_name, config, split = _hub_parts(hub)
     folder = Path(root).expanduser() / owner_name if root else None
     if folder is None or not folder.is_dir():
         return None
@@ -171,8 +177,8 @@ def _from_hub(source: str, root: str | None) -> list[Row]:
 
 
 def _load(hub: str, place: str, searched: str) -> list[object]:
-    """The rows of a hub data set; a refusal says at which place and that `looked` came before."""
-    owner_name, config, split = HUB.fullmatch(hub).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    """The rows of a hub data set; a refusal names the place, and where it was looked for before."""
+    owner_name, config, split = _hub_parts(hub)
     try:
         from datasets import load_dataset  # slow to import, and most rows come from files
 

@@ -30,11 +30,11 @@ def shard_model(model: Any, where: device) -> None:
     vars(model)["engine"] = deepspeed.initialize(model=model, config=config)[0]  # past nn.Module: the engine is one too
 
 
-def train(model: nn.Module, optimizer: Optimizer, clip: float) -> Any:
+def train(model: Any, optimizer: Optimizer, clip: float) -> Any:
     """The engine that runs the model, goes backward and steps, in place of the one that only runs it."""
     import deepspeed
 
-    model.engine.destroy()  # pyright: ignore
+    model.engine.destroy()
     config = _config(model) | {"gradient_clipping": clip}
     vars(model)["engine"] = made = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
     return made

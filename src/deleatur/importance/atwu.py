@@ -116,7 +116,8 @@ class LearnedImportance:
         self.optimizer.zero_grad()
         loss.backward()
         for p in self.scorer.parameters():
-            p.grad = total(p.grad)  # pyright: ignore[reportArgumentType]
+            if p.grad is not None:
+                p.grad = total(p.grad)
         norm = nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -28,7 +29,8 @@ def check_room(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: 
 
 def check_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], name: str) -> None:
     """Refuse a row with a token that the model has no row for. What else its tokenizer may know does no harm."""
-    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
+    embedding: Any = model.get_input_embeddings()
+    size: int = embedding.num_embeddings
     for kind, row in ((kind, row) for kind, encoded in rows.items() for row in encoded):
         if (most := max(row.ids)) >= size:
             raise ModelError(

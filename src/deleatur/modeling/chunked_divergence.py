@@ -40,8 +40,8 @@ def linear_divergence(
     if len(target) <= chunk:
         nll, kept, erased = _of_states(hidden, reference, target, *how)
     else:
-        parts = [checkpoint(_of_states, h, r, t, *how, use_reentrant=False) for h, r, t in pairs]
-        nll, kept, erased = (torch.cat(values) for values in zip(*parts, strict=True))  # pyright: ignore
+        parts: list[Any] = [checkpoint(_of_states, h, r, t, *how, use_reentrant=False) for h, r, t in pairs]
+        nll, kept, erased = (torch.cat(values) for values in zip(*parts, strict=True))
     return nll, Divergence(kept=kept, erased=erased)
 
 
@@ -57,7 +57,8 @@ def divergence_of(
     logits: Float[Tensor, "N V"], start: Float[Tensor, "N V"], target: Int[Tensor, " N"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
     """NLL, kept and erased of `linear_divergence` from logits of any type; what is in fp32 is a few rows at a time."""
-    return _Divergence.apply(logits, start, target)  # pyright: ignore[reportReturnType]
+    made: Any = _Divergence.apply(logits, start, target)
+    return made
 
 
 class _Divergence(torch.autograd.Function):

@@ -65,11 +65,13 @@ def linear_nll(
         True
     """
     if frozen and hidden.requires_grad and torch.is_grad_enabled():
-        return _ThroughFrozenHead.apply(hidden, target, head, chunk)  # pyright: ignore[reportReturnType]
+        nll: Any = _ThroughFrozenHead.apply(hidden, target, head, chunk)
+        return nll
     if len(target) <= chunk:
         return _nll(hidden, target, head)
     pairs = zip(hidden.split(chunk), target.split(chunk), strict=True)
-    return torch.cat([checkpoint(_nll, h, t, head, use_reentrant=False) for h, t in pairs])  # pyright: ignore
+    parts: list[Any] = [checkpoint(_nll, h, t, head, use_reentrant=False) for h, t in pairs]
+    return torch.cat(parts)
 
 
 def _nll(hidden: Tensor, target: Tensor, head: Head) -> Tensor:
@@ -84,7 +86,8 @@ def nll_of(logits: Float[Tensor, "N V"], target: Int[Tensor, " N"]) -> Float[Ten
     of which the backward pass needs the logits alone, in their own type: what is in fp32 is a few rows at a time, which
     on CPU stay in the cache.
     """
-    return _Nll.apply(logits, target)  # pyright: ignore[reportReturnType]
+    nll: Any = _Nll.apply(logits, target)
+    return nll
 
 
 class _Nll(torch.autograd.Function):

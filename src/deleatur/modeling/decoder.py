@@ -200,15 +200,15 @@ class Decoder:
 
     @property
     def _device(self) -> torch.device:
-        return self._embedding.weight.device  # pyright: ignore
+        return self._embedding.weight.device
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self._embedding.weight.dtype  # pyright: ignore
+        return self._embedding.weight.dtype
 
     @property
     def _vocabulary(self) -> int:
-        return self._embedding.weight.shape[0]  # pyright: ignore
+        return self._embedding.weight.shape[0]
 
     @property
     def _embedding(self) -> Any:

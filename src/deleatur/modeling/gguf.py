@@ -126,7 +126,8 @@ def write_gguf(
     if licence:
         writer.add_license(licence)
     _describe(writer, model.config)
-    _add_tokenizer(writer, plan, tokenizer, model.get_input_embeddings().num_embeddings)  # pyright: ignore
+    embedding: Any = model.get_input_embeddings()
+    _add_tokenizer(writer, plan, tokenizer, embedding.num_embeddings)
     state = model.state_dict()
     for name, there in plan.tensors:
         kind = gguf.GGMLQuantizationType.BF16 if half and state[name].ndim > 1 else gguf.GGMLQuantizationType.F32

@@ -54,17 +54,19 @@ def make_reference(
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
         return _look_up(kept["nll"], tokens.rows, tokens.nll.device).squeeze(-1)
 
-    def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
-        with torch.no_grad():
-            return head(_look_up(kept["state"], tokens.rows, tokens.nll.device).to(model.dtype))  # pyright: ignore[reportOptionalCall]
-
     def layer(tokens: TokenOutputs) -> Float[Tensor, "N D"]:
         return _look_up(kept["layer"], tokens.rows, tokens.nll.device)
 
     made = {"nll": nll} if "nll" in kept else {}
-    made |= {"logits": logits} if head is not None else {}
     made |= {"layer": layer} if "layer" in kept else {}
     teacher = None
+    if head is not None:
+
+        def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
+            with torch.no_grad():
+                return head(_look_up(kept["state"], tokens.rows, tokens.nll.device).to(model.dtype))
+
+        made["logits"] = logits
     if head is not None and requires.divergence:
         teacher = Teacher(states=lambda rows: _look_up(kept["state"], rows), head=head)
     return Reference(**made, teacher=teacher)

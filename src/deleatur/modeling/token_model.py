@@ -239,10 +239,10 @@ class TokenModel(nn.Module):
 
     @property
     def _matrix(self) -> nn.Linear:
-        matrix = self.lm.get_output_embeddings()
+        matrix: Any = self.lm.get_output_embeddings()
         if matrix is None:
             raise ModelError(f"{type(self.lm).__name__} has no language-model head; a causal language model is needed")
-        return matrix  # pyright: ignore[reportReturnType]
+        return matrix
 
     @torch.no_grad()
     def _check_head(self) -> None:

@@ -33,7 +33,7 @@ from deleatur.protocols import (
 from deleatur.requirements import Requirements
 from deleatur.settings import Train
 from deleatur.training.level import Level, unseen_level
-from deleatur.training.loop import Method
+from deleatur.training.loop import Method, total
 from deleatur.training.optimizer import warmup_then_linear_decay
 from deleatur.types import Batch, Encoded, Reference, Start
 
@@ -162,7 +162,7 @@ def make_importance(
         device=model.device,
         start=first,
         rate=warmup_then_linear_decay(round(train.warmup * steps), steps),
-        total=lambda x: start().reduce(x, "sum"),  # pyright: ignore[reportArgumentType]
+        total=lambda x: total(x, start()),
     )
     return settings.build(context)
 
