@@ -27,11 +27,12 @@ Tone = Literal["good", "mixed", "bad"]
 class Verdict:
     """`headline` is one sentence; `reasons` follow with their numbers; `notes` are technical and come last.
 
-    `tone`: is the sentence good news, bad news, or some of both?
+    `tone`: is the sentence good news, bad news, or some of both? `forgotten`: is nothing left to forget?
     """
 
     headline: str
     tone: Tone
+    forgotten: bool
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -60,7 +61,7 @@ def verdict(results: RunResults) -> Verdict:
     found = Findings(results)
     notes = tuple(str(note) for note in results.get("notes") or ())
     sentence, tone = headline(found)
-    return Verdict(headline=sentence, tone=tone, reasons=tuple(reasons(found)), notes=notes)
+    return Verdict(headline=sentence, tone=tone, forgotten=found.forgotten, reasons=tuple(reasons(found)), notes=notes)
 
 
 class Findings:
@@ -109,6 +110,14 @@ class Findings:
         """Did the model know no more of the forget rows than chance, or than of unseen rows?"""
         level = self.unseen.before or 0.0
         return self.forget.before is not None and self.forget.before <= max(KNOWN, level)
+
+    @property
+    def forgotten(self) -> bool:
+        """Is nothing left to forget, since it is forgotten or was not known?"""
+        if self.rolled_back or self.forget.before is None or self.forget.after is None:
+            return False
+        left = self.left
+        return self.nothing_known or (left is not None and left <= HALF and (left <= GONE or _at_unseen(self)))
 
     @property
     def broken(self) -> bool:
@@ -162,7 +171,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
     if left is None or left > HALF:
         return f"Not forgotten{lost}", "bad"
     harm = list(harms(found))
-    done = "Forgotten" if left <= GONE or _at_unseen(found) else "Partly forgotten"
+    done = "Forgotten" if found.forgotten else "Partly forgotten"
     if harm:
         return f"{done}, but {' and '.join(harm[:2])}", "mixed"
     if found.forget_broken.after is None:
