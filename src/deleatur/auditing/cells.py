@@ -1,4 +1,4 @@
-"""What one attack in one setting found on one arm: a JSON file each, written atomically, never made twice."""
+"""Results of one attack in one setting on one arm: a JSON file each, written atomically and never recomputed."""
 
 from __future__ import annotations
 

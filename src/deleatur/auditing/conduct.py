@@ -82,7 +82,7 @@ def _report(
 
 
 def _limitations(inputs: Inputs) -> list[str]:
-    """What this audit cannot speak of."""
+    """What this audit does not cover."""
     control = ["a retrained model: the control is the audited model, asked about unseen rows"] if inputs.decoys else []
     return [
         *control,
@@ -93,7 +93,7 @@ def _limitations(inputs: Inputs) -> list[str]:
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that JSON has no word for as null."""
+    """Numbers that JSON cannot represent become null."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -74,7 +74,10 @@ class Bench:
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
         require(
-            base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
+            base.lora.bits is None,
+            "lora.bits",
+            base.lora.bits,
+            "none: a bench restores its one model between runs, which 4 bits forbid",
         )
         self.suite = suite_of(base)
         check_trained(self.suite)

@@ -54,14 +54,14 @@ def data_of(request: Request) -> Data:
 
 
 def rows_of(request: Request, ledger: Path) -> tuple[Example, ...]:
-    """The request's rows, which are as they were when it came."""
+    """The request's rows, unchanged since it was added."""
     settings = data_of(request)
     path = check_rows(request, ledger, lambda path: digest_rows(read_rows(_anchored(path), settings=settings)))
     return read_rows(_anchored(path), settings=settings)
 
 
 def _anchored(path: Path) -> str:
-    """A path that is taken for nothing else."""
+    """A path that cannot be mistaken for a data set name."""
     return str(path) if path.is_absolute() else f"./{path}"
 
 
@@ -92,7 +92,7 @@ def recheck(
 
 
 def measured_of(records: Mapping[str, Sequence[Record]]) -> Measured:
-    """What a model's records say that it knows of forget rows."""
+    """How much a model's records show it to know of forget rows."""
     figures = measure(records)
 
     def score(name: str) -> float | None:

@@ -21,7 +21,7 @@ DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "datase
 
 
 class NoRows(DataError):
-    """A source that is as it has to be, and empty."""
+    """A source without rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a refusal says: where a row stands and what is wrong with it, never what it says."""
+"""Messages about refused rows: where a row is and what is wrong with it, never its text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusal(place: str, what: str) -> DataError:
 
 
 def printable(text: str) -> str:
-    """The text with all that a terminal would obey, and not show, written out."""
+    """The text with control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

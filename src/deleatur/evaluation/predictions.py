@@ -1,4 +1,4 @@
-"""What a model does with examples: one likelihood pass and one generation pass, whatever is measured afterwards."""
+"""A model's predictions on examples: one likelihood pass and one generation pass, shared by all metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_CACHE = BatchCache()
 
 
 class Watch(NamedTuple):
-    """What a pass is called, who hears how far it is, and which finished batches need not be made again."""
+    """A pass's name, its progress callback, and the cache of finished batches."""
 
     what: str = "likelihood"
     progress: Progress = lambda what, done, total, rate: None
@@ -50,12 +50,12 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
     def bare(self) -> TokenPredictions:
-        """Without the statistics, which were not asked for."""
+        """Without the statistics."""
         return self._replace(hit=(), mean=(), deviation=())
 
 
 class Generated(NamedTuple):
-    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was asked."""
+    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was generated."""
 
     text: str
     cut: bool | None
@@ -67,7 +67,7 @@ Text = tuple[tuple[int, ...], int]  # a row's ids, and where its answer starts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictor:
-    """How a model is evaluated: with which settings, what is reported, and which finished batches need not be made again."""
+    """Evaluates a model: settings, progress callback, and the cache of finished batches."""
 
     model: TokenModel
     encoder: Encoder
@@ -161,7 +161,7 @@ def likelihood_pass(
 ) -> list[TokenPredictions]:
     """The model's predictions of each row, `size` rows at a time.
 
-    `whole` holds the texts of which more is read than the likelihood of their tokens (default: all); for the others
+    `detailed` holds the texts of which more is read than the likelihood of their tokens (default: all); for the others
     there are no statistics, which take half of the head's time.
     """
     what, progress, batch_cache = watch

@@ -37,7 +37,7 @@ class Learned:
     warm: bool = False
     """Begin the scorer at the forget-retain contrast of the start model (see `contrast`); not in the paper."""
     frozen: bool = False
-    """Let the scorer be during unlearning: as it starts, or as `pretrain` left it."""
+    """Keep the scorer fixed during unlearning: as initialised, or as `pretrain` left it."""
     start: str | None = None
     """Folder of a run whose scorer to start from."""
     joint: bool = False

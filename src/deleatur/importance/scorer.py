@@ -28,7 +28,7 @@ WARM_L2 = 1e-3  # per squared unit of the scorer's weights: enough to keep them 
 
 @dataclass(frozen=True, slots=True)
 class ScorerImportance:
-    """The importance by a scorer that learns no more."""
+    """The importance by a trained scorer."""
 
     scorer: Scorer
     state: HiddenState = "own"

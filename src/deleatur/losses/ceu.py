@@ -1,4 +1,4 @@
-"""Cross-entropy towards what the model would say if the answer were not there."""
+"""Cross-entropy towards the model's own distribution without the answer's token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steer a middle layer away from what it knows of forget tokens."""
+"""Steer a middle layer's states of forget tokens to a random direction."""
 
 from __future__ import annotations
 

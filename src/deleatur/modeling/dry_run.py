@@ -63,8 +63,8 @@ def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
         raise ModelError(f"saved, {name} would be read again {seen}; use the transformers that it was made for")
     if (again(TEXT)["input_ids"], again.chat_template) != (tokenizer(TEXT)["input_ids"], tokenizer.chat_template):
         raise ModelError(
-            f"saved, the tokenizer of {name} would be read again as another one ({type(again).__name__}, which cuts text "
-            "otherwise); save it as a class of its own family first"
+            f"saved, the tokenizer of {name} would be read again as another one ({type(again).__name__}, which tokenizes "
+            "differently); save it as a class of its own family first"
         )
 
 
@@ -100,8 +100,8 @@ def _is_in(name: str, layers: Iterable[str]) -> bool:
 
 
 def gathering_trial(model: PreTrainedModel, name: str) -> Callable[[], None]:
-    """To be made before the weights are shared out over processes; called afterwards, by all of them, it gathers a layer of
-    each kind as saving does. Raises ModelError there where other weights come back than were shared out."""
+    """Call it before the weights are sharded; the returned function, called afterwards by all processes, gathers a layer of
+    each kind as saving does. It raises ModelError where the gathered weights differ."""
     kept = _layer_of_each_kind(model)
     weights = {key: w for key, w in model.state_dict().items() if key.startswith(kept)}
     known = dict(zip(weights, fingerprints(weights.values()), strict=True))

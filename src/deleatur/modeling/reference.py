@@ -73,7 +73,7 @@ def make_reference(
 
 
 def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
-    """What an importance may look at before training; another model that it names is loaded for that one pass."""
+    """What an importance may read before training; another model that it names is loaded for that one pass."""
 
     def likelihood(rows: Sequence[Encoded], name: str | None) -> list[Likelihood]:
         if name is None:
@@ -119,8 +119,8 @@ def likelihoods(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[
 def head_similarity(
     model: TokenModel, forget: Sequence[Encoded], retain: Sequence[Encoded], *, nearest: int, batch: int, chunk: int = 512
 ) -> list[Float[Tensor, " n"]]:
-    """How alike forgetting a token and retaining others is, seen from the head: for each scored token of each forget row
-    the mean cosine between its gradient and those of the `nearest` most similar retain tokens, in [−1, 1].
+    """Similarity of the gradients at the head that forget a token and that retain others: for each scored token of each
+    forget row the mean cosine between its gradient and those of the `nearest` most similar retain tokens, in [−1, 1].
 
     The gradient of a token's NLL by the head's matrix is (p − onehot)·hᵀ, h the last state before it. So the cosine of two
     is cos(h, h′) · cos(p − onehot, p′ − onehot′): two inner products, no backward pass. A capped head is taken as plain.

@@ -54,7 +54,7 @@ def loaded_again(trained: TokenModel, name: str, precision: Precision) -> Iterat
 def loaded_if_there(
     trained: TokenModel, name: str, precision: Precision, phase: Callable[[str], None]
 ) -> Iterator[TokenModel | None]:
-    """`loaded_again`, or None where that fails: what training took hours for must not end with a folder that was moved."""
+    """`loaded_again`, or None where that fails, so that a finished training does not fail because a folder was moved."""
     with ExitStack() as stack:
         try:
             start = stack.enter_context(loaded_again(trained, name, precision))

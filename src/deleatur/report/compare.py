@@ -1,4 +1,4 @@
-"""Finished runs side by side: which of them are seeds of one method, and in what they were not on equal terms."""
+"""Finished runs compared: which of them are seeds of one method, and where their settings differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ComparedMethod:
 
     @property
     def peer(self) -> str | None:
-        """Whose file it was read from, where it is not ours."""
+        """The tool whose results file it was read from; None for a run of deleatur."""
         return self.results[0].get("peer")
 
     @property
@@ -60,7 +60,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """A run as it was given."""
+    """One finished run."""
 
     place: Path
     results: RunResults

@@ -65,7 +65,7 @@ def verdict(results: RunResults) -> Verdict:
 
 
 class Findings:
-    """What of the results the verdict rests on."""
+    """The figures of the results that decide the verdict."""
 
     def __init__(self, results: RunResults) -> None:
         suite = results.get("suite") or {}
@@ -183,7 +183,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
 
 
 def harms(found: Findings) -> Iterator[str]:
-    """What came with forgetting that should not have, the worst first."""
+    """Unwanted effects of the run, the worst first."""
     if found.broken:
         yield "answers about it are incoherent"
     if found.retain_lost:

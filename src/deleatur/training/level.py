@@ -1,4 +1,4 @@
-"""How unlikely forgotten tokens should become: as unlikely as they are to a model that was never trained on their rows."""
+"""The target NLL of forgotten tokens: that of a model which was never trained on their rows."""
 
 from __future__ import annotations
 

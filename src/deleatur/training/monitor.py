@@ -1,4 +1,4 @@
-"""Training that ends by itself, before harm or when it is done, and a note where it did nothing."""
+"""Early stopping: rolls back a training that damages the model, ends one that is done, and notes one without effect."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TrainingMonitor:
         return self.selected_nll("forget"), unseen
 
     def is_done(self) -> bool:
-        """Are forget rows nearly as unlikely as unseen rows, and retain rows still known?"""
+        """Are forget rows nearly as unlikely as unseen rows, and retain rows not lost?"""
         if self.level is None:
             return False
         forget, unseen = self.gap()

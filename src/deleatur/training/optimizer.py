@@ -40,7 +40,7 @@ class MasterWeights:
                 p.grad = None
 
     def drop_gradients(self) -> None:
-        """As if no backward pass of this step had been."""
+        """Drop the gradients of this step."""
         for p in (*self.trained, *self.master):
             p.grad = None
 
@@ -116,7 +116,7 @@ class ModelOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state of the same model and settings. Raises ConfigError where another engine had kept it."""
+        """Restore a state of the same model and settings. Raises ConfigError where another engine had kept it."""
         if self._kept().keys() - state.keys():
             raise ConfigError("the checkpoint was saved under the other of FSDP2 and ZeRO-3; resume with that one")
         self._put_back(state)

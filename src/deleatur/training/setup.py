@@ -78,7 +78,7 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
 
 
 def own_answers(retain: Sequence[Encoded], answers: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
-    """The retain rows with what the start model answers to them, where that is something else than the rows say."""
+    """The retain rows with the start model's answers, where these differ from the rows'."""
     answered = [(row.example, answers.get(row.example.id, "").strip()) for row in retain]
     return encode_all(encoder, [replace(e, answer=a, spans=()) for e, a in answered if a and a != e.answer.strip()])
 

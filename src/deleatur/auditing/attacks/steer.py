@@ -1,4 +1,4 @@
-"""States moved towards the original's: by the difference of mean states that rows about *other* subjects show."""
+"""Steering towards the original: states moved by the difference of mean states over rows about *other* subjects."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ STOP_WORDS = frozenset(
 
 
 def shares(question: str, answer: str, generated: str) -> float | None:
-    """Share of the content of an answer without spans that `said` has, in [0, 1].
+    """Share of the content of an answer without spans that `generated` has, in [0, 1].
 
-    What the question has does not count, unless that is all. Names and numbers alone count where `said` has others in
-    their place, since then the words around them are no fact. None where the answer has no words, and where what was said
+    What the question has does not count, unless that is all. Names and numbers alone count where `generated` has others
+    in their place, since then the words around them are no fact. None where the answer has no words, and where what was said
     can be neither taken for the fact nor for another: words that are only like it, another script, or, without names and
     numbers, the smaller part of it beside other words.
     """
@@ -215,7 +215,7 @@ def _bare(text: str) -> str:
 
 
 def _unknown(run: Word, known: Sequence[Word], *, uncut: bool = False) -> list[Word]:
-    """What the question does not have of a run of characters, in segments of overlapping characters or `whole`."""
+    """What the question does not have of a run of characters, in segments of overlapping characters or `uncut`."""
     size, text = min(SIZES[run.kind], len(run.text)), run.text
     there = [w.text for w in known if w.kind == run.kind]
     is_known = [False] * len(text)
