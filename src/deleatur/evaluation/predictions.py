@@ -24,7 +24,7 @@ from deleatur.requirements import Requirements
 from deleatur.settings import Evaluation
 from deleatur.types import Batch, Encoded, Example, Record
 
-Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
+BatchProgress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
 NO_CACHE = BatchCache()
 
@@ -33,7 +33,7 @@ class Watch(NamedTuple):
     """A pass's name, its progress callback, and the cache of finished batches."""
 
     what: str = "likelihood"
-    progress: Progress = lambda what, done, total, rate: None
+    progress: BatchProgress = lambda what, done, total, rate: None
     batch_cache: BatchCache = NO_CACHE
 
 
@@ -72,7 +72,7 @@ class Predictor:
     model: TokenModel
     encoder: Encoder
     settings: Evaluation
-    progress: Progress = lambda what, done, total, rate: None
+    progress: BatchProgress = lambda what, done, total, rate: None
     batch_cache: BatchCache = NO_CACHE
 
     def records(

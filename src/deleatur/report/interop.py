@@ -23,8 +23,7 @@ from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
 from deleatur.run_folder.file_types import RunResults
-from deleatur.run_folder.schema import check_no_links, number_of
-from deleatur.run_folder.schema import read_results as read_own
+from deleatur.run_folder.schema import check_no_links, number_of, read_results
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -73,7 +72,7 @@ FORMS: dict[str, Callable[[float], float]] = {"truth_ratio": near_one, "truth_ra
 LM_EVAL = {"acc": "accuracy"}  # acc_norm is per character, ours per token
 
 
-def read_results(path: Path) -> Results:
+def read_any_results(path: Path) -> Results:
     """A run folder, its results.json, OpenUnlearning's *_EVAL.json or *_SUMMARY.json, or lm-eval's results; by content.
 
     Raises DataError where it is none of them.
@@ -87,7 +86,7 @@ def read_results(path: Path) -> Results:
         raise DataError(f"{path} cannot be read as JSON ({e}); give a file of results") from None
     data = data if isinstance(data, dict) else {}
     if "schema_version" in data:
-        return read_own(path)
+        return read_results(path)
     tasks = data.get("results")
     if isinstance(tasks, dict) and tasks and all(isinstance(task, dict) for task in tasks.values()):
         return from_lm_eval(data)
@@ -99,9 +98,9 @@ def read_results(path: Path) -> Results:
     )
 
 
-def read_run(path: Path) -> RunResults:
-    """`read_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
-    found = read_results(path)
+def read_any_run(path: Path) -> RunResults:
+    """`read_any_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
+    found = read_any_results(path)
     if "schema_version" in found:
         return cast(RunResults, found)
     home = path.resolve().parent
@@ -180,7 +179,7 @@ def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, r
 
     With `redacted` they have none of the rows' texts.
     """
-    results = read_own(run / "results.json")
+    results = read_results(run / "results.json")
     check_no_links(run)
     if form == "lm-eval":
         made = {"lm_eval.json": to_lm_eval(results)}

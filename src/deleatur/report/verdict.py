@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from deleatur.report.tables import by_judge, percent, set_name
 from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.ledger import GONE, KNOWN
 
-KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
-GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7
 HALF = 0.5  # share left above which nothing worth the name was forgotten
 BROKEN = 0.1  # rise of the share of incoherent answers that is called damage: five times what a sound model may have
 LOST = 0.1  # share of the retain score whose loss is called a loss; below, one row in ten of a small set is noise
