@@ -105,13 +105,13 @@ class TestOpenUnlearning:
         for own, metric, _ in OPEN_UNLEARNING.values():
             assert back["after"][own][metric] == pytest.approx(results["after"][own][metric])
         assert sum(map(len, back["after"].values())) == len(OPEN_UNLEARNING)
-        told = {name: figure for name, figure in results["set_metrics"]["after"].items() if "value" in figure}
-        assert back["set_metrics"]["after"].keys() == told.keys() - {"mia_grad_norm", "mia_zlib"}
-        assert told.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
+        given = {name: figure for name, figure in results["set_metrics"]["after"].items() if "value" in figure}
+        assert back["set_metrics"]["after"].keys() == given.keys() - {"mia_grad_norm", "mia_zlib"}
+        assert given.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
         for name, figure in back["set_metrics"]["after"].items():
             rows = name.startswith("mia_") and name != "mia_reference"
-            theirs = {k: v for k, v in told[name].items() if k not in ("deviation", "retrained")}  # which say where to be
-            assert figure == (pytest.approx(theirs) if rows else {"value": told[name]["value"], "n": 0})
+            theirs = {k: v for k, v in given[name].items() if k not in ("deviation", "retrained")}  # which say where to be
+            assert figure == (pytest.approx(theirs) if rows else {"value": given[name]["value"], "n": 0})
         assert {name.split("_Q_A_")[1] for name in back["other"]} == {"PARA_Prob", "PERT_Prob", "PARA_ROUGE", "PERT_ROUGE"}
 
     def test_restated_and_wrong_answers_stand_in_the_answers_place(self, results, records):
