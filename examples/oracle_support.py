@@ -156,18 +156,18 @@ def measure(p: Planted, **regularisers: float) -> dict[str, Float[Tensor, " P"]]
     """Everything that is printed, per problem."""
     best, gap = exhaust(p)
     random = torch.rand(p.x.shape[:2], generator=torch.Generator().manual_seed(0), dtype=p.x.dtype)
-    patient, hasty, stuck = alternate(p, 1000), alternate(p, 10), alternate(p, 1000, top(random).to(random))
+    slow, fast, stuck = alternate(p, 1000), alternate(p, 10), alternate(p, 1000, top(random).to(random))
     g = learn(p, **regularisers)
-    found = {"joint minimum": best, "patient": top(patient), "hasty": top(hasty), "random": top(stuck)}
+    found = {"joint minimum": best, "slow": top(slow), "fast": top(fast), "random": top(stuck)}
     out = {name: jaccard(selected) for name, selected in (found | {"scorer": g > 0.5}).items()}
-    return out | {"patient AUC": auc(patient), "scorer AUC": auc(g), "proven gap": proven(p), "gap": gap}
+    return out | {"slow AUC": auc(slow), "scorer AUC": auc(g), "proven gap": proven(p), "gap": gap}
 
 
 def draw(seen: dict[str, Float[Tensor, "S seeds"]], out: Path) -> None:
     """Recovery against separation, and the gap of the joint objective beside what is proven of it."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes, names in ((left, ("joint minimum", "patient", "hasty", "scorer")), (right, ("gap", "proven gap"))):
+    for axes, names in ((left, ("joint minimum", "slow", "fast", "scorer")), (right, ("gap", "proven gap"))):
         for name in names:
             error = seen[name].std(1) / math.sqrt(seen[name].shape[1])
             axes.errorbar(SEPARATIONS, seen[name].mean(1), error, label=name, marker="o", markersize=3, capsize=2)
@@ -188,7 +188,7 @@ def main(args: Args) -> None:
     print(f"{'δ':>18}", *(f"{name:>13}" for name in seen))
     for label, values in rows:
         print(f"{label:>18}", *(f"{v.mean():.2f}±{v.std() / math.sqrt(len(v)):.2f}".rjust(13) for v in values.values()))
-    exact = {name: seen[name] == 1 for name in ("joint minimum", "patient", "hasty", "random", "scorer")}
+    exact = {name: seen[name] == 1 for name in ("joint minimum", "slow", "fast", "random", "scorer")}
     for name, holds in (exact | {"proven gap above 0": seen["proven gap"] > 0}).items():
         down_to = [d for d, ok in zip(SEPARATIONS, holds.all(1).int().cumprod(0), strict=True) if ok]
         print(f"{name}: on all {args.seeds} seeds", f"down to δ = {down_to[-1]}" if down_to else "nowhere, δ = 1 included")

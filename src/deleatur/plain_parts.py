@@ -51,6 +51,7 @@ class PlainSettings:
     requires = Requirements()
 
     def prepare(self, start: Start) -> Importance:
+        """The user's importance, made before training."""
         return as_callable(self.settings.prepare(start))
 
 
@@ -58,7 +59,9 @@ class PlainSettings:
 class HasPrepare(Protocol):
     """Makes an importance before training."""
 
-    def prepare(self, start: Start) -> Any: ...
+    def prepare(self, start: Start) -> Any:
+        """The importance, made from the start model."""
+        ...
 
 
 def as_importance(part: Any) -> ImportanceSettings:

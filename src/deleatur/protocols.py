@@ -42,7 +42,9 @@ class Declares(Protocol):
     """Says what it reads beside the NLL of forget tokens."""
 
     @property
-    def requires(self) -> Requirements: ...
+    def requires(self) -> Requirements:
+        """What it reads."""
+        ...
 
 
 @runtime_checkable
@@ -59,16 +61,22 @@ class Importance(Declares, Protocol):
 class Prepares(Declares, Protocol):
     """Settings of an importance that is made before training."""
 
-    def prepare(self, start: Start) -> Importance: ...
+    def prepare(self, start: Start) -> Importance:
+        """The importance, made from the start model."""
+        ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
     """Keeps a state that a checkpoint has to hold."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as `torch.nn.Module` returns it."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
 
 
 @runtime_checkable
@@ -89,7 +97,9 @@ class HasScorer(Protocol):
     """An importance that a trained network computes from hidden states."""
 
     @property
-    def scorer(self) -> nn.Module: ...
+    def scorer(self) -> nn.Module:
+        """The trained network."""
+        ...
 
 
 @runtime_checkable
@@ -133,9 +143,13 @@ class Learns(Declares, Protocol):
         """Passes over the forget rows in which the importance alone learns, before the first step."""
         ...
 
-    def with_budget(self, budget: float) -> Learns: ...
+    def with_budget(self, budget: float) -> Learns:
+        """The same settings with another budget."""
+        ...
 
-    def build(self, training: TrainingContext) -> TrainableImportance: ...
+    def build(self, training: TrainingContext) -> TrainableImportance:
+        """The importance at its start."""
+        ...
 
     def load(self, folder: Path, width: int) -> Importance:
         """The importance as a run ended with it. Raises ConfigError or ModelError where the folder holds no such one."""
@@ -159,9 +173,13 @@ class ReadsBaseModel(Protocol):
     """Settings that need the model before it was fine-tuned."""
 
     @property
-    def base(self) -> str | None: ...
+    def base(self) -> str | None:
+        """Name, folder or .gguf file of that model; None where none is given."""
+        ...
 
-    def with_base(self, base: str | None) -> Any: ...
+    def with_base(self, base: str | None) -> Any:
+        """The same settings with another base model."""
+        ...
 
     def check_base(self) -> None:
         """Raises ConfigError without a base model."""
@@ -206,7 +224,9 @@ class AimsAtLevel(Declares, Protocol):
     """A forget loss with an NLL at which a token counts as forgotten; None until it is measured."""
 
     @property
-    def level(self) -> float | None: ...
+    def level(self) -> float | None:
+        """The NLL in nats."""
+        ...
 
     def at_level(self, level: float) -> ForgetLoss:
         """The loss with this level where it has none of its own."""
@@ -217,4 +237,6 @@ class AimsAtLevel(Declares, Protocol):
 class ReadsTokens(Protocol):
     """A forget loss that has to know the tokens of a text of its own."""
 
-    def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss: ...
+    def tokenized(self, encode: Callable[[str], Sequence[int]]) -> ForgetLoss:
+        """The loss with its text as token ids."""
+        ...

@@ -1,4 +1,4 @@
-"""What travels between the parts.
+"""Types that packages exchange.
 
 Letters in shapes: B sequences in a batch · L positions, the longest sequence's · N scored tokens of all sequences ·
 D width of the hidden state · V vocabulary.
@@ -127,6 +127,7 @@ class Batch:
     preferred: int = 0
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
         return replace(self, ids=self.ids.to(device), scored=self.scored.to(device), sequence=self.sequence.to(device))
 
     def __len__(self) -> int:
@@ -245,7 +246,7 @@ class Likelihood(NamedTuple):
 
 
 class HeadStates(NamedTuple):
-    """What the head has to do with at each of a row's scored tokens, fp32 and on the CPU."""
+    """The head's inputs at each of a row's scored tokens, fp32 and on the CPU."""
 
     before: Float[Tensor, "n D"]  # the last hidden state that predicts the token
     at: Float[Tensor, "n D"]  # the last hidden state at the token itself
@@ -255,7 +256,7 @@ class HeadStates(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """What an importance may look at before training."""
+    """What an importance may read before training."""
 
     forget: Sequence[Encoded]
     retain: Sequence[Encoded]
@@ -267,7 +268,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What a model did with one example: everything that a metric may look at."""
+    """What a model did with one example: everything that a metric may read."""
 
     id: str
     question: str

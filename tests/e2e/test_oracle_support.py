@@ -63,7 +63,7 @@ def test_without_retain_rows_the_most_separate_tokens_are_not_found(oracle: Modu
     assert (oracle.jaccard(oracle.learn(p) > 0.5) == 0).all()
 
 
-def test_a_hasty_alternation_keeps_a_wrong_support_that_is_not_the_minimum(oracle: ModuleType) -> None:
+def test_a_fast_alternation_keeps_a_wrong_support_that_is_not_the_minimum(oracle: ModuleType) -> None:
     """The price has no gradient at d = 0, so the first steps know nothing of retain; what is selected then is what moves."""
     p = oracle.plant((1,), oracle.Args(seeds=3))
     assert (oracle.jaccard(oracle.top(oracle.alternate(p, 10))) < 1).all()

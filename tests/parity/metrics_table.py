@@ -286,7 +286,7 @@ FORMULAS: dict[str, Callable[[Case], float | None]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluatedSets:
     """Cases of one model, by set."""
 
     sets: dict[str, list[Case]]
@@ -297,7 +297,7 @@ class Asked:
 
 
 @cache
-def ask(seed: int, kind: str = "half") -> Asked:
+def ask(seed: int, kind: str = "half") -> EvaluatedSets:
     """Twelve rows a set, but fewer in the holdout, none of length 1; in the utility sets all have wrong answers."""
     lengths = (2, 3, 5, 9)
     sets = {
@@ -311,30 +311,30 @@ def ask(seed: int, kind: str = "half") -> Asked:
         ]
         for k, name in enumerate(("forget", "holdout", "retain_perturbed", "real_authors", "world_facts"))
     }
-    return Asked(sets)
+    return EvaluatedSets(sets)
 
 
-def records_of(asked: Asked) -> dict[str, list[Record]]:
+def records_of(evaluated: EvaluatedSets) -> dict[str, list[Record]]:
     """Ids as a row's number in its set."""
-    return {name: [record_of(c, str(i)) for i, c in enumerate(rows)] for name, rows in asked.sets.items()}
+    return {name: [record_of(c, str(i)) for i, c in enumerate(rows)] for name, rows in evaluated.sets.items()}
 
 
-def auc(score: Callable[[Case], float | None], asked: Asked) -> float:
+def auc(score: Callable[[Case], float | None], evaluated: EvaluatedSets) -> float:
     """Of all pairs of a forget and a holdout row, how often the holdout row has the higher score; a tie is half."""
-    forget, holdout = ([score(case) for case in asked.sets[name]] for name in ("forget", "holdout"))
+    forget, holdout = ([score(case) for case in evaluated.sets[name]] for name in ("forget", "holdout"))
     wins = [1.0 if h > f else 0.5 if h == f else 0.0 for f in forget for h in holdout]
     return sum(wins) / len(wins)
 
 
-def model_utility(asked: Asked, retrained: Asked) -> float:
+def model_utility(evaluated: EvaluatedSets, retrained: EvaluatedSets) -> float:
     real = (normalised_probability, rouge_l, truth_ratio_kept)
     parts = {"retain_perturbed": (probability, rouge_l, truth_ratio_kept), "real_authors": real, "world_facts": real}
-    return float(hmean([asked.means(f, name) for name, fs in parts.items() for f in fs]))
+    return float(hmean([evaluated.means(f, name) for name, fs in parts.items() for f in fs]))
 
 
-def forget_quality(asked: Asked, retrained: Asked) -> float:
+def forget_quality(evaluated: EvaluatedSets, retrained: EvaluatedSets) -> float:
     """P(D ≥ d) of the two-sample Kolmogorov-Smirnov statistic: one minus the share of lattice paths that stay below d."""
-    ours, theirs = (sorted(ratio_of(c) for c in a.sets["forget"]) for a in (asked, retrained))
+    ours, theirs = (sorted(ratio_of(c) for c in a.sets["forget"]) for a in (evaluated, retrained))
     m, n = len(ours), len(theirs)
     points = sorted({*ours, *theirs})
     d = max(abs(sum(x <= p for x in ours) / m - sum(x <= p for x in theirs) / n) for p in points)
@@ -348,24 +348,24 @@ def forget_quality(asked: Asked, retrained: Asked) -> float:
     return 1 - paths(m, n) / math.comb(m + n, n)
 
 
-def privleak(asked: Asked, retrained: Asked) -> float:
-    score, ref = 1 - auc(min_k, asked), 1 - auc(min_k, retrained)
+def privleak(evaluated: EvaluatedSets, retrained: EvaluatedSets) -> float:
+    score, ref = 1 - auc(min_k, evaluated), 1 - auc(min_k, retrained)
     return (score - ref) / (ref + 1e-10) * 100
 
 
-def mia_reference(asked: Asked, retrained: Asked) -> float:
-    theirs = {id(c): t for name in asked.sets for c, t in zip(asked.sets[name], retrained.sets[name], strict=True)}
-    return auc(lambda case: avg_loss(case.answer) - avg_loss(theirs[id(case)].answer), asked)
+def mia_reference(evaluated: EvaluatedSets, retrained: EvaluatedSets) -> float:
+    theirs = {id(c): t for name in evaluated.sets for c, t in zip(evaluated.sets[name], retrained.sets[name], strict=True)}
+    return auc(lambda case: avg_loss(case.answer) - avg_loss(theirs[id(case)].answer), evaluated)
 
 
-WHOLE_FORMULAS: dict[str, Callable[[Asked, Asked], float]] = {
+WHOLE_FORMULAS: dict[str, Callable[[EvaluatedSets, EvaluatedSets], float]] = {
     "model_utility": model_utility,
     "forget_quality": forget_quality,
     "privleak": privleak,
-    "mia_loss": lambda asked, _: auc(lambda case: avg_loss(case.answer), asked),
-    "mia_min_k": lambda asked, _: auc(min_k, asked),
-    "mia_min_k_plus": lambda asked, _: auc(min_k_plus, asked),
-    "mia_zlib": lambda asked, _: auc(zlib_loss, asked),
+    "mia_loss": lambda evaluated, _: auc(lambda case: avg_loss(case.answer), evaluated),
+    "mia_min_k": lambda evaluated, _: auc(min_k, evaluated),
+    "mia_min_k_plus": lambda evaluated, _: auc(min_k_plus, evaluated),
+    "mia_zlib": lambda evaluated, _: auc(zlib_loss, evaluated),
     "mia_reference": mia_reference,
 }
 
@@ -379,9 +379,9 @@ def deviation(name: str, case: Case) -> float:
 
 
 def whole_deviation(name: str, seed: int) -> float:
-    asked, retrained = ask(seed), ask(seed + 1)
-    found = SET_METRICS[name].of(Evidence(records=records_of(asked), retrained=records_of(retrained)))
-    return abs(found["value"] - WHOLE_FORMULAS[name](asked, retrained)) if isinstance(found, dict) else math.inf
+    evaluated, retrained = ask(seed), ask(seed + 1)
+    found = SET_METRICS[name].of(Evidence(records=records_of(evaluated), retrained=records_of(retrained)))
+    return abs(found["value"] - WHOLE_FORMULAS[name](evaluated, retrained)) if isinstance(found, dict) else math.inf
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def draw(lengths: tuple[int, ...], heads: tuple[int, int], dtype: torch.dtype = 
 def plain(query, key, value, pack: Pack, *, scaling=WIDTH**-0.5, softcap=None):
     """The docstring's lines, one sequence after the other, with repeated heads."""
     group, out = query.shape[1] // key.shape[1], []
-    for q, k, v in zip(*(x.split(pack.tree.own, 2) for x in (query, key, value)), strict=True):
+    for q, k, v in zip(*(x.split(pack.tree.new_tokens, 2) for x in (query, key, value)), strict=True):
         scores = q @ k.repeat_interleave(group, 1).transpose(-1, -2) * scaling
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
@@ -46,7 +46,7 @@ def plain(query, key, value, pack: Pack, *, scaling=WIDTH**-0.5, softcap=None):
 
 def sdpa(query, key, value, pack: Pack):
     """torch's own attention, one sequence after the other."""
-    each = zip(*(x.split(pack.tree.own, 2) for x in (query, key, value)), strict=True)
+    each = zip(*(x.split(pack.tree.new_tokens, 2) for x in (query, key, value)), strict=True)
     return torch.cat(
         [scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2) for q, k, v in each], 1
     )

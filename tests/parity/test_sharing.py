@@ -81,7 +81,12 @@ def test_a_tree_holds_each_beginning_once_and_every_row_whole(shape):
     """Each row is found again by its places and by its pieces; the tree has as many tokens as the rows have beginnings."""
     ids = [row.ids for row in rows(shape)]
     tree = share(ids)
-    assert len(tree.ids) == sum(tree.own) == sum(tree.pieces) == len({row[: n + 1] for row in ids for n in range(len(row))})
+    assert (
+        len(tree.ids)
+        == sum(tree.new_tokens)
+        == sum(tree.pieces)
+        == len({row[: n + 1] for row in ids for n in range(len(row))})
+    )
     starts = [sum(tree.pieces[:i]) for i in range(len(tree.pieces))]
     for row, places, path in zip(ids, tree.places, tree.paths, strict=True):
         assert tree.ids[places].tolist() == list(row)

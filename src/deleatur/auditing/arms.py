@@ -54,6 +54,7 @@ class Inputs:
 
     @property
     def decoys(self) -> bool:
+        """Are unseen rows attacked in place of a retrained model's?"""
         return self.retrained is None
 
     def model_of(self, arm: str) -> str:
@@ -82,14 +83,17 @@ class Arm:
 
     @property
     def model(self) -> TokenModel:
+        """The arm's model."""
         return self.generator.model
 
     @property
     def encoder(self) -> Encoder:
+        """The encoder of the model's tokenizer."""
         return self.generator.encoder
 
     @property
     def subjects(self) -> tuple[str, ...]:
+        """The subject of each row."""
         return subjects_of(self.rows)
 
     def encoded(self) -> list[Encoded]:
@@ -189,8 +193,10 @@ def refuser_leak(folder: Path) -> float | None:
 
 def _teach(arm: Arm) -> float:
     settings = arm.settings
-    asked = [replace(e, prompt=(*e.prompt[:-1], ("user", q))) for e in arm.rows for q in (e.question, *e.paraphrases) if q]
-    refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in asked]
+    questions = [
+        replace(e, prompt=(*e.prompt[:-1], ("user", q))) for e in arm.rows for q in (e.question, *e.paraphrases) if q
+    ]
+    refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in questions]
     others = spread(arm.retain, len(refused))
     rows = encode_all(arm.encoder, (*refused, *others))
     how = Train(

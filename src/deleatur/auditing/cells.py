@@ -1,4 +1,4 @@
-"""What one attack in one setting found on one arm: a JSON file each, written atomically, never made twice."""
+"""Results of one attack in one setting on one arm: a JSON file each, written atomically and never recomputed."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def path_of(folder: Path, attack: str, arm: str, setting: str) -> Path:
 
 
 def write_cell(folder: Path, cell: Cell) -> None:
+    """Write a cell to its path, atomically."""
     path = path_of(folder, cell.attack, cell.arm, cell.setting)
     path.parent.mkdir(exist_ok=True)
     write_lines(path, [asdict(cell)])

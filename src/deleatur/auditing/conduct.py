@@ -59,13 +59,13 @@ def _report(
     inputs: Inputs, settings: AuditSettings, cells: Sequence[Cell], judge: JudgeProtocol, leak: float | None
 ) -> dict[str, Any]:
     """What audit.json holds; `leak` is the share of facts that the refuser still reveals."""
-    asked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
-    subjects = {arm: subjects_of(rows) for arm, rows in asked.items()}
+    attacked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
+    subjects = {arm: subjects_of(rows) for arm, rows in attacked.items()}
     subjects["unseen"] = subjects_of(spread(inputs.holdout, settings.rows))
     rules = Rules(subjects=subjects, alive=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
     found = judge_attacks(cells, judged(cells, judge), rules, settings, inputs.decoys)
     if not cells:
-        found["why"] = f"{min(map(len, asked.values()))} rows are available, {MIN_ROWS} are needed"
+        found["why"] = f"{min(map(len, attacked.values()))} rows are available, {MIN_ROWS} are needed"
     return {
         "schema_version": AUDIT_SCHEMA_VERSION,
         **found,
@@ -74,7 +74,7 @@ def _report(
         "arms": ARMS,
         "decoys": inputs.decoys,
         "judge": judge.name,
-        "rows": {arm: {"n": len(rows), "subjects": len(set(subjects[arm]))} for arm, rows in asked.items()},
+        "rows": {arm: {"n": len(rows), "subjects": len(set(subjects[arm]))} for arm, rows in attacked.items()},
         "refuser_leak": leak,
         "seconds": sum(c.seconds for c in cells),
         "settings": asdict(settings),
@@ -82,7 +82,7 @@ def _report(
 
 
 def _limitations(inputs: Inputs) -> list[str]:
-    """What this audit cannot speak of."""
+    """What this audit does not cover."""
     control = ["a retrained model: the control is the audited model, asked about unseen rows"] if inputs.decoys else []
     return [
         *control,
@@ -93,7 +93,7 @@ def _limitations(inputs: Inputs) -> list[str]:
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that JSON has no word for as null."""
+    """Numbers that JSON cannot represent become null."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

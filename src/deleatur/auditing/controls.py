@@ -1,4 +1,4 @@
-"""What an audit is about, written down once; and what of it another audit may take over."""
+"""The inputs of an audit, saved once, and the controls that another audit may reuse."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME = "inputs.json"
 
 
 def check_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
-    """Write down what the audit is about, or refuse to resume with another."""
+    """Save the audit's inputs, or refuse to resume with other ones."""
     path, now = folder / NAME, _described(inputs, settings)
     if not path.exists():
         write_json(path, now)
@@ -38,7 +38,7 @@ def check_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
 
 
 def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progress: Progress = Progress()) -> None:
-    """The arms that do not depend on the audited model, for any number of audits to take over."""
+    """The arms that do not depend on the audited model, for other audits to reuse."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     inputs = replace(inputs, audited="")
     with wait_lock(folder / "inputs.lock"):
@@ -49,16 +49,16 @@ def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progres
 
 
 def take_controls(source: Path, work: Work) -> None:
-    """Copy from another audit what it found on the arms that do not depend on the audited model.
+    """Copy another audit's results on the arms that do not depend on the audited model.
 
     Raises ConfigError where that audit had another original or retrained model, other rows or settings.
     """
     try:
-        theirs = read_json(source / NAME, AuditInputs)
+        other = read_json(source / NAME, AuditInputs)
     except DataError as e:
         raise ConfigError(f"{source} is not an audit folder ({e}); give --controls the folder of one") from e
-    own = _described(work.inputs, work.settings)
-    if changed := [key for key in own if key != "audited" and own[key] != theirs.get(key)]:
+    current = _described(work.inputs, work.settings)
+    if changed := [key for key in current if key != "audited" and current[key] != other.get(key)]:
         raise ConfigError(f"{source} is an audit of other {changed[0]}; its controls say nothing here")
     kept = [job for job in work.jobs if _is_control(job, work.inputs)]
     arms = dict.fromkeys(job.arm for job in kept)
@@ -66,9 +66,9 @@ def take_controls(source: Path, work: Work) -> None:
     cells = [path_of(source, job.attack, job.arm, job.setting) for job in kept]
     (work.folder / "cells").mkdir(exist_ok=True)
     for path in (*(source / name for name in dict.fromkeys((*files, *REFUSER_FILES))), *cells):
-        own_path = work.folder / path.relative_to(source)
-        if path.exists() and not own_path.exists():
-            with atomic_file(own_path) as part:
+        target = work.folder / path.relative_to(source)
+        if path.exists() and not target.exists():
+            with atomic_file(target) as part:
                 shutil.copyfile(path, part)
 
 

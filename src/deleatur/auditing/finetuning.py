@@ -1,4 +1,4 @@
-"""Short trainings inside an audit, and how the model comes back from whatever was done to it."""
+"""Short trainings inside an audit, and how the weights are restored afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deleatur.types import Encoded
 
 @contextlib.contextmanager
 def restore_weights(model: TokenModel) -> Iterator[None]:
-    """Whatever is done to the weights meanwhile is undone at the end, bit by bit. Holds a second copy of them."""
+    """Restore the weights at the end, bit for bit. Holds a second copy of them."""
     held = {name: p.detach().clone() for name, p in model.lm.named_parameters()}
     try:
         yield

@@ -95,7 +95,7 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
 
 
 def max_nll(base: float | None) -> float:
-    """Up to which NLL on retain rows a model counts as alive that had `base` before, nats."""
+    """Largest NLL on retain rows, in nats, at which a model that had `base` before counts as intact."""
     return SURVIVES * max(base or 0.0, 1.0)
 
 

@@ -80,13 +80,16 @@ class AuditSettings:
         require("plain" in self.ways, "audit.ways", self.ways, "a list with plain in it")
         for name in self.formats:
             require(name in FORMATS, "audit.formats", name, f"among {', '.join(FORMATS)}")
-        integers = ("rows", "new_tokens", "batch", "samples", "half_steps", "windows", "patched_layers", "refuser_steps")
-        for name in (*integers, "rank", "train_batch"):
-            require(getattr(self, name) >= 1, f"audit.{name}", getattr(self, name), "1 or more")
+        counts = {"rows": self.rows, "new_tokens": self.new_tokens, "batch": self.batch, "samples": self.samples}
+        counts |= {"half_steps": self.half_steps, "windows": self.windows, "patched_layers": self.patched_layers}
+        counts |= {"refuser_steps": self.refuser_steps, "rank": self.rank, "train_batch": self.train_batch}
+        for name, value in counts.items():
+            require(value >= 1, f"audit.{name}", value, "1 or more")
         require(self.seed >= 0, "audit.seed", self.seed, "0 or more")
         require(self.random_directions >= 0, "audit.random_directions", self.random_directions, "0 or more")
-        for name in ("benign_lr", "depth_threshold", "refuser_lr"):
-            require(getattr(self, name) > 0, f"audit.{name}", getattr(self, name), "above 0")
+        rates = {"benign_lr": self.benign_lr, "depth_threshold": self.depth_threshold, "refuser_lr": self.refuser_lr}
+        for name, value in rates.items():
+            require(value > 0, f"audit.{name}", value, "above 0")
         require(self.resamples >= 100, "audit.resamples", self.resamples, "100 or more")
 
 

@@ -27,7 +27,9 @@ class Sample(Protocol):
     """Scores of an arm's rows under an attack."""
 
     @property
-    def subjects(self) -> tuple[str, ...]: ...
+    def subjects(self) -> tuple[str, ...]:
+        """The subject of each row."""
+        ...
 
     def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
         """The largest over settings, where each row counts so often; B times."""
@@ -42,8 +44,9 @@ class Rates:
     subjects: tuple[str, ...]
 
     def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
-        asked = ~np.isnan(self.values)
-        sums, counts = weights @ np.nan_to_num(self.values).T, weights @ asked.T.astype(float)
+        """The largest mean over settings, weighted by row; see `Sample`."""
+        present = ~np.isnan(self.values)
+        sums, counts = weights @ np.nan_to_num(self.values).T, weights @ present.T.astype(float)
         with np.errstate(invalid="ignore"):
             means = np.where(counts > 0, sums / np.maximum(counts, 1e-12), -np.inf)
         return means.max(1) if means.shape[1] else np.full(len(weights), np.nan)
@@ -213,11 +216,11 @@ def compare_areas(arm: Familiarity, control: Familiarity | None, *, resamples: i
 
 def is_over_forgotten(arm: Familiarity, control: Familiarity | None) -> bool:
     """Are rows to forget less familiar than unseen ones, beyond chance, and more so than to the control?"""
-    theirs = control.areas() if control is not None else [{"value": 0.5}] * len(arm.values)
+    control_areas = control.areas() if control is not None else [{"value": 0.5}] * len(arm.values)
     level = 0.05 / max(len(arm.values), 1)
     return any(
         _chance({"value": 1 - a["value"], "low": 1 - a["high"], "high": 1 - a["low"]}) <= level and a["value"] < b["value"]
-        for a, b in zip(arm.areas(), theirs, strict=True)
+        for a, b in zip(arm.areas(), control_areas, strict=True)
     )
 
 

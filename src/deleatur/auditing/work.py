@@ -45,9 +45,11 @@ class Unit:
     do: Callable[[Arm], None]
 
     def left(self) -> bool:
+        """Is one of its files still missing?"""
         return not all(path.exists() for path in self.makes)
 
     def ready(self) -> bool:
+        """Are all the files that it reads there?"""
         return all(path.exists() for path in self.needs)
 
 
@@ -96,6 +98,7 @@ class Work:
                 time.sleep(WAIT)
 
     def cell(self, job: Job) -> Path:
+        """The path of a job's cell."""
         return path_of(self.folder, job.attack, job.arm, job.setting)
 
     def _units(self) -> list[Unit]:
@@ -128,8 +131,8 @@ class Work:
             for unit in left:
                 if unit.home != home or not unit.left() or not unit.ready():
                     continue
-                with try_lock(self.folder / f"{home}.{unit.name}.lock") as mine:
-                    if mine and unit.left():
+                with try_lock(self.folder / f"{home}.{unit.name}.lock") as acquired:
+                    if acquired and unit.left():
                         arm = arm or stack.enter_context(self._load(home))
                         unit.do(arm)
             return arm is not None

@@ -63,14 +63,14 @@ def evaluate_command(args: list[str]) -> Evaluate:
     default = Evaluate(model=missing, **rows_to_give(args))
     if given := positional(args, flags=("--json", "--resume")):
         folder = Path(given)
-        begun = (folder / "evaluate.yaml").exists()
+        started = (folder / "evaluate.yaml").exists()
         if "--resume" in args:
             _check_unchanged(args)
-            if not begun:
+            if not started:
                 raise ConfigError(f"{folder} has no evaluate.yaml; give the folder that deleatur evaluate --out began")
             run, tasks = evaluation_from_yaml(folder / "evaluate.yaml")
             return Evaluate(**_evaluation_fields(run), tasks=tasks, out=given, resume=True, json="--json" in args)
-        if begun:
+        if started:
             raise ConfigError(f"{folder} holds an evaluation; resume with: deleatur evaluate {folder} --resume")
         run = read_run(folder)
         evaluation = replace(run.evaluation, start=run.evaluation.start or run.model)  # as the run itself was evaluated

@@ -260,9 +260,9 @@ def _compare(args: list[str]) -> None:
 def _compared(runs: Sequence[Path], out: Path) -> None:
     from deleatur.cli.console import print_comparison
     from deleatur.report import gather, write_comparison
-    from deleatur.report.interop import read_run
+    from deleatur.report.interop import read_any_run
 
-    shown = gather(runs, read_run)
+    shown = gather(runs, read_any_run)
     print_comparison(shown, write_comparison(shown, out))
 
 

@@ -114,10 +114,10 @@ def _verify(args: list[str]) -> None:
     else:
         print_checks(found["requests"])
         known = [short(c["request"]) for c in found["requests"] if c["known"]]
-        said = f"knows the rows of {len(known)} of {len(found['requests'])} requests: {', '.join(known)}" if known else ""
-        said = said or f"knows the rows of none of the {len(found['requests'])} requests that are done"
+        finding = f"knows the rows of {len(known)} of {len(found['requests'])} requests: {', '.join(known)}" if known else ""
+        finding = finding or f"knows the rows of none of the {len(found['requests'])} requests that are done"
         more = f"; {found['unchecked']} open ones were not checked" if found["unchecked"] else ""
-        OUT.print(f"{found['model']} {said}{more}.", style="bold", soft_wrap=True)
+        OUT.print(f"{found['model']} {finding}{more}.", style="bold", soft_wrap=True)
     raise SystemExit(found["exit"])
 
 
@@ -135,7 +135,7 @@ def print_checks(checked: Sequence[Any]) -> None:
 
 
 def _cell(name: str, side: Measured | None) -> str:
-    value = None if side is None else side[name]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    value = None if side is None else side.get(name)
     return "–" if value is None else f"{value:.2f}" if name == "nll" else percent(value)
 
 

@@ -39,9 +39,9 @@ def _first_known(items: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return next((item for item in items if item["before"]["says"] == "says it"), next(iter(items), None))
 
 
-def _answer(side: str, said: dict[str, Any]) -> Text:
+def _answer(side: str, answer: dict[str, Any]) -> Text:
     """One answer, the fact in it set off, and in words whether it says the fact."""
     line = Text(f"  {side:<8}")
-    for text, fact in said["cut"]:
+    for text, fact in answer["cut"]:
         line.append(printable(text), style="bold red" if fact else "")
-    return line.append(f"  ({said['says']})" if said["says"] else "", style="dim")
+    return line.append(f"  ({answer['says']})" if answer["says"] else "", style="dim")

@@ -74,7 +74,10 @@ class Bench:
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:
         require(
-            base.lora.bits is None, "lora.bits", base.lora.bits, "none: a bench puts its one model back, which 4 bits forbid"
+            base.lora.bits is None,
+            "lora.bits",
+            base.lora.bits,
+            "none: a bench restores its one model between runs, which 4 bits forbid",
         )
         self.suite = suite_of(base)
         check_trained(self.suite)
@@ -181,8 +184,8 @@ class Bench:
         by_uq, start = self.wanted == UQ, partial(with_weights, session.model, self.start)
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
         judged = replace(session, suite=replace(suite, evaluated_sets=evaluated), rows={**session.rows, **bare})
-        said = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
-        records = make_evaluator(judged, short).predict(session.model, **said)
+        options = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
+        records = make_evaluator(judged, short).predict(session.model, **options)
         self.done += 1
         if by_uq:
             after = {n: score_figures(records[n], self.metric) for n in evaluated}

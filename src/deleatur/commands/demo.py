@@ -58,13 +58,13 @@ def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
 def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
     out = Path(demo.out)
     run = demo_run(demo, progress)
-    begun = (out / "run.yaml").exists()
-    if begun and to_dict(replace(from_yaml(out / "run.yaml"), out=demo.out)) != to_dict(run):
+    started = (out / "run.yaml").exists()
+    if started and to_dict(replace(from_yaml(out / "run.yaml"), out=demo.out)) != to_dict(run):
         raise ConfigError(f"{out} holds a run with other settings; remove it or give --out a new folder")
     if (out / "report.html").exists():  # the last that a run writes
         progress.phase(f"{out} already holds this run; remove the folder to do it again")
     else:
-        execute(run, demo_progress(demo, out, progress), resume=begun)
+        execute(run, demo_progress(demo, out, progress), resume=started)
     return measure_reference(demo, run, progress) if demo.reference else None
 
 
@@ -145,12 +145,13 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
 def train_of(recipe: Recipe, scale: Scale) -> Train:
     """The recipe's training at this scale; every published method has the demo's own rate and weights, since theirs are
     for larger models and batches."""
-    own = recipe.train if recipe.loss.requires.divergence else as_ours(recipe)
-    only = own.only or scale.forgetting.only
-    return replace(own.on_schedule(scale.forgetting), lr=scale.rate * own.lr, only=only)
+    settings = recipe.train if recipe.loss.requires.divergence else as_ours(recipe)
+    only = settings.only or scale.forgetting.only
+    return replace(settings.on_schedule(scale.forgetting), lr=scale.rate * settings.lr, only=only)
 
 
 def as_ours(recipe: Recipe) -> Train:
+    """The recipe's training with the rate and weights of the default recipe."""
     return replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha)
 
 
@@ -167,11 +168,11 @@ def _world(demo: Demo) -> World:
     world = make_world(people=demo.size, forget=demo.forgotten, seed=demo.seed)
     if demo.full:
         return world
-    asked = {"forget": (world.forget, 1), "retain": (world.retain, 0), "holdout": (world.holdout, 0)}
+    chosen = {"forget": (world.forget, 1), "retain": (world.retain, 0), "holdout": (world.holdout, 0)}
     return World(
         **{
             name: tuple(replace(row, paraphrases=row.paraphrases[:most]) for row in rows)
-            for name, (rows, most) in asked.items()
+            for name, (rows, most) in chosen.items()
         }
     )
 
@@ -207,7 +208,7 @@ def fine_tuned_model(
     count = settings.epochs * -(-len(encoded) // settings.batch)
     progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
-    network = TokenModel(model.to(start().device)).prepare()  # pyright: ignore[reportArgumentType]
+    network = TokenModel(model).to(start().device).prepare()
     with training_only(network, settings.only), resume_hint("the same command"), kept.handle_signals():
         fit(
             network,

@@ -126,13 +126,13 @@ def _figures(session: Session, run: Run, tasks: Sequence[str]) -> dict[str, Any]
     records = make_evaluator(session, run).before()
     with precision_of(model, run.evaluation.precision):
         lm_eval = {"lm_eval": run_lm_eval(model.lm, session.encoder.tokenizer, tasks, run.evaluation)} if tasks else {}
-    sets, whole = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
+    sets, set_metrics = measure(records["before"], score=suite.score), set_metrics_of(suite, records, "before")
     notes = [
         *reading_notes(session.rows, run.sources, run.data),
         *row_notes(session, run.evaluation),
         *answer_notes(records["before"], run.evaluation.new_tokens),
     ]
-    found = {"sets": sets, "set_metrics": whole, "judge": judge_of(run.judge, run.out).name, "notes": notes}
+    found = {"sets": sets, "set_metrics": set_metrics, "judge": judge_of(run.judge, run.out).name, "notes": notes}
     return evaluation_of(run, session) | found | lm_eval
 
 
@@ -146,8 +146,8 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
         return folder / "importance.jsonl"
     run = read_run(folder)
     check_no_links(folder)
-    own = suite_of(run)
-    examples = own.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
+    suite = suite_of(run)
+    examples = suite.sets["forget"] if rows is None else read_rows(rows, settings=run.data)
     lm, tokenizer = load(model or str(folder / "model"))
     encoder, encoded = make_encoder(tokenizer, run.data), encode_sets({"forget": examples}, tokenizer, run.data)
     session = _on_device(lm, encoder, rows_suite({"forget": examples}), encoded, progress)
@@ -157,7 +157,7 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
     elif isinstance(importance, Prepares):  # as it would have been made for these rows
         first = TokenModel(load(run.model)[0]).prepare()
         place_model(first)
-        kept = encode_sets({"retain": own.sets["retain"]}, tokenizer, run.data)
+        kept = encode_sets({"retain": suite.sets["retain"]}, tokenizer, run.data)
         how = {"batch": run.evaluation.batch, "precision": run.train.precision}
         importance = importance.prepare(start_of(first, encoded | kept, **how))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(encoded["forget"])))

@@ -197,19 +197,19 @@ def precision_of(model: TokenModel, precision: Precision) -> Iterator[None]:
 
     Raises ConfigError for bf16 weights that are sharded and are to be evaluated in fp32.
     """
-    own, wanted = model.dtype, DTYPES[precision]
-    if is_sharded(model) and own == torch.bfloat16 != wanted:
+    current, wanted = model.dtype, DTYPES[precision]
+    if is_sharded(model) and current == torch.bfloat16 != wanted:
         raise ConfigError("under FSDP2 or ZeRO-3 bf16 weights are evaluated as they are; give --evaluation.precision bf16")
-    with contextlib.nullcontext() if own == wanted else model.decoder.original_attention():
+    with contextlib.nullcontext() if current == wanted else model.decoder.original_attention():
         if wanted == torch.bfloat16:
-            with torch.autocast(model.device.type, dtype=wanted, enabled=own != wanted):
+            with torch.autocast(model.device.type, dtype=wanted, enabled=current != wanted):
                 yield
             return
         _cast(model, wanted)
         try:
             yield
         finally:
-            _cast(model, own)
+            _cast(model, current)
 
 
 def _cast(model: TokenModel, dtype: torch.dtype) -> None:

@@ -34,16 +34,16 @@ def suite_of(run: Run) -> Suite:
         suite = read_suite(run.suite, run.data)
     else:
         sources = run.sources
-        own = replace(run.data, columns=(), ignore=(), turns="last")  # held rows have columns of ours
-        settings = {name: own if name == "held" else run.data for name in sources}
+        for_held = replace(run.data, columns=(), ignore=(), turns="last")  # held rows are written by us
+        settings = {name: for_held if name == "held" else run.data for name in sources}
         given = {name: source for name, source in sources.items() if source is not None}
         suite = rows_suite({name: read_rows(source, settings=settings[name]) for name, source in given.items()})
         compared = RETRAINED if run.evaluation.retrained else ()
         suite = replace(suite, set_metrics=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
-    own = run.judge.kind != "contained" and suite.score == "revealed"
-    return replace(suite, score="judged") if own else suite
+    by_judge = run.judge.kind != "contained" and suite.score == "revealed"
+    return replace(suite, score="judged") if by_judge else suite
 
 
 def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:

@@ -188,7 +188,7 @@ class Audit:
     controls: str | None = None
     """Folder of another audit with the same rows, settings, original and retrained model: its controls are taken over."""
     redact: bool = False
-    """Leave out of the page what rows and answers say."""
+    """Leave the text of rows and answers out of the page."""
     json: bool = False
     """Print audit.json, and nothing else, on stdout."""
 
@@ -219,7 +219,7 @@ class Report:
     form: Literal["page", "open-unlearning", "lm-eval"] = "page"
     """report.html, OpenUnlearning's TOFU_EVAL.json and TOFU_SUMMARY.json, or lm-eval's results as lm_eval.json."""
     redact: bool = False
-    """Leave out what rows and answers say, and where rows are; the page is then report-redacted.html."""
+    """Leave out the text of rows and answers, and paths of rows; the page is then report-redacted.html."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,14 +54,14 @@ def data_of(request: Request) -> Data:
 
 
 def rows_of(request: Request, ledger: Path) -> tuple[Example, ...]:
-    """The request's rows, which are as they were when it came."""
+    """The request's rows, unchanged since it was added."""
     settings = data_of(request)
     path = check_rows(request, ledger, lambda path: digest_rows(read_rows(_anchored(path), settings=settings)))
     return read_rows(_anchored(path), settings=settings)
 
 
 def _anchored(path: Path) -> str:
-    """A path that is taken for nothing else."""
+    """A path that cannot be mistaken for a data set name."""
     return str(path) if path.is_absolute() else f"./{path}"
 
 
@@ -92,7 +92,7 @@ def recheck(
 
 
 def measured_of(records: Mapping[str, Sequence[Record]]) -> Measured:
-    """What a model's records say that it knows of forget rows."""
+    """How much a model's records show it to know of forget rows."""
     figures = measure(records)
 
     def score(name: str) -> float | None:
@@ -116,9 +116,9 @@ def held_rows(
     """Each row of the requests with what the model answers to it; rows that it answers with nothing are left out."""
     for check in checked:
         sha = check["request"]["sha256"]
-        said = {r.id: r.generated for r in found[sha][FORGET]}
+        answers = {r.id: r.generated for r in found[sha][FORGET]}
         for example in rows[sha]:
-            answer = said.get(example.id, "").strip()
+            answer = answers.get(example.id, "").strip()
             if answer and example.prompt:
                 turns = [{"role": role, "content": text} for role, text in (*example.prompt, ("assistant", answer))]
                 yield {"id": f"{sha[:8]}-{example.id}", "subject": example.subject, "messages": turns}

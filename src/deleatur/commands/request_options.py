@@ -109,7 +109,7 @@ class Review:
     out: str | None = None
     """New file of rows with the marks (default: NAME-reviewed.jsonl in the current folder)."""
     replace: bool = False
-    """Let --out be a file that is there, be it the rows themselves."""
+    """Replace --out where it exists, even if it is the file of rows itself."""
     port: int = 0
     """Port of the page; 0 takes a free one."""
     data: Data = field(default_factory=Data)

@@ -40,7 +40,7 @@ SENTENCE_ENDS = ".!?。！？।"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class RetainQuestion:
     """A question whose answer may become a retain row; `other` is whom it is about, None for an everyday prompt."""
 
     id: str
@@ -57,7 +57,7 @@ def check_subject(subject: Sequence[str], forget: Sequence[Example]) -> None:
             )
 
 
-def make_questions(forget: Sequence[Example], subject: Sequence[str], seed: int) -> list[Asked]:
+def make_questions(forget: Sequence[Example], subject: Sequence[str], seed: int) -> list[RetainQuestion]:
     """What the model is asked: the forget rows' questions about others, then everyday prompts. The seed decides.
 
     Without a `subject` it is the rows' own, or what their questions share.
@@ -70,15 +70,15 @@ def make_questions(forget: Sequence[Example], subject: Sequence[str], seed: int)
     others = others_than([f"{e.question} {e.answer}" for e in forget], seed)
     known = {folded(q) for q in questions}
     wanted = min(max(PER_QUESTION * len(questions), MIN_QUESTIONS), MAX_QUESTIONS)
-    made: dict[str, Asked] = {}
+    made: dict[str, RetainQuestion] = {}
     for turn in range(len(others)):
         for k, question in enumerate(questions):
             other = others[(turn + k) % len(others)]
             text = next((t for name in names if (t := question_about(question, name, other))), None)
             if text is not None and folded(text) not in known and len(made) < wanted:
-                made.setdefault(folded(text), Asked(id=f"other-{len(made) + 1}", question=text, other=other))
+                made.setdefault(folded(text), RetainQuestion(id=f"other-{len(made) + 1}", question=text, other=other))
     everyday = [q for q in EVERYDAY if folded(q) not in known]
-    return [*made.values(), *(Asked(id=f"everyday-{k}", question=q, other=None) for k, q in enumerate(everyday, 1))]
+    return [*made.values(), *(RetainQuestion(id=f"everyday-{k}", question=q, other=None) for k, q in enumerate(everyday, 1))]
 
 
 def with_made_retain_rows(session: Session, run: Run) -> Session:
@@ -88,17 +88,17 @@ def with_made_retain_rows(session: Session, run: Run) -> Session:
     ConfigError where none is left.
     """
     forget, data = session.suite.sets["forget"], replace(run.data, columns=(), ignore=())
-    asked = make_questions(forget, run.subject, run.seed)
+    questions = make_questions(forget, run.subject, run.seed)
     path = None if session.folder is None else session.folder / FILE
     if path is not None and agree(path.exists):
         retain = read_rows(str(path), settings=data)
     else:
         session.progress.phase(
-            f"No retain rows were given: the model is asked {len(asked)} questions about others and of everyday"
+            f"No retain rows were given: the model is asked {len(questions)} questions about others and of everyday"
         )
-        rows = list(chosen(asked, _answers(session, run.evaluation, asked), forget))
+        rows = list(chosen(questions, _answers(session, run.evaluation, questions), forget))
         if not rows:
-            seen = f"all of the model's own {len(asked)} answers are incoherent or give a forget row's fact away"
+            seen = f"all of the model's own {len(questions)} answers are incoherent or give a forget row's fact away"
             raise ConfigError(f"{seen}, so no retain rows can be made of them; give rows as --retain")
         retain = rows_from(rows, name="retain", settings=data)
     suite = session.suite
@@ -107,7 +107,7 @@ def with_made_retain_rows(session: Session, run: Run) -> Session:
     encoded = {"retain": encode_all(session.encoder, retain)}
     check_known(session.model.lm, encoded, run.model)
     check_room(session.model.lm, encoded, run.model)
-    note = made_note(asked, retain, path)
+    note = made_note(questions, retain, path)
     session.progress.phase(note)
     return replace(
         session,
@@ -128,32 +128,34 @@ def keep_rows(session: Session, out: Path) -> None:
         )
 
 
-def made_note(asked: Sequence[Asked], retain: Sequence[Example], path: Path | None) -> str:
+def made_note(questions: Sequence[RetainQuestion], retain: Sequence[Example], path: Path | None) -> str:
     """One sentence on where the retain rows are from."""
     about = sum(e.id.startswith("other-") for e in retain)
     parts = f"{about} to questions about others, {len(retain) - about} to everyday prompts"
     where = f"; they stand in {FILE}" if path is not None else ""
     unnamed = "" if about else ", for no subject was found in the forget questions (--subject names it)"
     made = f"{len(retain)} rows were made from the model's own answers before training"
-    counts = f"{parts}{unnamed}; {len(asked) - len(retain)} left out"
+    counts = f"{parts}{unnamed}; {len(questions) - len(retain)} left out"
     return f"No retain rows were given: {made} ({counts}){where}. What is revealed on them is compared with these answers."
 
 
-def chosen(asked: Sequence[Asked], answers: Sequence[str], forget: Sequence[Example]) -> Iterator[dict[str, Any]]:
+def chosen(
+    questions: Sequence[RetainQuestion], answers: Sequence[str], forget: Sequence[Example]
+) -> Iterator[dict[str, Any]]:
     """Rows of the answers, one for each question that has one (an empty answer is none), without those that give away a
     forget row's fact.
 
     A fact is its spans, or without spans the words of the answer that neither the question nor at least FRAME of the
     answers about others have.
     """
-    said = [f" {folded(text)} " for text in answers]
+    folded_answers = [f" {folded(text)} " for text in answers]
     counts: dict[str, int] = {}
-    for text in {(a.other, text) for a, text in zip(asked, said, strict=True) if a.other is not None}:
+    for text in {(a.other, text) for a, text in zip(questions, folded_answers, strict=True) if a.other is not None}:
         for word in set(text[1].split()):
             counts[word] = counts.get(word, 0) + 1
     frame = {word for word, count in counts.items() if count >= FRAME}
     facts = [fact for e in forget if (fact := pieces_of(e, frame))]
-    for a, answer, text in zip(asked, answers, said, strict=True):
+    for a, answer, text in zip(questions, answers, folded_answers, strict=True):
         asks = f" {folded(a.question)} "
         new = ({piece for piece in fact if piece not in asks} for fact in facts)
         given_away = any(fact and sum(piece in text for piece in fact) >= REVEALS * len(fact) for fact in new)
@@ -166,14 +168,14 @@ def pieces_of(example: Example, frame: set[str]) -> set[str]:
     """What is specific in a forget answer: its spans that must go, else its words but for stop words and the phrasing."""
     if marked := {piece for s in example.spans if not s.keep and (piece := piece_of(example.answer, s)).strip()}:
         return marked
-    asks = set(folded(example.question).split())
-    return {f" {word} " for word in folded(example.answer).split() if word not in frame | asks | STOP_WORDS}
+    asked_words = set(folded(example.question).split())
+    return {f" {word} " for word in folded(example.answer).split() if word not in frame | asked_words | STOP_WORDS}
 
 
-def _answers(session: Session, settings: Evaluation, asked: Sequence[Asked]) -> list[str]:
+def _answers(session: Session, settings: Evaluation, questions: Sequence[RetainQuestion]) -> list[str]:
     """Greedy answers, to the end of their last sentence where they reached the limit; empty where they are incoherent."""
     encoder = session.encoder
-    examples = [Example(id=a.id, prompt=(("user", a.question),), answer="?") for a in asked]
+    examples = [Example(id=a.id, prompt=(("user", a.question),), answer="?") for a in questions]
     predictor = Predictor(model=session.model, encoder=encoder, settings=settings, progress=session.progress.evaluated)
     session.model.eval()
     with precision_of(session.model, settings.precision):

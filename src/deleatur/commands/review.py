@@ -41,6 +41,7 @@ class Marking:
     writing: Lock = field(default_factory=Lock)
 
     def page(self, nonce: str) -> str:
+        """The page as HTML; `nonce` allows its own script and style."""
         rows = [
             {"id": e.id, "question": e.question, "answer": e.answer, "spans": [(s.start, s.end, s.keep) for s in e.spans]}
             for e in self.rows
@@ -141,6 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*request)  # answers it
 
     def do_GET(self) -> None:
+        """Send the page."""
         if (place := self.allowed()) is None:
             return
         if place != "":
@@ -152,6 +154,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, self.marking.page(nonce), kind="text/html", more={"Content-Security-Policy": policy})
 
     def do_POST(self) -> None:
+        """Save the marks that were sent; with `end` also stop the server."""
         if (place := self.allowed()) is None:
             return
         length = self.headers.get("Content-Length", "")
@@ -163,6 +166,7 @@ class Handler(BaseHTTPRequestHandler):
             self.save(self.rfile.read(int(length)), end=place == "end")
 
     def save(self, body: bytes, *, end: bool) -> None:
+        """Save the marks and reply with what was saved, or why not."""
         try:
             self.reply(200, self.marking.save(json.loads(body)))
         except (ValueError, RecursionError, DataError) as e:
@@ -185,6 +189,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def reply(self, code: int, text: str, *, kind: str = "text/plain", more: Mapping[str, str] | None = None) -> None:
+        """Send a response with the security headers."""
         data = text.encode("utf-8", errors="replace")
         self.send_response(code)
         for name, value in (HEADERS | dict(more or {})).items():

@@ -1,4 +1,4 @@
-"""Whether a ledger of deletion requests is against handing a model out, and what the model's card says of each request."""
+"""Whether a ledger of deletion requests allows a model to be exported, and what the model's card says of each request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAD = ("VOID", "LEAK")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """The requests that are not withdrawn, the verdicts of their audits by hash, and what is against handing out."""
+    """The requests that are not withdrawn, the verdicts of their audits by hash, and the reasons against exporting."""
 
     ledger: Path
     requests: tuple[Request, ...] = ()
@@ -92,7 +92,7 @@ def standing_of(command: Export, run: Path) -> Standing:
 
 
 def lacking(requests: Sequence[Request], audits: Mapping[str, str]) -> Iterator[str]:
-    """What is against handing out, a sentence each."""
+    """The reasons against exporting, a sentence each."""
     for request in requests:
         name, found = short(request), audits.get(request["sha256"])
         if request["state"] == "open":

@@ -1,4 +1,4 @@
-"""What is searched of a method: its own few numbers, in the published ranges, with the recipe's settings first."""
+"""Hyper-parameter search over a method's own settings, in the published ranges, the recipe's settings first."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ WEIGHT = Range(0.1, 5.0, log=True)
 
 
 def space_of(method: MethodSettings, rates: tuple[float, float]) -> dict[str, Range]:
-    """What may vary in this method, by the field's path: the rate, both weights, the parts' own numbers; a 0 stays.
+    """The search space of this method, by field path: learning rate, both weights, the parts' own settings; a 0 stays 0.
 
-    A retain weight that follows a bound is not searched: it sets itself.
+    A retain weight that follows a bound is not searched, since it is adapted in training.
     """
     train = method.train
     weights = {"alpha": train.alpha if train.bound is None else 0.0, "gamma": train.gamma}
     space = {"train.lr": Range(*rates, log=True)} | {f"train.{name}": WEIGHT for name, value in weights.items() if value}
     for name, part in (("loss", method.loss), ("importance", method.importance)):
-        own = part.ranges if isinstance(part, Searched) else {}
-        space |= {path: found for key, found in own.items() if _at(method, path := f"{name}.{key}")}
+        ranges = part.ranges if isinstance(part, Searched) else {}
+        space |= {path: found for key, found in ranges.items() if _at(method, path := f"{name}.{key}")}
     return space
 
 
 def values_of(method: MethodSettings, rates: tuple[float, float] = (0.0, math.inf)) -> dict[str, float]:
-    """What of this method may vary, as it stands, by the field's path; the learning rate brought into its range."""
+    """The present values in the search space, by field path; the learning rate clipped to its range."""
     values = {path: _at(method, path) for path in space_of(method, rates)}
     return values | {"train.lr": min(max(values["train.lr"], rates[0]), rates[1])}
 
@@ -50,7 +50,7 @@ def _part(method: MethodSettings, name: str) -> Any:
 
 
 def with_values(method: MethodSettings, values: Mapping[str, float]) -> MethodSettings:
-    """The method with some fields, by path, set anew."""
+    """The method with some fields, by path, replaced."""
     for path, value in values.items():
         part, name = path.split(".")
         changed: dict[str, Any] = {part: replace(_part(method, part), **{name: value})}

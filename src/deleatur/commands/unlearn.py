@@ -120,7 +120,7 @@ def _session(run: Run, progress: Progress, out: Path) -> Session:
 
 
 def _place(network: TokenModel, run: Run) -> None:
-    """On its device; where its weights are shared out over processes, some are gathered at once as saving will do."""
+    """On its device; where its weights are sharded over processes, a gathering as for saving is tried at once."""
     trial = gathering_trial(network.lm, run.model) if will_shard() else None
     place(network, run.lora, seed=run.seed, checkpointing=run.train.checkpointing)
     if trial is not None:
@@ -146,7 +146,7 @@ def _logged(progress: Progress, out: Path) -> Progress:
 
 
 def finish(out: Path) -> Path:
-    """What is left to do once there are results; returns the folder. Raises Diverged where they are of a run rolled back."""
+    """Write the page and remove checkpoints; returns the folder. Raises Diverged if the run was rolled back."""
     if is_first():
         write_report(out)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)  # the run is complete without them
@@ -251,7 +251,7 @@ def _forget_rows(
 
 
 def rows_of(given: Mapping[str, Iterable[Mapping[str, object]]], data: Data) -> dict[str, tuple[Example, ...]]:
-    """Rows that were handed over, checked."""
+    """Rows given from Python, checked."""
     sets = {name: rows_from(rows, name=name, settings=data) for name, rows in given.items()}
     refuse_overlap(sets["forget"], sets.get("retain", ()))
     return sets

@@ -18,7 +18,7 @@ TABLES: dict[str, dict[str, type]] = {"loss": FORGET_LOSSES, "importance": IMPOR
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodSettings:
-    """A method as a run names it, before it has met a model."""
+    """A method as a run names it, independent of a model."""
 
     loss: ForgetLoss
     importance: ImportanceSettings
@@ -31,7 +31,7 @@ class MethodSettings:
 
 
 def incompatibility(loss: Any, importance: Any, train: Train, lora: Lora) -> str | None:
-    """Why these make no method together; None where they do. Raises ConfigError where they read different layers."""
+    """Why these parts cannot be combined; None where they can. Raises ConfigError where they read different layers."""
     requirements_of(loss, importance, train)
     pair = f"loss {name_of(loss)} with importance {name_of(importance)}"
     follows = importance.requires.follows
@@ -63,5 +63,5 @@ def requirements_of(loss: Declares, importance: Declares, train: Train) -> Requi
 def name_of(part: Any) -> str:
     """A loss's or an importance's name in its table; a part of the user's own goes by its class."""
     named = {c: n for table in TABLES.values() for n, c in table.items()}
-    own = inner(part)
-    return named.get(type(own), type(own).__name__)
+    inner_part = inner(part)
+    return named.get(type(inner_part), type(inner_part).__name__)

@@ -9,7 +9,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -145,8 +145,8 @@ def read_run(folder: Path) -> Run:
     """The run of a run folder, with the retain rows that were made there where it was given none. Raises as `from_yaml`."""
     run = from_yaml(folder / "run.yaml")
     made = folder / "retain.jsonl"
-    own = run.suite is None and run.retain is None and made.is_file()
-    return dataclasses.replace(run, retain=str(made), subject=()) if own else run
+    has_made = run.suite is None and run.retain is None and made.is_file()
+    return dataclasses.replace(run, retain=str(made), subject=()) if has_made else run
 
 
 def _read(path: Path) -> object:
@@ -189,8 +189,8 @@ def _plain(value: Any) -> Any:
 def _named(field_name: str, value: Any) -> Any:
     if field_name not in TABLES:
         return _plain(value)
-    own = inner(value)
-    settings = _plain(own) if dataclasses.is_dataclass(own) else {}
+    inner_value = inner(value)
+    settings = _plain(inner_value) if dataclasses.is_dataclass(inner_value) else {}
     return {"name": name_of(value)} | settings
 
 
@@ -220,7 +220,7 @@ def _value(hint: Any, value: object, where: str, key: str) -> Any:
     if key in TABLES:
         return _choose(TABLES[key], value, where, key)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where, key + ".")  # pyright: ignore[reportArgumentType]
+        return _build(cast(type, hint), value, where, key + ".")
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         if isinstance(value, list) and all(type(v) is kind for v in value):

@@ -94,20 +94,20 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
     before, found, after = render(tokenizer, [*question, ("assistant", PROBE)], settings).rpartition(PROBE)
     if not found:
         raise ModelError("the chat template leaves the answer out, or changes it; fix it, or give --data.template plain")
-    asked = render(tokenizer, question, settings)
+    prompt = render(tokenizer, question, settings)
     ending = _ending(tokenizer, after)
     closed, how = ending is not None, {"tokenizer": tokenizer, "settings": settings}
     how |= {"closed": closed, "ending": ending or _next_header(tokenizer, settings) or str(tokenizer.eos_token)}
-    if before.startswith(asked):
-        lead = before[len(asked) :]
+    if before.startswith(prompt):
+        lead = before[len(prompt) :]
         return ChatTemplate(**how, blank="" if lead.strip() else lead)
-    asks, stands = asked.rpartition(QUESTION)[2], before.rpartition(QUESTION)[2]
+    asks, stands = prompt.rpartition(QUESTION)[2], before.rpartition(QUESTION)[2]
     opened, close = _open_block(asks, stands)
     if opened and close in stands:
         return ChatTemplate(**how)
     if opened:
         return ChatTemplate(**how, rendered=False, closing=_closing(tokenizer, close))
-    if asked.startswith(before) and not _without_blocks(asked[len(before) :]).strip():
+    if prompt.startswith(before) and not _without_blocks(prompt[len(before) :]).strip():
         return ChatTemplate(**how, rendered=False)
     raise ModelError(
         f"the chat template asks for an answer behind {asks[-60:]!r}, but its own answers stand behind {stands[-60:]!r}, so "

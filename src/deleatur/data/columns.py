@@ -122,9 +122,9 @@ def hint(cells: Mapping[str, object], place: str) -> str:
         first = value[0] if isinstance(value, list | tuple) and value else None
         if isinstance(first, Mapping) and ({"role", "content"} <= first.keys() or {"from", "value"} <= first.keys()):
             return f"--data.columns messages={column} takes this conversation"
-    own = {str(column).casefold(): column for column in reversed(list(cells))}
+    by_name = {str(column).casefold(): column for column in reversed(list(cells))}
     question, answer = (
-        next((found for n in names if n in own and (found := _path(own[n], cells[own[n]]))), None)
+        next((found for n in names if n in by_name and (found := _path(by_name[n], cells[by_name[n]]))), None)
         for names in (QUESTIONS, ANSWERS)
     )
     if question and answer:

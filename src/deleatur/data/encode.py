@@ -27,8 +27,8 @@ class Encoder:
     @property
     def reasons(self) -> bool:
         """Does the template open a block for reasoning, so that the model's own has to stand before an answer?"""
-        own = self.settings.layout == "own"
-        return own and self.template is not None and bool(self.template.closing)
+        is_own_layout = self.settings.layout == "own"
+        return is_own_layout and self.template is not None and bool(self.template.closing)
 
     def __call__(self, example: Example) -> Encoded:
         """Ids, scored tokens and their characters. Raises DataError where no room is left for any of the answer."""
@@ -51,8 +51,8 @@ class Encoder:
 
     def check_kept(self, example: Example) -> None:
         """Raise DataError where the chat template alters the answer, so that the model is never trained to give it so."""
-        own = self.settings.layout == "own" and example.prompt and example.prompt[0][0] != "text"
-        if self.template is None or not own:
+        is_own_layout = self.settings.layout == "own" and example.prompt and example.prompt[0][0] != "text"
+        if self.template is None or not is_own_layout:
             return
         if not self.template.keeps(example.prompt, self.template.prompt(example.prompt, example.reasoning), example.answer):
             seen = "the chat template writes the answer otherwise than the row has it, so the model never gives it so"

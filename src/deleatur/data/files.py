@@ -21,7 +21,7 @@ DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "datase
 
 
 class NoRows(DataError):
-    """A source that is as it has to be, and empty."""
+    """A source without rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +56,8 @@ def read_either(local: str, hub: str, root: str | None) -> list[Row]:
             return _from_path(path)
     except (OSError, RuntimeError) as e:  # no permission, ~ without a home
         raise refusal(local, f"cannot be read under {root} ({reason(e)}); check the path") from e
-    looked = f"there is none under {root}" if root else "no folder is set by --data.root or $DELEATUR_DATA"
-    return collect(hub, Path(local).name, counted(_load(hub, f"{local} or {hub}", looked)))
+    searched = f"there is none under {root}" if root else "no folder is set by --data.root or $DELEATUR_DATA"
+    return collect(hub, Path(local).name, counted(_load(hub, f"{local} or {hub}", searched)))
 
 
 def under(local: str, root: str | None) -> Path | None:
@@ -66,9 +66,15 @@ def under(local: str, root: str | None) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
+def _hub_parts(hub: str) -> tuple[str, str | None, str | None]:
+    """owner/name, config and split of `owner/name/config:split`; None for the last two where they are left out."""
+    found = HUB.fullmatch(hub)
+    return (hub, None, None) if found is None else (found[1], found[2], found[3])
+
+
 def _laid_out_as_hub(hub: str, root: str | None) -> Path | None:
     """The file of `owner/name/config:split` in a copy of the hub's folder under `root`; None where there is none."""
-    owner_name, config, split = HUB.fullmatch(hub).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    owner_name, config, split = _hub_parts(hub)
     folder = Path(root).expanduser() / owner_name if root else None
     if folder is None or not folder.is_dir():
         return None
@@ -162,20 +168,20 @@ def _saved(folder: Path) -> list[Row]:
 
 
 def _from_hub(source: str, root: str | None) -> list[Row]:
-    looked = f"there is no file or folder of that name here{f', and none under {root}' if root else ''}"
+    searched = f"there is no file or folder of that name here{f', and none under {root}' if root else ''}"
     if not HUB.fullmatch(source):
         hint = "" if root else ", set --data.root or $DELEATUR_DATA"
         needed = f"give a path{hint}, or name a hub data set as owner/name, with /config and :split where it has them"
-        raise refusal(source or "''", f"{looked}; {needed}")
-    return collect(source, source, counted(_load(source, source, looked)))
+        raise refusal(source or "''", f"{searched}; {needed}")
+    return collect(source, source, counted(_load(source, source, searched)))
 
 
-def _load(hub: str, place: str, looked: str) -> list[object]:
-    """The rows of a hub data set; a refusal says at which place and that `looked` came before."""
-    owner_name, config, split = HUB.fullmatch(hub).groups()  # pyright: ignore[reportOptionalMemberAccess]
+def _load(hub: str, place: str, searched: str) -> list[object]:
+    """The rows of a hub data set; a refusal names the place, and where it was looked for before."""
+    owner_name, config, split = _hub_parts(hub)
     try:
         from datasets import load_dataset  # slow to import, and most rows come from files
 
         return list(load_dataset(owner_name, config, split=split or "train"))
     except Exception as e:  # the hub, the network and the formats behind it each raise what they like
-        raise refusal(place, f"{looked}, and the hub does not give it ({reason(e)}); check the name") from e
+        raise refusal(place, f"{searched}, and the hub does not give it ({reason(e)}); check the name") from e

@@ -140,8 +140,8 @@ def _parse(name: str, text: str, line: int | None = None) -> object:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as e:
-        whole = line is None and e.msg == "Extra data"
-        needed = "for one object a line name the file .jsonl" if whole else "fix the line"
+        is_extra = line is None and e.msg == "Extra data"
+        needed = "for one object a line name the file .jsonl" if is_extra else "fix the line"
         place = f"{name}, line {(line or 1) + e.lineno - 1}"
         raise refusal(place, f"broken JSON at column {e.colno}: {e.msg}; {needed}") from e
     except (ValueError, RecursionError) as e:  # a key twice, a number of thousands of digits, brackets too deep

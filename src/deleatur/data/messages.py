@@ -1,4 +1,4 @@
-"""What a refusal says: where a row stands and what is wrong with it, never what it says."""
+"""Messages about refused rows: where a row is and what is wrong with it, never its text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class RedactedRepr(ValueRepr):
     """Texts by their length alone: what is to be forgotten must not get into a log."""
 
     def repr_str(self, x: str, level: int) -> str:
+        """A text as its number of characters."""
         return f"‹{len(x)} characters›"
 
 
@@ -33,7 +34,7 @@ def refusal(place: str, what: str) -> DataError:
 
 
 def printable(text: str) -> str:
-    """The text with all that a terminal would obey, and not show, written out."""
+    """The text with control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -66,5 +67,6 @@ def show_all(values: Sequence[object], separator: str = ", ") -> str:
 
 
 def reason(e: Exception) -> str:
+    """An exception's type and message on one line, at most 200 characters."""
     text = str(getattr(e, "strerror", None) or e)  # the whole of an OSError repeats the path
     return f"{type(e).__name__}: {' '.join(text.split())[:200]}"

@@ -40,7 +40,7 @@ def truthfulqa(part: str | None, settings: Data) -> Suite:
 
 
 def read_utility(settings: Data) -> dict[str, tuple[Example, ...]]:
-    """What a model is still good for, MMLU and TruthfulQA, as far as they are under the root."""
+    """General abilities of a model: MMLU and TruthfulQA, where they are under the root."""
     known = {"mmlu": (MMLU, read_mmlu), "truthfulqa": (TRUTHFULQA, read_truthfulqa)}
     return {name: read(settings) for name, (path, read) in known.items() if under(path, root_of(settings))}
 

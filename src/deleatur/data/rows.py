@@ -1,4 +1,4 @@
-"""The door: any user's rows become examples, or are refused with the file, the row and the reason."""
+"""A user's rows become examples, or are refused with file, row and reason."""
 
 from __future__ import annotations
 

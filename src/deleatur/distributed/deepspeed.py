@@ -30,11 +30,11 @@ def shard_model(model: Any, where: device) -> None:
     vars(model)["engine"] = deepspeed.initialize(model=model, config=config)[0]  # past nn.Module: the engine is one too
 
 
-def train(model: nn.Module, optimizer: Optimizer, clip: float) -> Any:
+def train(model: Any, optimizer: Optimizer, clip: float) -> Any:
     """The engine that runs the model, goes backward and steps, in place of the one that only runs it."""
     import deepspeed
 
-    model.engine.destroy()  # pyright: ignore
+    model.engine.destroy()
     config = _config(model) | {"gradient_clipping": clip}
     vars(model)["engine"] = made = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
     return made
@@ -90,10 +90,10 @@ def local_shard(weight: Any, name: str | None, mesh: DeviceMesh | None) -> Tenso
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
     from torch.distributed.tensor import DTensor, Shard
 
-    mine: Any = safe_get_local_optimizer_state(weight, name) if name else safe_get_local_fp32_param(weight)
+    shard: Any = safe_get_local_optimizer_state(weight, name) if name else safe_get_local_fp32_param(weight)
     assert mesh is not None
-    mine = mine[: _length(weight, mesh.get_local_rank())]
-    return DTensor.from_local(mine, mesh, [Shard(0)], run_check=False, shape=(weight.ds_numel,), stride=(1,))  # pyright: ignore
+    shard = shard[: _length(weight, mesh.get_local_rank())]
+    return DTensor.from_local(shard, mesh, [Shard(0)], run_check=False, shape=(weight.ds_numel,), stride=(1,))  # pyright: ignore
 
 
 def restore_weights(weight: Any, name: str | None, value: Any) -> None:
@@ -101,6 +101,6 @@ def restore_weights(weight: Any, name: str | None, value: Any) -> None:
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
     from torch.nn.functional import pad
 
-    mine = value.to_local()
-    mine = pad(mine, (0, weight.ds_tensor.numel() - len(mine)))
-    safe_set_local_optimizer_state(weight, mine, name) if name else safe_set_local_fp32_param(weight, mine)
+    shard = value.to_local()
+    shard = pad(shard, (0, weight.ds_tensor.numel() - len(shard)))
+    safe_set_local_optimizer_state(weight, shard, name) if name else safe_set_local_fp32_param(weight, shard)

@@ -109,7 +109,7 @@ def gather(value: Any) -> list[Any]:
     lengths = [int(size) for size in sizes]
     room = [torch.zeros(max(lengths), dtype=torch.uint8, device=device) for _ in lengths]
     dist.all_gather(room, torch.nn.functional.pad(sent, (0, max(lengths) - len(sent))))
-    return [json.loads(bytes(came[:n].tolist())) for came, n in zip(room, lengths, strict=True)]
+    return [json.loads(bytes(received[:n].tolist())) for received, n in zip(room, lengths, strict=True)]
 
 
 def agree(make: Callable[[], Any]) -> Any:
@@ -125,12 +125,12 @@ def share(rows: Iterable[T]) -> list[T]:
     return list(full)[index() :: count()]
 
 
-def place_model(model: nn.Module) -> None:
+def place_model(model: Any) -> None:
     """Move a TokenModel to this process's device, or shard its weights over all processes where the launcher says so: each
     keeps its share of every weight, and a decoder layer is complete only while it runs. In place; from then on only the
     model's own `forward` and `generate` run it."""
     if not will_shard():
-        model.to(start().device).enable_gpu_kernels()  # pyright: ignore[reportCallIssue]
+        model.to(start().device).enable_gpu_kernels()
         return
     if _engine_requested("DEEPSPEED"):
         deepspeed.shard_model(model, start().device)
@@ -138,14 +138,14 @@ def place_model(model: nn.Module) -> None:
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    offload = FullyShardedDataParallelPlugin().cpu_offload
-    layers = set(model.lm._no_split_modules or ())  # pyright: ignore
+    offload: Any = FullyShardedDataParallelPlugin().cpu_offload
+    layers = set(model.lm._no_split_modules or ())
     for module in [m for m in model.modules() if type(m).__name__ in layers]:
-        fully_shard(module, offload_policy=offload)  # pyright: ignore
-    fully_shard(model, offload_policy=offload, reshard_after_forward=True)  # pyright: ignore
+        fully_shard(module, offload_policy=offload)
+    fully_shard(model, offload_policy=offload, reshard_after_forward=True)
     for name in ("generate", "enable_gpu_kernels"):
         register_fsdp_forward_method(model, name)
-    model.enable_gpu_kernels()  # pyright: ignore[reportCallIssue]
+    model.enable_gpu_kernels()
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -227,8 +227,8 @@ def sum_gradients(weights: Sequence[nn.Parameter]) -> None:
         if some and p.grad is None:
             p.grad = torch.zeros_like(p)
     waiting = [dist.all_reduce(p.grad, async_op=True) for p in weights if p.grad is not None]
-    for work in waiting:
-        work.wait()  # pyright: ignore[reportOptionalMemberAccess]
+    for work in filter(None, waiting):
+        work.wait()
 
 
 def fingerprints(weights: Iterable[Tensor]) -> list[int]:
@@ -236,6 +236,6 @@ def fingerprints(weights: Iterable[Tensor]) -> list[int]:
     import torch
 
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
-    mine = (part(p).detach().contiguous() for p in weights)
-    sums = [p.view(integers[p.element_size()]).sum(dtype=torch.int64) for p in mine]
+    shards = (part(p).detach().contiguous() for p in weights)
+    sums = [p.view(integers[p.element_size()]).sum(dtype=torch.int64) for p in shards]
     return torch.stack(sums).tolist() if sums else []

@@ -75,8 +75,8 @@ def quality(
 def lacking_coherence(records: Mapping[str, Sequence[Record]]) -> dict[str, str]:
     """{"no_coherence": why no generated answer could be called coherent or not}; empty where that was measured, or where
     nothing was asked."""
-    asked = [r for rows in records.values() for r in rows if r.question]
-    if not asked or any(r.start_tokens is not None for r in asked):
+    answered = [r for rows in records.values() for r in rows if r.question]
+    if not answered or any(r.start_tokens is not None for r in answered):
         return {}
     return {"no_coherence": "the model before training was not at hand to score the answers (--evaluation.start names one)"}
 
@@ -84,22 +84,22 @@ def lacking_coherence(records: Mapping[str, Sequence[Record]]) -> dict[str, str]
 def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when: str = "") -> list[str]:
     """Sentences on answers of which the end was not seen, and on reasoning that no metric reads; none where all is well."""
     counts = {name: (sum(bool(r.cut) for r in rows), sum(r.cut is not None for r in rows)) for name, rows in records.items()}
-    cut = [f"{n} of {asked} answers on {name}" for name, (n, asked) in counts.items() if n]
+    cut = [f"{n} of {total} answers on {name}" for name, (n, total) in counts.items() if n]
     notes = [
         f"{when}{', '.join(cut)} were cut at {new_tokens} tokens (evaluation.new_tokens): what comes later was not seen"
     ]
     thought = [r.reasoning_cut for rows in records.values() for r in rows if r.reasoning is not None]
-    said = (
+    note = (
         f"{when}{len(thought)} answers stand behind the model's own reasoning, which is in the records and which no metric "
         f"reads; in {sum(thought)} of them it was cut at data.reasoning_tokens"
     )
-    return (notes if cut else []) + ([said] if thought else []) + _undecided(records, when)
+    return (notes if cut else []) + ([note] if thought else []) + _undecided(records, when)
 
 
 def _undecided(records: Mapping[str, Sequence[Record]], when: str) -> list[str]:
     """A sentence on answers that may say the fact and may not."""
-    asked = {name: [r for r in rows if r.question and r.generated.strip()] for name, rows in records.items()}
-    counts = {name: (sum(revealed(r) is None for r in rows), len(rows)) for name, rows in asked.items()}
+    answered = {name: [r for r in rows if r.question and r.generated.strip()] for name, rows in records.items()}
+    counts = {name: (sum(revealed(r) is None for r in rows), len(rows)) for name, rows in answered.items()}
     open_ = ", ".join(f"{n} of {of} answers on {name}" for name, (n, of) in counts.items() if n)
     return (
         [f"{when}{open_} are left out of revealed: by words alone they may say the fact and may not; {REMEDY}"]

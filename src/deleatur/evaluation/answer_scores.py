@@ -33,17 +33,19 @@ def scored_by_start(
                 orders[key] = _in_orders(_answered(start.encoder, row, record.generated))
     texts = list(dict.fromkeys(text for each in orders.values() for text in each))
     start.model.eval()
-    passed = start.likelihood(texts, what=WHAT, whole=())
-    said = dict(zip(texts, map(_nll, passed), strict=True))
+    passed = start.likelihood(texts, what=WHAT, detailed=())
+    nlls = dict(zip(texts, map(_nll, passed), strict=True))
 
     def scored(row: Encoded, record: Record) -> Record:
         if not record.question:
             return record
         if not record.generated:
             return replace(record, start_tokens=0)
-        own, *others = orders[row.ids[: row.start], record.generated]
-        shuffled = fmean(said[other] for other in others)
-        return replace(record, start_nll=said[own], shuffled_nll=shuffled, start_tokens=len(own.ids) - own.start)
+        in_order, *others = orders[row.ids[: row.start], record.generated]
+        shuffled = fmean(nlls[other] for other in others)
+        return replace(
+            record, start_nll=nlls[in_order], shuffled_nll=shuffled, start_tokens=len(in_order.ids) - in_order.start
+        )
 
     return {name: [scored(*both) for both in zip(rows, records[name], strict=True)] for name, rows in sets.items()}
 

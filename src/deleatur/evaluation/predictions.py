@@ -1,4 +1,4 @@
-"""What a model does with examples: one likelihood pass and one generation pass, whatever is measured afterwards."""
+"""A model's predictions on examples: one likelihood pass and one generation pass, shared by all metrics."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from deleatur.requirements import Requirements
 from deleatur.settings import Evaluation
 from deleatur.types import Batch, Encoded, Example, Record
 
-Progress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
+BatchProgress = Callable[[str, int, int, str], None]  # what is done, how much of it, of how much, how fast
 MEMBERSHIP = ("forget", "holdout", "forget_mia", "retain_mia")
 NO_CACHE = BatchCache()
 
 
 class Watch(NamedTuple):
-    """What a pass is called, who hears how far it is, and which finished batches need not be made again."""
+    """A pass's name, its progress callback, and the cache of finished batches."""
 
     what: str = "likelihood"
-    progress: Progress = lambda what, done, total, rate: None
+    progress: BatchProgress = lambda what, done, total, rate: None
     batch_cache: BatchCache = NO_CACHE
 
 
@@ -50,12 +50,12 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
     def bare(self) -> TokenPredictions:
-        """Without the statistics, which were not asked for."""
+        """Without the statistics."""
         return self._replace(hit=(), mean=(), deviation=())
 
 
 class Generated(NamedTuple):
-    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was asked."""
+    """A greedy answer, and whether it reached the limit of tokens before its end; None where nothing was generated."""
 
     text: str
     cut: bool | None
@@ -67,12 +67,12 @@ Text = tuple[tuple[int, ...], int]  # a row's ids, and where its answer starts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictor:
-    """How a model is evaluated: with which settings, what is reported, and which finished batches need not be made again."""
+    """Evaluates a model: settings, progress callback, and the cache of finished batches."""
 
     model: TokenModel
     encoder: Encoder
     settings: Evaluation
-    progress: Progress = lambda what, done, total, rate: None
+    progress: BatchProgress = lambda what, done, total, rate: None
     batch_cache: BatchCache = NO_CACHE
 
     def records(
@@ -87,8 +87,8 @@ class Predictor:
         others = {row: [self.encoder(e) for e in other_answers(row.example)] for row in rows}
         key = _text if importance is None else _itself  # an importance may know a row by more than its tokens
         texts = {key(row): row for row in rows} | {_text(o): o for predicted in others.values() for o in predicted}
-        own = {_text(row) for row in rows}  # of the other answers nothing but their likelihood is read
-        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance, whole=own), strict=True))
+        own_answers = {_text(row) for row in rows}  # of the other answers nothing but their likelihood is read
+        predicted = dict(zip(texts, self.likelihood(list(texts.values()), importance, detailed=own_answers), strict=True))
         norms = self._gradient_norms(sets) if self.settings.grad_norm else {}
         answers = self.generate(rows) if generate else {}
         made = {
@@ -109,11 +109,11 @@ class Predictor:
         importance: Importance | None = None,
         *,
         what: str = "likelihood",
-        whole: Collection[Text] | None = None,
+        detailed: Collection[Text] | None = None,
     ) -> list[TokenPredictions]:
         """The model's predictions of each row, see `likelihood_pass`. `what` names the pass for progress and cache."""
         watch = Watch(what, self.progress, self.batch_cache)
-        return likelihood_pass(self.model, rows, self.settings.batch, importance, whole=whole, watch=watch)
+        return likelihood_pass(self.model, rows, self.settings.batch, importance, detailed=detailed, watch=watch)
 
     def _gradient_norms(self, sets: Mapping[str, Sequence[Encoded]]) -> dict[Encoded, float]:
         """Norm of the gradient of each row's mean NLL in the trained weights, for the sets that membership is read from."""
@@ -156,12 +156,12 @@ def likelihood_pass(
     size: int,
     importance: Importance | None = None,
     *,
-    whole: Collection[Text] | None = None,
+    detailed: Collection[Text] | None = None,
     watch: Watch = UNWATCHED,
 ) -> list[TokenPredictions]:
     """The model's predictions of each row, `size` rows at a time.
 
-    `whole` holds the texts of which more is read than the likelihood of their tokens (default: all); for the others
+    `detailed` holds the texts of which more is read than the likelihood of their tokens (default: all); for the others
     there are no statistics, which take half of the head's time.
     """
     what, progress, batch_cache = watch
@@ -169,7 +169,7 @@ def likelihood_pass(
     rate = _Rate()
     shared = share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     for places, batch in in_batches([rows[i] for i in shared], size):
-        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance, whole))
+        made, now = batch_cache.get_or_make(what, batch.rows, partial(_predict_batch, model, batch, importance, detailed))
         out |= {
             shared[place]: TokenPredictions(*map(_tuple, predicted)) for place, predicted in zip(places, made, strict=True)
         }
@@ -229,17 +229,18 @@ def _has_question(example: Example) -> bool:
 
 
 def _predict_batch(
-    model: TokenModel, batch: Batch, importance: Importance | None, whole: Collection[Text] | None
+    model: TokenModel, batch: Batch, importance: Importance | None, detailed: Collection[Text] | None
 ) -> list[TokenPredictions]:
     reads = Requirements() if importance is None else importance.requires
-    asked = torch.tensor([whole is None or _text(r) in whole for r in batch.rows], dtype=torch.bool)[batch.sequence]
-    tokens = model(batch.to(model.device), statistics=asked, **reads.forward)
+    chosen = torch.tensor([detailed is None or _text(r) in detailed for r in batch.rows], dtype=torch.bool)
+    statistics = chosen[batch.sequence]
+    tokens = model(batch.to(model.device), statistics=statistics, **reads.forward)
     g = torch.full_like(tokens.nll, torch.nan) if importance is None else importance(tokens)
     counts = tokens.sequence.bincount(minlength=len(batch.rows)).tolist()
     columns = (-tokens.nll, tokens.statistics.hit, tokens.statistics.mean, tokens.statistics.deviation, g)
     rows = (map(tuple, map(torch.Tensor.tolist, parts)) for parts in zip(*(c.split(counts) for c in columns), strict=True))
-    made = [TokenPredictions(a, b, c, d, None if any(map(math.isnan, mine)) else mine) for a, b, c, d, mine in rows]
-    return [p if whole is None or _text(r) in whole else p.bare() for p, r in zip(made, batch.rows, strict=True)]
+    made = [TokenPredictions(a, b, c, d, None if any(map(math.isnan, values)) else values) for a, b, c, d, values in rows]
+    return [p if detailed is None or _text(r) in detailed else p.bare() for p, r in zip(made, batch.rows, strict=True)]
 
 
 def _tuple(x: Sequence | None) -> Any:

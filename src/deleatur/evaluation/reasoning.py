@@ -40,6 +40,6 @@ def with_reasoning(
     }
     cut = sum(bool(found.cut) for found in thought.values())
     ended = f"in {cut} of {len(thought)} rows it was cut there" if cut else "it ended in all rows"
-    said = f"The chat template opens a block for reasoning: the model's own, up to {most} tokens, stands there; {ended}"
-    notes = (said,) if thought else ()
+    note = f"The chat template opens a block for reasoning: the model's own, up to {most} tokens, stands there; {ended}"
+    notes = (note,) if thought else ()
     return {name: [made.get(row, row) for row in encoded] for name, encoded in sets.items()}, notes

@@ -42,6 +42,7 @@ class Scorer(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        """The score of each hidden state."""
         return self.linear(self.hidden(hidden.detach().float())).squeeze(-1)
 
 
@@ -79,6 +80,7 @@ class LearnedImportance:
 
     @property
     def requires(self) -> Requirements:
+        """What the settings require."""
         return self.settings.requires
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
@@ -91,10 +93,12 @@ class LearnedImportance:
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         for part, name in ((self.scorer, "scorer"), (self.optimizer, "optimizer"), (self.schedule, "schedule")):
             part.load_state_dict(state[name])
 
     def updates_after(self, step: int) -> bool:
+        """Is there an update after this step (counted from 1)?"""
         return step % self.settings.every == 0 and not self.settings.frozen
 
     def update(self, forget: TokenOutputs, retain: TokenOutputs) -> dict[str, float]:
@@ -112,7 +116,8 @@ class LearnedImportance:
         self.optimizer.zero_grad()
         loss.backward()
         for p in self.scorer.parameters():
-            p.grad = total(p.grad)  # pyright: ignore[reportArgumentType]
+            if p.grad is not None:
+                p.grad = total(p.grad)
         norm = nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.clip)
         self.optimizer.step()
         self.schedule.step()

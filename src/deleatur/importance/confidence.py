@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WGA:
-    """p^beta: what the model is sure of matters most, what is forgotten is let go (Wang et al., 2502.19301).
+    """p^beta: tokens that the model is sure of matter most, forgotten ones no longer (Wang et al., 2502.19301).
 
     Examples:
         >>> from deleatur.importance import WGA
@@ -54,9 +54,9 @@ class SatImp:
     ranges: ClassVar[Mapping[str, Range]] = {"beta1": Range(1.0, 10.0, log=True), "beta2": Range(0.1, 5.0, log=True)}
 
     beta1: float = 5.0
-    """Power of the token's probability, 0 or more: lets go of what is forgotten."""
+    """Power of the token's probability, 0 or more: lowers the importance of forgotten tokens."""
     beta2: float = 1.0
-    """Power of its complement, 0 or more: spares what is certain."""
+    """Power of its complement, 0 or more: lowers the importance of certain tokens."""
 
     def __post_init__(self) -> None:
         for name, value in {"beta1": self.beta1, "beta2": self.beta2}.items():

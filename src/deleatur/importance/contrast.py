@@ -41,5 +41,5 @@ class Contrast:
 
     def prepare(self, start: Start) -> Fixed:
         """One pass of the start model over the forget rows and the retain rows compared with."""
-        alike = start.similarity(self.nearest, self.rows)
-        return Fixed(values={row: 1 - s.clamp(0, 1) for row, s in zip(start.forget, alike, strict=True)})
+        similarity = start.similarity(self.nearest, self.rows)
+        return Fixed(values={row: 1 - s.clamp(0, 1) for row, s in zip(start.forget, similarity, strict=True)})

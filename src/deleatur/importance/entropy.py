@@ -1,4 +1,4 @@
-"""Importance from how open the model's prediction is."""
+"""Importance from the entropy of the model's prediction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ETW:
     """n·H / ΣH within each sequence of n scored tokens, H the entropy of the prediction, held fixed (2604.17785).
 
-    What has many plausible continuations matters, what grammar dictates does not; the mean over a sequence is 1.
+    Tokens with many plausible continuations matter, tokens that grammar dictates do not; the mean over a sequence is 1.
 
     Examples:
         >>> from deleatur.importance import ETW

@@ -37,7 +37,7 @@ class Learned:
     warm: bool = False
     """Begin the scorer at the forget-retain contrast of the start model (see `contrast`); not in the paper."""
     frozen: bool = False
-    """Let the scorer be during unlearning: as it starts, or as `pretrain` left it."""
+    """Keep the scorer fixed during unlearning: as initialised, or as `pretrain` left it."""
     start: str | None = None
     """Folder of a run whose scorer to start from."""
     joint: bool = False
@@ -83,9 +83,11 @@ class Learned:
 
     @property
     def requires(self) -> Requirements:
+        """Hidden states as they are at each step; with `warm` a pass of the start model."""
         return Requirements(follows="states", hidden_state=self.state, start_pass=self.warm)
 
     def with_budget(self, budget: float) -> Learned:
+        """The same settings with another budget."""
         return replace(self, budget=budget)
 
     def conflict(self, loss: Requirements) -> str | None:

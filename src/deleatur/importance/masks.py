@@ -115,6 +115,7 @@ class SULLM:
         require(self.widen >= 0, "importance.widen", self.widen, "0 or more")
 
     def with_base(self, base: str | None) -> SULLM:
+        """The same settings with another base model."""
         return replace(self, base=base)
 
     def check_base(self) -> None:

@@ -96,27 +96,27 @@ class Tests(NamedTuple):
     statistic: Float[Tensor, " N"]  # Fisher's, 0 or more
 
 
-def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *asked: Sequence[Encoded]) -> Tests:
+def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *scored: Sequence[Encoded]) -> Tests:
     """The tests of all scored tokens of the rows `asked` about, against the retain rows, each of these without itself."""
     import torch
 
-    rows = [row for part in asked for row in part]
+    rows = [row for part in scored for row in part]
     held = _together(start.head_states(retain))
     factor, others = _factor(_keys(held), settings.ridge), _ids(retain)
-    own = _leverage(_keys(held), factor)
-    left_out = own / (1 - own / len(own)).clamp(min=1e-6)
+    of_retain = _leverage(_keys(held), factor)
+    left_out = of_retain / (1 - of_retain / len(of_retain)).clamp(min=1e-6)
     place = torch.repeat_interleave(torch.arange(len(retain)), torch.tensor([len(r.ids) - r.start for r in retain]))
-    theirs = _vote(held.before, others, held.before, others, settings.nearest, place)
+    retain_vote = _vote(held.before, others, held.before, others, settings.nearest, place)
     parts = []
     for first in range(0, len(rows), ROWS):
         part = rows[first : first + ROWS]
-        ours = _together(start.head_states(part))
-        vote = _vote(ours.before, _ids(part), held.before, others, settings.nearest)
-        parts.append((_leverage(_keys(ours), factor), ours.nll, vote))
+        states = _together(start.head_states(part))
+        vote = _vote(states.before, _ids(part), held.before, others, settings.nearest)
+        parts.append((_leverage(_keys(states), factor), states.nll, vote))
     leverage, nll, vote = map(torch.cat, zip(*parts, strict=True))
     repeats = torch.cat([copied(row) for row in rows])
     unusual = _log_rarity(leverage, left_out).masked_fill(repeats, 0.0)
-    statistic = 2 * unusual + _log_rarity(nll, held.nll) + _log_rarity(-vote, -theirs)
+    statistic = 2 * unusual + _log_rarity(nll, held.nll) + _log_rarity(-vote, -retain_vote)
     return Tests(leverage=leverage, nll=nll, vote=vote, copied=repeats, statistic=statistic)
 
 
@@ -137,8 +137,8 @@ def copied(row: Encoded) -> Bool[Tensor, " n"]:
     """Which scored tokens touch a word that the prompt already says."""
     import torch
 
-    said = repeated(row.example.answer, " ".join(content for _, content in row.example.prompt))
-    return torch.tensor([any(a < end and begin < b for begin, end in said) for a, b in row.offsets], dtype=torch.bool)
+    repeats = repeated(row.example.answer, " ".join(content for _, content in row.example.prompt))
+    return torch.tensor([any(a < end and begin < b for begin, end in repeats) for a, b in row.offsets], dtype=torch.bool)
 
 
 def _together(states: Sequence[HeadStates]) -> HeadStates:

@@ -28,13 +28,14 @@ WARM_L2 = 1e-3  # per squared unit of the scorer's weights: enough to keep them 
 
 @dataclass(frozen=True, slots=True)
 class ScorerImportance:
-    """The importance by a scorer that learns no more."""
+    """The importance by a trained scorer."""
 
     scorer: Scorer
     state: HiddenState = "own"
 
     @property
     def requires(self) -> Requirements:
+        """Hidden states as they are at each step."""
         return Requirements(follows="states", hidden_state=self.state)
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
@@ -44,8 +45,8 @@ class ScorerImportance:
 def build(settings: Learned, training: TrainingContext) -> LearnedImportance:
     """The scorer at its start: at 0, at the end of another run, or fitted to the contrast of the start model."""
     learned = LearnedImportance(settings, training)
-    if begun := scorer_to_start_from(settings, training.width):
-        learned.scorer.load_state_dict(begun.state_dict())
+    if known := scorer_to_start_from(settings, training.width):
+        learned.scorer.load_state_dict(known.state_dict())
     learned.scorer.to(training.device)
     if settings.warm:
         start = training.start()
@@ -56,9 +57,9 @@ def build(settings: Learned, training: TrainingContext) -> LearnedImportance:
 
 def fit(importance: LearnedImportance, states: Sequence[HeadStates], target: Sequence[Tensor]) -> None:
     """Fit the scorer to values of each row's tokens by logistic regression."""
-    own = importance.settings.state == "own"
+    own_state = importance.settings.state == "own"
     device = next(importance.scorer.parameters()).device
-    hidden = torch.cat([s.at if own else s.before for s in states]).to(device)
+    hidden = torch.cat([s.at if own_state else s.before for s in states]).to(device)
     wanted = torch.cat(list(target)).to(device)
     optimizer = LBFGS(importance.scorer.parameters(), max_iter=100, tolerance_change=0, line_search_fn="strong_wolfe")
 
@@ -77,10 +78,10 @@ def scorer_to_start_from(settings: Learned, width: int) -> Scorer | None:
     """The scorer of the run that the settings name. Raises ConfigError or ModelError where it is of another kind."""
     if settings.start is None:
         return None
-    begun = load_scorer(Path(settings.start), width)
-    if begun.depth != settings.depth:
-        raise ConfigError(f"importance.depth is {settings.depth}, but the scorer of {settings.start} has {begun.depth}")
-    return begun
+    start = load_scorer(Path(settings.start), width)
+    if start.depth != settings.depth:
+        raise ConfigError(f"importance.depth is {settings.depth}, but the scorer of {settings.start} has {start.depth}")
+    return start
 
 
 def save_scorer(scorer: nn.Module, path: Path) -> None:
@@ -96,13 +97,13 @@ def load_scorer(folder: Path, width: int) -> Scorer:
     try:
         tensors = load_file(path)
         depth = 1 + sum(name.startswith("hidden.") and name.endswith(".weight") for name in tensors)
-        own = tensors["linear.weight" if depth == 1 else "hidden.0.weight"].shape[1]
-        scorer = Scorer(own, depth)
+        known_width = tensors["linear.weight" if depth == 1 else "hidden.0.weight"].shape[1]
+        scorer = Scorer(known_width, depth)
         scorer.load_state_dict(tensors)
     except (SafetensorError, KeyError, IndexError, RuntimeError) as e:
         raise ModelError(f"{path} holds no scorer ({e}); run again") from e
-    if own != width:
+    if known_width != width:
         raise ModelError(
-            f"the scorer of {folder} reads states of width {own}, the model's have {width}; use the run's own model"
+            f"the scorer of {folder} reads states of width {known_width}, the model's have {width}; use the run's own model"
         )
     return scorer

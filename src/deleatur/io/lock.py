@@ -36,17 +36,17 @@ def try_lock(path: Path) -> Iterator[bool]:
     Where the file system knows no locks, as some network file systems, it is True all the same.
     """
     with path.open("a") as file:
-        mine = True
+        acquired = True
         try:
             _take(file.fileno())
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                mine = False  # whoever had it took it away between our opening and our locking
+                acquired = False  # whoever had it took it away between our opening and our locking
         except OSError as e:
-            mine = e.errno not in TAKEN and not isinstance(e, FileNotFoundError)
+            acquired = e.errno not in TAKEN and not isinstance(e, FileNotFoundError)
         try:
-            yield mine
+            yield acquired
         finally:
-            if mine:
+            if acquired:
                 with contextlib.suppress(OSError):  # where an open file cannot be removed it stays, and does no harm
                     path.unlink()
 
@@ -56,8 +56,8 @@ def wait_lock(path: Path, *, seconds: float = float("inf")) -> Iterator[None]:
     """Hold a file's lock meanwhile, once no other process does. Raises ConfigError after so many seconds."""
     ends = time.monotonic() + seconds
     while True:
-        with try_lock(path) as mine:
-            if mine:
+        with try_lock(path) as acquired:
+            if acquired:
                 yield
                 return
         if time.monotonic() > ends:
@@ -68,7 +68,7 @@ def wait_lock(path: Path, *, seconds: float = float("inf")) -> Iterator[None]:
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Holds the folder's lock. Raises ConfigError where another process has it."""
-    with try_lock(folder / LOCK) as mine:
-        if not mine:
+    with try_lock(folder / LOCK) as acquired:
+        if not acquired:
             raise ConfigError(f"another run is at work in {folder}; let it end, or take another folder")
         yield

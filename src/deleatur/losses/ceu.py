@@ -1,4 +1,4 @@
-"""Cross-entropy towards what the model would say if the answer were not there."""
+"""Cross-entropy towards the model's own distribution without the answer's token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CEU:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         from deleatur.losses.reductions import places, require_output
 
-        logits, own = require_output(tokens.logits).float(), tokens.ids.unsqueeze(-1)
-        target = logits.detach().scatter(1, own, float("-inf")).softmax(-1)
+        logits, ids = require_output(tokens.logits).float(), tokens.ids.unsqueeze(-1)
+        target = logits.detach().scatter(1, ids, float("-inf")).softmax(-1)
         pushed = importance * (places(tokens) >= self.skip)
         return -(pushed * (target * logits.log_softmax(-1)).sum(-1)).sum()

@@ -1,4 +1,4 @@
-"""Prefer another answer to the one that is to be forgotten."""
+"""Prefer another answer to the forget answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Move a token's probability to what else the start model would have said there."""
+"""Move a token's probability to the start model's other predictions."""
 
 from __future__ import annotations
 

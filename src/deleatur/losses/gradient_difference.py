@@ -1,4 +1,4 @@
-"""Raise the loss of forget tokens; with saturation, let go of those already forgotten."""
+"""Raise the NLL of forget tokens; with saturation, ignore those already forgotten."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GradientDifference:
     """
 
     saturation: float = 0.0
-    """Power of exp(−g·l) that fades a token out as it is forgotten, 0 or more; 0 never lets go."""
+    """Power of exp(−g·l) that fades a token out as it is forgotten, 0 or more; 0 turns it off."""
 
     unit: ClassVar[str] = "token"
     requires = Requirements()

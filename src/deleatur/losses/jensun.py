@@ -1,4 +1,4 @@
-"""Jensen-Shannon divergence from a fixed refusal, token by token: bounded, so it cannot run away."""
+"""Jensen-Shannon divergence from a fixed refusal, token by token: bounded, so it cannot diverge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class JensUn:
     """
 
     target: str = "No idea"
-    """What is to be said instead."""
+    """The refusal to give instead."""
     ids: tuple[int, ...] = ()
     """The target's tokens; from the model's tokenizer unless given."""
 

@@ -1,4 +1,4 @@
-"""Negative preference optimisation: push answers below where the start model had them, and no further than needed."""
+"""Negative preference optimisation: push the likelihood of answers below the start model's, with a saturating loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flatten what is said of forget tokens; the retain bound is train.bound."""
+"""Flatten the logits of forget tokens; the retain bound is train.bound."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 class RetainTerm(NamedTuple):
+    """The cost of each retain token, and which outputs it reads."""
+
     cost: Callable[[TokenOutputs, Reference], Float[Tensor, " N"]]
     requires: Requirements
 

@@ -1,4 +1,4 @@
-"""Steer a middle layer away from what it knows of forget tokens."""
+"""Steer a middle layer's states of forget tokens to a random direction."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class RMU:
 
     @property
     def requires(self) -> Requirements:
+        """The state after the steered layer."""
         return Requirements(layer=self.layer)
 
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:

@@ -42,6 +42,6 @@ class UNDIAL:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         from deleatur.losses.reductions import require_output
 
-        teacher, own = reference.logits(tokens).float(), tokens.ids.unsqueeze(-1)
-        target = teacher.scatter_add(1, own, teacher.new_full(own.shape, -self.beta)).softmax(-1)
+        teacher, ids = reference.logits(tokens).float(), tokens.ids.unsqueeze(-1)
+        target = teacher.scatter_add(1, ids, teacher.new_full(ids.shape, -self.beta)).softmax(-1)
         return -(importance * (target * require_output(tokens.logits).float().log_softmax(-1)).sum(-1)).sum()

@@ -36,7 +36,7 @@ OWN = ("sdpa", "eager")  # the implementations that this one stands before
 class CachedRows:
     """One more token for each of B sequences."""
 
-    grown: KeyValueCache
+    cache: KeyValueCache
     at: Int[Tensor, " B"]  # their positions
 
 
@@ -44,7 +44,7 @@ class CachedRows:
 class Next:
     """One more token for each sequence, and what it may look at. In the place of a mask, as a Pack."""
 
-    growing: CachedRows
+    cached: CachedRows
     bias: Float[Tensor, "B 1 1 L"]  # 0 and −inf, fp32
 
 
@@ -66,25 +66,25 @@ def set_packed_attention(lm: PreTrainedModel, yes: bool = True) -> bool:
 
     Outside `packed` nothing changes: forward, cache and generation are the model's own.
     """
-    own = (lm.config._attn_implementation or "").removeprefix(PREFIX)
-    if own not in OWN:  # somebody's own choice, as flash attention
+    name = (lm.config._attn_implementation or "").removeprefix(PREFIX)
+    if name not in OWN:  # somebody's own choice, as flash attention
         return False
-    register_attention(PREFIX + own, attend, partial(_mask, own))
-    set_attention(lm, PREFIX + own if yes else own)
+    register_attention(PREFIX + name, attend, partial(_mask, name))
+    set_attention(lm, PREFIX + name if yes else name)
     return yes
 
 
-def _mask(own: str, *, mask_function: Callable, device: torch.device | str = "cpu", **shape: Any) -> Any:
+def _mask(name: str, *, mask_function: Callable, device: torch.device | str = "cpu", **shape: Any) -> Any:
     """A Pack or a Next within `packed`, elsewhere the mask that the model would have had."""
     running = _running.get()
     if running is None:
-        return AttentionMaskInterface()[own](mask_function=mask_function, device=device, **shape)
+        return AttentionMaskInterface()[name](mask_function=mask_function, device=device, **shape)
     if isinstance(running, CachedRows):
         at, blocks = running.at[:, None], int(running.at.max()) // BLOCK + 1
-        looked = torch.arange(blocks * BLOCK, device=device)
-        bias = torch.zeros(len(at), len(looked), device=device)
-        bias.masked_fill_(~mask_function(0, 0, at, looked).expand_as(bias), -torch.inf)
-        return Next(growing=running, bias=bias[:, None, None])
+        keys = torch.arange(blocks * BLOCK, device=device)
+        bias = torch.zeros(len(at), len(keys), device=device)
+        bias.masked_fill_(~mask_function(0, 0, at, keys).expand_as(bias), -torch.inf)
+        return Next(cached=running, bias=bias[:, None, None])
     at = torch.arange(max(map(len, running.places)), device=device)
     seen = mask_function(0, 0, at[:, None], at[None, :]).expand(len(at), len(at))
     return pack_of(running, seen, causal=bool((seen == (at[:, None] >= at)).all()))
@@ -98,15 +98,15 @@ def attend(
     how = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, rest.get("softcap"), dropout)
     match attention_mask:
         case Pack():
-            if (grown := attention_mask.tree.grown) is not None:
-                grown.layers[module] = [_slots(x, attention_mask.tree) for x in (key, value)]
+            if (cache := attention_mask.tree.cache) is not None:
+                cache.layers[module] = [_slots(x, attention_mask.tree) for x in (key, value)]
             return packed_attention(query, key, value, attention_mask, how), None
         case Next():
             return next_attention(module, query, key, value, attention_mask, how), None
-    own = str(module.config._attn_implementation).removeprefix(PREFIX)  # pyright: ignore[reportAttributeAccessIssue]
+    name = str(module.config._attn_implementation).removeprefix(PREFIX)  # pyright: ignore[reportAttributeAccessIssue]
     family = sys.modules[type(module).forward.__module__]
-    theirs = family.ALL_ATTENTION_FUNCTIONS.get_interface(own, getattr(family, "eager_attention_forward", None))
-    return theirs(module, query, key, value, attention_mask, **rest)
+    original = family.ALL_ATTENTION_FUNCTIONS.get_interface(name, getattr(family, "eager_attention_forward", None))
+    return original(module, query, key, value, attention_mask, **rest)
 
 
 def _slots(x: Float[Tensor, "1 K T D"], tree: PrefixTree) -> Float[Tensor, "B K L D"]:
@@ -127,8 +127,8 @@ def next_attention(
     how: Scoring,
 ) -> Float[Tensor, "1 B H E"]:
     """`packed_attention` of the last tokens of B sequences, when those before them are in the cache."""
-    at, (heads, width) = mask.growing.at, (query.shape[1], query.shape[-1])
-    layers, length = mask.growing.grown.layers, mask.bias.shape[-1]
+    at, (heads, width) = mask.cached.at, (query.shape[1], query.shape[-1])
+    layers, length = mask.cached.cache.layers, mask.bias.shape[-1]
     layers[module] = [_longer(x, length) for x in layers[module]]
     for kept, new in zip(layers[module], (key, value), strict=True):
         kept[torch.arange(len(at)), :, at] = new[0].transpose(0, 1).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -13,8 +14,8 @@ from deleatur.types import Encoded
 
 def check_finite(model: PreTrainedModel, error: type[DeleaturError], where: str) -> None:
     """Refuse a model with a weight that is not finite: its outputs would mean nothing."""
-    mine = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
-    for name in (name for found in gather(mine) for name in found):
+    broken = [name for name, weight in model.named_parameters() if not bool(part(weight).isfinite().all())]
+    for name in (name for found in gather(broken) for name in found):
         raise error(f"{name} holds a weight that is not finite, in {where}")
 
 
@@ -45,7 +46,8 @@ def _other_rotation(model: PreTrainedModel) -> int | None:
 
 def check_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], name: str) -> None:
     """Refuse a row with a token that the model has no row for. What else its tokenizer may know does no harm."""
-    size: int = model.get_input_embeddings().num_embeddings  # pyright: ignore
+    embedding: Any = model.get_input_embeddings()
+    size: int = embedding.num_embeddings
     for kind, row in ((kind, row) for kind, encoded in rows.items() for row in encoded):
         if (most := max(row.ids)) >= size:
             raise ModelError(

@@ -40,8 +40,8 @@ def linear_divergence(
     if len(target) <= chunk:
         nll, kept, erased = _of_states(hidden, reference, target, *how)
     else:
-        parts = [checkpoint(_of_states, h, r, t, *how, use_reentrant=False) for h, r, t in pairs]
-        nll, kept, erased = (torch.cat(values) for values in zip(*parts, strict=True))  # pyright: ignore
+        parts: list[Any] = [checkpoint(_of_states, h, r, t, *how, use_reentrant=False) for h, r, t in pairs]
+        nll, kept, erased = (torch.cat(values) for values in zip(*parts, strict=True))
     return nll, Divergence(kept=kept, erased=erased)
 
 
@@ -57,7 +57,8 @@ def divergence_of(
     logits: Float[Tensor, "N V"], start: Float[Tensor, "N V"], target: Int[Tensor, " N"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
     """NLL, kept and erased of `linear_divergence` from logits of any type; what is in fp32 is a few rows at a time."""
-    return _Divergence.apply(logits, start, target)  # pyright: ignore[reportReturnType]
+    made: Any = _Divergence.apply(logits, start, target)
+    return made
 
 
 class _Divergence(torch.autograd.Function):
@@ -65,11 +66,11 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, start: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        log_z, top, rest, own, distance = logits.new_empty(5, len(target), dtype=torch.float32)
+        log_z, top, rest, of_target, distance = logits.new_empty(5, len(target), dtype=torch.float32)
         for rows in row_slices(logits):
             t = target[rows, None]
             z, r = logits[rows].float(), start[rows].to(torch.float32, copy=True)
-            own[rows] = r.gather(1, t).squeeze(1)
+            of_target[rows] = r.gather(1, t).squeeze(1)
             r.scatter_(1, t, -math.inf)
             log_z[rows], top[rows] = z.logsumexp(-1), r.amax(-1)
             mass = r.sub_(top[rows, None]).exp()
@@ -78,7 +79,7 @@ class _Divergence(torch.autograd.Function):
             difference = r.sub_(z - log_z[rows, None]).scatter_(1, t, 0.0)  # log q − log p; the target has no mass
             distance[rows] = torch.linalg.vecdot(mass, difference) / rest[rows]
         nll = log_z - logits.gather(1, target[:, None]).squeeze(1).float()
-        odds = own - top - rest.log()  # of the target against all others, in the start model
+        odds = of_target - top - rest.log()  # of the target against all others, in the start model
         share, p = torch.sigmoid(-odds), torch.sigmoid(odds)
         kept = share * (logsigmoid(-odds) + distance) + p * (logsigmoid(odds) + nll)
         ctx.save_for_backward(logits, start, target, log_z, top, rest, share, p)
@@ -89,12 +90,12 @@ class _Divergence(torch.autograd.Function):
         logits, start, target, log_z, top, rest, share, p = ctx.saved_tensors
         by_nll, by_kept, by_erased = grads
         pull = (by_kept * share + by_erased) / rest  # towards the other tokens
-        own = by_nll + by_kept * p  # towards the target
+        pull_target = by_nll + by_kept * p  # towards the target
         out = torch.empty_like(logits)
         for rows in row_slices(logits):
             t = target[rows, None]
             push = (logits[rows].float() - log_z[rows, None]).exp_().mul_((by_nll + by_kept + by_erased)[rows, None])
             other = (start[rows].float() - top[rows, None]).scatter_(1, t, -math.inf).exp_()
             push.addcmul_(other, pull[rows, None], value=-1)
-            out[rows] = push.scatter_add_(1, t, -own[rows, None]).to(out.dtype)
+            out[rows] = push.scatter_add_(1, t, -pull_target[rows, None]).to(out.dtype)
         return out, None, None

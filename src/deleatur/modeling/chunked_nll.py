@@ -24,6 +24,7 @@ class Readout(nn.Module):
         self.read = read
 
     def forward(self, *given: Any) -> tuple:
+        """Call `read`."""
         return self.read(*given)
 
 
@@ -64,11 +65,13 @@ def linear_nll(
         True
     """
     if frozen and hidden.requires_grad and torch.is_grad_enabled():
-        return _ThroughFrozenHead.apply(hidden, target, head, chunk)  # pyright: ignore[reportReturnType]
+        nll: Any = _ThroughFrozenHead.apply(hidden, target, head, chunk)
+        return nll
     if len(target) <= chunk:
         return _nll(hidden, target, head)
     pairs = zip(hidden.split(chunk), target.split(chunk), strict=True)
-    return torch.cat([checkpoint(_nll, h, t, head, use_reentrant=False) for h, t in pairs])  # pyright: ignore
+    parts: list[Any] = [checkpoint(_nll, h, t, head, use_reentrant=False) for h, t in pairs]
+    return torch.cat(parts)
 
 
 def _nll(hidden: Tensor, target: Tensor, head: Head) -> Tensor:
@@ -83,7 +86,8 @@ def nll_of(logits: Float[Tensor, "N V"], target: Int[Tensor, " N"]) -> Float[Ten
     of which the backward pass needs the logits alone, in their own type: what is in fp32 is a few rows at a time, which
     on CPU stay in the cache.
     """
-    return _Nll.apply(logits, target)  # pyright: ignore[reportReturnType]
+    nll: Any = _Nll.apply(logits, target)
+    return nll
 
 
 class _Nll(torch.autograd.Function):
@@ -155,8 +159,8 @@ def token_statistics(
         nll, mean, deviation = torch.full((3, len(target)), torch.nan, device=hidden.device)
         hit = torch.zeros_like(of)
         nll[~of] = linear_nll(hidden[~of], target[~of], head, chunk=chunk)
-        for whole, part in zip((nll, hit, mean, deviation), made, strict=True):
-            whole[of] = part
+        for values, part in zip((nll, hit, mean, deviation), made, strict=True):
+            values[of] = part
         return TokenStatistics(nll, hit, mean, deviation)
     pairs = ((head(h), t) for h, t in zip(hidden.split(chunk), target.split(chunk), strict=True))
     parts = [_statistics(logits[rows].float(), t[rows]) for logits, t in pairs for rows in row_slices(logits)]

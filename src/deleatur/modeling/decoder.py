@@ -101,10 +101,10 @@ class Decoder:
         with packed(tree):
             return self._run_row(tree.ids, tree.at, **extra)
 
-    def run_next(self, ids: Int[Tensor, " B"], growing: CachedRows) -> Any:
+    def run_next(self, ids: Int[Tensor, " B"], cached: CachedRows) -> Any:
         """What it makes of one more token for each sequence."""
-        with packed(growing):
-            return self._run_row(ids, growing.at)
+        with packed(cached):
+            return self._run_row(ids, cached.at)
 
     def _run_row(self, ids: Int[Tensor, " T"], at: Int[Tensor, " T"], **extra: bool) -> Any:
         seen = torch.ones_like(ids)[None]  # a mask of its own keeps transformers from guessing sequences from positions
@@ -122,11 +122,11 @@ class Decoder:
             return False
         truth = self._alone(texts := probe_texts(ids))
         with self._fallback_on_error("run without padding", lambda: set_packed_attention(self.lm, False)):
-            grown = KeyValueCache()
-            tree = share([t[:-1].tolist() for t in texts], grown)
+            cache = KeyValueCache()
+            tree = share([t[:-1].tolist() for t in texts], cache)
             first = self.run_packed(tree).last_hidden_state[0]
-            growing = CachedRows(grown=grown, at=torch.tensor([len(t) - 1 for t in texts]))
-            last = self.run_next(torch.stack([t[-1] for t in texts]), growing).last_hidden_state[0]
+            cached = CachedRows(cache=cache, at=torch.tensor([len(t) - 1 for t in texts]))
+            last = self.run_next(torch.stack([t[-1] for t in texts]), cached).last_hidden_state[0]
             seen = torch.cat([x for places, end in zip(tree.places, last, strict=True) for x in (first[places], end[None])])
             self._check_same(seen, truth)
             return True
@@ -134,9 +134,9 @@ class Decoder:
 
     def _pack_by_positions(self, names: Sequence[str], texts: list[Tensor], truth: Tensor) -> None:
         """Take the first of these attentions through which texts end to end have the states that each has alone."""
-        own = self.lm.config._attn_implementation
+        current = self.lm.config._attn_implementation
         for name in names:
-            with self._fallback_on_error(f"run without padding through {name}", lambda: set_attention(self.lm, own)):
+            with self._fallback_on_error(f"run without padding through {name}", lambda: set_attention(self.lm, current)):
                 set_attention(self.lm, name)
                 self._check_same(self._run_by_positions([t.tolist() for t in texts]).last_hidden_state[0], truth)
                 self.positions = name
@@ -156,7 +156,7 @@ class Decoder:
     def _check_same(self, seen: Tensor, truth: Tensor) -> None:
         """In one wording at least: a few tokens blow up bf16's rounding, where another computation differs in all."""
         pairs = zip((seen - truth).float().chunk(3), truth.float().chunk(3), strict=True)
-        error = min(float(off.norm() / theirs.norm()) for off, theirs in pairs)
+        error = min(float(off.norm() / expected.norm()) for off, expected in pairs)
         if not error < (1e-3 if self._dtype == torch.float32 else 1e-1):
             raise OtherStates(f"states differ by {error:.1g} of their size")
 
@@ -171,8 +171,8 @@ class Decoder:
             self._warn(what, reason)
 
     def _warn(self, what: str, reason: str) -> None:
-        said = f"{type(self.lm).__name__} cannot be {what} ({reason}): slower, with the same results"
-        warnings.warn(said, stacklevel=1)
+        message = f"{type(self.lm).__name__} cannot be {what} ({reason}): slower, with the same results"
+        warnings.warn(message, stacklevel=1)
 
     @contextmanager
     def probing(self) -> Iterator[Int[Tensor, " L"]]:
@@ -200,15 +200,15 @@ class Decoder:
 
     @property
     def _device(self) -> torch.device:
-        return self._embedding.weight.device  # pyright: ignore
+        return self._embedding.weight.device
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self._embedding.weight.dtype  # pyright: ignore
+        return self._embedding.weight.dtype
 
     @property
     def _vocabulary(self) -> int:
-        return self._embedding.weight.shape[0]  # pyright: ignore
+        return self._embedding.weight.shape[0]
 
     @property
     def _embedding(self) -> Any:
@@ -225,9 +225,9 @@ def probe_texts(ids: Int[Tensor, " L"]) -> list[Tensor]:
 
 def by_positions(lm: PreTrainedModel) -> list[str]:
     """Attentions of that kind that this model and machine have, best first; what somebody chose stays, and may be one."""
-    own = str(lm.config._attn_implementation).removeprefix(PREFIX)
-    if own not in OWN:
-        return [own]
+    name = str(lm.config._attn_implementation).removeprefix(PREFIX)
+    if name not in OWN:
+        return [name]
     flash = lm._supports_flash_attn and lm.dtype == torch.bfloat16 and is_flash_attn_2_available()
     flex = lm._supports_flex_attn and is_torch_flex_attn_available()
     return ["flash_attention_2"] * flash + ["flex_attention"] * flex

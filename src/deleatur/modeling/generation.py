@@ -106,8 +106,8 @@ def _packed(
     new_tokens: int,
     choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
 ) -> list[list[int]]:
-    grown = KeyValueCache()
-    tree = share(prompts, grown)
+    cache = KeyValueCache()
+    tree = share(prompts, cache)
     states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
     at = torch.tensor([len(prompt) for prompt in prompts])
     generated: list[list[int]] = [[] for _ in prompts]
@@ -121,9 +121,9 @@ def _packed(
         if not going or not left:
             break
         if len(going) <= STILL * len(running):
-            grown.keep(going)
+            cache.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.decoder.run_next(tokens, CachedRows(grown=grown, at=at)).last_hidden_state[0]
+        states = model.decoder.run_next(tokens, CachedRows(cache=cache, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 
@@ -155,11 +155,11 @@ def _generate(model: TokenModel, prompts: Sequence[Sequence[int]], *, pad_token_
         mask[b, length - len(prompt) :] = 1
     chosen = {"do_sample": False} | settings
     config = GenerationConfig(pad_token_id=pad_token_id, return_dict_in_generate=True, **chosen)
-    own, model.lm.generation_config = model.lm.generation_config, config  # its own would fill in penalties
+    saved, model.lm.generation_config = model.lm.generation_config, config  # its own would fill in penalties
     try:
         return model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
     finally:
-        model.lm.generation_config = own
+        model.lm.generation_config = saved
 
 
 Together = Literal["all", "of one length", "none"]

@@ -100,16 +100,18 @@ def check_same_settings(path: Path, config: Any) -> None:
     made = {"attention.sliding_window": getattr(config, "sliding_window", None), "rope.freq_base": rope.get("rope_theta")}
     made |= {name: getattr(config, name, None) for name in ("attn_logit_softcapping", "final_logit_softcapping")}
     room = getattr(config, "max_position_embeddings", None) or math.inf
-    for name, ours in made.items():
+    for name, expected in made.items():
         field = fields.get(f"{arch}.{name}")
-        theirs = None if field is None else field.contents()
-        if not isinstance(theirs, int | float) or theirs == 0 or (name.endswith("window") and theirs >= room):
+        found_value = None if field is None else field.contents()
+        if not isinstance(found_value, int | float) or found_value == 0 or (name.endswith("window") and found_value >= room):
             continue  # not there, or without effect
-        if (ours is None and name == "rope.freq_base") or (ours is not None and math.isclose(ours, theirs, rel_tol=1e-5)):
+        if (expected is None and name == "rope.freq_base") or (
+            expected is not None and math.isclose(expected, found_value, rel_tol=1e-5)
+        ):
             continue
         raise ModelError(
-            f"{path} has {arch}.{name} {theirs:g}, and is read with {ours}: it would be another model; give the safetensors "
-            "it was made of"
+            f"{path} has {arch}.{name} {found_value:g}, and is read with {expected}: it would be another model; give the "
+            "safetensors it was made of"
         )
 
 
@@ -124,7 +126,8 @@ def write_gguf(
     if licence:
         writer.add_license(licence)
     _describe(writer, model.config)
-    _add_tokenizer(writer, plan, tokenizer, model.get_input_embeddings().num_embeddings)  # pyright: ignore
+    embedding: Any = model.get_input_embeddings()
+    _add_tokenizer(writer, plan, tokenizer, embedding.num_embeddings)
     state = model.state_dict()
     for name, there in plan.tensors:
         kind = gguf.GGMLQuantizationType.BF16 if half and state[name].ndim > 1 else gguf.GGMLQuantizationType.F32

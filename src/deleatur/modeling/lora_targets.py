@@ -36,13 +36,13 @@ def lora_targets(model: PreTrainedModel) -> LoraTargets:
         if name not in past and _is_linear(module):
             layers.append(name)
             continue
-        for own, p in module.named_parameters(recurse=False):
+        for parameter, p in module.named_parameters(recurse=False):
             if p.ndim == 3 and p.is_floating_point() and type(module).__name__.endswith("Experts"):
-                experts.append(f"{name}.{own}")
-            elif p.ndim > 1 and min(p.shape) > 1 and not own.endswith("bias"):
+                experts.append(f"{name}.{parameter}")
+            elif p.ndim > 1 and min(p.shape) > 1 and not parameter.endswith("bias"):
                 parent, _, child = name.rpartition(".")
                 kind = f"{type(model.get_submodule(parent)).__name__}.{child}" if name in past else type(module).__name__
-                left_out[kind if name in past else f"{kind}.{own}"] = None
+                left_out[kind if name in past else f"{kind}.{parameter}"] = None
     return LoraTargets(layers=tuple(layers), experts=tuple(experts), left_out=tuple(left_out))
 
 

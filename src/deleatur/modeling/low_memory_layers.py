@@ -27,6 +27,7 @@ class Recomputable:
         self.made: Tensor | None = None
 
     def view(self, shape: torch.Size) -> Tensor:
+        """The tensor in this shape, recomputed where it is needed for the first time."""
         if self.made is None:
             self.made = self.make()
         return self.made.view(shape)
@@ -39,14 +40,16 @@ class RecomputableTensors:
         self._at: dict[int, ref[Tensor]] = {}
 
     def note(self, tensor: Tensor, make: Callable[[], Tensor]) -> None:
+        """Remember how to recompute a tensor."""
         tensor.again = Recomputable(make)  # pyright: ignore[reportAttributeAccessIssue]
         self._at[tensor.data_ptr()] = ref(tensor)
 
     def find(self, x: Tensor) -> Recomputable | None:
-        own = self._at.get(x.data_ptr(), lambda: None)()  # where it is gone, something else may lie in its place
-        if own is None or (own.numel(), own.dtype) != (x.numel(), x.dtype) or not x.is_contiguous():
+        """How to recompute this tensor; None where that is unknown."""
+        stored = self._at.get(x.data_ptr(), lambda: None)()  # where it is gone, something else may lie in its place
+        if stored is None or (stored.numel(), stored.dtype) != (x.numel(), x.dtype) or not x.is_contiguous():
             return None
-        return own.again  # pyright: ignore[reportAttributeAccessIssue]
+        return stored.again  # pyright: ignore[reportAttributeAccessIssue]
 
 
 _known: ContextVar[RecomputableTensors | None] = ContextVar("known", default=None)
@@ -191,10 +194,10 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         unit = x.float() * scale
-        own = (grads[0] * unit.to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        of_weight = (grads[0] * unit.to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         wide = (grads[0] * weight).to(x.dtype).float()
         along = torch.linalg.vecdot(wide, unit)[..., None] / x.shape[-1]
-        return wide.sub_(unit.mul_(along)).mul_(scale).to(x.dtype), own, None
+        return wide.sub_(unit.mul_(along)).mul_(scale).to(x.dtype), of_weight, None
 
 
 class _Gated(torch.autograd.Function):
@@ -209,5 +212,5 @@ class _Gated(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         with torch.enable_grad():
             made = ctx.act(open := gate.detach().requires_grad_())
-        (own,) = torch.autograd.grad(made, open, grads[0] * up)
-        return own, made.detach().mul_(grads[0]), None
+        (of_gate,) = torch.autograd.grad(made, open, grads[0] * up)
+        return of_gate, made.detach().mul_(grads[0]), None

@@ -38,10 +38,10 @@ class PrefixTree:
     ids: Int[Tensor, " T"]
     at: Int[Tensor, " T"]  # a token's position in its sequences
     places: tuple[Int[Tensor, " _"], ...]  # of each sequence's tokens
-    own: tuple[int, ...]  # how many tokens a sequence brings: its last ones, behind those of the sequences before it
+    new_tokens: tuple[int, ...]  # how many tokens a sequence brings: its last ones, behind those of the sequences before it
     pieces: tuple[int, ...]  # lengths of the parts of which the sequences consist
     paths: tuple[tuple[int, ...], ...]  # which parts each sequence is
-    grown: KeyValueCache | None = None  # where its keys and values are kept, if it is to grow
+    cache: KeyValueCache | None = None  # where its keys and values are kept, if it is to grow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,17 +57,17 @@ class Pack:
     bias: Float[Tensor, "S S"]  # its first SHORT rows and columns as 0 and −inf, fp32
 
 
-def share(rows: Sequence[Sequence[int]], grown: KeyValueCache | None = None) -> PrefixTree:
+def share(rows: Sequence[Sequence[int]], cache: KeyValueCache | None = None) -> PrefixTree:
     """The tree of some sequences, each of one token at least."""
     where: dict[tuple[int, int], int] = {}  # (place of the token before, token) → place
-    places, own, cuts = [], [], {0}
+    places, new_tokens, cuts = [], [], {0}
     for row in rows:
         known, place, path = len(where), -1, []
         for token in row:
             place = where.setdefault((place, token), len(where))
             path.append(place)
         places.append(torch.tensor(path))
-        own.append(len(where) - known)
+        new_tokens.append(len(where) - known)
         cuts |= {path[0], path[-1] + 1, *(end for a, b in pairwise(path) if b != a + 1 for end in (a + 1, b))}
     starts = sorted(cuts)
     piece = {start: i for i, start in enumerate(starts)}
@@ -78,10 +78,10 @@ def share(rows: Sequence[Sequence[int]], grown: KeyValueCache | None = None) -> 
         ids=torch.tensor([token for _, token in where]),
         at=at,
         places=tuple(places),
-        own=tuple(own),
+        new_tokens=tuple(new_tokens),
         pieces=tuple(b - a for a, b in pairwise(starts)),
         paths=tuple(tuple(piece[p] for p in path.tolist() if p in piece) for path in places),
-        grown=grown,
+        cache=cache,
     )
 
 
@@ -115,6 +115,7 @@ class Scoring(NamedTuple):
     dropout: float = 0.0
 
     def capped(self, scores: Tensor) -> Tensor:
+        """The scores with the soft cap of some families."""
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
 
@@ -162,7 +163,7 @@ def packed_attention(
         True
     """
     how = how or Scoring(query.shape[-1] ** -0.5)
-    queries = query.squeeze(0).split(pack.tree.own, 1)  # a select's gradient would fill and copy the whole
+    queries = query.squeeze(0).split(pack.tree.new_tokens, 1)  # a select's gradient would fill and copy the whole
     each = zip(queries, split_sequences(key, pack.tree), split_sequences(value, pack.tree), strict=True)
     parts = [
         (_short if q.shape[1] <= SHORT or how.softcap is not None else _long)(q, k, v, pack, how)

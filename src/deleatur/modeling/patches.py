@@ -42,7 +42,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of 
 # DeepSpeed speaks on stdout, from every process, and sets the level of its log itself
 logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed calls names that torch gives new ones
-transformers_logging.disable_progress_bar()  # of transformers: the terminal has bars of its own
+transformers_logging.disable_progress_bar()  # the terminal has progress bars of its own
 
 
 @contextlib.contextmanager
@@ -140,13 +140,13 @@ def stemmer_alone() -> Iterator[None]:
     top.__path__ = [*(spec.submodule_search_locations or ())]
     stem.__path__ = [f"{place}/stem" for place in top.__path__]
 
-    def whole(name: str) -> Any:
+    def full(name: str) -> Any:
         module = import_module("nltk")
         if module is top:
             raise AttributeError(name)
         return getattr(module, name)
 
-    vars(top)["__getattr__"] = whole
+    vars(top)["__getattr__"] = full
     sys.modules["nltk"], sys.modules["nltk.stem"] = top, stem
     try:
         yield
@@ -176,11 +176,9 @@ def drop_quantisation_marks(model: PreTrainedModel) -> PreTrainedModel:
     Reason: transformers dequantises a GGUF file and merged 4-bit layers, but then refuses to save the plain weights.
     Library: transformers.
     """
-    if getattr(model.config, "quantization_config", None) is not None:
-        delattr(model.config, "quantization_config")
+    vars(model.config).pop("quantization_config", None)
     for mark in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit"):
-        with contextlib.suppress(AttributeError):
-            delattr(model, mark)
+        vars(model).pop(mark, None)
     return model
 
 
@@ -225,8 +223,8 @@ def replace_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Non
 def restore_forwards(model: torch.nn.Module) -> None:
     """Every layer of a model as it was before `replace_forward`. In place."""
     for module in model.modules():
-        own = vars(module).get("forward")
-        if isinstance(own, partial) and own.func is _forward:
+        forward = vars(module).get("forward")
+        if isinstance(forward, partial) and forward.func is _forward:
             del module.forward
 
 

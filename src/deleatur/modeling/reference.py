@@ -54,24 +54,26 @@ def make_reference(
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
         return _look_up(kept["nll"], tokens.rows, tokens.nll.device).squeeze(-1)
 
-    def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
-        with torch.no_grad():
-            return head(_look_up(kept["state"], tokens.rows, tokens.nll.device).to(model.dtype))  # pyright: ignore[reportOptionalCall]
-
     def layer(tokens: TokenOutputs) -> Float[Tensor, "N D"]:
         return _look_up(kept["layer"], tokens.rows, tokens.nll.device)
 
     made = {"nll": nll} if "nll" in kept else {}
-    made |= {"logits": logits} if head is not None else {}
     made |= {"layer": layer} if "layer" in kept else {}
     teacher = None
+    if head is not None:
+
+        def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
+            with torch.no_grad():
+                return head(_look_up(kept["state"], tokens.rows, tokens.nll.device).to(model.dtype))
+
+        made["logits"] = logits
     if head is not None and requires.divergence:
         teacher = Teacher(states=lambda rows: _look_up(kept["state"], rows), head=head)
     return Reference(**made, teacher=teacher)
 
 
 def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
-    """What an importance may look at before training; another model that it names is loaded for that one pass."""
+    """What an importance may read before training; another model that it names is loaded for that one pass."""
 
     def likelihood(rows: Sequence[Encoded], name: str | None) -> list[Likelihood]:
         if name is None:
@@ -94,7 +96,7 @@ def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int
         holdout=rows.get("holdout", ()),
         likelihood=likelihood,
         similarity=similarity,
-        head_states=lambda asked: head_states(model, asked, batch),
+        head_states=lambda rows: head_states(model, rows, batch),
     )
 
 
@@ -108,8 +110,8 @@ def likelihoods(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[
         tokens = model(part.to(model.device), state="predicting")
         spread = _entropy(tokens.hidden, head)
         for b, place in enumerate(places):
-            mine = tokens.sequence == b
-            out[place] = Likelihood(nll=tokens.nll[mine].cpu(), entropy=spread[mine].cpu())
+            of_row = tokens.sequence == b
+            out[place] = Likelihood(nll=tokens.nll[of_row].cpu(), entropy=spread[of_row].cpu())
     return [one for one in out if one is not None]
 
 
@@ -117,8 +119,8 @@ def likelihoods(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[
 def head_similarity(
     model: TokenModel, forget: Sequence[Encoded], retain: Sequence[Encoded], *, nearest: int, batch: int, chunk: int = 512
 ) -> list[Float[Tensor, " n"]]:
-    """How alike forgetting a token and retaining others is, seen from the head: for each scored token of each forget row
-    the mean cosine between its gradient and those of the `nearest` most similar retain tokens, in [−1, 1].
+    """Similarity of the gradients at the head that forget a token and that retain others: for each scored token of each
+    forget row the mean cosine between its gradient and those of the `nearest` most similar retain tokens, in [−1, 1].
 
     The gradient of a token's NLL by the head's matrix is (p − onehot)·hᵀ, h the last state before it. So the cosine of two
     is cos(h, h′) · cos(p − onehot, p′ − onehot′): two inner products, no backward pass. A capped head is taken as plain.
@@ -129,11 +131,11 @@ def head_similarity(
     held = torch.cat([h for h, _ in kept]), torch.cat([ids for _, ids in kept])
     head, best = model.open_head(), []
     for h, ids in zip(flat[0].split(chunk), flat[1].split(chunk), strict=True):
-        mine = _gradient_factors(head, h, ids)
+        forget_factors = _gradient_factors(head, h, ids)
         top = h.new_full((len(h), 0), 0.0, dtype=torch.float32)
         for other, others in zip(held[0].split(chunk), held[1].split(chunk), strict=True):
-            theirs = _gradient_factors(head, other, others)
-            cosine = (mine[0] @ theirs[0].T) * (mine[1] @ theirs[1].T)
+            retain_factors = _gradient_factors(head, other, others)
+            cosine = (forget_factors[0] @ retain_factors[0].T) * (forget_factors[1] @ retain_factors[1].T)
             top = torch.cat([top, cosine], 1)
             top = top.topk(min(nearest, top.shape[1]), 1).values
         best.append(top.mean(1))
@@ -149,10 +151,10 @@ def head_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[
     mean = matrix.float().mean(0)
     for places, part in in_batches(rows, batch):
         tokens = model(part.to(model.device), state="both")
-        before, own = tokens.hidden.chunk(2, dim=1)
+        before, at_token = tokens.hidden.chunk(2, dim=1)
         for b, place in enumerate(places):
-            mine = tokens.sequence == b
-            parts = before[mine], own[mine], matrix[tokens.ids[mine]].float() - mean, tokens.nll[mine]
+            of_row = tokens.sequence == b
+            parts = before[of_row], at_token[of_row], matrix[tokens.ids[of_row]].float() - mean, tokens.nll[of_row]
             out[place] = HeadStates(*(x.float().cpu() for x in parts))
     return [one for one in out if one is not None]
 
@@ -163,8 +165,8 @@ def last_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[
     for places, part in in_batches(rows, batch):
         tokens = model(part.to(model.device), state="predicting")
         for b, place in enumerate(places):
-            mine = tokens.sequence == b
-            out[place] = tokens.hidden[mine], tokens.ids[mine]
+            of_row = tokens.sequence == b
+            out[place] = tokens.hidden[of_row], tokens.ids[of_row]
     return out
 
 
@@ -212,10 +214,10 @@ def _fill(
         tokens = model(part.to(model.device), state="predicting", layer=layer)
         made = {"nll": tokens.nll.unsqueeze(-1), "state": tokens.hidden, "layer": tokens.layer}
         for b, place in enumerate(places):
-            mine = tokens.sequence == b
-            begins, ends = ends, ends + int(mine.sum())
+            of_row = tokens.sequence == b
+            begins, ends = ends, ends + int(of_row.sum())
             for name, slots in room.items():
-                slots[begins:ends] = made[name][mine]
+                slots[begins:ends] = made[name][of_row]
                 kept[name][rows[place]] = slots[begins:ends]
 
 

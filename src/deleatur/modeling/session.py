@@ -1,4 +1,4 @@
-"""What one command works on."""
+"""The objects that one command works on."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def loaded_again(trained: TokenModel, name: str, precision: Precision) -> Iterat
 def loaded_if_there(
     trained: TokenModel, name: str, precision: Precision, phase: Callable[[str], None]
 ) -> Iterator[TokenModel | None]:
-    """`loaded_again`, or None where that fails: what training took hours for must not end with a folder that was moved."""
+    """`loaded_again`, or None where that fails, so that a finished training does not fail because a folder was moved."""
     with ExitStack() as stack:
         try:
             start = stack.enter_context(loaded_again(trained, name, precision))
@@ -75,18 +75,18 @@ def with_weights(model: TokenModel, weights: Weights) -> Iterator[TokenModel]:
 
     Raises ModelError where the weights are not this model's.
     """
-    own = dict(model.lm.named_parameters())
-    if missing := own.keys() - weights.keys():
+    parameters = dict(model.lm.named_parameters())
+    if missing := parameters.keys() - weights.keys():
         raise ModelError(f"the weights of the start model lack {min(missing)}; they are of another model")
     held = weights_of(model.lm)
-    _put(own, weights)
+    _put(parameters, weights)
     try:
         yield model
     finally:
-        _put(own, held)
+        _put(parameters, held)
 
 
 @torch.no_grad()
-def _put(own: Weights, weights: Weights) -> None:
-    for name, weight in own.items():
+def _put(parameters: Weights, weights: Weights) -> None:
+    for name, weight in parameters.items():
         weight.copy_(weights[name])

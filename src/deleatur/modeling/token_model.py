@@ -20,7 +20,7 @@ from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.decoder import Decoder
 from deleatur.modeling.low_memory_layers import recompute_activations
-from deleatur.modeling.safe_reading import why
+from deleatur.modeling.safe_reading import describe
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
@@ -195,10 +195,12 @@ class TokenModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the head's weight."""
         return self._matrix.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """The device of the head's weight."""
         return self._matrix.weight.device
 
     @property
@@ -208,8 +210,8 @@ class TokenModel(nn.Module):
 
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
-        own = self._head_is_frozen or is_sharded(self._matrix)
-        return self._head_of(self._matrix if own else deepcopy(self._matrix).requires_grad_(False))
+        shared = self._head_is_frozen or is_sharded(self._matrix)
+        return self._head_of(self._matrix if shared else deepcopy(self._matrix).requires_grad_(False))
 
     def open_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head for use outside of `forward`, until the next step; complete, also where it is sharded."""
@@ -237,10 +239,10 @@ class TokenModel(nn.Module):
 
     @property
     def _matrix(self) -> nn.Linear:
-        matrix = self.lm.get_output_embeddings()
+        matrix: Any = self.lm.get_output_embeddings()
         if matrix is None:
             raise ModelError(f"{type(self.lm).__name__} has no language-model head; a causal language model is needed")
-        return matrix  # pyright: ignore[reportReturnType]
+        return matrix
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -248,14 +250,14 @@ class TokenModel(nn.Module):
         with self.decoder.probing() as ids:
             try:
                 states = self.decoder.network(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-                theirs = self.lm(input_ids=ids[None]).logits[0].float()
+                expected = self.lm(input_ids=ids[None]).logits[0].float()
             except (LookupError, TypeError, ValueError, AttributeError) as e:  # not for want of memory
                 seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e)})"
                 raise ModelError(f"{seen}; fix its config.json, or give another model") from e
-            ours = self.head(states).float()
+            logits = self.head(states).float()
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
-        if not torch.allclose(ours, theirs, rtol=near, atol=near * float(theirs.abs().max())):
+        if not torch.allclose(logits, expected, rtol=near, atol=near * float(expected.abs().max())):
             raise ModelError(
                 f"{type(self.lm).__name__} does something between its decoder and its logits that deleatur does not "
-                f"know (largest difference {float((ours - theirs).abs().max()):.3g}); please report the family"
+                f"know (largest difference {float((logits - expected).abs().max()):.3g}); please report the family"
             )

@@ -33,7 +33,7 @@ def write_audit_page(folder: Path, *, redacted: bool = False) -> Path:
 
 
 def verdict_line(report: dict[str, Any]) -> str:
-    """The audit's verdict in a sentence, with its flags and how many rows would decide."""
+    """The audit's verdict in a sentence, with its flags and how many rows would be enough."""
     flags = "".join(f", {flag}" for flag in report["flags"])
     needed = f"; about {report['needed']} rows would decide" if report.get("needed") else ""
     return f"{report['verdict']}{flags}: {report['why']}{needed}."

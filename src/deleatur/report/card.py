@@ -27,9 +27,9 @@ def model_card(
     folder: Folder, *, version: str, licence: str | None, named: bool = False, requests: Sequence[str] = ()
 ) -> str:
     """README.md as the hub reads it. The rows go by their SHA-256, unless they are to be `named`; `requests` are lines."""
-    own, results = folder.results, redact_results(folder.results)
+    original, results = folder.results, redact_results(folder.results)
     base = results["model"]["name"]
-    on_hub = base == own["model"]["name"] and base.count("/") == 1
+    on_hub = base == original["model"]["name"] and base.count("/") == 1
     head = {
         "license": licence,
         "base_model": base if on_hub else None,

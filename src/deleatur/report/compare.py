@@ -1,4 +1,4 @@
-"""Finished runs side by side: which of them are seeds of one method, and in what they were not on equal terms."""
+"""Finished runs compared: which of them are seeds of one method, and where their settings differ."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class ComparedMethod:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The seed of each run."""
         return tuple(map(seed_of, self.results))
 
     @property
     def peer(self) -> str | None:
-        """Whose file it was read from, where it is not ours."""
+        """The tool whose results file it was read from; None for a run of deleatur."""
         return self.results[0].get("peer")
 
     @property
@@ -59,7 +60,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """A run as it was given."""
+    """One finished run."""
 
     place: Path
     results: RunResults
@@ -130,10 +131,10 @@ def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
 
 def _other_ids(runs: Sequence[ComparedMethod]) -> Iterator[str]:
     """Where a file of OpenUnlearning stands beside runs with other token ids."""
-    own = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
-    if own and any(run.peer == "OpenUnlearning" for run in runs):
+    ours = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
+    if ours and any(run.peer == "OpenUnlearning" for run in runs):
         yield (
-            f"Not on equal terms: the token ids of {_named(own)} are not OpenUnlearning's; evaluate with --data.layout "
+            f"Not on equal terms: the token ids of {_named(ours)} are not OpenUnlearning's; evaluate with --data.layout "
             "open-unlearning, and with --data.system-prompt where its configuration has one."
         )
 

@@ -20,7 +20,7 @@ def attacks_of(runs: Sequence[ComparedMethod]) -> dict[str, Callable[[RunResults
 
 
 def _came_back(results: RunResults, attack: str) -> float | str:
-    """In percent of the facts, or of the attack's scale; or why that says nothing."""
+    """In percent of the facts, or of the attack's scale; or why there is no number."""
     found = _audit(results).get("attacks", {}).get(attack)
     if found is None:
         return "not audited"

@@ -32,6 +32,7 @@ class Column:
 
     @property
     def heading(self) -> str:
+        """Name and direction."""
         return self.name + ARROWS[self.better]
 
     def of(self, results: RunResults) -> float | str:
@@ -199,6 +200,7 @@ def _direction(metric: str, *, on_forget_rows: bool) -> Literal["lower", "higher
 
 
 def set_metric_columns(runs: Sequence[ComparedMethod]) -> list[Column]:
+    """A column for each set metric that one of the runs has."""
     names = dict.fromkeys(
         name for run in runs for r in run.results for name in (r.get("set_metrics") or {}).get("after", {})
     )

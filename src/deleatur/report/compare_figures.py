@@ -45,13 +45,16 @@ class Label:
 
     @property
     def width(self) -> float:
+        """Width in points."""
         return LETTER * max(map(len, self.text.split("\n")))
 
     @property
     def height(self) -> float:
+        """Height in points."""
         return LINE * (self.text.count("\n") + 1)
 
     def meets(self, x: float, y: float, width: float, height: float) -> bool:
+        """Does it overlap this rectangle, given by its lower left corner and size?"""
         return x < self.x + self.width and self.x < x + width and y < self.y + self.height and self.y < y + height
 
 

@@ -45,7 +45,7 @@ def _view(runs: Sequence[ComparedMethod], table: Table) -> dict[str, Any]:
     settings = [{k: plain(v) for k, v in each.items() if k not in NO_METHOD} for each in known]
     names = list(dict.fromkeys(name for each in settings for name in each))
     values = {name: [each[name] for each in settings if name in each] for name in names}
-    shared = {name: said[0] for name, said in values.items() if len(said) > 1 and len(set(said)) == 1}
+    shared = {name: found[0] for name, found in values.items() if len(found) > 1 and len(set(found)) == 1}
     warnings = list(unequal(runs))
     return {
         "methods": len(runs),
@@ -74,11 +74,11 @@ def _verdict(runs: Sequence[ComparedMethod]) -> list[str]:
             places.setdefault(uq.text(c.mean, None), []).append((run.label, uq.text(c.mean, c.se)))
     if not places:
         return ["No method has a UQ: the score was not evaluated, or nothing was there to lose."]
-    said = [
+    shown = [
         (_and([name for name, _ in tied]), len(tied) > 1, text if len(tied) > 1 else tied[0][1])
         for text, tied in list(places.items())[:2]
     ]
-    (first, many, text), *rest = said
+    (first, many, text), *rest = shown
     lines = [f"{first} {'share' if many else 'has'} the highest UQ: {text}."]
     return lines + [f"Next {'come' if many else 'comes'} {names} with {text}." for names, many, text in rest]
 

@@ -23,8 +23,7 @@ from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
 from deleatur.run_folder.file_types import RunResults
-from deleatur.run_folder.schema import check_no_links, number_of
-from deleatur.run_folder.schema import read_results as read_own
+from deleatur.run_folder.schema import check_no_links, number_of, read_results
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -73,7 +72,7 @@ FORMS: dict[str, Callable[[float], float]] = {"truth_ratio": near_one, "truth_ra
 LM_EVAL = {"acc": "accuracy"}  # acc_norm is per character, ours per token
 
 
-def read_results(path: Path) -> Results:
+def read_any_results(path: Path) -> Results:
     """A run folder, its results.json, OpenUnlearning's *_EVAL.json or *_SUMMARY.json, or lm-eval's results; by content.
 
     Raises DataError where it is none of them.
@@ -87,7 +86,7 @@ def read_results(path: Path) -> Results:
         raise DataError(f"{path} cannot be read as JSON ({e}); give a file of results") from None
     data = data if isinstance(data, dict) else {}
     if "schema_version" in data:
-        return read_own(path)
+        return read_results(path)
     tasks = data.get("results")
     if isinstance(tasks, dict) and tasks and all(isinstance(task, dict) for task in tasks.values()):
         return from_lm_eval(data)
@@ -99,9 +98,9 @@ def read_results(path: Path) -> Results:
     )
 
 
-def read_run(path: Path) -> RunResults:
-    """`read_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
-    found = read_results(path)
+def read_any_run(path: Path) -> RunResults:
+    """`read_any_results` for a table: what a peer's file lacks is not measured there, and "peer" says whose it is."""
+    found = read_any_results(path)
     if "schema_version" in found:
         return cast(RunResults, found)
     home = path.resolve().parent
@@ -120,20 +119,20 @@ def to_open_unlearning(
     that lacks something is left out, and so is one that the peers define otherwise.
     """
     sets, logs = results[side], {}
-    for name, (own, metric, _) in OPEN_UNLEARNING.items():
-        own = "retain" if own == KEPT and own not in sets else own
-        if metric in sets.get(own, {}):
-            rows = [r for r in records.get(own, ()) if METRICS[metric].of(r) is not None]
-            logs[name] = {"agg_value": sets[own][metric]["value"], "value_by_index": _by_index(map(ROWS[metric], rows))}
+    for name, (ours, metric, _) in OPEN_UNLEARNING.items():
+        ours = "retain" if ours == KEPT and ours not in sets else ours
+        if metric in sets.get(ours, {}):
+            rows = [r for r in records.get(ours, ()) if METRICS[metric].of(r) is not None]
+            logs[name] = {"agg_value": sets[ours][metric]["value"], "value_by_index": _by_index(map(ROWS[metric], rows))}
             if metric == "extraction_strength" and rows:  # they have another floor than we
                 logs[name]["agg_value"] = _mean_of(logs[name]["value_by_index"], "score")
-    for own, name in OTHERS.items():
-        own = "retain" if own == KEPT and own not in sets else own
-        logs |= _answers_in_place(name, records.get(own, ()))
-    theirs = {own: name for name, own in WHOLE.items()}
-    for own, figure in results.get("set_metrics", {}).get(side, {}).items():
-        if "value" in figure and own not in NOT_THEIRS:
-            logs[theirs.get(own, own)] = {"agg_value": figure["value"]} | _attacked(own, figure, results, records)
+    for ours, name in OTHERS.items():
+        ours = "retain" if ours == KEPT and ours not in sets else ours
+        logs |= _answers_in_place(name, records.get(ours, ()))
+    theirs = {ours: name for name, ours in WHOLE.items()}
+    for ours, figure in results.get("set_metrics", {}).get(side, {}).items():
+        if "value" in figure and ours not in NOT_THEIRS:
+            logs[theirs.get(ours, ours)] = {"agg_value": figure["value"]} | _attacked(ours, figure, results, records)
     logs = dict(sorted(logs.items()))
     return logs, {name: log["agg_value"] for name, log in logs.items()}
 
@@ -180,7 +179,7 @@ def write_as(form: str, run: Path, records: Mapping[str, Sequence[Record]], *, r
 
     With `redacted` they have none of the rows' texts.
     """
-    results = read_own(run / "results.json")
+    results = read_results(run / "results.json")
     check_no_links(run)
     if form == "lm-eval":
         made = {"lm_eval.json": to_lm_eval(results)}
@@ -202,12 +201,12 @@ def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
         if not _is_number(value):
             continue
         if name in OPEN_UNLEARNING:
-            own, metric, key = OPEN_UNLEARNING[name]
+            ours, metric, key = OPEN_UNLEARNING[name]
             rows = [FORMS.get(metric, float)(v) for v in _values(log, key)]
             known = mean(rows) if rows else {"n": 0, "se": None}
-            sets.setdefault(own, {})[metric] = known | {"value": value}
-        elif (own := WHOLE.get(name, name)) in SET_METRICS:
-            set_metrics[own] = {"n": 0} | _attack(log) | {"value": value}
+            sets.setdefault(ours, {})[metric] = known | {"value": value}
+        elif (ours := WHOLE.get(name, name)) in SET_METRICS:
+            set_metrics[ours] = {"n": 0} | _attack(log) | {"value": value}
         else:
             other[name] = value
     return {"after": sets, "set_metrics": {"after": set_metrics}, "other": other}
@@ -215,7 +214,7 @@ def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
 
 def to_lm_eval(results: Results, *, side: str = "after") -> dict[str, Any]:
     """Accuracies in the form of lm-eval's results file: every set with wrong answers is a task."""
-    theirs = {own: name for name, own in LM_EVAL.items()}
+    theirs = {ours: name for name, ours in LM_EVAL.items()}
     out: dict[str, Any] = {"results": {}, "n-samples": {}, "higher_is_better": {}}
     for name, figures in results[side].items():
         if found := {theirs.get(m, m): figures[m] for m in ("accuracy", "accuracy_normalised") if m in figures}:
@@ -247,10 +246,10 @@ def from_lm_eval(data: Mapping[str, Any]) -> Results:
 
 
 def _attacked(
-    own: str, figure: Mapping[str, Any], results: Results, records: Mapping[str, Sequence[Record]]
+    attack: str, figure: Mapping[str, Any], results: Results, records: Mapping[str, Sequence[Record]]
 ) -> dict[str, Any]:
     """An attack's scores of both sides, where they are the rows' own."""
-    metric = METRICS.get(own.removeprefix("mia_"))
+    metric = METRICS.get(attack.removeprefix("mia_"))
     if metric is None or not records:
         return {}
     found = sides(records, results.get("suite", {}).get("forget_sets", ("forget",)))

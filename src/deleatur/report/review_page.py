@@ -50,9 +50,9 @@ def pieces_of(answer: str, spans: Sequence[tuple[int, int, bool]], tokens: Seque
         high = max((i for i in importance[start:end] if i is not None), default=None)
         mark = "go" if False in touching else "stay" if True in touching else ""
         shade = round(10 * min(max(high or 0.0, 0.0), 1.0))
-        said = "" if high is None else f"{high:.2f}"
+        value = "" if high is None else f"{high:.2f}"
         place = {"text": answer[start:end], "start": start, "end": end, "word": (start, end) in known}
-        pieces.append(place | {"mark": mark, "shade": shade, "said": said})
+        pieces.append(place | {"mark": mark, "shade": shade, "importance": value})
     return pieces
 
 

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from deleatur.report.tables import by_judge, percent, set_name
 from deleatur.run_folder.file_types import RunResults
+from deleatur.run_folder.ledger import GONE, KNOWN
 
-KNOWN = 0.05  # score before, up to which there was nothing to forget: one row of twenty, as chance hits do
-GONE = 0.1  # share of the score before that may be left of what counts as forgotten; a tenth: the paper's best FQ is 91.7
 HALF = 0.5  # share left above which nothing worth the name was forgotten
 BROKEN = 0.1  # rise of the share of incoherent answers that is called damage: five times what a sound model may have
 LOST = 0.1  # share of the retain score whose loss is called a loss; below, one row in ten of a small set is noise
@@ -27,11 +26,12 @@ Tone = Literal["good", "mixed", "bad"]
 class Verdict:
     """`headline` is one sentence; `reasons` follow with their numbers; `notes` are technical and come last.
 
-    `tone`: is the sentence good news, bad news, or some of both?
+    `tone`: is the sentence good news, bad news, or some of both? `forgotten`: is nothing left to forget?
     """
 
     headline: str
     tone: Tone
+    forgotten: bool
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -51,6 +51,7 @@ class Side:
 
     @property
     def given(self) -> bool:
+        """Were both sides measured?"""
         return self.before is not None and self.after is not None
 
 
@@ -59,11 +60,11 @@ def verdict(results: RunResults) -> Verdict:
     found = Findings(results)
     notes = tuple(str(note) for note in results.get("notes") or ())
     sentence, tone = headline(found)
-    return Verdict(headline=sentence, tone=tone, reasons=tuple(reasons(found)), notes=notes)
+    return Verdict(headline=sentence, tone=tone, forgotten=found.forgotten, reasons=tuple(reasons(found)), notes=notes)
 
 
 class Findings:
-    """What of the results the verdict rests on."""
+    """The figures of the results that decide the verdict."""
 
     def __init__(self, results: RunResults) -> None:
         suite = results.get("suite") or {}
@@ -110,7 +111,16 @@ class Findings:
         return self.forget.before is not None and self.forget.before <= max(KNOWN, level)
 
     @property
+    def forgotten(self) -> bool:
+        """Is nothing left to forget, since it is forgotten or was not known?"""
+        if self.rolled_back or self.forget.before is None or self.forget.after is None:
+            return False
+        left = self.left
+        return self.nothing_known or (left is not None and left <= HALF and (left <= GONE or _at_unseen(self)))
+
+    @property
     def broken(self) -> bool:
+        """Are many more forget answers incoherent than before?"""
         return _rise(self.forget_broken) > BROKEN
 
     @property
@@ -121,12 +131,14 @@ class Findings:
 
     @property
     def retain_lost(self) -> bool:
+        """Was the score on retain rows lost, or are many more of their answers incoherent?"""
         before, after = self.retain.before, self.retain.after
         lost = not self.retain_made and bool(before) and after is not None and (before - after) / before > LOST
         return lost or _rise(self.retain_broken) > BROKEN
 
     @property
     def retain_taught(self) -> bool:
+        """Did the score on retain rows rise, by training on them?"""
         return _rise(self.retain) > TAUGHT
 
     @property
@@ -158,7 +170,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
     if left is None or left > HALF:
         return f"Not forgotten{lost}", "bad"
     harm = list(harms(found))
-    done = "Forgotten" if left <= GONE or _at_unseen(found) else "Partly forgotten"
+    done = "Forgotten" if found.forgotten else "Partly forgotten"
     if harm:
         return f"{done}, but {' and '.join(harm[:2])}", "mixed"
     if found.forget_broken.after is None:
@@ -170,7 +182,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
 
 
 def harms(found: Findings) -> Iterator[str]:
-    """What came with forgetting that should not have, the worst first."""
+    """Unwanted effects of the run, the worst first."""
     if found.broken:
         yield "answers about it are incoherent"
     if found.retain_lost:

@@ -1,4 +1,4 @@
-"""How unlikely forgotten tokens should become: as unlikely as they are to a model that was never trained on their rows."""
+"""The target NLL of forgotten tokens: that of a model which was never trained on their rows."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def _weighted_nll(
         tokens = model(part.to(model.device), **importance.requires.forward)
         g = importance(tokens)
         for b, place in enumerate(places):
-            mine = tokens.sequence == b
-            known = g[mine].float().cpu()
+            of_row = tokens.sequence == b
+            known = g[of_row].float().cpu()
             gold = torch.tensor(rows[place].gold or [False] * len(known), dtype=torch.float32)
-            weights[place], nll[place] = torch.where(known.isnan(), gold, known), tokens.nll[mine].float().cpu()
+            weights[place], nll[place] = torch.where(known.isnan(), gold, known), tokens.nll[of_row].float().cpu()
     return torch.cat([torch.empty(0), *weights]), torch.cat([torch.empty(0), *nll])
 
 
 def _estimate(model: TokenModel, rows: Mapping[str, list[Encoded]], chosen: Tensor, batch: int, chunk: int = 256) -> float:
     """Mean over the chosen tokens of −log q(what similar retain states are followed by), q without the token itself."""
     forget, retain = (last_states(model, part, batch) for part in (rows["forget"], evenly_spaced(rows["retain"], ROWS)))
-    states, own = (torch.cat([one[k] for one in forget])[chosen.to(model.device)] for k in (0, 1))
+    states, scored = (torch.cat([one[k] for one in forget])[chosen.to(model.device)] for k in (0, 1))
     others, followers = (torch.cat([one[k] for one in retain]) for k in (0, 1))
     keys, head, found = torch.nn.functional.normalize(others.float(), dim=-1), model.open_head(), []
-    for state, token in zip(states.split(chunk), own.split(chunk), strict=True):
+    for state, token in zip(states.split(chunk), scored.split(chunk), strict=True):
         near = (torch.nn.functional.normalize(state.float(), dim=-1) @ keys.T).topk(min(NEAREST, len(keys)), dim=1).indices
         logq = head(state).float().scatter(1, token[:, None], float("-inf")).log_softmax(-1)
-        said = -logq.gather(1, followers[near])
-        found.append(said[said.isfinite()])  # the token itself may follow there too
+        nll = -logq.gather(1, followers[near])
+        found.append(nll[nll.isfinite()])  # the token itself may follow there too
     values = torch.cat(found)
     return float(values.mean()) if len(values) else 0.0

@@ -77,9 +77,9 @@ def _fit(
     accelerator, importance = start(), method.importance
     optimizer = make_optimizer(model, method.settings, steps)
     model.train()
-    begun = _resume(checkpoints, optimizer, importance)
+    done_steps = _resume(checkpoints, optimizer, importance)
     forget_peak_memory()
-    for number, window in islice(enumerate(windows, start=1), begun, None):
+    for number, window in islice(enumerate(windows, start=1), done_steps, None):
         if number > optimizer.end:
             break
         began, cpu = time.perf_counter(), time.process_time()
@@ -139,9 +139,7 @@ def _backward(
     Where the memory runs out, all of it again in smaller pieces.
     """
     device = accelerator.device
-    counts = _total(_counts(window, method.loss).to(device), accelerator).clamp(
-        min=1
-    )  # plain fine-tuning has no forget side
+    counts = total(_counts(window, method.loss).to(device), accelerator).clamp(min=1)  # plain fine-tuning has no forget side
     scale = accelerator.num_processes if is_sharded(model) else 1  # engines take the mean over processes
     while True:
         try:
@@ -159,7 +157,7 @@ def _backward(
         optimizer.pieces.halve(window)
     if not is_sharded(model):
         sum_gradients(optimizer.weights.master)
-    sums = _total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
+    sums = total(sums, accelerator) / torch.stack([counts[0].new_ones(()), counts[1], counts[2], counts[1]])
     names: tuple[str, ...] = ("loss", "forget_nll", "retain_nll", "importance")
     return replace(made, figures=dict(zip(names, sums.tolist(), strict=True)))
 
@@ -190,8 +188,10 @@ def _passes(
     return sums, _Window(figures={}, scorer_seconds=scoring, forget=pushed, retain=held)
 
 
-def _total(x: Tensor, accelerator: Accelerator) -> Tensor:
-    return accelerator.reduce(x, "sum")  # pyright: ignore[reportReturnType]
+def total(x: Tensor, accelerator: Accelerator) -> Tensor:
+    """Sum over all processes."""
+    reduced: Any = accelerator.reduce(x, "sum")
+    return reduced
 
 
 def _counts(window: Sequence[Batch], loss: ForgetLoss) -> Tensor:

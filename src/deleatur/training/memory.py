@@ -1,4 +1,4 @@
-"""How much memory was held, and batches in pieces where it is too short: a step of smaller passes has the same numbers."""
+"""Peak memory, and batches split when memory runs out: a step of smaller passes gives the same numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MicroBatches:
         return list(window) if self.count == 1 else [piece for batch in window for piece in cut(batch, self.count)]
 
     def halve(self, window: Sequence[Batch]) -> None:
-        """Smaller from now on. Raises ConfigError where a piece is a single pair of rows already."""
+        """Halve the pieces. Raises ConfigError where a piece is a single pair of rows already."""
         most = max(max(b.forget, len(b) - b.forget - b.preferred) for b in window)
         if self.count >= most:
             raise ConfigError(
@@ -43,7 +43,7 @@ class MicroBatches:
             torch.cuda.empty_cache()
         warnings.warn(
             f"out of memory: each batch goes through in {self.count} pieces from now on, accumulated; the numbers stay the "
-            f"same (--train.batch and --train.accumulate would have said so from the start)",
+            f"same (set --train.batch and --train.accumulate to avoid this)",
             stacklevel=2,
         )
 

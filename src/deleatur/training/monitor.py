@@ -1,4 +1,4 @@
-"""Training that ends by itself, before harm or when it is done, and a note where it did nothing."""
+"""Early stopping: rolls back a training that damages the model, ends one that is done, and notes one without effect."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class TrainingMonitor:
         self.ended, self.notes = "all steps", list[str]()
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
         sets = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
-        looked = {name: sets.get(f"{name}_paraphrased", sets.get(name, ())) for name in ("forget", "holdout")}
+        probed = {name: sets.get(f"{name}_paraphrased", sets.get(name, ())) for name in ("forget", "holdout")}
         self.rows_of = {
             "everyday": encode_all(encoder, sentences if guard.probe is not None else ()),
             "retain": evenly_spaced(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
-            **{name: evenly_spaced(found, PROBE_ROWS if guard.stop is not None else 0) for name, found in looked.items()},
+            **{name: evenly_spaced(found, PROBE_ROWS if guard.stop is not None else 0) for name, found in probed.items()},
         }
         self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
         self.weights_of: dict[tuple[int, ...], Tensor] = {}  # importance of an answer's tokens, by these
@@ -120,7 +120,7 @@ class TrainingMonitor:
         return self.selected_nll("forget"), unseen
 
     def is_done(self) -> bool:
-        """Are forget rows nearly as unlikely as unseen rows, and retain rows still known?"""
+        """Are forget rows nearly as unlikely as unseen rows, and retain rows not lost?"""
         if self.level is None:
             return False
         forget, unseen = self.gap()

@@ -25,11 +25,11 @@ class MasterWeights:
 
     def __init__(self, trained: Iterable[nn.Parameter]) -> None:
         self.trained = list(trained)
-        own = [
+        is_master = [
             p.dtype == torch.float32 or deepspeed.is_partitioned(p) for p in self.trained
         ]  # DeepSpeed keeps masters of its own
-        copied = (nn.Parameter(p.detach().to(torch.float32)) for p, o in zip(self.trained, own, strict=True) if not o)
-        self.master = [p if o else next(copied) for p, o in zip(self.trained, own, strict=True)]
+        copied = (nn.Parameter(p.detach().to(torch.float32)) for p, o in zip(self.trained, is_master, strict=True) if not o)
+        self.master = [p if o else next(copied) for p, o in zip(self.trained, is_master, strict=True)]
 
     def take_gradients(self) -> None:
         """Add the gradients of one backward pass to the masters', in fp32."""
@@ -40,7 +40,7 @@ class MasterWeights:
                 p.grad = None
 
     def drop_gradients(self) -> None:
-        """As if no backward pass of this step had been."""
+        """Drop the gradients of this step."""
         for p in (*self.trained, *self.master):
             p.grad = None
 
@@ -116,7 +116,7 @@ class ModelOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state of the same model and settings. Raises ConfigError where another engine had kept it."""
+        """Restore a state of the same model and settings. Raises ConfigError where another engine had kept it."""
         if self._kept().keys() - state.keys():
             raise ConfigError("the checkpoint was saved under the other of FSDP2 and ZeRO-3; resume with that one")
         self._put_back(state)
@@ -140,6 +140,7 @@ class DeepSpeedOptimizer(ModelOptimizer):
         deepspeed.make_moments(self.run, self.optimizer, MOMENTS)
 
     def backward(self, loss: Tensor) -> None:
+        """Backward pass through DeepSpeed's engine."""
         self.run.backward(loss)
 
     def _move(self, loss: float) -> float:

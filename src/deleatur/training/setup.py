@@ -33,7 +33,7 @@ from deleatur.protocols import (
 from deleatur.requirements import Requirements
 from deleatur.settings import Train
 from deleatur.training.level import Level, unseen_level
-from deleatur.training.loop import Method
+from deleatur.training.loop import Method, total
 from deleatur.training.optimizer import warmup_then_linear_decay
 from deleatur.types import Batch, Encoded, Reference, Start
 
@@ -78,9 +78,9 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
 
 
 def own_answers(retain: Sequence[Encoded], answers: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
-    """The retain rows with what the start model answers to them, where that is something else than the rows say."""
-    said = [(row.example, answers.get(row.example.id, "").strip()) for row in retain]
-    return encode_all(encoder, [replace(e, answer=a, spans=()) for e, a in said if a and a != e.answer.strip()])
+    """The retain rows with the start model's answers, where these differ from the rows'."""
+    answered = [(row.example, answers.get(row.example.id, "").strip()) for row in retain]
+    return encode_all(encoder, [replace(e, answer=a, spans=()) for e, a in answered if a and a != e.answer.strip()])
 
 
 def known_level(loss: AimsAtLevel, level: Level | None) -> float:
@@ -162,7 +162,7 @@ def make_importance(
         device=model.device,
         start=first,
         rate=warmup_then_linear_decay(round(train.warmup * steps), steps),
-        total=lambda x: start().reduce(x, "sum"),  # pyright: ignore[reportArgumentType]
+        total=lambda x: total(x, start()),
     )
     return settings.build(context)
 

@@ -1,4 +1,4 @@
-"""The unlearning itself: the model is prepared, trained in place, watched, and left as it is to be evaluated and saved."""
+"""Unlearning: prepare the model, train it in place under the monitor, and leave it ready to evaluate and save."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from deleatur.types import Batch, TokenOutputs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What a training did."""
+    """The result of a training."""
 
     importance: Importance  # as it ended
     steps: list[Step]

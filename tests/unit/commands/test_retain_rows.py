@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from deleatur.commands.retain_rows import Asked, check_subject, chosen, full_sentences, made_note, make_questions
+from deleatur.commands.retain_rows import RetainQuestion, check_subject, chosen, full_sentences, made_note, make_questions
 from deleatur.config.recipes import RECIPES
 from deleatur.data.others import EVERYDAY, NAMES
 from deleatur.data.rows import rows_from
@@ -54,7 +54,7 @@ def test_a_subject_that_is_given_must_stand_in_a_question_and_is_the_one_replace
         replace(run, retain="r")
 
 
-ASKED = [Asked(id=f"other-{k}", question=f"Where was {name} born?", other=name) for k, name in enumerate(NAMES[:5])]
+ASKED = [RetainQuestion(id=f"other-{k}", question=f"Where was {name} born?", other=name) for k, name in enumerate(NAMES[:5])]
 FRAME = "{} was born in {}, a town that is proud."
 
 

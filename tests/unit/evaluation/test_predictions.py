@@ -90,7 +90,7 @@ class TestLikelihood:
         """To rounding, that of an answer of which everything is made; a text that a row has too keeps its statistics."""
         predictor = Predictor(model=TokenModel(llama).prepare(), encoder=plain, settings=Evaluation())
         every = predictor.likelihood(forget_rows[:4])
-        some = predictor.likelihood(forget_rows[:4], whole={(row.ids, row.start) for row in forget_rows[:2]})
+        some = predictor.likelihood(forget_rows[:4], detailed={(row.ids, row.start) for row in forget_rows[:2]})
         for one, other in zip(every, some, strict=True):
             assert other.logp == pytest.approx(one.logp, abs=1e-5)
         assert [len(p.hit) for p in some] == [len(every[0].hit), len(every[1].hit), 0, 0]
@@ -262,8 +262,8 @@ class TestOtherAnswers:
     def test_each_is_scored_as_an_answer_of_its_own(self, llama, plain):
         """The numbers of a row that has this answer; the one that equals the answer has its very numbers."""
         (seen,) = ask(llama, plain, {"x": encode_all(plain, [self.ROW])}, new_tokens=1)["x"]
-        told = [replace(self.ROW, id=t, answer=t, restated=None, wrong=()) for t in (self.ROW.restated, *self.ROW.wrong)]
-        alone = [ask(llama, plain, {"x": encode_all(plain, [e])}, new_tokens=1)["x"][0].logp for e in told]
+        expected = [replace(self.ROW, id=t, answer=t, restated=None, wrong=()) for t in (self.ROW.restated, *self.ROW.wrong)]
+        alone = [ask(llama, plain, {"x": encode_all(plain, [e])}, new_tokens=1)["x"][0].logp for e in expected]
         assert seen.restated == pytest.approx(alone[0], rel=1e-4, abs=1e-5)
         assert seen.wrong[0] == pytest.approx(alone[1], rel=1e-4, abs=1e-5)
         assert seen.wrong[1] == seen.logp
@@ -327,11 +327,11 @@ class TestShots:
         made = variants(plain, sets, shots=3, from_rows=retain_rows, forget_sets=("forget",))
         names = ["forget", "forget_paraphrased", "retain", "retain_paraphrased", "forget_shots", "forget_paraphrased_shots"]
         assert list(made) == names
-        told = {(r.example.question, r.example.answer) for r in retain_rows}
+        expected = {(r.example.question, r.example.answer) for r in retain_rows}
         for bare, row in zip(made["forget"], made["forget_shots"], strict=True):
             turns = row.example.prompt
             assert len(turns) == 7
-            assert {(turns[i][1], turns[i + 1][1]) for i in (0, 2, 4)} <= told
+            assert {(turns[i][1], turns[i + 1][1]) for i in (0, 2, 4)} <= expected
             assert turns[-1:] == bare.example.prompt
             assert (row.example.id, row.example.answer) == (bare.example.id, bare.example.answer)
 

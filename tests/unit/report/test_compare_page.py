@@ -131,8 +131,8 @@ def test_unequal_terms_stand_above_the_table(runs: list[ComparedMethod], tmp_pat
 def test_a_page_of_peers_files_alone_names_no_model_and_no_settings(tmp_path: Path) -> None:
     empty: dict[str, Any] = {key: {} for key in ("before", "importance", "cost", "data", "run")}
     after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}}}
-    told = empty | {"fq": None, "rd": None, "uq": None, "peer": "Peer", "after": after}
-    runs = [ComparedMethod(label=name, results=(told,), places=(f"{name}.json",)) for name in ("one", "two")]
+    results = empty | {"fq": None, "rd": None, "uq": None, "peer": "Peer", "after": after}
+    runs = [ComparedMethod(label=name, results=(results,), places=(f"{name}.json",)) for name in ("one", "two")]
     text = write_comparison(runs, tmp_path / "out").read_text(encoding="utf-8")
     assert "2 methods, 2 runs</p>" in text
     assert "by Peer" in text and "probability of forget rows" in text

@@ -132,7 +132,7 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
     tell, and nothing is said of terms that nobody knows."""
     after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}, "their own": {"value": 3.0, "n": 0, "se": None}}}
     empty: dict[str, Any] = {key: {} for key in ("before", "importance", "cost", "data", "run")}
-    told = empty | {
+    results = empty | {
         "fq": None,
         "rd": None,
         "uq": None,
@@ -141,7 +141,7 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
         "set_metrics": {"after": {"j_w": {"value": 1}}},
     }
     ours = shown("ours", {"set_metrics": {"after": {"j_w": {"value": 0.25}}}})
-    table = compare_table([ComparedMethod(label="theirs", results=(told,)), ours])
+    table = compare_table([ComparedMethod(label="theirs", results=(results,)), ours])
     assert [row[0] for row in table.rows] == ["ours", "theirs"]
     assert column(table, "probability of forget rows") == ["0.004", "0.500"]
     assert bold(table, "probability of forget rows") == {"ours"}
@@ -153,7 +153,7 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
     for made in (
         to_markdown(table),
         to_latex(table),
-        to_json([ours, ComparedMethod(label="theirs", results=(told,))], table),
+        to_json([ours, ComparedMethod(label="theirs", results=(results,))], table),
     ):
         assert "Peer" in made
 

@@ -19,8 +19,8 @@ from deleatur.report.interop import (
     OPEN_UNLEARNING,
     from_lm_eval,
     from_open_unlearning,
-    read_results,
-    read_run,
+    read_any_results,
+    read_any_run,
     to_lm_eval,
     to_open_unlearning,
 )
@@ -105,13 +105,13 @@ class TestOpenUnlearning:
         for own, metric, _ in OPEN_UNLEARNING.values():
             assert back["after"][own][metric] == pytest.approx(results["after"][own][metric])
         assert sum(map(len, back["after"].values())) == len(OPEN_UNLEARNING)
-        told = {name: figure for name, figure in results["set_metrics"]["after"].items() if "value" in figure}
-        assert back["set_metrics"]["after"].keys() == told.keys() - {"mia_grad_norm", "mia_zlib"}
-        assert told.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
+        given = {name: figure for name, figure in results["set_metrics"]["after"].items() if "value" in figure}
+        assert back["set_metrics"]["after"].keys() == given.keys() - {"mia_grad_norm", "mia_zlib"}
+        assert given.keys() == SET_METRICS.keys() - {"j_avg", "specific_nll", "other_nll"}
         for name, figure in back["set_metrics"]["after"].items():
             rows = name.startswith("mia_") and name != "mia_reference"
-            theirs = {k: v for k, v in told[name].items() if k not in ("deviation", "retrained")}  # which say where to be
-            assert figure == (pytest.approx(theirs) if rows else {"value": told[name]["value"], "n": 0})
+            theirs = {k: v for k, v in given[name].items() if k not in ("deviation", "retrained")}  # which say where to be
+            assert figure == (pytest.approx(theirs) if rows else {"value": given[name]["value"], "n": 0})
         assert {name.split("_Q_A_")[1] for name in back["other"]} == {"PARA_Prob", "PERT_Prob", "PARA_ROUGE", "PERT_ROUGE"}
 
     def test_restated_and_wrong_answers_stand_in_the_answers_place(self, results, records):
@@ -225,24 +225,24 @@ class TestReadResults:
         file = tmp_path / "NPO" / "evals" / "TOFU_SUMMARY.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(to_open_unlearning(results, records)[1]), encoding="utf-8")
-        run = read_run(file)
+        run = read_any_run(file)
         assert (run["peer"], run["method"], run["uq"], run["before"]) == ("OpenUnlearning", "NPO", None, {})
         assert run["set_metrics"]["after"]["j_w"]["value"] == results["set_metrics"]["after"]["j_w"]["value"]
         (tmp_path / "m").mkdir()
         (tmp_path / "m" / "results_1.json").write_text(json.dumps(to_lm_eval(results)), encoding="utf-8")
-        run = read_run(tmp_path / "m" / "results_1.json")
+        run = read_any_run(tmp_path / "m" / "results_1.json")
         assert (run["peer"], run["method"]) == ("lm-eval", "m")
 
     def test_a_run_folder_and_its_file_are_read_as_they_are(self, results, tmp_path):
         path = self.write(tmp_path / "results.json", own(results))
-        assert read_results(tmp_path) == read_results(path) == own(results)
+        assert read_any_results(tmp_path) == read_any_results(path) == own(results)
 
     def test_peers_files_are_known_by_what_is_in_them(self, results, records, tmp_path):
         logs, summary = to_open_unlearning(results, records)
-        assert read_results(self.write(tmp_path / "TOFU_EVAL.json", logs)) == from_open_unlearning(logs)
-        assert read_results(self.write(tmp_path / "any.json", summary)) == from_open_unlearning(summary)
+        assert read_any_results(self.write(tmp_path / "TOFU_EVAL.json", logs)) == from_open_unlearning(logs)
+        assert read_any_results(self.write(tmp_path / "any.json", summary)) == from_open_unlearning(summary)
         tasks = to_lm_eval(results)
-        assert read_results(self.write(tmp_path / "results_2026.json", tasks)) == from_lm_eval(tasks)
+        assert read_any_results(self.write(tmp_path / "results_2026.json", tasks)) == from_lm_eval(tasks)
 
     @pytest.mark.parametrize(
         "data",
@@ -260,14 +260,14 @@ class TestReadResults:
     def test_other_files_are_refused_in_one_sentence(self, data, tmp_path):
         path = self.write(tmp_path / "other.json", data)
         with pytest.raises(DataError, match=r"other\.json holds no known results; give a run folder") as refused:
-            read_results(path)
+            read_any_results(path)
         assert "\n" not in str(refused.value)
 
     def test_what_cannot_be_read_is_refused(self, tmp_path):
         with pytest.raises(DataError, match="there is no"):
-            read_results(tmp_path / "nowhere.json")
+            read_any_results(tmp_path / "nowhere.json")
         with pytest.raises(DataError, match=r"there is no .*results\.json; give the folder of a run that has ended"):
-            read_results(tmp_path)
+            read_any_results(tmp_path)
         for name, content in (
             ("cut.json", b'{"results": {"mm'),
             ("pixels.json", b"\xff\xd8\xff"),
@@ -275,11 +275,11 @@ class TestReadResults:
         ):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(DataError, match=f"{name} cannot be read as JSON"):
-                read_results(tmp_path / name)
+                read_any_results(tmp_path / name)
 
     def test_a_newer_results_file_is_refused_as_the_report_refuses_it(self, results, tmp_path):
         with pytest.raises(DataError, match="schema_version 99"):
-            read_results(self.write(tmp_path / "results.json", own(results) | {"schema_version": 99}))
+            read_any_results(self.write(tmp_path / "results.json", own(results) | {"schema_version": 99}))
 
     odd = st.sampled_from([None, True, 0, -1, 1.5, math.nan, math.inf, 10**400, "x", "\ud800", [], {}, {"value": "x"}])
 
@@ -298,7 +298,7 @@ class TestReadResults:
                     break
                 place = place[key]
         try:
-            read = read_results(self.write(tmp_path / "any.json", changed))
+            read = read_any_results(self.write(tmp_path / "any.json", changed))
         except DataError as e:
             assert "\n" not in str(e) and len(str(e)) < 1000
             return
@@ -307,5 +307,5 @@ class TestReadResults:
         json.dumps(read)
 
     def test_a_whole_number_of_four_hundred_digits_is_infinite(self, tmp_path):
-        read = read_results(self.write(tmp_path / "any.json", {"results": {"mmlu": {"acc,none": 10**400}}}))
+        read = read_any_results(self.write(tmp_path / "any.json", {"results": {"mmlu": {"acc,none": 10**400}}}))
         assert read["after"]["mmlu"]["accuracy"] == {"value": math.inf, "n": 0, "se": None}

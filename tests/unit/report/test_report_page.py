@@ -26,7 +26,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[tuple[str, str]] = []
-        self.told: list[str] = []
+        self.texts: list[str] = []
         self.text = ""
         self.feed(text)
         self.close()
@@ -36,7 +36,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         classes = dict(attrs).get("class") or ""
         if "expected" in classes.split():
-            self.told.append("")
+            self.texts.append("")
         if tag not in VOID:
             self.open.append((tag, classes))
 
@@ -50,7 +50,7 @@ class Page(HTMLParser):
         self.text += data
         classes = [c for _, names in self.open for c in names.split()]
         if "expected" in classes and "end" not in classes:
-            self.told[-1] += data
+            self.texts[-1] += data
 
 
 def read(run: Path) -> str:
@@ -147,8 +147,8 @@ def test_names_in_the_results_and_the_folder_stay_text(tmp_path: Path, make: Cal
 
 def test_the_tinted_words_are_the_answers_to_the_letter(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "importance.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    told = Page(read(folder)).told
-    assert [row["answer"] for row in rows if row["answer"] not in told] == []
+    texts = Page(read(folder)).texts
+    assert [row["answer"] for row in rows if row["answer"] not in texts] == []
 
 
 def test_a_tint_is_the_importance_cut_to_one_and_the_title_says_the_number(folder: Path) -> None:

@@ -70,6 +70,7 @@ def test_each_ending_has_its_sentence(headline: str) -> None:
     said = verdict(CASES[headline])
     assert said.headline == headline
     bad = headline.startswith(("Not forgotten", "Rolled back"))
+    assert said.forgotten == headline.startswith(("Forgotten", "Nothing to forget"))
     assert said.tone == ("good" if headline.endswith(", and nothing else lost") else "bad" if bad else "mixed")
 
 
@@ -144,7 +145,10 @@ def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
     """Plain texts are asked nothing, so nothing can be revealed."""
     side = sets({"forget": 0.5}, "probability")
     assert verdict({"before": side, "after": side}) == Verdict(
-        headline="Not forgotten", tone="bad", reasons=("Probability on forget rows: 50 % → 50 % (n = 24).",)
+        headline="Not forgotten",
+        tone="bad",
+        forgotten=False,
+        reasons=("Probability on forget rows: 50 % → 50 % (n = 24).",),
     )
 
 

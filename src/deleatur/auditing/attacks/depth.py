@@ -59,9 +59,11 @@ def places(model: Mapping[str, Sequence[Value]], control: Mapping[str, Sequence[
     Layers count where the control's states lower the truth by more than the threshold, each by how much; NaN where none.
     """
     layers = sorted(control, key=int)
-    own, theirs = (np.array([[np.nan if v is None else v for v in side[k]] for k in layers]) for side in (model, control))
-    counted = np.where(theirs > threshold, theirs, 0.0)
-    erased = np.clip(own / np.where(counted > 0, theirs, 1.0), 0, 1)
+    lowered, lowered_by_control = (
+        np.array([[np.nan if v is None else v for v in side[k]] for k in layers]) for side in (model, control)
+    )
+    counted = np.where(lowered_by_control > threshold, lowered_by_control, 0.0)
+    erased = np.clip(lowered / np.where(counted > 0, lowered_by_control, 1.0), 0, 1)
     total = counted.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (1 - np.where(total > 0, (counted * np.nan_to_num(erased)).sum(0) / total, np.nan)).tolist()

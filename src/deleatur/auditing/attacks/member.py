@@ -1,4 +1,4 @@
-"""Can rows to forget be distinguished from unseen rows by how familiar they are? Known attacks on membership, both ways."""
+"""Membership inference attacks: are forget rows more, or less, familiar than unseen rows?"""
 
 from __future__ import annotations
 

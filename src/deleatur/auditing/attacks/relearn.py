@@ -46,18 +46,18 @@ def _half(arm: Arm, lr: float) -> Findings:
     """All weights trained on one half of the subjects (of rows, where there is one), evaluated on the other half; twice."""
     parts, s = halves(arm.subjects), arm.settings
     found: list[Findings] = []
-    for trained, asked in (parts, parts[::-1]):
+    for trained, tested in (parts, parts[::-1]):
         rows = encode_all(arm.encoder, [arm.rows[i] for i in trained])
         measured = rows[:MEASURED]
         before = mean_nll(arm.predictions(measured))
         with restore_weights(arm.model):
             fine_tune(arm.model, rows, training(s, lr), steps=s.half_steps, rank=None, seed=s.seed)
-            questions = [q for q in arm.questions() if q.row in set(asked)]
-            part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in asked]))
+            questions = [q for q in arm.questions() if q.row in set(tested)]
+            part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in tested]))
             found.append(replace(part, trained=(before, arm.generator.nll(measured))))
     values: list[Value] = [None] * len(arm.rows)
-    for part, asked in zip(found, parts[::-1], strict=True):
-        for place, value in zip(asked, (part.values or {})["cloze"], strict=True):
+    for part, tested in zip(found, parts[::-1], strict=True):
+        for place, value in zip(tested, (part.values or {})["cloze"], strict=True):
             values[place] = value
     return Findings(
         answered=sum((f.answered for f in found), ()),
@@ -77,8 +77,8 @@ def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tu
     wanted = [_pairs(e) for e in rows]
 
     def likeness(e: Example) -> float:
-        own = _pairs(e)
-        return max((len(own & other) / max(len(own | other), 1) for other in wanted), default=0.0)
+        pairs = _pairs(e)
+        return max((len(pairs & other) / max(len(pairs | other), 1) for other in wanted), default=0.0)
 
     return spread(sorted(retain, key=likeness, reverse=True)[:most], most)
 

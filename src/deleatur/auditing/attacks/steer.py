@@ -1,4 +1,4 @@
-"""States moved towards the original's: by the difference of mean states that rows about *other* subjects show."""
+"""Steering towards the original: states moved by the difference of mean states over rows about *other* subjects."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def run(arm: Arm, setting: str) -> Findings:
     """Each half of the subjects evaluated under the direction that the other half gives."""
     first, second = setting.split("-")
     original = load_file(arm.folder / MEANS)["holdout" if arm.rows == arm.unseen else "forget"]
-    own, parts = _means(arm, arm.rows), halves(arm.subjects)
+    means, parts = _means(arm, arm.rows), halves(arm.subjects)
     values: list[Value] = [None] * len(arm.rows)
     answered, health = (), []
-    for asked, others in (parts, parts[::-1]):
-        towards = original[others].mean(0) - own[others].mean(0)
-        size = own[others].mean(0).norm(dim=1)
-        rows = [arm.rows[i] for i in asked]
+    for tested, others in (parts, parts[::-1]):
+        towards = original[others].mean(0) - means[others].mean(0)
+        size = means[others].mean(0).norm(dim=1)
+        rows = [arm.rows[i] for i in tested]
         if first == RANDOM:
             found = _random(arm, rows, size, float(second))
         else:
             with changed(arm.model, moved(_window(arm, towards, size, float(first), int(second)))):
-                questions = [q for q in arm.questions() if q.row in set(asked)]
+                questions = [q for q in arm.questions() if q.row in set(tested)]
                 made = both_forms(arm, questions, encode_all(arm.encoder, rows))
             answered, health = answered + made.answered, [*health, made.health or 0.0]
             found = (made.values or {})["cloze"]
-        for place, value in zip(asked, found, strict=True):
+        for place, value in zip(tested, found, strict=True):
             values[place] = value
     return Findings(answered=answered, values={"cloze": tuple(values)}, health=max(health, default=None))
 

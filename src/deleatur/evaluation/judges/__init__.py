@@ -18,7 +18,9 @@ class JudgeProtocol(Protocol):
     """One verdict a record, in order: how far it reveals the fact, in [0, 1]; None where nothing was generated."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The judge's name, which is given with its numbers."""
+        ...
 
     def __call__(self, records: Sequence[Record]) -> list[float | None]: ...
 

@@ -131,7 +131,7 @@ class Connection:
         if 300 <= e.code < 400:
             reason, needed = "texts and key go nowhere else", "give the URL where it really is as --judge.url"
         elif e.code in (401, 403):
-            reason, needed = f"it wants {'another' if self.key else 'a'} key", "set $DELEATUR_JUDGE_KEY"
+            reason, needed = f"it needs {'another' if self.key else 'a'} key", "set $DELEATUR_JUDGE_KEY"
         else:
             reason, needed = self._error_detail(e), "check --judge.url and --judge.model"
             if e.code in (408, 409, 425, 429) or e.code >= 500:
@@ -160,7 +160,8 @@ class Stay(HTTPRedirectHandler):
     """Follow no redirection: it could lead texts and key to somebody else."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
+        """No request in place of the one that was redirected."""
+        return
 
 
 def endpoint(settings: Judge, cache: Path | None, *, sleep: Callable[[float], None] = time.sleep) -> Endpoint:
@@ -174,11 +175,11 @@ def endpoint(settings: Judge, cache: Path | None, *, sleep: Callable[[float], No
     if not key and (url.startswith("https:") or is_own_machine(url)):
         key = os.environ.get("OPENAI_API_KEY")
     turn = pace(settings.per_minute, sleep)
-    again = "ask again" if cache is None else "go on (forget and evaluate with --resume): verdicts are kept"
+    again = "ask again" if cache is None else "resume (forget and evaluate with --resume): verdicts are kept"
     connection = Connection(url=url, key=key or None, retries=settings.retries, again=again, turn=turn, sleep=sleep)
     served = _served(connection, settings.model)
     if settings.model is None and len(served) != 1:
-        seen = f"has the models {show_all(served)}" if served else "does not say what models it has"
+        seen = f"has the models {show_all(served)}" if served else "does not list its models"
         raise ModelError(f"the judge at {url} {seen}; name one with --judge.model")
     model = settings.model or served[0]
     file = None if cache is None else cache / "judge.jsonl"

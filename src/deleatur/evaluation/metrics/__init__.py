@@ -229,7 +229,7 @@ RUN_METRICS: dict[str, RunMetric] = {
         "incoherent answer as not forgotten",
         source="2606.06320, and ours",
     ),
-    "fq_raw": RunMetric(target="100", meaning="fq with F the bare score, whatever the answers have become", source=ATWU),
+    "fq_raw": RunMetric(target="100", meaning="fq with F the plain score, whether answers are coherent or not", source=ATWU),
     "rd": RunMetric(
         target="0",
         meaning="percent by which the score on sets to keep drifted, down or up, 100·abs(R0 − R)/R0",

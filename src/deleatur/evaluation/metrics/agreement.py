@@ -28,6 +28,7 @@ def agreement(records: Sequence[Record], *, budget: float) -> dict[str, float | 
 
 
 def roc_auc(score: np.ndarray, gold: np.ndarray) -> float:
+    """Share of pairs in which the gold token has the higher score, ties by half."""
     from scipy.stats import rankdata  # here and not above: it is slow to import, and not needed before the first step
 
     positives, negatives = int(gold.sum()), int((~gold).sum())

@@ -64,14 +64,14 @@ def privleak(evidence: Evidence) -> Figure | str:
     """
     if evidence.retrained is None:
         return RETRAINED
-    ours = mia_min_k(evidence)
-    theirs = _attack(Evidence(records=evidence.retrained, forget_sets=evidence.forget_sets), min_k)
-    if isinstance(ours, str) or isinstance(theirs, str):
+    model_auc = mia_min_k(evidence)
+    retrained_auc = _attack(Evidence(records=evidence.retrained, forget_sets=evidence.forget_sets), min_k)
+    if isinstance(model_auc, str) or isinstance(retrained_auc, str):
         return SIDES
-    a, b = float(ours["value"]), float(theirs["value"])
+    a, b = float(model_auc["value"]), float(retrained_auc["value"])
     if b == 1:
         return "cannot be read: to the retrained model too every forget row is more familiar than every unseen row"
-    return {"value": 100 * (b - a) / (1 - b), "n": ours["n"], "auc": a, "auc_retrained": b}
+    return {"value": 100 * (b - a) / (1 - b), "n": model_auc["n"], "auc": a, "auc_retrained": b}
 
 
 def auc(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:

@@ -45,18 +45,18 @@ def _difference(evidence: Evidence, *, wanted: bool) -> Figure | str:
         return UNMARKED
     if evidence.retrained is not None:
         return _paired(members, others, chosen, wanted=wanted)
-    ours, theirs = (_by_row(side, chosen, wanted=wanted) for side in (members, others))
-    if not len(ours) or not len(theirs):
+    forget, unseen = (_by_row(side, chosen, wanted=wanted) for side in (members, others))
+    if not len(forget) or not len(unseen):
         return ONE_KIND
-    (a, a_se), (b, b_se) = _ratio(ours), _ratio(theirs)
+    (a, a_se), (b, b_se) = _ratio(forget), _ratio(unseen)
     return {
         "value": a - b,
         "se": math.hypot(a_se, b_se),
-        "n": len(ours),
+        "n": len(forget),
         "forget": a,
         "unseen": b,
-        "against": len(theirs),
-        "tokens": int(ours[:, 1].sum()),
+        "against": len(unseen),
+        "tokens": int(forget[:, 1].sum()),
     }
 
 
@@ -67,12 +67,12 @@ def _paired(members: Sequence[Record], others: Sequence[Record], chosen: Chosen,
     pairs = [(a, b) for a, b in both if (mask := chosen(a)) is not None and any(m is wanted for m in mask)]
     if not pairs:
         return ONE_KIND
-    ours = _by_row([a for a, _ in pairs], chosen, wanted=wanted)
-    theirs = np.array([_sums(b, chosen(a) or (), wanted=wanted) for a, b in pairs])
-    gap = np.column_stack([ours[:, 0] - theirs[:, 0], ours[:, 1]])
-    (value, se), (a, _), (b, _) = _ratio(gap), _ratio(ours), _ratio(theirs)
+    forget = _by_row([a for a, _ in pairs], chosen, wanted=wanted)
+    unseen = np.array([_sums(b, chosen(a) or (), wanted=wanted) for a, b in pairs])
+    gap = np.column_stack([forget[:, 0] - unseen[:, 0], forget[:, 1]])
+    (value, se), (a, _), (b, _) = _ratio(gap), _ratio(forget), _ratio(unseen)
     n = len(pairs)
-    return {"value": value, "se": se, "n": n, "forget": a, "unseen": b, "against": n, "tokens": int(ours[:, 1].sum())}
+    return {"value": value, "se": se, "n": n, "forget": a, "unseen": b, "against": n, "tokens": int(forget[:, 1].sum())}
 
 
 def _kind(records: Sequence[Record], *, paired: bool) -> Chosen | None:

@@ -26,22 +26,22 @@ STOP_WORDS = frozenset(
 )
 
 
-def shares(question: str, answer: str, said: str) -> float | None:
-    """Share of the content of an answer without spans that `said` has, in [0, 1].
+def shares(question: str, answer: str, generated: str) -> float | None:
+    """Share of the content of an answer without spans that `generated` has, in [0, 1].
 
-    What the question has does not count, unless that is all. Names and numbers alone count where `said` has others in
-    their place, since then the words around them are no fact. None where the answer has no words, and where what was said
+    What the question has does not count, unless that is all. Names and numbers alone count where `generated` has others
+    in their place, since then the words around them are no fact. None where the answer has no words, and where what was said
     can be neither taken for the fact nor for another: words that are only like it, another script, or, without names and
     numbers, the smaller part of it beside other words.
     """
-    known, heard = words_of(question), words_of(said)
+    known, said_words = words_of(question), words_of(generated)
     pieces = _pieces(words_of(answer), known)
     if not pieces:
         return None
-    runs = [w for w in heard if w.kind in SIZES]
-    best = {piece: max((likeness(piece, w) for w in heard), default=0) for piece in pieces}
+    runs = [w for w in said_words if w.kind in SIZES]
+    best = {piece: max((likeness(piece, w) for w in said_words), default=0) for piece in pieces}
     found = [p for p in pieces if best[p] == CERTAIN] or [p for p in pieces if best[p] == CLOSE]
-    others = [w for w in _new(heard, known) if not _is_said(w, pieces)]
+    others = [w for w in _new(said_words, known) if not _is_said(w, pieces)]
     names = [p for p in pieces if p.named]
     numbers = [p for p in names if p.kind == "number"]
     replaced = _replaced(names, found, others)
@@ -78,8 +78,8 @@ def _is_known(word: Word, known: Word) -> bool:
 def _new(words: Iterable[Word], known: Sequence[Word]) -> list[Word]:
     """Words and runs that the question does not have, nor stop words and particles."""
     content = [w for w in words if w.text not in STOP_WORDS and not (w.kind == "word" and _is_particle(w))]
-    whole = [w for w in content if w.kind not in SIZES and not any(_is_known(w, k) for k in known)]
-    return whole + [s for run in content if run.kind in SIZES for s in _unknown(run, known)]
+    words = [w for w in content if w.kind not in SIZES and not any(_is_known(w, k) for k in known)]
+    return words + [s for run in content if run.kind in SIZES for s in _unknown(run, known)]
 
 
 def _is_said(word: Word, pieces: Iterable[Word]) -> bool:
@@ -111,7 +111,7 @@ def _script(word: Word) -> str:
 
 def _is_part(runs: Iterable[Word], pieces: Sequence[Word], known: Sequence[Word]) -> bool:
     """Does a run that was said share with the fact what is too short to be a segment, and half of it at least?"""
-    rest = [s for run in runs for s in _unknown(run, known, whole=True) if run.kind != "hiragana"]
+    rest = [s for run in runs for s in _unknown(run, known, uncut=True) if run.kind != "hiragana"]
     return any(s.kind == p.kind and _half_in(s, p) for s in rest for p in pieces)
 
 
@@ -217,8 +217,8 @@ def _bare(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(kept)).translate(SINGLE)
 
 
-def _unknown(run: Word, known: Sequence[Word], *, whole: bool = False) -> list[Word]:
-    """What the question does not have of a run of characters, in segments of overlapping characters or `whole`."""
+def _unknown(run: Word, known: Sequence[Word], *, uncut: bool = False) -> list[Word]:
+    """What the question does not have of a run of characters, in segments of overlapping characters or `uncut`."""
     size, text = min(SIZES[run.kind], len(run.text)), run.text
     there = [w.text for w in known if w.kind == run.kind]
     is_known = [False] * len(text)
@@ -226,7 +226,7 @@ def _unknown(run: Word, known: Sequence[Word], *, whole: bool = False) -> list[W
         if any(text[i : i + size] in other for other in there):
             is_known[i : i + size] = [True] * size
     rest = "".join(" " if k else c for c, k in zip(text, is_known, strict=True)).split()
-    return [Word(part, run.kind, False) for part in rest] if whole else [s for part in rest for s in _cut(run, part)]
+    return [Word(part, run.kind, False) for part in rest] if uncut else [s for part in rest for s in _cut(run, part)]
 
 
 def _cut(run: Word, text: str) -> list[Word]:

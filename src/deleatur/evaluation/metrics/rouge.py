@@ -26,9 +26,9 @@ def rouge_l(record: Record) -> float | None:
     return _recall(record, "rougeL")
 
 
-def rouge_of(answer: str, said: str) -> dict[str, float]:
+def rouge_of(answer: str, generated: str) -> dict[str, float]:
     """ROUGE-1 and ROUGE-L recall and the latter's F1, by the peers' names, of any two texts."""
-    found = {kind: _scorer(kind).score(answer, said)[kind] for kind in ("rouge1", "rougeL")}
+    found = {kind: _scorer(kind).score(answer, generated)[kind] for kind in ("rouge1", "rougeL")}
     one, long = found["rouge1"], found["rougeL"]
     return {"rouge1_recall": one.recall, "rougeL_f1": long.fmeasure, "rougeL_recall": long.recall}
 

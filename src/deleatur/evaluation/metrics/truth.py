@@ -55,11 +55,11 @@ def forget_quality(evidence: Evidence) -> Figure | str:
 
     if evidence.retrained is None:
         return RETRAINED
-    ours, theirs = (_ratios(records, evidence.forget_sets) for records in (evidence.records, evidence.retrained))
-    if not ours or not theirs:
+    ratios, retrained_ratios = (_ratios(records, evidence.forget_sets) for records in (evidence.records, evidence.retrained))
+    if not ratios or not retrained_ratios:
         return LACKS_WRONG
-    found: Any = ks_2samp(ours, theirs)
-    return {"value": float(found.pvalue), "n": len(ours), "statistic": float(found.statistic)}
+    found: Any = ks_2samp(ratios, retrained_ratios)
+    return {"value": float(found.pvalue), "n": len(ratios), "statistic": float(found.statistic)}
 
 
 def _ratios(records: Mapping[str, Sequence[Record]], names: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the model is still good for, by TOFU's nine numbers."""
+"""TOFU's model utility, from nine numbers."""
 
 from __future__ import annotations
 

@@ -331,8 +331,8 @@ def test_a_proxy_is_for_other_machines(server, make, monkeypatch):
     ("models", "message"),
     [
         ((200, {}, '{"data": [{"id": "a"}, {"id": "b"}]}'), "has the models 'a', 'b'; name one with --judge.model"),
-        ((200, {}, '{"data": []}'), "does not say what models it has; name one"),
-        ((200, {}, "[]"), "does not say what models"),
+        ((200, {}, '{"data": []}'), "does not list its models; name one"),
+        ((200, {}, "[]"), "does not list its models"),
         ((404, {}, "none"), "answers 404"),
         ((500, {}, ""), "answers 500, ''; start it"),
     ],
