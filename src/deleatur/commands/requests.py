@@ -25,7 +25,6 @@ from deleatur.settings import Data, Evaluation
 
 HELD = "held.jsonl"  # in a request's run: rows of all requests up to it, with the model's own answers
 CHECKS = "requests.json"  # in a request's run: what its model knows of each request up to it
-DONE = ("Forgotten", "Nothing to forget")  # headlines after which nothing is left to forget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,12 +276,13 @@ def _close(request: Request, chain: list[Request], folder: Path, ledger: Path, p
     rows = {c["request"]["sha256"]: rows_of(c["request"], ledger) for c in checked}
     write_lines(folder / HELD, held_rows(checked, found, rows))
     write_json(folder / CHECKS, checked)
-    headline = verdict(read_results(folder / "results.json")).headline
+    found_verdict = verdict(read_results(folder / "results.json"))
+    headline = found_verdict.headline
     attempt = Attempt(request=request, checked=tuple(checked))
     changes: dict[str, Any] = {"verdict": headline, "before": measured_of(before), "left": checked[-1]["now"]}
     if again := attempt.again:
         changes["verdict"] = f"{headline}; known again: {', '.join(map(short, again))}"
-    elif headline.startswith(DONE):
+    elif found_verdict.forgotten:
         changes |= {"state": "done", "finished": datetime.now(UTC).isoformat(timespec="milliseconds")}
     entered = _enter(ledger, request, changes)
     return Attempt(
