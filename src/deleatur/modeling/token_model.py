@@ -20,7 +20,7 @@ from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.decoder import Decoder
 from deleatur.modeling.low_memory_layers import recompute_activations
-from deleatur.modeling.safe_reading import describe
+from deleatur.modeling.safe_reading import why
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 
