@@ -50,7 +50,7 @@ def read_ledger(ledger: Path) -> list[Request]:
         requests = list(read_lines(ledger, Request, str(ledger)))
     except DataError as e:
         seen = str(e).partition("; ")[0]
-        raise DataError(f"{seen}; deleatur never leaves a ledger so: mend or remove that line, or restore a copy") from e
+        raise DataError(f"{seen}; deleatur never leaves a ledger so: correct or remove that line, or restore a copy") from e
     for number, request in enumerate(requests, start=1):
         if any(r["sha256"] == request["sha256"] for r in requests[: number - 1]):
             raise DataError(f"{ledger} has request {short(request)} twice, again in line {number}; remove one of the two")
