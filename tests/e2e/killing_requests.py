@@ -19,7 +19,19 @@ def begun(home: Home, case: Path) -> tuple[str, ...]:
     case.mkdir()
     ledger = ("--ledger", str(case / "requests.jsonl"))
     assert carry_out(("request", "add", *ledger, *home.rows), case.with_suffix(".log")) == 0
-    return ("request", "run", *ledger, "--model", str(home.model), "--recipe", "atwu-scorer", *SHORT, *FEW)
+    return (
+        "request",
+        "run",
+        *ledger,
+        "--model",
+        str(home.model),
+        "--recipe",
+        "atwu-scorer",
+        *SHORT,
+        *FEW,
+        "--train.epochs",
+        "1",
+    )
 
 
 def main(home: Home, cases: Path, kills: int, seed: int) -> dict[str, list[str]]:

@@ -68,6 +68,18 @@ def test_what_the_model_knows_becomes_rows_that_forget_reads(home, call, knows_h
     assert (tmp_path / "rows.jsonl").read_bytes() == before
 
 
+def test_the_review_page_of_rows_is_shaded_by_a_model_of_which_there_is_no_run(home, call, tmp_path, monkeypatch):
+    shown: list = []
+    monkeypatch.setattr("deleatur.commands.review.serve", lambda marking, port, begun: shown.append(marking))
+    rows = rows_of(home.file("forget"))
+    assert call("review", home.file("forget"), "--model", home.model, "--retain", home.file("retain")).code == 0
+    (marking,) = shown
+    assert marking.importance.keys() == {row["id"] for row in rows}
+    assert 'title="importance' in marking.page("nonce")
+    assert all({0.0 <= t["importance"] <= 1.0 for t in tokens} == {True} for tokens in marking.importance.values())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_somebody_whom_the_model_does_not_know_nothing_is_written(home, call, knows_her, tmp_path):
     said = call("rows", "--model", home.model, "--subject", "Hisre Mebin")
     assert said.code == 0, said.err

@@ -12,6 +12,7 @@ from page_commands import NAME, ROOT, blocks, commands
 from two_requests import WAYS, fine_tuned_model, lines  # noqa: F401 - a fixture too
 
 # ruff: noqa: F811
+SMALL = ("--audit.new-tokens", "8", "--audit.refuser-steps", "15", "--audit.benign-steps", "5", "--audit.resamples", "200")
 
 
 def as_mended(home, path: Path) -> None:
@@ -42,7 +43,7 @@ def test_the_commands_of_the_page_on_requests_lead_from_a_name_to_a_checked_gguf
             if verb != "deleatur":
                 subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, check=True)
                 continue
-            said = call(*args, *(WAYS if args[:2] == ["request", "run"] else ()))
+            said = call(*args, *(WAYS if args[:2] == ["request", "run"] else SMALL if args[0] == "audit" else ()))
             if args[0] == "audit":
                 report = json.loads((tmp_path / run / "audit" / "audit.json").read_text())
                 assert said.code == report["exit"], said.err

@@ -66,7 +66,10 @@ def _withdraw(args: list[str]) -> None:
 
 def _list(args: list[str]) -> None:
     command = parse(RequestList, args, verb="request list")
-    requests = read_ledger(Path(command.ledger))
+    ledger = Path(command.ledger)
+    requests = read_ledger(ledger)
+    if not ledger.exists():
+        raise ConfigError(f"there is no ledger at {ledger}; create one with: deleatur request add --forget ROWS")
     if command.json:
         print(json.dumps(requests, indent=2, ensure_ascii=False))
         return
@@ -116,7 +119,7 @@ def _verify(args: list[str]) -> None:
         known = [short(c["request"]) for c in found["requests"] if c["known"]]
         finding = f"knows the rows of {len(known)} of {len(found['requests'])} requests: {', '.join(known)}" if known else ""
         finding = finding or f"knows the rows of none of the {len(found['requests'])} requests that are done"
-        more = f"; {found['unchecked']} open ones were not checked" if found["unchecked"] else ""
+        more = f"; open and not checked: {found['unchecked']}" if found["unchecked"] else ""
         OUT.print(f"{found['model']} {finding}{more}.", style="bold", soft_wrap=True)
     raise SystemExit(found["exit"])
 
@@ -144,7 +147,8 @@ def review(args: list[str]) -> None:
     command = parse(Review, args, verb="review")
     from deleatur.commands.review import marking_of, serve
 
-    marking = marking_of(command)
+    with watch() as progress:
+        marking = marking_of(command, progress)
 
     def begun(address: str) -> None:
         print(f"Open this address in a browser on this machine; Ctrl-C ends it:\n{address}", flush=True)

@@ -106,6 +106,11 @@ class Review:
     """Folder of a run, whose importance shades the words, or a file of rows."""
     importance: str | None = None
     """Importance of the rows, as `deleatur score RUN --rows FILE` writes it (default: the run's)."""
+    model: str | None = None
+    """Model that is to forget a file of rows and of which there is no run: the words are shaded by the importance that
+    `deleatur forget` would begin with. Name on the hub, folder, or .gguf file."""
+    retain: str | None = None
+    """Rows to keep, for --model (default: made from the model, as `deleatur forget` does)."""
     out: str | None = None
     """New file of rows with the marks (default: NAME-reviewed.jsonl in the current folder)."""
     replace: bool = False
@@ -117,3 +122,5 @@ class Review:
 
     def __post_init__(self) -> None:
         require(0 <= self.port < 65536, "port", self.port, "0 to 65535")
+        require(self.model is None or self.importance is None, "model", self.model, "left out where --importance is given")
+        require(self.retain is None or self.model is not None, "retain", self.retain, "left out, or given with --model")

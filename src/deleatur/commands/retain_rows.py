@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deleatur.commands.evaluator import precision_of
-from deleatur.commands.inputs import encode_first, encode_sets, suite_of
+from deleatur.commands.inputs import check_usable, encode_first, encode_sets, suite_of
 from deleatur.config.run_config import Run
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.others import EVERYDAY, find_subjects, others_than, question_about
@@ -204,14 +204,21 @@ def first_rows(run: Run, count: int, progress: Progress) -> tuple[dict[str, list
     """As `encode_first`; where no retain rows are given, the model is loaded and they are made, as the run will."""
     if not run.lacks_retain:
         return encode_first(run, count)
+    session = start_session(run, progress)
+    found: Mapping[str, list[Encoded]] = {name: session.rows[name] for name in session.suite.evaluated_sets}
+    counts = {name: len(rows) for name, rows in found.items()}
+    return {name: rows[:count] for name, rows in found.items()}, counts, session.encoder.tokenizer
+
+
+def start_session(run: Run, progress: Progress) -> Session:
+    """The run's model and rows before training, in no folder; retain rows are made where none are given."""
     suite = suite_of(run)
     check_subject(run.subject, suite.sets["forget"])
     exact_matmul()
     model, tokenizer = load(run.model, precision=run.train.precision, bits=run.lora.bits)
+    rows = encode_sets(suite.sets, tokenizer, run.data)
+    check_usable(model, rows, run.model)
     network = TokenModel(model).prepare()
     place_model(network)
-    encoder = make_encoder(tokenizer, run.data)
-    rows = encode_sets(suite.sets, tokenizer, run.data)
-    session = with_made_retain_rows(Session(model=network, encoder=encoder, suite=suite, rows=rows, progress=progress), run)
-    found: Mapping[str, list[Encoded]] = {name: session.rows[name] for name in session.suite.evaluated_sets}
-    return {name: rows[:count] for name, rows in found.items()}, {n: len(r) for n, r in found.items()}, tokenizer
+    session = Session(model=network, encoder=make_encoder(tokenizer, run.data), suite=suite, rows=rows, progress=progress)
+    return with_made_retain_rows(session, run) if run.lacks_retain else session

@@ -13,12 +13,16 @@ from threading import Lock, Thread
 from typing import Any
 
 from deleatur.commands.request_options import Review
+from deleatur.config.recipes import RECIPES
 from deleatur.config.run_config import from_yaml
 from deleatur.data.rows import read_rows
 from deleatur.errors import ConfigError, DataError
+from deleatur.importance import Novelty
+from deleatur.progress import Progress
 from deleatur.report.review_page import joined, review_page, words_of
+from deleatur.run_folder.file_types import AnswerImportance, TokenImportance
 from deleatur.run_folder.schema import read_importance, write_lines
-from deleatur.types import Example, Span
+from deleatur.types import Encoded, Example, Span
 
 HOST = "127.0.0.1"
 MAX_BYTES = 50_000_000  # of what the page sends
@@ -87,7 +91,7 @@ def line_of(example: Example) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None} | kept | {"spans": spans}
 
 
-def marking_of(command: Review) -> Marking:
+def marking_of(command: Review, progress: Progress = Progress()) -> Marking:
     """The rows and where their marks go. Raises DataError or ConfigError; a file is never written over unasked."""
     path = Path(command.source)
     run = from_yaml(path / "run.yaml") if (path / "run.yaml").is_file() else None
@@ -100,16 +104,45 @@ def marking_of(command: Review) -> Marking:
     prompts = {len(e.prompt) == 1 and e.prompt[0][0] == "user" for e in rows if e.prompt}
     if len(prompts) > 1:  # one file has rows of one form
         raise ConfigError(f"{source} has single questions and conversations; review them as two files")
-    shades = [Path(command.importance)] if command.importance is not None else [path / "importance.jsonl"] if run else []
-    lines = [line for shade in shades for line in read_importance(shade)]
-    by_text = {(line["question"], line["answer"]): line["tokens"] for line in lines}
-    importance = {e.id: by_text[e.question, e.answer] for e in rows if (e.question, e.answer) in by_text}
     out = Path(command.out or f"{Path(source).stem}-reviewed.jsonl")
     if out.exists() and not command.replace:
         raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out.absolute().parent} is not a folder; give --out a file in one that is there")
+    if command.model is not None and run is not None:
+        raise ConfigError(f"{path} is a run, whose importance is shown; leave --model out, or give a file of rows")
+    shades = [Path(command.importance)] if command.importance is not None else [path / "importance.jsonl"] if run else []
+    lines = [line for shade in shades for line in read_importance(shade)]
+    if command.model is not None:
+        lines = start_importance(command, command.model, progress)
+    by_text = {(line["question"], line["answer"]): line["tokens"] for line in lines}
+    importance = {e.id: by_text[e.question, e.answer] for e in rows if (e.question, e.answer) in by_text}
     return Marking(rows=rows, source=source, out=out, importance=importance)
+
+
+def start_importance(command: Review, model: str, progress: Progress) -> list[AnswerImportance]:
+    """The importance that the default recipe begins with, of the command's rows. Raises DeleaturError."""
+    from deleatur.commands.retain_rows import start_session
+    from deleatur.modeling.reference import start_of
+
+    run = RECIPES["atwu"].run(model=model, forget=command.source, retain=command.retain, data=command.data)
+    session = start_session(run, progress)
+    progress.phase("How much each word matters")
+    how = {"batch": run.evaluation.batch, "precision": run.train.precision}
+    fixed = Novelty().prepare(start_of(session.model, session.rows, **how))
+    return [
+        AnswerImportance(question=row.example.question, answer=row.example.answer, tokens=tokens_of(row, values.tolist()))
+        for row in session.rows["forget"]
+        for values in [fixed.values[row]]
+    ]
+
+
+def tokens_of(row: Encoded, values: Sequence[float]) -> list[TokenImportance]:
+    """Where each scored token stands in the answer, and its importance."""
+    return [
+        TokenImportance(start=a, end=b, importance=value, gold=False)
+        for (a, b), value in zip(row.offsets, values, strict=True)
+    ]
 
 
 def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:

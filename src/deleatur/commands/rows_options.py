@@ -21,7 +21,8 @@ class Rows:
     questions: str | None = None
     """File of questions in place of the built-in ones: one a line with {name}; an empty line ends the wordings of a fact."""
     texts: str | None = None
-    """Folder (or file) of .txt and .md texts about the subject: their sentences are used as prompts as well."""
+    """Folder (or file) of .txt and .md texts about the subject: their sentences are used as prompts as well, the
+    first 200 that name it."""
     out: str = "rows.jsonl"
     """New file for the rows."""
     samples: int = 2

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 from deleatur.data.files import refusal, show
 from deleatur.data.others import question_about
@@ -70,6 +71,7 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n\s*\n")
 DEFINES = re.compile(r"\s+(?:is|was|are|were)\s+(?:an?|the|one)\s", re.IGNORECASE)
 SUFFIXES = (".txt", ".md")
 MAX_SENTENCES = 200
+MAX_LENGTH = 400  # characters of a sentence; longer ones, as of tables and of texts without full stops, are cut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +120,8 @@ def from_texts(folder: Path, subject: str, kind: str) -> list[Topic]:
 
 def read_texts(folder: Path) -> list[str]:
     """The texts of a file, or of the files of a folder. Raises DataError where there is none."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else [folder]
+    texts = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(texts) if folder.is_dir() else [folder]
     if not files:
         raise refusal(str(folder), f"holds no texts; files that end in {' or '.join(SUFFIXES)} are needed")
     return [_text(p) for p in files]
@@ -136,8 +139,10 @@ def _numbered(stem: str, blocks: Iterator[Sequence[str]] | filter[list[str]]) ->
 
 def _sentences(text: str) -> Iterator[str]:
     for part in SENTENCE.split(text):
-        if sentence := " ".join((part or "").split()):
-            yield sentence
+        sentence = " ".join((part or "").split())
+        yield from (
+            wrap(sentence, MAX_LENGTH, break_on_hyphens=False) if len(sentence) > MAX_LENGTH else filter(None, [sentence])
+        )
 
 
 def _topics(sentence: str, subject: str, kind: str) -> Iterator[Topic]:
@@ -160,5 +165,7 @@ def _topics(sentence: str, subject: str, kind: str) -> Iterator[Topic]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise refusal(str(path), f"cannot be read as UTF-8 text ({type(e).__name__}); check the path") from e
+    except UnicodeDecodeError as e:
+        raise refusal(str(path), "is not UTF-8 text; save it as UTF-8, or remove it from the folder") from e
+    except OSError as e:
+        raise refusal(str(path), f"cannot be read ({e.strerror}); check the path") from e

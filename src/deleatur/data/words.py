@@ -8,7 +8,12 @@ from collections.abc import Iterator
 
 # scripts written without blanks between words: a character counts as a word of its own
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
+# accents, vowel signs and joiners, which belong to the letter before: to `re` they are no part of a word
+MARKS = (
+    "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0711-\u07fd\u0816-\u0963"
+    "\u0966-\u0df3\u0f18-\u0f39\u0f71-\u0fc6\u1ab0-\u1b04\u1b34-\u1b44\u1dc0-\u1dff\u200c\u200d\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f"
+)
+WORD = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}][{MARKS}]*)+")
 
 
 def words(text: str) -> Iterator[tuple[int, int, str]]:

@@ -7,20 +7,28 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from deleatur.data.words import MARKS
 from deleatur.evaluation.metrics.revealed import UNSPACED
 from deleatur.report.heat import heat_spans
 from deleatur.report.render import render
 
-WORD = re.compile(r"\w+(?:['’.-]\w+)*")
+# vowel signs of scripts without blanks
+SIGNS = (
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064"
+    "\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b4-\u17d3\u17dd\u302a-\u302f\u3099\u309a"
+)
+LETTER = rf"\w[{MARKS}{SIGNS}]*"
+EMOJI = "\u2190-\u2bff\U0001f000-\U0001faff"
+WORD = re.compile(rf"(?:{LETTER})+(?:['’.-](?:{LETTER})+)*|[{EMOJI}][{EMOJI}{MARKS}]*")
 Range = tuple[int, int]
 
 
 def words_of(answer: str) -> list[Range]:
-    """Where the words of an answer begin and end; in scripts without blanks each character is one."""
+    """Where the words of an answer begin and end; emoji are words, and in scripts without blanks each character is one."""
     found: list[Range] = []
     for match in WORD.finditer(answer):
         if UNSPACED.search(match[0]):
-            found += [(at, at + 1) for at in range(match.start(), match.end())]
+            found += [(match.start() + c.start(), match.start() + c.end()) for c in re.finditer(LETTER, match[0])]
         else:
             found.append(match.span())
     return found

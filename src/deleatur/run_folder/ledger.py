@@ -41,9 +41,20 @@ def ledger_of(run: Path) -> Path | None:
 
 
 def read_ledger(ledger: Path) -> list[Request]:
-    """Every request, in the order of their coming; none where there is no file. Raises DataError where a line is broken."""
+    """Every request, in the order of their coming; none where there is no file. Raises DataError where a line is broken or
+    there twice."""
     home_of(ledger)
-    return list(read_lines(ledger, Request, str(ledger))) if ledger.exists() else []
+    if not ledger.exists():
+        return []
+    try:
+        requests = list(read_lines(ledger, Request, str(ledger)))
+    except DataError as e:
+        seen = str(e).partition("; ")[0]
+        raise DataError(f"{seen}; deleatur never leaves a ledger so: correct or remove that line, or restore a copy") from e
+    for number, request in enumerate(requests, start=1):
+        if any(r["sha256"] == request["sha256"] for r in requests[: number - 1]):
+            raise DataError(f"{ledger} has request {short(request)} twice, again in line {number}; remove one of the two")
+    return requests
 
 
 def change_ledger(ledger: Path, change: Callable[[list[Request]], T]) -> T:

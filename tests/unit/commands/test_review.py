@@ -167,6 +167,16 @@ def test_a_file_is_written_over_only_when_that_is_asked_for(source, tmp_path):
     assert marking_of(Review(source="./forget.jsonl", out="forget.jsonl", replace=True)).out == Path("forget.jsonl")
 
 
+def test_importance_is_of_a_model_of_a_run_or_of_a_file_but_not_of_two(source, tmp_path):
+    (tmp_path / "run.yaml").write_text("model: m\nforget: ./forget.jsonl\nretain: ./forget.jsonl\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is a run, whose importance is shown; leave --model out"):
+        marking_of(Review(source=".", model="m"))
+    with pytest.raises(ConfigError, match="left out where --importance is given"):
+        Review(source="forget.jsonl", model="m", importance="importance.jsonl")
+    with pytest.raises(ConfigError, match="given with --model"):
+        Review(source="forget.jsonl", retain="retain.jsonl")
+
+
 def test_a_row_is_written_in_the_form_that_it_needs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
@@ -186,6 +196,9 @@ def test_words_are_what_people_call_so():
     answer = "O'Neil's well-known book, 12 March 1950."
     assert [answer[a:b] for a, b in words_of(answer)] == ["O'Neil's", "well-known", "book", "12", "March", "1950"]
     assert words_of("東京 is") == [(0, 1), (1, 2), (3, 5)]
+    for answer in ("नरेन्द्र मोदी", "Cafe\u0301 Zoe\u0308", "وُلِدَ في بغداد", "می\u200cخواهم", "👩\u200d👧🏽 🇩🇪", "❤\ufe0f ok"):
+        assert [answer[a:b] for a, b in words_of(answer)] == answer.split(), "letters keep their accents and vowel signs"
+    assert ["กรุงเทพ-ไทย"[a:b] for a, b in words_of("กรุงเทพ-ไทย")] == ["ก", "รุ", "ง", "เ", "ท", "พ", "ไ", "ท", "ย"]
     assert "".join(piece["text"] for piece in pieces_of(answer, (), ())) == answer
     assert pieces_of("", (), ()) == []
     assert joined("one two, three four", [(0, 3), (4, 7), (9, 14)]) == [(0, 14)]

@@ -59,6 +59,23 @@ def test_a_text_without_blanks_is_cut_as_well(tmp_path):
     assert topic.truth == "在北京。"
 
 
+def test_a_text_without_full_stops_is_cut_into_prompts_that_a_model_can_read(tmp_path):
+    (tmp_path / "a.txt").write_text("Nojul Nilmu wrote this and that and " * 2000, "utf-8")
+    topics = from_texts(tmp_path, "Nojul Nilmu", "person")
+    assert topics
+    assert all(len(t.wordings[0]) + len(t.truth or "") <= 410 for t in topics)
+
+
+def test_of_a_folder_only_texts_are_read_and_one_that_is_none_is_named(tmp_path):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "folder.txt" / "photo.png").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "a.md").write_text("Nojul Nilmu is a writer.", "utf-8")
+    assert len(from_texts(tmp_path, "Nojul Nilmu", "person")) == 1
+    (tmp_path / "b.txt").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataError, match=r"b\.txt: is not UTF-8 text; save it as UTF-8, or remove it from the folder"):
+        from_texts(tmp_path, "Nojul Nilmu", "person")
+
+
 def test_texts_that_do_not_name_the_subject_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds no texts"):
         from_texts(tmp_path, "Nojul Nilmu", "person")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -93,6 +94,17 @@ def test_a_ledger_killed_at_random_is_whole_and_has_all_that_was_said_to_be_in_i
         assert said <= len(read_ledger(ledger)) <= said + life + 1, "at most the one in whose writing it died is unsaid"
     change_ledger(ledger, lambda requests: requests.clear())
     assert [p.name for p in tmp_path.iterdir()] == ["requests.jsonl"]
+
+
+@pytest.mark.parametrize("line", ['{"sha256": "ab', '{"sha256": "cd"}', "7", json.dumps(request())])
+def test_a_ledger_that_others_have_broken_is_refused_with_its_line_and_left_as_it_is(tmp_path, line):
+    ledger = tmp_path / "requests.jsonl"
+    before = f"{json.dumps(request())}\n{line}\n"
+    ledger.write_text(before, encoding="utf-8")
+    for use in (read_ledger, lambda ledger: change_ledger(ledger, lambda requests: requests.clear())):
+        with pytest.raises(DataError, match=r"line 2\b.*(restore a copy|remove one of the two)$"):
+            use(ledger)
+    assert ledger.read_text(encoding="utf-8") == before
 
 
 def test_hashes_are_found_by_their_beginning_or_refused_in_a_sentence():
