@@ -1,6 +1,6 @@
 """Ten deletion requests one after the other on the demo's world, and what is forgotten and kept after each.
 
-    python examples/ten_requests.py models/told-… --out runs/ten
+    python examples/ten_requests.py models/fine-tuned-… --out runs/ten
 
 MODEL is the fine-tuned model that `deleatur demo` leaves in models/, with its rows. Ten of the people whom the demo keeps
 ask to be forgotten. The rows to keep are those of the ten others and of whoever has not asked yet. Made again, it goes on
@@ -54,7 +54,7 @@ def table(out: Path) -> str:
         "lowest NLL of an earlier one | retain | incoherent forget, retain answers | unseen | steps |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for number, request in enumerate((r for r in requests if r["finished"]), 1):
+    for number, request in enumerate((r for r in requests if r["left"]), 1):
         folder = out / request["run"]
         results, checks = (json.loads((folder / name).read_text()) for name in ("results.json", "requests.json"))
         before, left, earlier = request["before"], request["left"], checks[:-1]

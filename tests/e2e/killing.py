@@ -31,7 +31,7 @@ FAULTS = (errno.ENOSPC, errno.EROFS, errno.EIO)  # no space left, a disk that be
 DEATHS_OF_A_RUN = 4  # then it may come to its end
 FEW = ("--evaluation.rows", "2", "--evaluation.new-tokens", "2")
 BY_ONE = ("--evaluation.rows", "4", "--evaluation.new-tokens", "2", "--evaluation.batch", "1")  # many batches
-SHORT = ("--train.epochs", "2", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
+SHORT = ("--train.epochs", "3", "--train.batch", "4", "--train.lr", "1e-3", "--keep.every", "1", "--keep.newest", "2")
 
 
 def plans(home: Any, base: Path, *, kills: tuple[int, int, int], seed: int, faults: bool = False) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def plans(home: Any, base: Path, *, kills: tuple[int, int, int], seed: int, faul
     asked = ("evaluate", "--model", str(home.model), *home.rows, "--out", "{out}", *BY_ONE, "--evaluation.grad-norm")
     made = [
         {
-            "first": home.forget("{out}", *SHORT, *FEW, "--evaluation.batch", "2"),
+            "first": home.forget("{out}", *SHORT, *FEW, "--evaluation.batch", "1"),
             "again": ("forget", "{out}", "--resume"),
             "begun": "run.yaml",
         },
