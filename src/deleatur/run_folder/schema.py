@@ -88,7 +88,7 @@ def read_current(path: Path) -> dict[str, Any]:
     """The same in its own form: `RunResults` or `EvaluationResults`."""
     results = _json(_text(path), str(path))
     version = results.get("schema_version") if isinstance(results, dict) else None
-    while version in UPGRADES:
+    while isinstance(version, int) and version in UPGRADES:
         results = UPGRADES[version](results)
         version = results["schema_version"]
     if version != SCHEMA_VERSION:

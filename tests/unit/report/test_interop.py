@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,7 +295,7 @@ class TestReadResults:
             while isinstance(place, dict) and place:
                 key = data.draw(st.sampled_from(sorted(place)))
                 if not isinstance(place[key], dict) or not place[key] or data.draw(st.integers(0, 3)) == 0:
-                    place[key] = data.draw(self.odd)
+                    place[key] = deepcopy(data.draw(self.odd))
                     break
                 place = place[key]
         try:
