@@ -12,6 +12,7 @@ from dataclasses import replace
 from deleatur.data.files import Row, refusal, show, show_columns
 from deleatur.errors import DataError
 
+TEXTS = ("text", "content", "value")  # of an object, where its text is; the last two of a turn
 QUESTIONS = ("question", "query", "prompt", "instruction", "input", "problem", "user", "human", "title", "q")
 ANSWERS = (
     "answer",
@@ -71,7 +72,8 @@ def _renamed(
     form = next((form for form in forms if all(there.get(name) for name in form)), None)
     fits = known if form is None else forms[form]
     cells = {name: value for name, value in row.cells.items() if name in fits and name not in taken}
-    return replace(row, cells=cells | {name: _first(row, paths) for name, paths in there.items() if paths})
+    taken_from = {name: paths[0] for name, paths in there.items() if paths}
+    return replace(row, cells=cells | {name: _first(row, there[name]) for name in taken_from}, paths=taken_from)
 
 
 def _head(row: Row, path: str) -> str | None:
@@ -119,8 +121,7 @@ def _at(row: Row, path: str) -> object:
 def hint(cells: Mapping[str, object], place: str) -> str:
     """How to say which column is the question and which the answer, by their own names where these can be guessed."""
     for column, value in cells.items():
-        first = value[0] if isinstance(value, list | tuple) and value else None
-        if isinstance(first, Mapping) and ({"role", "content"} <= first.keys() or {"from", "value"} <= first.keys()):
+        if _is_conversation(value):
             return f"--data.columns messages={column} takes this conversation"
     by_name = {str(column).casefold(): column for column in reversed(list(cells))}
     question, answer = (
@@ -138,12 +139,19 @@ def hint(cells: Mapping[str, object], place: str) -> str:
     )
 
 
+def _is_conversation(value: object) -> bool:
+    """Are these the turns of two, one of them perhaps the answer?"""
+    turns = value if isinstance(value, list | tuple) else ()
+    roles = [turn.get("role", turn.get("from")) for turn in turns if isinstance(turn, Mapping)]
+    return len({str(role) for role in roles if role not in (None, "system")}) > 1
+
+
 def _path(name: str, value: object) -> str | None:
     """Where the first text below a column stands; None where there is none, or the name cannot be typed as it is."""
     path = name
     for _ in range(4):
         if isinstance(value, list | tuple) and value:
             path, value = f"{path}.0", value[0]
-        elif isinstance(value, Mapping) and isinstance(value.get("text"), str | list):
-            path, value = f"{path}.text", value["text"]
+        elif isinstance(value, Mapping) and (key := next((k for k in TEXTS if isinstance(value.get(k), str | list)), None)):
+            path, value = f"{path}.{key}", value[key]
     return path if isinstance(value, str) and value.strip() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deleatur.data.formats import READERS
@@ -26,11 +26,13 @@ class NoRows(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One row as it was read: where it stands, the id it gets where it names none, and its columns."""
+    """One row as it was read: where it stands, the id it gets where it names none, its columns, and where those that the
+    settings name were taken from."""
 
     place: str
     name: str
     cells: Mapping[str, object]
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(source: str, root: str | None) -> list[Row]:

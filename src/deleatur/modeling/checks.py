@@ -23,25 +23,27 @@ def check_room(model: PreTrainedModel, rows: Mapping[str, list[Encoded]], name: 
     """Refuse rows that are longer than the model can read."""
     room = getattr(model.config, "max_position_embeddings", None)  # not every family has a limit
     longest = max(len(row.ids) for encoded in rows.values() for row in encoded)
-    if room and longest > room:
-        raise ModelError(f"a row has {longest} tokens and {name} reads {room}; set data.max_length to {room} or less")
-    if (turn := _other_rotation(model)) and longest > turn:
+    kind, turn = _other_rotation(model)
+    if turn and longest > turn:
         raise ModelError(
-            f"a row has {longest} tokens, and {name} has other rotary factors (longrope) for sequences above {turn}, so "
+            f"a row has {longest} tokens, and {name} has other rotary factors ({kind}) for sequences above {turn}, so "
             f"rows of both kinds cannot be run together; set data.max_length to {turn} or less"
         )
+    if room and longest > room:
+        raise ModelError(f"a row has {longest} tokens and {name} reads {room}; set data.max_length to {room} or less")
 
 
-def _other_rotation(model: PreTrainedModel) -> int | None:
-    """The length above which transformers changes the rotary factors of all that is run together."""
+def _other_rotation(model: PreTrainedModel) -> tuple[str, int | None]:
+    """The kind of rotary factors that transformers changes for all that is run together, and above which length."""
     given = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     for part_of in (
         given,
         *(p for p in given.values() if isinstance(p, Mapping)),
     ):  # one for all layers, or for kinds of them
-        if part_of.get("rope_type") == "longrope":
-            return part_of.get("original_max_position_embeddings")
-    return None
+        if (kind := part_of.get("rope_type")) in ("longrope", "dynamic"):
+            length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            return kind, part_of.get("original_max_position_embeddings", length)
+    return "", None
 
 
 def check_known(model: PreTrainedModel, rows: Mapping[str, Sequence[Encoded]], name: str) -> None:

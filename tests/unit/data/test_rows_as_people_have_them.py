@@ -133,6 +133,15 @@ class TestHints:
         ("row", "hint", "columns"),
         [
             ({"chosen": MESSAGES["messages"], "rejected": []}, "messages=chosen takes this", ("messages=chosen",)),
+            (
+                {
+                    "prompt": [{"role": "user", "content": "Who?"}],
+                    "chosen": [{"role": "assistant", "content": "Ada."}],
+                    "rejected": [{"role": "assistant", "content": "Bo."}],
+                },
+                "question=prompt.0.content answer=chosen.0.content takes these two",
+                ("question=prompt.0.content", "answer=chosen.0.content"),
+            ),
             ({"dialog": SHARED["conversations"]}, "messages=dialog takes this", ("messages=dialog",)),
             (
                 {"human": "Who?", "assistant": "Ada."},
@@ -152,6 +161,12 @@ class TestHints:
             rows_from([row])
         assert hint in str(caught.value)
         assert taken(row, *columns).answer in ("Ada.", "Yes.")
+
+    def test_a_hint_for_a_list_goes_on_from_the_path_that_was_given(self):
+        row = {"title": "Who?", "answers": {"text": ["Ada."], "answer_start": [0]}}
+        with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first of a list"):
+            taken(row, "question=title", "answer=answers.text")
+        assert taken(row, "question=title", "answer=answers.text.0").answer == "Ada."
 
     def test_numbers_and_empty_cells_of_pandas_are_told_apart(self):
         with pytest.raises(DataError, match="answer is 1921, but must be text; write it in quotes"):

@@ -29,3 +29,13 @@ def test_rows_that_change_the_rotary_factors_of_their_neighbours_are_refused():
         ModelError, match=r"a row has 33 tokens, .* \(longrope\) .* above 32, .*; set data\.max_length to 32"
     ):
         check_room(model, {"forget": [row(20), row(33)]}, "phi")
+
+
+def test_dynamic_factors_are_named_as_what_they_are(make_llama):
+    """A model with dynamic factors does read longer rows, but not beside shorter ones."""
+    model = make_llama(
+        max_position_embeddings=16, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    )
+    check_room(model, {"forget": [row(16)]}, "llama")
+    with pytest.raises(ModelError, match=r"other rotary factors \(dynamic\) for sequences above 16, "):
+        check_room(model, {"forget": [row(17), row(8)]}, "llama")
