@@ -18,7 +18,9 @@ from deleatur.commands.demo import fine_tuned_model
 from deleatur.commands.demo_scale import FineTuning, scale_of
 from deleatur.commands.options import Demo
 from deleatur.data.world import make_world
+from deleatur.errors import Interrupted
 from deleatur.progress import Progress
+from deleatur.training.checkpoint import Checkpoints
 
 LINE = "deleatur: interrupted; resume with: deleatur forget run --resume"
 
@@ -131,3 +133,20 @@ def test_an_interrupt_from_the_keyboard_ends_the_process(home, tmp_path):
     assert "Traceback" not in err
     left = {p.name for p in (tmp_path / "run").iterdir()}
     assert left == {"run.yaml", "data.json", "records", "steps.jsonl", "checkpoints"}
+
+
+def test_a_signal_while_processes_compare_theirs_is_not_lost(tmp_path, monkeypatch):
+    """It comes after this process has said that it has none; the step after it ends training."""
+    kept = Checkpoints(tmp_path, every=None, keep=1)
+
+    def gather(value):
+        os.kill(os.getpid(), signal.SIGINT)
+        return [value]
+
+    with pytest.raises(Interrupted, match="after step 2"), kept.handle_signals():
+        with monkeypatch.context() as patched:
+            patched.setattr("deleatur.training.checkpoint.gather", gather)
+            assert not kept.due(1, 10)
+        kept.stop_if_requested(1)
+        assert kept.due(2, 10)
+        kept.stop_if_requested(2)

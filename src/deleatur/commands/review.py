@@ -158,7 +158,7 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
     server.daemon_threads = True
     begun(f"http://{HOST}:{server.server_port}/{token}/")
     try:
-        server.serve_forever(poll_interval=0.2)
+        server.serve_forever(poll_interval=0.05)
     except KeyboardInterrupt:
         pass  # what was saved is saved
     finally:

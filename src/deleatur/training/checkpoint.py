@@ -32,15 +32,14 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, every: int | None, keep: int) -> None:
         self.folder, self.every, self.keep = folder, every, keep
-        self.stop_signal: int | None = None  # the signal to stop
+        self.stop_signal: int | None = None  # the signal to stop that came to this process, at any moment
+        self.agreed: int | None = None  # the signal by which all processes stop
         self.verified: set[Path] = set()  # places whose hashes were right
 
     def due(self, step: int, steps: int) -> bool:
         """Is the state to be saved after this step?"""
-        self.stop_signal = next(
-            (h for h in gather(self.stop_signal) if h is not None), None
-        )  # a signal to one process stops all
-        return self.stop_signal is not None or (self.every is not None and (step % self.every == 0 or step == steps))
+        self.agreed = next((s for s in gather(self.stop_signal) if s is not None), None)  # a signal to one stops all
+        return self.agreed is not None or (self.every is not None and (step % self.every == 0 or step == steps))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Save the state: a kill at any moment leaves it complete or absent. Raises ConfigError on a full disk."""
@@ -117,9 +116,9 @@ class Checkpoints:
             raise Interrupted("interrupted after the last step", signal=self.stop_signal)
 
     def stop_if_requested(self, step: int) -> None:
-        """Raises Interrupted if a stop signal came; the state has to be saved by then."""
-        if self.stop_signal is not None:
-            raise Interrupted(f"interrupted after step {step}, which is kept", signal=self.stop_signal)
+        """Raises Interrupted if `due` found a stop signal; the state has to be saved by then."""
+        if self.agreed is not None:
+            raise Interrupted(f"interrupted after step {step}, which is kept", signal=self.agreed)
 
     def _is_complete(self, place: Path) -> bool:
         with contextlib.suppress(OSError, ValueError, AttributeError):

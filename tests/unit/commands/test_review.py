@@ -77,7 +77,7 @@ def browser(marking) -> Iterator[Browser]:
     assert there.wait(10)
     browser = Browser(heard[0])
     yield browser
-    thread.join(0.5)
+    thread.join(0.2)
     if thread.is_alive():
         browser.ask("POST", f"{browser.path}end", [{"go": [], "stay": []}] * 2)
     thread.join(10)
