@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,22 +59,22 @@ def fit(
     rises while the retain NLL is above the bound and falls while it is below (primal-dual, 2506.05314). A number that
     `on_step` returns ends training after so many steps more, over which the rate falls to 0.
     """
+    optimizer = make_optimizer(model, method.settings, steps)
     try:
-        _fit(model, windows, method, steps, on_step, checkpoints)
+        _fit(model, windows, method, optimizer, on_step, checkpoints)
     finally:
-        gc.collect()  # torch's scheduler and optimizer refer to each other, and would keep moments and master weights
+        optimizer.release()
 
 
 def _fit(
     model: TokenModel,
     windows: Iterable[Sequence[Batch]],
     method: Method,
-    steps: int,
+    optimizer: ModelOptimizer,
     on_step: Callable[[Step], int | None],
     checkpoints: Checkpoints | None,
 ) -> None:
     accelerator, importance = start(), method.importance
-    optimizer = make_optimizer(model, method.settings, steps)
     model.train()
     done_steps = _resume(checkpoints, optimizer, importance)
     forget_peak_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -103,6 +104,12 @@ class ModelOptimizer:
             self.weights.copy_to_model()
         return norm
 
+    def release(self) -> None:
+        """Free moments and master weights: torch's scheduler puts the optimizer into a cycle, which would keep them."""
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        self.weights.master.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on beside its batches. Raises Diverged where a weight is not finite."""
         if not all(gather(all(bool(part(p).isfinite().all()) for p in self.weights.master))):
@@ -148,6 +155,11 @@ class DeepSpeedOptimizer(ModelOptimizer):
             return math.nan
         self.run.step()  # does nothing where the norm is not finite
         return float(self.run.get_global_grad_norm())
+
+    def release(self) -> None:
+        """Free what DeepSpeed's engine holds as well."""
+        super().release()
+        gc.collect()
 
     def _kept(self) -> dict[str, Any]:
         mesh = mesh_of(self.weights.trained[0])

@@ -26,7 +26,7 @@ from deleatur.protocols import TrainingContext
 from deleatur.requirements import HiddenState, Requirements
 from deleatur.settings import Train
 from deleatur.training.loop import Method, fit
-from deleatur.training.optimizer import MasterWeights, ModelOptimizer
+from deleatur.training.optimizer import MOMENTS, MasterWeights, ModelOptimizer
 from deleatur.types import Reference, Teacher, TokenOutputs
 
 SATURATED = GradientDifference(saturation=2.0)
@@ -470,16 +470,19 @@ class TestOutOfMemory:
 
 def test_nothing_of_the_optimizer_is_left_when_training_ends(make_llama, forget_rows, retain_rows, monkeypatch):
     """Its moments and master weights are three times the model, and would lie beside it during the evaluation."""
-    made, init = [], ModelOptimizer.__init__
+    held, release = [], ModelOptimizer.release
 
-    def watched(self, *args):
-        init(self, *args)
-        made.append(ref(self))
+    def watched(self):
+        moments = (m[name] for m in self.optimizer.state.values() for name in MOMENTS)
+        held.extend(map(ref, (*self.weights.master, *moments)))
+        release(self)
 
-    monkeypatch.setattr(ModelOptimizer, "__init__", watched)
+    monkeypatch.setattr(ModelOptimizer, "release", watched)
     gc.disable()
     try:
-        train(make_llama(), forget_rows[:4], retain_rows[:4])
+        train(lm := make_llama().to(torch.bfloat16), forget_rows[:4], retain_rows[:4])
+        left = [tensor for tensor in (kept() for kept in held) if tensor is not None]
     finally:
         gc.enable()
-    assert [optimizer() for optimizer in made] == [None]
+    assert len(held) == 3 * sum(1 for _ in lm.parameters())
+    assert not left

@@ -45,11 +45,13 @@ class Word:
     named: bool  # is it a number, or has it a capital that is not its sentence's?
 
 
+@lru_cache(2**14)
 def is_letter(character: str) -> bool:
     """Does it belong to a word: a letter, a digit or a mark?"""
     return unicodedata.category(character)[0] in "LNM" or character == POINT
 
 
+@lru_cache(2**14)
 def folded(text: str) -> str:
     """The folded words with one blank between them; runs of characters stay together."""
     parts, last = [], 0
@@ -112,6 +114,7 @@ def _kinds(plain: str) -> Iterator[Kind | None]:
         yield last
 
 
+@lru_cache(2**14)
 def _kind(character: str) -> Kind:
     for kind, pattern in KINDS:
         if pattern.match(character):
