@@ -14,7 +14,7 @@ from deleatur.commands.demo import write_world
 from deleatur.data.world import make_world
 
 SHORT = ("--train.epochs", "1", "--train.batch", "4", "--evaluation.new-tokens", "4", "--rates", "1e-4", "1e-2")
-ON = ("--seeds", "0", "--methods", "graddiff", "wga")
+METHODS = ("graddiff", "wga")
 
 
 @pytest.fixture
@@ -22,15 +22,19 @@ def bench(home: Any, call: Callable[..., Any], tmp_path: Path) -> Callable[..., 
     """Twelve rows about two people, enough to be audited."""
     write_world(make_world(people=4, forget=2, holdout=2, rows_per_fact=1), tmp_path / "rows")
     rows = [a for name in ("forget", "retain", "holdout") for a in (f"--{name}", tmp_path / "rows" / f"{name}.jsonl")]
-    more = ("--objective", "extraction_strength", "--out", tmp_path / "b")
-    return lambda *given: call("bench", "--model", home.model, *rows, *SHORT, *more, *ON, *given)
+    more = ("--objective", "extraction_strength", "--out", tmp_path / "b", "--seeds", "0")
+
+    def bench(*given: str, methods: tuple[str, ...] = METHODS[:1]) -> Any:
+        return call("bench", "--model", home.model, *rows, *SHORT, *more, "--methods", *methods, *given)
+
+    return bench
 
 
 def test_every_runs_model_is_audited_against_the_same_controls(bench: Callable[..., Any], tmp_path: Path) -> None:
     """The tiny model never knew the rows, so its audit is void; no model is kept. A second call does nothing."""
-    said = bench("--audit")
+    said = bench("--audit", methods=METHODS)
     assert said.code == 0, said.err
-    folders = [tmp_path / "b" / method / "seed-0" for method in ON[3:]]
+    folders = [tmp_path / "b" / method / "seed-0" for method in METHODS]
     audits = [json.loads((folder / "audit" / "audit.json").read_text()) for folder in folders]
     assert [a["verdict"] for a in audits] == ["VOID", "VOID"]
     assert not any((folder / "model").exists() for folder in folders)
@@ -40,7 +44,7 @@ def test_every_runs_model_is_audited_against_the_same_controls(bench: Callable[.
         assert all((f / "audit" / "cells" / path.name).read_bytes() == path.read_bytes() for f in folders)
     assert "Audit of graddiff, seed 0: VOID" in (tmp_path / "b" / "table.md").read_text()
     written = {p: p.stat().st_mtime_ns for f in folders for p in (f / "audit").rglob("*.json")}
-    assert bench("--audit").out == said.out
+    assert bench("--audit", methods=METHODS).out == said.out
     assert {p: p.stat().st_mtime_ns for p in written} == written
 
 
@@ -73,7 +77,9 @@ def _interrupt(*args: object) -> None:
 
 
 def test_an_audit_needs_a_control(home: Any, call: Callable[..., Any], tmp_path: Path) -> None:
-    said = call("bench", "--model", home.model, *home.rows, *SHORT, *ON, "--out", tmp_path / "b", "--audit")
+    said = call(
+        "bench", "--model", home.model, *home.rows, *SHORT, "--methods", *METHODS, "--out", tmp_path / "b", "--audit"
+    )
     assert said.code == 2
     assert "unseen rows as --holdout" in said.err
     shutil.rmtree(tmp_path / "b", ignore_errors=True)
