@@ -34,6 +34,8 @@ def unchecked() -> Iterator[None]:
 with unchecked():
     from deleatur.cli.main import main
 
+from two_requests import copied, done, fine_tuned_model  # noqa: E402, F401 - fixtures
+
 from deleatur.commands.demo import write_world  # noqa: E402
 from deleatur.data.world import World, make_world  # noqa: E402
 

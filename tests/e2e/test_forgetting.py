@@ -6,43 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from deleatur.data.batches import fine_tuning_batches
-from deleatur.data.encode import encode_all, make_encoder
-from deleatur.importance import Uniform
-from deleatur.losses import GradientDifference
-from deleatur.modeling.token_model import TokenModel
-from deleatur.settings import Data, Train
-from deleatur.training.loop import Method, fit
-
-EPOCHS = 80
 WAYS = ("--train.batch", "3", "--train.epochs", "10", "--train.gamma", "3", "--evaluation.new-tokens", "24")
-
-
-@pytest.fixture(scope="module")
-def fine_tuned_model(home, tmp_path_factory) -> Path:
-    """A model of width 64 that has the world's 18 rows by heart, in 80 steps."""
-    tokenizer = AutoTokenizer.from_pretrained(home.model)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=len(tokenizer)))
-    rows = encode_all(make_encoder(tokenizer, Data()), home.world.fine_tuning_rows)
-    fit(
-        TokenModel(model).prepare(),
-        fine_tuning_batches(rows, epochs=EPOCHS, batch=18, seed=0),
-        Method(
-            loss=GradientDifference(),
-            importance=Uniform(),
-            settings=Train(epochs=EPOCHS, batch=18, lr=6e-3, gamma=0.0),
-        ),
-        steps=EPOCHS,
-    )
-    folder = tmp_path_factory.mktemp("told") / "model"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def outcome(call, home, model: Path, *more: str) -> dict:

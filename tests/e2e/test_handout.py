@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from two_requests import copied, done, fine_tuned_model, lines  # noqa: F401 - fixtures
+from two_requests import lines
 
 from deleatur.auditing.controls import digest_of
 from deleatur.data.rows import read_rows
 from deleatur.settings import Data
-
-# ruff: noqa: F811
 
 
 def write_audit(folder: Path, request: dict, verdict: str, rows: str) -> None:

@@ -6,11 +6,9 @@ import json
 import shutil
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from two_requests import WAYS, copied, done, fine_tuned_model, lines, write_files  # noqa: F401 - fixtures too
+from two_requests import WAYS, lines, write_files
 
 from deleatur.modeling.gguf import plan_gguf, write_gguf
-
-# ruff: noqa: F811
 
 
 def test_the_second_request_runs_on_the_model_that_the_first_left_and_holds_its_rows(done, fine_tuned_model):

@@ -14,9 +14,8 @@ import subprocess
 from pathlib import Path
 
 from page_commands import NAME, ROOT, blocks, commands
-from two_requests import WAYS, fine_tuned_model, lines  # noqa: F401 - a fixture too
+from two_requests import WAYS, lines
 
-# ruff: noqa: F811
 DEMO_MODEL = os.environ.get("DEMO_MODEL")
 SMALL = ("--audit.new-tokens", "8", "--audit.refuser-steps", "15", "--audit.benign-steps", "5", "--audit.resamples", "200")
 

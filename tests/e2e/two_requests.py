@@ -7,8 +7,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from killing import carry_out
-from test_forgetting import fine_tuned_model  # noqa: F401 - a fixture
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from deleatur.data.batches import fine_tuning_batches
+from deleatur.data.encode import encode_all, make_encoder
+from deleatur.importance import Uniform
+from deleatur.losses import GradientDifference
+from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Data, Train
+from deleatur.training.loop import Method, fit
+
+EPOCHS = 80
 
 METHOD = ("--recipe", "erase-spans", "--train.lr", "1.5e-3", "--train.epochs", "20", "--train.batch", "3")
 WAYS = (*METHOD, "--evaluation.new-tokens", "24", "--keep.every", "None")
@@ -26,8 +37,32 @@ def write_files(home, folder: Path) -> None:
     (folder / "keep.jsonl").write_text("".join(retain[6:]), encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def done(home, fine_tuned_model, tmp_path_factory) -> Path:  # noqa: F811
+@pytest.fixture(scope="session")
+def fine_tuned_model(home, tmp_path_factory) -> Path:
+    """A model of width 64 that has the world's 18 rows by heart, in 80 steps."""
+    tokenizer = AutoTokenizer.from_pretrained(home.model)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=len(tokenizer)))
+    rows = encode_all(make_encoder(tokenizer, Data()), home.world.fine_tuning_rows)
+    fit(
+        TokenModel(model).prepare(),
+        fine_tuning_batches(rows, epochs=EPOCHS, batch=18, seed=0),
+        Method(
+            loss=GradientDifference(),
+            importance=Uniform(),
+            settings=Train(epochs=EPOCHS, batch=18, lr=6e-3, gamma=0.0),
+        ),
+        steps=EPOCHS,
+    )
+    folder = tmp_path_factory.mktemp("fine-tuned") / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def done(home, fine_tuned_model, tmp_path_factory) -> Path:
     """A folder with a ledger of two requests, both done. Copy it before changing it."""
     folder = tmp_path_factory.mktemp("requests")
     write_files(home, folder)
