@@ -20,10 +20,10 @@ DEMO_MODEL = os.environ.get("DEMO_MODEL")
 SMALL = ("--audit.new-tokens", "8", "--audit.refuser-steps", "15", "--audit.benign-steps", "5", "--audit.resamples", "200")
 
 
-def as_mended(home, path: Path) -> None:
-    """What a person makes of the rows: each fact asked in two of the questions that are known."""
-    rows = lines(home.file("forget"))
-    asked = [row | {"id": f"{row['id']}-{k}", "question": row["paraphrases"][k]} for k in (0, 1) for row in rows]
+def as_mended(found: Path, path: Path) -> None:
+    """What a person makes of the rows that were found: each fact asked in two more of its questions."""
+    rows = [{"id": str(n)} | row for n, row in enumerate(lines(found))]
+    asked = [row | {"id": f"{row['id']}-{k}", "question": q} for row in rows for k, q in enumerate(row["paraphrases"][:2])]
     path.write_text("".join(json.dumps(row | {"paraphrases": []}) + "\n" for row in [*rows, *asked]), encoding="utf-8")
 
 
@@ -64,7 +64,8 @@ def test_the_commands_of_the_page_on_requests_lead_from_a_name_to_a_checked_gguf
                 continue
             assert said.code == 0, f"{command}\n{said.err}\n{said.out}"
             if args[0] == "rows":
-                as_mended(home, tmp_path / "asked.jsonl")
+                asked = tmp_path / "asked.jsonl"
+                as_mended(asked if DEMO_MODEL else home.file("forget"), asked)
     (line,) = saved
     count = len(lines(tmp_path / "asked.jsonl"))
     assert line == f"Saved: {count} of {count} rows have marks, in asked-reviewed.jsonl."
