@@ -22,6 +22,7 @@ from deleatur.run_folder.ledger import change_ledger, find, finished, home_of, p
 from deleatur.run_folder.schema import read_results, write_json, write_lines
 from deleatur.run_folder.writer import digest_rows, read_records
 from deleatur.settings import Data, Evaluation
+from deleatur.training.memory import release_memory
 
 HELD = "held.jsonl"  # in a request's run: rows of all requests up to it, with the model's own answers
 CHECKS = "requests.json"  # in a request's run: what its model knows of each request up to it
@@ -272,7 +273,9 @@ def _close(request: Request, chain: list[Request], folder: Path, ledger: Path, p
     before = read_records(folder / "records" / "before.jsonl") or {}
     earlier = [r for r in chain if r["state"] == "done"]
     progress.phase(f"Checking {len(earlier) + 1} requests in the model of {folder}")
+    release_memory()  # the run's model
     checked, found = recheck(str(folder / "model"), [*earlier, request], ledger, settings, progress)
+    release_memory()  # the model checked
     rows = {c["request"]["sha256"]: rows_of(c["request"], ledger) for c in checked}
     write_lines(folder / HELD, held_rows(checked, found, rows))
     write_json(folder / CHECKS, checked)
