@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from deleatur.settings import Precision
 
 SCHEMA_VERSION = 2  # of results.json
-AUDIT_SCHEMA_VERSION = 1  # of audit.json
+AUDIT_SCHEMA_VERSION = 2  # of audit.json
 State = Literal["open", "done", "withdrawn"]
 
 
@@ -160,12 +160,6 @@ class TrialLine(TypedDict):
     value: float | None
 
 
-class Versioned(TypedDict):
-    """Any file with a version."""
-
-    schema_version: NotRequired[Any]
-
-
 RowHashes = dict[str, str]
 """data.json: by set, the hash of its rows."""
 
@@ -234,7 +228,7 @@ class AuditReport(AuditVerdict):
     attacks: dict[str, AttackFigures]
     models: dict[str, str]
     rows: dict[str, dict[str, int]]
-    not_asked: list[str]
+    not_evaluated: list[str]
     settings: dict[str, Any]
 
 

@@ -164,7 +164,7 @@ def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) 
     assert {a["verdict"] for n, a in said["original"]["attacks"].items() if n != "member"} == {"LEAK"}
     assert said["second"]["verdict"] == "INCONCLUSIVE"
     assert said["second"]["attacks"].keys() == set(ATTACK_NAMES) - {"nearer", "depth"}
-    assert "a retrained model" in said["second"]["not_asked"][2]
+    assert "a retrained model" in said["second"]["not_evaluated"][2]
 
 
 def test_texts_without_questions_have_no_refuser(workplace: Any) -> None:
