@@ -2,9 +2,9 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from deleatur.errors import ConfigError
@@ -20,6 +20,11 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
         ok, needed = False, f"{needed}, and finite"
     if not ok:
         raise ConfigError(f"{name} is {value!r:.80}, but must be {needed}")
+
+
+def values_of(settings: Any) -> dict[str, Any]:
+    """A dataclass's values by field; those that are dataclasses stay as they are."""
+    return {f.name: getattr(settings, f.name) for f in fields(settings)}
 
 
 def is_day(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -20,12 +21,29 @@ import deleatur
 from deleatur.losses import NPO, GradientDifference
 from deleatur.types import Reference, TokenOutputs
 
+SOURCE = Path(deleatur.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(deleatur.__path__, "deleatur."))
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_can_be_imported_and_says_what_it_is(module):
     assert importlib.import_module(module).__doc__
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_a_file_keeps_to_the_budgets_of_contributing(path):
+    """300 lines a file, 50 lines of code a function without its docstring, 6 parameters; all have a docstring."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+        if isinstance(node, ast.FunctionDef):
+            described = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
+            assert node.end_lineno - node.lineno + 1 - described <= 50, node.name
+            given = node.args
+            every = (*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg)))
+            assert sum(argument.arg not in ("self", "cls") for argument in every) <= 6, node.name
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():

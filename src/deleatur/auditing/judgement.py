@@ -83,6 +83,7 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
     samples = found.samples
 
     def against(arm: str) -> Comparison | None:
+        """The arm compared with the control; None where one of the two was not attacked."""
         return _compare(name, samples, arm, settings, decoys) if {arm, CONTROL} <= samples.keys() else None
 
     audited, attack = against(AUDITED), ATTACKS[name]

@@ -15,7 +15,7 @@ from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_y
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
-from deleatur.settings import Guard
+from deleatur.settings import Guard, values_of
 
 
 def forget_command(args: list[str]) -> Forget:
@@ -82,7 +82,7 @@ def evaluate_command(args: list[str]) -> Evaluate:
 
 
 def _evaluation_fields(run: Run) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in EVALUATION_FIELDS}
+    return {name: value for name, value in values_of(run).items() if name in EVALUATION_FIELDS}
 
 
 def audited_run(args: list[str]) -> Audit | None:

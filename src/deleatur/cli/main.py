@@ -91,6 +91,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:
+        """Raise Interrupted in the main thread."""
         raise Interrupted("terminated", signal=number)
 
     before = signal.signal(signal.SIGTERM, stop)

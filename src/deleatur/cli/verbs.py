@@ -12,6 +12,7 @@ from deleatur.commands.options import Audit, Compare, Demo, Export, Methods, Met
 from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest
 from deleatur.data.messages import printable
 from deleatur.errors import ConfigError
+from deleatur.settings import values_of
 
 
 def verb_of(name: str) -> Callable[[list[str]], None]:
@@ -40,7 +41,7 @@ def _evaluate(args: list[str]) -> None:
     from deleatur.cli.console import print_evaluation, watch
     from deleatur.commands.evaluation import evaluate
 
-    run = Run(**{name: getattr(command, name) for name in EVALUATION_FIELDS})
+    run = Run(**{name: value for name, value in values_of(command).items() if name in EVALUATION_FIELDS})
     folder = None if command.out is None else Path(command.out)
     with watch() as progress:
         figures = evaluate(run, progress, tasks=command.tasks, folder=folder, resume=command.resume)

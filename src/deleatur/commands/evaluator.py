@@ -68,12 +68,14 @@ class Evaluator:
         if other := self.settings.retrained:
 
             def evaluate(path: Path | None) -> Records:
+                """Records of the retrained model."""
                 progress.phase(f"Evaluating the model {other}")
                 return self.predict(other_model(other, self.precision), cache_path=path)
 
             made["retrained"] = self.read_or_make("retrained", evaluate)
 
         def as_it_is(path: Path | None) -> Records:
+            """Records of the model as it is now."""
             progress.phase("Evaluating the model as it is")
             return self.predict(model, cache_path=path, start=self._start_before())
 

@@ -81,6 +81,7 @@ def add(command: RequestAdd) -> Request:
     )
 
     def change(requests: list[Request]) -> Request:
+        """Add the request, or open one again that was withdrawn."""
         same = next((r for r in requests if r["sha256"] == sha), None)
         if same is None:
             requests.append(new)
@@ -104,6 +105,7 @@ def withdraw(command: RequestWithdraw) -> Request:
     ledger = _there(command.ledger)
 
     def change(requests: list[Request]) -> Request:
+        """Mark the request as withdrawn."""
         request = find(requests, command.request, ledger)
         _not_withdrawn(request)
         request["state"] = "withdrawn"
@@ -258,6 +260,7 @@ def _enter(ledger: Path, request: Request, changes: dict[str, Any]) -> Request:
     """Change a line of the ledger; what others have changed of it meanwhile stays."""
 
     def change(requests: list[Request]) -> Request:
+        """Apply the changes to the request's present line."""
         line = find(requests, request["sha256"], ledger)
         kept = {"state"} if line["state"] == "withdrawn" else set()  # by somebody meanwhile
         line.update({k: v for k, v in changes.items() if k not in kept})  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -138,6 +138,7 @@ def _logged(progress: Progress, out: Path) -> Progress:
     """The progress, with each step in the folder's log as well."""
 
     def log_step(step: Step, steps: int) -> None:
+        """Append the step to steps.jsonl, then report it."""
         if is_first():
             append_line(out / "steps.jsonl", asdict(step))
         progress.step(step, steps)

@@ -19,7 +19,7 @@ from deleatur.errors import ConfigError
 from deleatur.importance import AnyImportance, Learned
 from deleatur.losses import AnyForgetLoss, GradientDifference
 from deleatur.plain_parts import as_importance, as_loss, inner
-from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
+from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require, values_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +163,7 @@ class _Once(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML would take the last and drop the first in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping as PyYAML makes it. Raises ValueError for a key that is there twice."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
             raise ValueError(f"the key {show(twice[0])} is there twice, {node.start_mark}; leave one out")
@@ -182,7 +183,7 @@ def nearest(word: str, among: list[str]) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _named(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: _named(name, part) for name, part in values_of(value).items()}
     return list(value) if isinstance(value, tuple) else value
 
 

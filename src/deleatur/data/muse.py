@@ -28,10 +28,12 @@ def suite(part: str | None, settings: Data) -> Suite:
     corpus = part.partition("-")[0]
 
     def read(config: str, split: str, to_rows: Callable[[Row], Iterable[Mapping[str, object]]]) -> tuple[Example, ...]:
+        """The rows of one set, from the root or the hub."""
         hub = f"muse-bench/MUSE-{corpus.title()}/{config}:{split}"
         return read_as(f"muse/{corpus}/{config}/{split}", hub, settings, to_rows)
 
     def pieces(row: Row) -> Iterable[Mapping[str, object]]:
+        """The text as pieces that fit the longest row."""
         text = row.cells.get("text")
         for piece in cut(text, CHARACTERS * settings.max_length) if isinstance(text, str) else [text]:
             yield {"text": piece}

@@ -42,6 +42,7 @@ def suite(part: str | None, settings: Data) -> Suite:
     subjects = _subjects(part, dict.fromkeys(e.subject for e in everyone if e.subject))
 
     def about(row: Row) -> bool:
+        """Is the row about a subject to forget?"""
         return row.cells.get("subject") in subjects
 
     sets = {

@@ -37,6 +37,7 @@ def scored_by_start(
     nlls = dict(zip(texts, map(_nll, passed), strict=True))
 
     def scored(row: Encoded, record: Record) -> Record:
+        """The record with the start model's NLL of its answer, in order and shuffled."""
         if not record.question:
             return record
         if not record.generated:

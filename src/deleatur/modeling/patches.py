@@ -74,6 +74,7 @@ def no_pickle() -> Iterator[None]:
     """
 
     def refuse(*args: object, **kwargs: object) -> None:
+        """Stands in for `torch.load`."""
         raise ModelError("pickled weights can run code when read, and are not read; save them as safetensors first")
 
     load, torch.load = torch.load, refuse
@@ -116,6 +117,7 @@ def gguf_read_once() -> Iterator[None]:
     once = cache(read)
 
     def open_file(path: Any, mode: Any = "r") -> Any:
+        """The reader of a file, made once for each path."""
         return once(os.path.realpath(path)) if mode == "r" else read(path, mode)
 
     gguf.GGUFReader = open_file  # pyright: ignore[reportAttributeAccessIssue]
@@ -141,8 +143,8 @@ def stemmer_alone() -> Iterator[None]:
     stem.__path__ = [f"{place}/stem" for place in top.__path__]
 
     def full(name: str) -> Any:
-        module = import_module("nltk")
-        if module is top:
+        """An attribute of the whole nltk, which is imported now."""
+        if (module := import_module("nltk")) is top:
             raise AttributeError(name)
         return getattr(module, name)
 

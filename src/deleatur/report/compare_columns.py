@@ -66,6 +66,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
     """Mean over a suite's "forget_sets" or "retain_sets" of what FQ and RD read, or of another metric, in percent."""
 
     def read(results: RunResults) -> float | str:
+        """The mean in percent, or why there is none."""
         suite = suite_of(results)
         wanted = metric or suite["score"]
         found = [results[side].get(name + ending, {}).get(wanted, {}).get("value") for name in suite[part]]
@@ -76,6 +77,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
 
 def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reader:
     def read(results: RunResults) -> float | str:
+        """The value at `path`, or what it lacks."""
         value: Any = results
         for key in path:
             value = (value or {}).get(key)
@@ -86,6 +88,7 @@ def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reade
 
 def _whole(name: str) -> Reader:
     def read(results: RunResults) -> float | str:
+        """The set metric after training, or what it lacks."""
         figure = (results.get("set_metrics") or {}).get("after", {}).get(name, {})
         return figure["value"] if "value" in figure else str(figure.get("lacks", "not measured"))
 

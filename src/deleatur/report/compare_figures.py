@@ -68,6 +68,7 @@ def frontier(runs: Sequence[ComparedMethod]) -> Chart | None:
     unnamed: list[str] = []
 
     def onto(figure: Figure) -> None:
+        """Draw the methods as points with their names."""
         axes = figure.add_axes(BOX)
         _points(axes, points)
         marks = [(run.label, x.mean, y.mean) for run, x, y in points]
@@ -94,6 +95,7 @@ def agreement(runs: Sequence[ComparedMethod]) -> Chart | None:
     left = min(0.45, 0.03 + LETTER * max(len(run.label) for run, _ in found) * 1.12 / (72 * SIZE[0]))
 
     def onto(figure: Figure) -> None:
+        """Draw each method's ROC-AUC on a line of its own."""
         axes = figure.add_axes((left, 0.5 / height, 0.97 - left, 1 - 0.6 / height))
         axes.axvline(0.5, color=INK, linewidth=0.9, linestyle=":")
         for place, (run, c) in enumerate(found):

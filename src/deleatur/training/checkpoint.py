@@ -102,6 +102,7 @@ class Checkpoints:
             return
 
         def handler(number: int, frame: object) -> None:
+            """Note the first signal; raise Interrupted at the second."""
             if self.stop_signal is not None:
                 raise Interrupted("interrupted", signal=number)
             self.stop_signal = number

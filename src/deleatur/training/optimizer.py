@@ -181,6 +181,7 @@ def warmup_then_linear_decay(warmup: int, steps: int) -> Callable[[int], float]:
     """The share of the peak rate after so many steps: up over the warm-up, then straight down to 0."""
 
     def factor(done: int) -> float:
+        """The share after `done` steps."""
         if done < warmup:
             return (done + 1) / (warmup + 1)
         return max(0.0, (steps - done) / max(steps - warmup, 1))

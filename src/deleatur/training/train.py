@@ -139,6 +139,7 @@ def step_callback(
     """Adds each step to `steps`, reports it, and has the monitor check it."""
 
     def callback(step: Step) -> int | None:
+        """Note the step, report it, and return the step to go back to, if there is one."""
         steps.append(step)
         on_step(step, count)
         return monitor.check_step(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))

@@ -51,6 +51,7 @@ def pruned(share: float) -> Callable[[Float[Tensor, "O I"]], Float[Tensor, "O I"
     """The smallest weights of a matrix set to 0, by magnitude."""
 
     def prune(weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
+        """The matrix with its smallest entries at 0."""
         count = int(share * weight.numel())
         if not count:
             return weight

@@ -77,6 +77,7 @@ def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tu
     wanted = [_pairs(e) for e in rows]
 
     def likeness(e: Example) -> float:
+        """The highest Jaccard similarity to a row to forget."""
         pairs = _pairs(e)
         return max((len(pairs & other) / max(len(pairs | other), 1) for other in wanted), default=0.0)
 

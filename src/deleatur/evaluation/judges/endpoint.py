@@ -251,6 +251,7 @@ def pace(per_minute: int | None, sleep: Callable[[float], None]) -> Callable[[],
     lock, free = threading.Lock(), time.monotonic()
 
     def turn() -> None:
+        """Wait for the next free moment and take it."""
         nonlocal free
         if per_minute is None:
             return
