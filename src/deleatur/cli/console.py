@@ -60,7 +60,7 @@ def watch() -> Iterator[Progress]:
         return
 
     def phase(text: str) -> None:
-        """Print a phase; its bars begin anew."""
+        """Print a phase; its bars start again."""
         tasks.clear()
         TALK.print(text)
 

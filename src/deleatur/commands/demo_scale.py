@@ -12,7 +12,7 @@ from deleatur.commands.options import Demo
 from deleatur.settings import Data, Evaluation, Guard, Train
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
-UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth up, and behind them
+UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth up, and after them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -107,7 +107,7 @@ class Evaluator:
     ) -> Records:
         """Records of the suite's evaluated sets and their paraphrases.
 
-        Finished batches are kept beside `cache_path`, the records' place, and not evaluated again. `start` gives the start
+        Finished batches are kept next to `cache_path`, the records' place, and not evaluated again. `start` gives the start
         model, which then scores the generated answers.
         """
         session, settings = self.session, self.settings

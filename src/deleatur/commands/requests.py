@@ -257,12 +257,12 @@ def _free(home: Path, request: Request) -> Path:
 
 
 def _enter(ledger: Path, request: Request, changes: dict[str, Any]) -> Request:
-    """Change a line of the ledger; what others have changed of it meanwhile stays."""
+    """Change a line of the ledger; what other processes changed in it stays."""
 
     def change(requests: list[Request]) -> Request:
         """Apply the changes to the request's present line."""
         line = find(requests, request["sha256"], ledger)
-        kept = {"state"} if line["state"] == "withdrawn" else set()  # by somebody meanwhile
+        kept = {"state"} if line["state"] == "withdrawn" else set()  # by another process
         line.update({k: v for k, v in changes.items() if k not in kept})  # pyright: ignore[reportCallIssue, reportArgumentType]
         return line
 

@@ -42,7 +42,7 @@ from deleatur.settings import Data, Evaluation, Guard, Judge, Lora, Train
 
 
 class ForgetSettings(TypedDict, total=False):
-    """What `deleatur.forget` takes beside model and rows, so that a type checker finds a misspelt name."""
+    """What `deleatur.forget` takes besides model and rows, so that a type checker finds a misspelt name."""
 
     recipe: str
     progress: Progress
@@ -74,7 +74,7 @@ class Recipe:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What a user must have beside rows to forget and to keep, and what it costs beside the step."""
+        """What a user must have besides rows to forget and to keep, and what it costs besides the step."""
         return requirements_of(self.loss, self.importance, self.train).texts
 
 

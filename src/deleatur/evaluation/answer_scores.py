@@ -52,7 +52,7 @@ def scored_by_start(
 
 
 def _answered(encoder: Encoder, row: Encoded, answer: str) -> Encoded:
-    """The row's prompt with another answer and nothing behind it."""
+    """The row's prompt with another answer and nothing after it."""
     bare = replace(row.example, answer=answer, spans=(), restated=None, wrong=(), alternates=(), paraphrases=())
     made = encoder(bare)
     kept = max(1, len(made.offsets) - (made.offsets[-1][0] == made.offsets[-1][1]))

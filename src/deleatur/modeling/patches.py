@@ -47,7 +47,7 @@ transformers_logging.disable_progress_bar()  # the terminal has progress bars of
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """transformers logs nothing meanwhile.
+    """Inside, transformers logs nothing.
 
     Reason: a model is read again of which not all layers were written, and it would list them. Library: transformers.
     """
@@ -68,7 +68,7 @@ def quiet_optuna() -> None:
 
 @contextlib.contextmanager
 def no_pickle() -> Iterator[None]:
-    """`torch.load` raises a ModelError meanwhile, whichever library calls it.
+    """Inside, `torch.load` raises a ModelError, whichever library calls it.
 
     Reason: an index of safetensors may name pickled files, and unpickling can run code. Libraries: torch, transformers.
     """
@@ -86,7 +86,7 @@ def no_pickle() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_kernels() -> Iterator[None]:
-    """`import kernels` fails meanwhile.
+    """Inside, `import kernels` fails.
 
     Reason: bitsandbytes, which peft imports, downloads compiled code from the hub when that package is installed.
     Libraries: bitsandbytes, peft.
@@ -103,7 +103,7 @@ def no_kernels() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gguf_read_once() -> Iterator[None]:
-    """Each GGUF file is read once meanwhile, and each family's table of tensor names made once, however often asked for.
+    """Inside, each GGUF file is read once, and each family's table of tensor names made once, however often asked for.
 
     Reason: configuration, tokenizer, weights and checks each read the whole vocabulary, and every module has the table made
     anew: 20 s for a small model in place of 5. Libraries: gguf, which transformers imports where it needs it.
@@ -130,7 +130,7 @@ def gguf_read_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stemmer_alone() -> Iterator[None]:
-    """`nltk.stem.porter` is imported meanwhile without all else that `import nltk` brings.
+    """Inside, `nltk.stem.porter` is imported without the rest of `import nltk`.
 
     Reason: rouge-score needs the stemmer, and the rest takes a second. Asked for more, its nltk is whole. Library: nltk.
     """

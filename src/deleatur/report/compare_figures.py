@@ -113,9 +113,9 @@ def agreement(runs: Sequence[ComparedMethod]) -> Chart | None:
 
 
 def labels(dots: Sequence[Dot], width: float, height: float) -> Iterator[Label]:
-    """Names beside their dots, the first dots first, on axes of so many points; what finds no free place has none.
+    """Names next to their dots, the first dots first, on axes of so many points; what finds no free place has none.
 
-    Free is what lies on the axes and meets neither another label nor another dot.
+    A place is free if it is on the axes and overlaps neither another label nor another dot.
     """
     groups: list[list[Dot]] = []
     for dot in dots:
@@ -172,7 +172,7 @@ def _points(axes: Axes, points: Sequence[tuple[ComparedMethod, Cell, Cell]]) -> 
 
 
 def _label(axes: Axes, marks: Sequence[tuple[str, float, float]], unnamed: list[str]) -> None:
-    """Write names beside the marks; those without room go to `unnamed`."""
+    """Write names next to the marks; those without room go to `unnamed`."""
     axes.autoscale_view()
     (left, right), (low, high) = map(float, axes.get_xlim()), map(float, axes.get_ylim())
     width, height = 72 * SIZE[0] * BOX[2], 72 * SIZE[1] * BOX[3]

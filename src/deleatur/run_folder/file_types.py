@@ -214,7 +214,7 @@ class AttackFigures(TypedDict):
 
 
 class AuditVerdict(TypedDict):
-    """What is read of audit.json beside its page."""
+    """What is read of audit.json where no page is made."""
 
     verdict: str
 
@@ -241,7 +241,7 @@ class Measured(TypedDict):
 
 
 class Request(TypedDict):
-    """A line of the ledger. Paths are relative to its folder where they lie below it."""
+    """A line of the ledger. Paths are relative to its folder where they are below it."""
 
     sha256: str  # of the rows, as a run's results have it
     rows: str

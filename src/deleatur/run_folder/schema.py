@@ -77,7 +77,7 @@ def read_folder(run: Path) -> Folder:
 
 
 def check_no_links(run: Path) -> None:
-    """Refuse to write into a folder, made by somebody else perhaps, whose files lead elsewhere."""
+    """Refuse to write into a folder with links, which may point elsewhere."""
     if links := sorted(p for p in run.rglob("*") if p.is_symlink()):
         raise DataError(f"{links[0]} is a link, and what is written there would land elsewhere; put the file itself there")
 

@@ -209,7 +209,7 @@ def results_of(run: Run, session: Session, records: dict[str, Records], steps: S
 
 
 def evaluation_of(run: Run, session: Session) -> dict[str, Any]:
-    """What results.json of an evaluation holds beside its figures."""
+    """What results.json of an evaluation holds besides its figures."""
     settings = {name: value for name, value in to_dict(run).items() if name in EVALUATION_FIELDS}
     return {
         "schema_version": SCHEMA_VERSION,

@@ -39,7 +39,7 @@ class Method:
 
     @property
     def requires(self) -> Requirements:
-        """All that is read beside the NLL."""
+        """All that is read besides the NLL."""
         return requirements_of(self.loss, self.importance, self.settings)
 
 

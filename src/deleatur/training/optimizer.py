@@ -104,7 +104,7 @@ class ModelOptimizer:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on beside its batches. Raises Diverged where a weight is not finite."""
+        """All that the next step depends on besides its batches. Raises Diverged where a weight is not finite."""
         if not all(gather(all(bool(part(p).isfinite().all()) for p in self.weights.master))):
             raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
         rest = {"schedule": self.schedule.state_dict(), "alpha": self.alpha, "rng": torch.get_rng_state()}
