@@ -119,7 +119,7 @@ def test_the_licence_is_read_from_the_base_models_card(head, licence, tmp_path):
     assert licence_of(str(tmp_path)) == licence
 
 
-def test_an_export_is_whole_or_not_there(finished, tmp_path, refused, call, monkeypatch):
+def test_an_export_is_complete_or_absent(finished, tmp_path, refused, call, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     assert "full exists" in refused("export", finished, "full")
@@ -131,7 +131,7 @@ def test_an_export_is_whole_or_not_there(finished, tmp_path, refused, call, monk
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
 
 
-def test_a_family_without_a_place_in_gguf_is_told_so_before_anything_is_written(run_folder, refused):
+def test_a_family_that_gguf_lacks_is_refused_before_anything_is_written(run_folder, refused):
     tokenizer = AutoTokenizer.from_pretrained(run_folder / "model")
     shutil.rmtree(run_folder / "model")
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(
@@ -167,7 +167,7 @@ def test_push_goes_to_the_named_place_privately_and_takes_the_export_alone(finis
     assert "README.md" in files
 
 
-def test_a_push_that_fails_leaves_the_folder_and_says_how_to_go_on(finished, call, monkeypatch, tmp_path):
+def test_a_push_that_fails_keeps_the_folder_and_says_how_to_continue(finished, call, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "fails", True)
     said = call("export", finished, "new", "--push", "me/forgot")

@@ -218,7 +218,7 @@ def test_options_change_a_run_file(finished, tmp_path, call):
     assert (to_dict(run)["loss"]["name"], run.train.epochs, run.train.batch) == ("npo", 1, 4)
 
 
-def test_an_empty_folder_will_do_for_a_run_and_is_closed_to_others(home, tmp_path, call):
+def test_an_empty_folder_is_accepted_for_a_run_and_made_private(home, tmp_path, call):
     (tmp_path / "empty").mkdir(mode=0o755)
     assert call(*home.forget("empty", "--train.epochs", "1")).code == 0
     assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o700

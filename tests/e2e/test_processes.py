@@ -156,7 +156,7 @@ def alone(home, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("name", "engine"), WHOLE_RUNS)
-def test_a_whole_run_in_two_processes_has_one_process_s_numbers(name, engine, folder, alone):
+def test_a_run_in_two_processes_has_the_numbers_of_one_process(name, engine, folder, alone):
     """Results, records, importance and log to 1e-5, generated text to the letter, model and scorer to 1e-5."""
     run = folder / f"{name}-{engine}"
     assert (run / "results.json").exists(), said(folder)

@@ -86,7 +86,7 @@ def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reade
     return read
 
 
-def _whole(name: str) -> Reader:
+def _set_metric(name: str) -> Reader:
     def read(results: RunResults) -> float | str:
         """The set metric after training, or what it lacks."""
         figure = (results.get("set_metrics") or {}).get("after", {}).get(name, {})
@@ -213,7 +213,7 @@ def set_metric_columns(runs: Sequence[ComparedMethod]) -> list[Column]:
             better=BETTER.get(name, ""),
             digits=None,
             meaning=f"{SET_METRICS[name].meaning}; target: {SET_METRICS[name].target}" if name in SET_METRICS else "",
-            read=_whole(name),
+            read=_set_metric(name),
         )
         for name in names
     ]

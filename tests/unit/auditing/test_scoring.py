@@ -51,7 +51,7 @@ def control(setting: str, health: float) -> Cell:
     return Cell(attack="compress", arm="control", setting=setting, answered=(said(0, "Bob"),), health=health)
 
 
-def test_a_setting_that_destroys_the_control_counts_for_nobody() -> None:
+def test_a_setting_that_destroys_the_control_is_not_counted_for_any_arm() -> None:
     other = Cell(attack="compress", arm="audited", setting="prune50", answered=(said(0, "Ada"),))
     kept = Cell(attack="compress", arm="audited", setting="int8", answered=(said(0, "Bob"),))
     found = cells("compress", control("prune50", 2.1), other, control("int8", 1.9), kept)

@@ -19,7 +19,7 @@ UNMARKED = tuple(replace(e, spans=(), subject=None) for e in WORLD.forget)
 NAME = WORLD.forget[0].subject or ""
 
 
-def test_every_forget_question_is_asked_about_others_and_never_about_the_subject():
+def test_every_forget_question_is_made_about_others_and_never_about_the_subject():
     asked = make_questions(UNMARKED, (), 0)
     about = [a for a in asked if a.other]
     assert len(about) == 48  # four times twelve
@@ -29,7 +29,7 @@ def test_every_forget_question_is_asked_about_others_and_never_about_the_subject
     assert len({a.question for a in asked}) == len({a.id for a in asked}) == len(asked)
 
 
-def test_the_seed_alone_decides_what_is_asked():
+def test_the_seed_alone_decides_the_questions():
     assert make_questions(UNMARKED, (), 0) == make_questions(WORLD.forget, (), 0)  # the column says what is found without
     assert make_questions(UNMARKED, (), 0) != make_questions(UNMARKED, (), 1)
 

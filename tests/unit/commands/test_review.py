@@ -100,7 +100,7 @@ def test_the_page_has_every_word_as_a_button_shaded_and_marked_and_nothing_from_
 
 @pytest.mark.parametrize("path", ["/", "/wrong/", "/wrong/save", "//", "/%C3%A9/"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_without_its_token_nobody_gets_anything(browser, marking, path, method):
+def test_requests_without_the_token_are_refused(browser, marking, path, method):
     body = [{"go": [], "stay": []}] * 2 if method == "POST" else None
     status, text, _ = browser.ask(method, path, body)
     assert status == 403

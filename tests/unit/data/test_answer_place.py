@@ -192,7 +192,7 @@ class TestSystemTurns:
         before, _ = texts(make_encoder(tokenizer, Data(fold_system=True)), SYSTEM)
         assert before.startswith("<start_of_turn>user\nBe short.\n\nWho is Runa?</s>")
 
-    def test_a_template_that_leaves_one_out_in_silence_is_refused(self, make_tokenizer):
+    def test_a_template_that_drops_the_system_turn_silently_is_refused(self, make_tokenizer):
         encoder = make_encoder(
             make_tokenizer(FAMILIES["Mistral"].replace("{% else %}", "{% elif m.role == 'assistant' %}")), Data()
         )

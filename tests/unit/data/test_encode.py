@@ -45,7 +45,7 @@ class TestPlain:
         told = "<s>Question: Be short.\nWho is Runa?\nAnswer: A writer.\n\nQuestion: Born where?\nAnswer:"
         assert asked(plain, encoded) == told
 
-    def test_a_template_is_left_alone_where_plain_is_asked_for(self, chat):
+    def test_a_template_is_not_used_with_the_plain_layout(self, chat):
         encoder = make_encoder(chat.tokenizer, Data(template="plain"))
         assert asked(encoder, encoder(QA)).startswith("<s>Question: ")
 
@@ -66,7 +66,7 @@ class TestChat:
         assert asked(chat, encoded) == "<|im_start|>user\nWhere was Runa born?<|im_end|>\n<|im_start|>assistant\n"
         assert scored(chat, encoded) == f"{ANSWER}<|im_end|>"
 
-    def test_all_turns_are_asked(self, chat):
+    def test_all_turns_are_evaluated(self, chat):
         encoded = chat(Example(id="1", prompt=TURNS, answer=ANSWER))
         said = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in TURNS)
         assert asked(chat, encoded) == f"{said}<|im_start|>assistant\n"
@@ -149,7 +149,7 @@ class TestText:
         assert tokenizer.decode(encoded.ids) == ANSWER
         assert encoded.offsets[0][0] > 0
 
-    def test_a_chat_model_reads_a_text_behind_its_bos_too(self, plain, chat):
+    def test_a_chat_model_reads_a_text_after_its_bos_too(self, plain, chat):
         """A chat template has no part in a plain text, so the tokenizer opens it as it opens any other."""
         assert chat(TEXT).ids == plain(TEXT).ids
 
@@ -185,7 +185,7 @@ class TestContinued:
         assert asked(plain, encoded).endswith("\nAnswer:")
         assert set(encoded.offsets) <= {(0, 0), (0, 1)} and encoded.offsets[-1] == (0, 1)
 
-    def test_spans_are_found(self, plain):
+    def test_the_tokens_of_a_span_are_gold(self, plain):
         example = Example(id="s", prompt=(("text", "So: "),), answer=ANSWER, spans=(span("Tessholm"),))
         encoded = plain(example)
         gone = [i for i, must_go in zip(encoded.ids[encoded.start :], encoded.gold, strict=True) if must_go]

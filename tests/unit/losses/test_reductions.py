@@ -101,7 +101,7 @@ class TestDivergences:
         torch.testing.assert_close(js(p, q), js(q, p))
 
     @pytest.mark.parametrize("divergence", [kl, js])
-    def test_from_itself_it_is_nothing_and_pulls_at_nothing(self, divergence):
+    def test_divergence_from_itself_is_zero_with_zero_gradient(self, divergence):
         """Logits count up to a constant, and the gradient of either is 0 where they agree."""
         p = draw(6, 37, scale=3.0)
         q = (p + 5).requires_grad_()
@@ -183,7 +183,7 @@ def fields(tokens) -> dict:
     return {name: getattr(tokens, name) for name in ("nll", "hidden", "sequence", "rows")}
 
 
-def test_what_was_not_asked_for_is_missing():
+def test_outputs_that_were_not_requested_are_missing():
     assert require_output(0.0) == 0.0
     with pytest.raises(LookupError, match="the model did not compute this output"):
         require_output(None)

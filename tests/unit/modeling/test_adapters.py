@@ -162,7 +162,7 @@ def test_a_peft_model_from_python_is_merged_and_others_are_refused(make_llama):
         plain_model(torch.nn.Sequential(lm))
 
 
-def test_a_model_that_peft_left_frozen_is_trained_whole_and_one_frozen_in_part_stays_so(make_llama):
+def test_a_model_that_peft_froze_is_trained_in_full_and_one_frozen_in_part_stays_so(make_llama):
     left = get_peft_model(make_llama(), LoraConfig(**ALL)).merge_and_unload()
     assert not any(p.requires_grad for p in left.parameters())
     assert all(p.requires_grad for p in plain_model(left).parameters())

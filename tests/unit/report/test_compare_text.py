@@ -87,7 +87,7 @@ def test_what_no_run_has_makes_no_column(shown: Callable[..., ComparedMethod]) -
     assert [name.rstrip(" ↑↓") for name in table.columns] == ["method", "seeds", "FQ", "RD"]
 
 
-def test_figures_of_whole_sets_have_columns_or_a_reason(shown: Callable[..., ComparedMethod]) -> None:
+def test_set_metrics_have_columns_or_a_reason(shown: Callable[..., ComparedMethod]) -> None:
     whole = [
         {
             "model_utility": {"value": 0.61234, "n": 9},

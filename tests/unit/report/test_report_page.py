@@ -75,7 +75,7 @@ def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:
     assert write_report(folder).read_bytes() == first
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(folder: Path) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(folder: Path) -> None:
     text = read(folder)
     page = Page(text)
     assert not {tag for tag, _ in page.tags} & {

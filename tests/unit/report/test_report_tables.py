@@ -81,7 +81,7 @@ WHOLE = {
 WHOLE["after"]["privleak"] = {"lacks": "needs more"}
 
 
-def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_they_lack() -> None:
+def test_set_metrics_have_both_sides_an_interval_and_what_they_lack_in_words() -> None:
     rows = set_metric_rows(WHOLE, "made-up/judge")
     assert [(r.name, r.before, r.after, r.n, r.given) for r in rows] == [
         ("forget quality", "–", "–", "", False),

@@ -80,7 +80,7 @@ def test_two_processes_lose_no_request(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["requests.jsonl"]
 
 
-def test_a_ledger_killed_at_random_is_whole_and_has_all_that_was_said_to_be_in_it(tmp_path):
+def test_a_ledger_killed_at_random_is_valid_and_has_every_confirmed_request(tmp_path):
     ledger, draw, said = tmp_path / "requests.jsonl", random.Random(0), 0
     for life in range(6):
         process = subprocess.Popen(
