@@ -1,10 +1,21 @@
-"""The parts of a run that are plain numbers and names. Free of torch, so that `--help` is quick."""
+"""The parts of a run that are plain numbers and names. Free of torch, so that `--help` is quick.
+
+Each class raises ConfigError for a value out of the range that its field's docstring gives.
+
+Examples:
+    >>> from deleatur.settings import Evaluation, Lora, Train
+    >>> Train(lr=1e-4).epochs, Lora(rank=16).alpha, Evaluation(new_tokens=16).batch
+    (10, 32, 32)
+    >>> Train(epochs=0)
+    Traceback (most recent call last):
+    deleatur.errors.ConfigError: train.epochs is 0, but must be 1 or more
+"""
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from deleatur.errors import ConfigError
@@ -20,11 +31,6 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
         ok, needed = False, f"{needed}, and finite"
     if not ok:
         raise ConfigError(f"{name} is {value!r:.80}, but must be {needed}")
-
-
-def values_of(settings: Any) -> dict[str, Any]:
-    """A dataclass's values by field; those that are dataclasses stay as they are."""
-    return {f.name: getattr(settings, f.name) for f in fields(settings)}
 
 
 def is_day(text: str) -> bool:

@@ -11,11 +11,11 @@ import tyro
 from deleatur.cli.parsing import parse, peek, positional
 from deleatur.commands.options import Audit, Bench, Evaluate, Forget
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, read_run
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, read_run, values_of
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
-from deleatur.settings import Guard, values_of
+from deleatur.settings import Guard
 
 
 def forget_command(args: list[str]) -> Forget:

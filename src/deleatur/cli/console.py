@@ -22,6 +22,7 @@ from rich.text import Text
 
 from deleatur.config.method import name_of
 from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import values_of
 from deleatur.distributed.processes import is_first
 from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS
 from deleatur.evaluation.metrics.page import metrics_markdown
@@ -30,7 +31,7 @@ from deleatur.report.audit_page import AUDIT_ARMS, verdict_line
 from deleatur.report.tables import METRIC_LABELS, SetMetricRow, by_judge, lacking, rows_left_out, set_metric_rows
 from deleatur.run_folder.file_types import RunResults
 from deleatur.run_folder.schema import read_importance
-from deleatur.settings import Train, values_of
+from deleatur.settings import Train
 
 if TYPE_CHECKING:  # what they bring with them would make a list of names slow
     from deleatur.progress import Progress, Step

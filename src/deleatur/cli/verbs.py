@@ -9,10 +9,9 @@ from pathlib import Path
 from deleatur.cli.arguments import audited_run, bench_command, evaluate_command, forget_command
 from deleatur.cli.parsing import parse
 from deleatur.commands.options import Audit, Compare, Demo, Export, Methods, Metrics, Report, Score
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest, values_of
 from deleatur.data.messages import printable
 from deleatur.errors import ConfigError
-from deleatur.settings import values_of
 
 
 def verb_of(name: str) -> Callable[[list[str]], None]:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import check_usable, rows_suite
-from deleatur.config.run_config import Run
+from deleatur.config.run_config import Run, values_of
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.data.windows import windows
@@ -22,7 +22,7 @@ from deleatur.progress import Progress
 from deleatur.run_folder.file_types import Measured, Request
 from deleatur.run_folder.ledger import check_rows, is_known, short
 from deleatur.run_folder.writer import Records, digest_rows
-from deleatur.settings import Data, Evaluation, values_of
+from deleatur.settings import Data, Evaluation
 from deleatur.types import Example, Record
 
 FORGET, PARAPHRASED = "forget", "forget_paraphrased"

@@ -19,7 +19,7 @@ from deleatur.errors import ConfigError
 from deleatur.importance import AnyImportance, Learned
 from deleatur.losses import AnyForgetLoss, GradientDifference
 from deleatur.plain_parts import as_importance, as_loss, inner
-from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require, values_of
+from deleatur.settings import Data, Evaluation, Guard, Judge, Keep, Lora, Train, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +179,11 @@ def nearest(word: str, among: list[str]) -> str:
     """` (did you mean …?)`, or nothing."""
     found = difflib.get_close_matches(word, among, n=1, cutoff=0.5)
     return f" (did you mean {found[0]}?)" if found else ""
+
+
+def values_of(settings: Any) -> dict[str, Any]:
+    """A dataclass's values by field; those that are dataclasses stay as they are."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
 
 
 def _plain(value: Any) -> Any:

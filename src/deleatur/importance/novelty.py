@@ -42,6 +42,9 @@ class Novelty:
     combined as −Σ log p. The tokens of largest statistic are selected, as many as there are tokens that the vote gives
     less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.importance import Novelty
         >>> importance = Novelty().prepare(start)
