@@ -30,17 +30,26 @@ def test_every_module_can_be_imported_and_says_what_it_is(module):
     assert importlib.import_module(module).__doc__
 
 
+def code_lines(node: ast.AST, lines: list[str]) -> int:
+    """Lines of a class or function without docstrings and blank lines."""
+    texts = (n for n in ast.walk(node) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+    described = {i for n in texts for i in range(n.lineno, n.end_lineno + 1)}
+    return sum(i not in described and bool(lines[i - 1].strip()) for i in range(node.lineno, node.end_lineno + 1))
+
+
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_a_file_keeps_to_the_budgets_of_contributing(path):
-    """300 lines a file, 50 lines of code a function without its docstring, 6 parameters; all have a docstring."""
+    """Lines of a file, of a function and of a method's part, parameters; what is public has a docstring."""
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
+    lines, method = text.splitlines(), path.parent.name in ("losses", "importance")
+    assert len(lines) <= 300
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), node.name
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            assert node.name.startswith("_") or ast.get_docstring(node), node.name
+        if isinstance(node, ast.ClassDef) and method:
+            assert code_lines(node, lines) <= 60, node.name
         if isinstance(node, ast.FunctionDef):
-            described = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
-            assert node.end_lineno - node.lineno + 1 - described <= 50, node.name
+            assert code_lines(node, lines) <= (40 if path.parent.name == "metrics" else 50), node.name
             given = node.args
             every = (*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg)))
             assert sum(argument.arg not in ("self", "cls") for argument in every) <= 6, node.name
