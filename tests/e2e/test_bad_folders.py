@@ -175,7 +175,7 @@ def test_of_two_runs_that_begin_at_once_one_is_refused(home, tmp_path, call, mon
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.yaml"]
 
 
-def test_a_clock_that_stands_still_or_goes_back_changes_no_result(home, call, finished, monkeypatch):
+def test_a_clock_that_stops_or_goes_back_changes_no_result(home, call, finished, monkeypatch):
     """Times are told and decide nothing."""
     monkeypatch.setattr("time.perf_counter", map(float, range(0, -(10**6), -1)).__next__)
     monkeypatch.setattr("time.process_time", lambda: 0.0)

@@ -72,7 +72,7 @@ def test_the_pages_benchmark_commands_run(data, home, call):
     assert (data / "runs" / "comparison" / "report.html").exists()
 
 
-def test_a_suites_figures_stand_in_the_results(data, home, call):
+def test_a_suites_figures_are_in_the_results(data, home, call):
     """Model utility and forget quality are made where their sets and the retrained model are there, and else say why not."""
     common = ("forget", "--suite", "tofu/forget10", "--model", home.model, *QUICK)
     said = call(*common, "--out", "a", "--evaluation.retrained", home.model, "--evaluation.shots", "1", "--json")

@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused(command, home, finished, call, refused, tmp_p
     assert "the forget rows are not those that eval began with" in refused("evaluate", "eval", "--resume")
 
 
-def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, call, tmp_path):
+def test_it_is_written_as_peers_do_and_compared_with_runs(command, finished, call, tmp_path):
     """A baseline that was only evaluated: its numbers in OpenUnlearning's form, and a row in the table of methods."""
     assert call(*command("base", "--evaluation.rows", 2, "--data.layout", "open-unlearning")).code == 0
     results = json.loads((tmp_path / "base" / "results.json").read_text())
@@ -113,7 +113,7 @@ def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, cal
     assert "Token ids in the layout of open-unlearning: base." in said
 
 
-def test_rows_that_were_left_out_stand_in_the_table(command, call, home):
+def test_rows_that_were_left_out_are_in_the_table(command, call, home):
     """Two of the forget rows; the note says it of every set."""
     said = call(*command("eval", "--evaluation.rows", 2)).out
     assert f"2 of {len(home.world.forget)} " in said

@@ -44,7 +44,7 @@ def test_safetensors_and_gguf_say_what_the_runs_model_says(exported, finished, h
     assert max(abs(a - b) for a, b in zip(own, gguf, strict=True)) < 1e-5
 
 
-def test_the_gguf_files_own_tokenizer_is_read_beside_a_tokenizer_json(exported):
+def test_the_gguf_files_own_tokenizer_is_read_next_to_a_tokenizer_json(exported):
     """Its ends of turns and chat template, of which transformers alone reads neither here: else no answer would end."""
     own, gguf = load_tokenizer(str(exported)), load_tokenizer(str(exported / "model.gguf"))
     assert own.eos_token
@@ -64,7 +64,7 @@ def test_transformers_alone_reads_the_gguf_file(exported, home):
     assert there == pytest.approx(nll(*load(str(exported)), texts), abs=1e-5)
 
 
-def test_the_gguf_file_keeps_its_begin_and_end_of_text_beside_the_folders_tokenizer(exported, finished):
+def test_the_gguf_file_keeps_its_begin_and_end_of_text_next_to_the_folders_tokenizer(exported, finished):
     """transformers alone loses both there, and an answer without an end cannot be evaluated."""
     own, read = load(str(finished / "model"))[1], load(str(exported / "model.gguf"))[1]
     assert (read.bos_token, read.eos_token) == (own.bos_token, own.eos_token) == ("<s>", "</s>")

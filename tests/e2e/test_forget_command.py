@@ -87,7 +87,7 @@ def test_importance_covers_every_answer_from_its_first_character_to_its_end(fini
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_results_are_the_means_of_the_records_that_lie_beside_them(finished, side):
+def test_results_are_the_means_of_the_records_in_the_folder(finished, side):
     records: dict[str, list[Record]] = {}
     for row in lines(finished / "records" / f"{side}.jsonl"):
         spans = tuple(Span(**s) for s in row.pop("spans"))

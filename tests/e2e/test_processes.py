@@ -178,7 +178,7 @@ def test_a_signal_to_one_process_stops_both_and_resuming_from_shares_ends_in_the
         assert (stopped / file).read_bytes() == (plain / file).read_bytes()
 
 
-def test_what_came_to_harm_under_zero_is_rolled_back_to_the_weights_of_one_process(folder, home, call, tmp_path):
+def test_a_damaged_run_under_zero_is_rolled_back_to_the_weights_of_one_process(folder, home, call, tmp_path):
     """The same step, sentence and weights; the losses on the way there grow to 12."""
     harmed = folder / "harmed-zero"
     assert (harmed / "results.json").exists(), said(folder)

@@ -87,7 +87,7 @@ def test_a_kill_inside_a_save_leaves_the_one_before(home, call, tmp_path, monkey
     assert whole(tmp_path / "run") == whole(alone)
 
 
-def test_a_checkpoint_that_was_harmed_is_passed_over(home, call, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_skipped(home, call, tmp_path, monkeypatch):
     alone = left_alone(home, call, tmp_path)
     with monkeypatch.context() as patch:
         stopped_at(patch, 5, killed)
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_was_harmed_is_passed_over(home, call, tmp_path, monke
     assert whole(tmp_path / "run") == whole(alone)
 
 
-def test_a_harmed_checkpoint_is_made_anew_when_its_step_comes_again(tmp_path):
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_path):
     kept = Checkpoints(tmp_path, every=2, keep=2)
     for step in (2, 4):
         kept.save(step, {"x": torch.tensor([float(step)])})

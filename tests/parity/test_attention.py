@@ -135,7 +135,7 @@ def test_outside_a_pack_the_model_attends_as_before_bit_for_bit(family):
     assert lm.config._attn_implementation == own
 
 
-def test_what_somebody_chose_for_a_reason_is_left_alone():
+def test_an_attention_that_the_user_chose_is_unchanged():
     lm = make("Llama")
     lm.set_attn_implementation("flex_attention")
     assert not set_packed_attention(lm)

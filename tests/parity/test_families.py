@@ -142,7 +142,7 @@ class Louder(transformers.LlamaForCausalLM):
         return out
 
 
-def test_a_family_that_does_something_unknown_behind_its_decoder_is_refused():
+def test_a_family_that_does_something_unknown_after_its_decoder_is_refused():
     lm = Louder(transformers.LlamaConfig(**SMALL))
     with pytest.raises(ModelError, match="Louder does something between its decoder and its logits"):
         TokenModel(lm).prepare()

@@ -69,7 +69,7 @@ def test_a_training_that_did_not_take_does_not_count() -> None:
     assert set(cells("relearn", worse, known).dropped) == {"benign-15"}
 
 
-def test_random_directions_stand_beside() -> None:
+def test_random_directions_are_only_compared() -> None:
     cell = Cell(attack="steer", arm="audited", setting="random-1", values={"cloze": (0.5, 1.0)}, beside=True)
     found = cells("steer", cell)
     assert found.labels == ()

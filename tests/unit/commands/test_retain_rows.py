@@ -43,7 +43,7 @@ def test_texts_without_questions_leave_the_everyday_prompts():
     assert all(a.other is None for a in make_questions(rows_from([{"text": "Nojul Nilmu lives in Teburg."}]), (), 0))
 
 
-def test_a_subject_that_is_given_must_stand_in_a_question_and_is_the_one_replaced():
+def test_a_given_subject_must_occur_in_a_question_and_is_the_one_replaced():
     with pytest.raises(ConfigError, match="no forget question names the subject"):
         check_subject(("Nobody",), UNMARKED)
     rows = rows_from([{"question": "is the red house of acme open?", "answer": "No."}])

@@ -192,7 +192,7 @@ def test_a_row_is_written_in_the_form_that_it_needs(tmp_path, monkeypatch):
         assert read_rows("./back.jsonl", settings=Data()) == examples
 
 
-def test_words_are_what_people_call_so():
+def test_words_are_split_as_people_do():
     answer = "O'Neil's well-known book, 12 March 1950."
     assert [answer[a:b] for a, b in words_of(answer)] == ["O'Neil's", "well-known", "book", "12", "March", "1950"]
     assert words_of("東京 is") == [(0, 1), (1, 2), (3, 5)]

@@ -56,7 +56,7 @@ class TestPrecision:
             raise KeyboardInterrupt
         assert lm.dtype == torch.bfloat16
 
-    def test_an_fp32_model_is_left_alone(self, llama):
+    def test_an_fp32_model_is_unchanged(self, llama):
         with precision_of(TokenModel(llama).prepare(), "fp32"):
             assert llama.dtype == torch.float32
         assert llama.dtype == torch.float32

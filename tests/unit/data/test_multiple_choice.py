@@ -31,7 +31,7 @@ class TestMmlu:
         assert (made.name, [*made.sets], made.evaluated_sets) == ("mmlu", ["mmlu"], ("mmlu",))
         assert (made.forget_sets, made.retain_sets, made.score) == ((), ("mmlu",), "accuracy")
 
-    def test_shots_of_the_same_subject_stand_answered_before_a_question(self, lay, root, tmp_path):
+    def test_answered_shots_of_the_same_subject_precede_a_question(self, lay, root, tmp_path):
         lay("utility/mmlu_test_1140", [ROUND, ROUND | {"task": "other"}])
         shots = [
             FLAT | {"subject": "plain_geometry"},

@@ -81,7 +81,7 @@ class TestForms:
     def test_a_prompt_and_a_completion_may_be_lists_of_messages(self):
         assert rows_from([{"prompt": CHAT[:1], "completion": CHAT[1:]}]) == rows_from([{"messages": CHAT}])
 
-    def test_a_text_has_no_prompt_and_stays_as_it_stands(self):
+    def test_a_text_has_no_prompt_and_is_unchanged(self):
         assert rows_from([{"text": " A tale.\n"}]) == (Example(id="rows-1", prompt=(), answer=" A tale.\n"),)
 
     def test_outer_whitespace_of_prompt_and_answer_goes_and_inner_stays(self):
@@ -104,7 +104,7 @@ class TestForms:
         (example,) = rows_from([QA | {"restated": "It is Ada.\n", "wrong": ["Bob.", " Cy. "]}])
         assert (example.restated, example.wrong) == ("It is Ada.", ("Bob.", "Cy."))
 
-    def test_wrong_answers_may_stand_in_a_csv_cell_as_a_json_list(self):
+    def test_wrong_answers_may_be_a_json_list_in_a_csv_cell(self):
         assert rows_from([QA | {"wrong": '["Bob."]'}])[0].wrong == ("Bob.",)
 
     def test_null_optional_columns_are_as_good_as_none(self):

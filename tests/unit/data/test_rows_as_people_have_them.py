@@ -54,7 +54,7 @@ class TestColumns:
     def test_columns_are_found_by_any_name_also_in_objects_and_lists(self, row, columns):
         assert taken(row, *columns) == EXAMPLE
 
-    def test_known_columns_beside_them_stay_and_others_go(self):
+    def test_other_known_columns_stay_and_unknown_ones_are_dropped(self):
         row = {"prompt": "Who?", "response": "Ada.", "subject": "Ada", "zz": 1}
         assert taken(row, "question=prompt", "answer=response").subject == "Ada"
 
@@ -162,7 +162,7 @@ class TestHints:
         assert hint in str(caught.value)
         assert taken(row, *columns).answer in ("Ada.", "Yes.")
 
-    def test_a_hint_for_a_list_goes_on_from_the_path_that_was_given(self):
+    def test_a_hint_for_a_list_continues_the_path_that_was_given(self):
         row = {"title": "Who?", "answers": {"text": ["Ada."], "answer_start": [0]}}
         with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first of a list"):
             taken(row, "question=title", "answer=answers.text")

@@ -71,7 +71,7 @@ class TestOneSubject:
         assert instructions["neighbor_level2"] == instructions["forget_level3"] == instructions["forget_level2"]
         assert sets["forget_level1"][0].answer == "Tome of Cy"
 
-    def test_texts_for_attacks_are_about_it_and_those_beside_them_do_not_name_it(self, rows):
+    def test_texts_for_attacks_are_about_it_and_those_for_comparison_do_not_name_it(self, rows):
         """The subject column of the latter says for whom they were drawn, so it does not decide."""
         sets = suite("Cy", rows).sets
         assert [e.answer for e in sets["forget_mia"]] == ["Cy lives."]
@@ -141,7 +141,7 @@ class TestRows:
         ids = [e.id for examples in two.values() for e in examples]
         assert len({*ids}) == len(ids)
 
-    def test_an_empty_question_is_refused_though_an_instruction_would_stand_before_it(self, rows, lay):
+    def test_an_empty_question_is_refused_also_with_an_instruction_before_it(self, rows, lay):
         lay("rwku/forget_level2", [sets_about(("Cy",))["forget_level2"][0] | {"query": " "}])
         with pytest.raises(DataError, match=r"forget_level2\.jsonl, line 1: question is empty"):
             suite("Cy", rows)

@@ -123,7 +123,7 @@ class TestQuality:
         found = quality(before, after)
         assert (found["fq"], found["fq_raw"]) == (50.0, 75.0)
 
-    def test_drift_counts_both_ways_and_loss_beside_it(self):
+    def test_drift_counts_both_directions_and_loss_is_given_separately(self):
         before = measure({"forget": [row("Tessholm")], "retain": [row("Tessholm"), row("no")]})
         after = measure({"forget": [row("no")], "retain": [row("Tessholm")] * 2})
         found = quality(before, after)

@@ -37,7 +37,7 @@ def asked(llama, plain, forget_rows):
     return sets, predictor(llama, plain).records(sets)
 
 
-def test_an_answer_has_the_mean_nll_of_its_tokens_as_they_stand_and_shuffled(make_llama, plain, asked):
+def test_an_answer_has_the_mean_nll_of_its_tokens_in_order_and_shuffled(make_llama, plain, asked):
     """By another model than the one that spoke; the end of turn does not count, and the shuffles hold the same tokens."""
     start, (sets, records) = make_llama(seed=1), asked
     for row, scored in zip(sets["forget"], scored_by_start(predictor(start, plain), *asked)["forget"], strict=True):

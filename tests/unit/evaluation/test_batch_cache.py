@@ -121,7 +121,7 @@ def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
     assert json.loads(text).keys() == {"sha256", "made"}
 
 
-def test_where_the_runs_folder_lies_elsewhere_nothing_is_made(tmp_path):
+def test_nothing_is_made_where_the_runs_folder_is_elsewhere(tmp_path):
     """On another machine, where only the first process has the folder."""
     assert BatchCache(tmp_path / "run" / "records" / "before.jsonl").get_or_make("likelihood", 0, lambda: 1) == (1, True)
     assert list(tmp_path.iterdir()) == []

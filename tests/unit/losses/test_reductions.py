@@ -50,7 +50,7 @@ class TestSums:
     def test_places_count_the_tokens_of_each_sequence_from_zero(self, make_tokens, counts):
         assert places(make_tokens(counts)).tolist() == [i for n in counts for i in range(n)]
 
-    def test_places_are_counted_anew_in_what_is_split_off(self, make_tokens):
+    def test_places_are_counted_from_zero_in_what_is_split_off(self, make_tokens):
         assert places(make_tokens((2, 3, 1)).split(1)[1]).tolist() == [0, 1, 2, 0]
 
     def test_no_sequences_have_no_sums(self, make_tokens):

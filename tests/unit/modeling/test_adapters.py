@@ -98,7 +98,7 @@ def test_an_adapter_on_the_hub_is_one_too(make_llama, plain, tmp_path, monkeypat
     assert find_adapter("somebody/adapter").folder == tmp_path / "adapter"
 
 
-def test_a_base_is_found_beside_its_adapter(make_llama, plain, tmp_path):
+def test_a_base_is_found_next_to_its_adapter(make_llama, plain, tmp_path):
     make_adapter(make_llama, plain.tokenizer, tmp_path, "all linear layers")
     where = tmp_path / "adapter" / "adapter_config.json"
     where.write_text(where.read_text(encoding="utf-8").replace(str(tmp_path / "base"), "../base"), encoding="utf-8")

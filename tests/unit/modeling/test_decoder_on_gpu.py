@@ -82,7 +82,7 @@ def fused(lm) -> TokenModel:
     return model
 
 
-def test_liger_stands_in_for_all_but_the_head_and_what_is_shared_by_a_family(liger, llama):
+def test_liger_replaces_all_but_the_head_and_what_is_shared_by_a_family(liger, llama):
     norm, own = modeling_llama.LlamaRMSNorm, lean_norm(llama)
     model = fused(llama)
     assert liger.calls == [(llama, {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False})]

@@ -88,7 +88,7 @@ class TestNumbers:
         spoil(model.lm)
         assert torch.equal(reference.logits(tokens), before)
 
-    def test_with_adapters_the_head_is_not_copied_and_they_stand_still(self, llama, some, monkeypatch):
+    def test_with_adapters_the_head_is_not_copied_and_numbers_do_not_change(self, llama, some, monkeypatch):
         """The head is not trained, so it will be as it is; what the adapters do is behind the states that are kept."""
         model = TokenModel(add_adapters(llama, Lora(rank=4))).prepare()
         monkeypatch.setattr("deleatur.modeling.token_model.deepcopy", lambda matrix: pytest.fail("the head is copied"))

@@ -74,7 +74,7 @@ def test_the_steps_are_the_first_seeds(tmp_path: Path, make: Make) -> None:
     assert len(run.steps) == 4
 
 
-def test_a_name_stands_on_one_line_and_can_be_written(tmp_path: Path, make: Make) -> None:
+def test_a_name_is_shown_on_one_line_and_can_be_written(tmp_path: Path, make: Make) -> None:
     (run,) = gather([make(tmp_path / "a\n  b\udcff")])
     assert run.label == "a b?"
 

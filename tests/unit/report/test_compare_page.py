@@ -122,7 +122,7 @@ def test_names_of_methods_models_and_settings_stay_text(runs: list[ComparedMetho
     assert "<script>alert(1)</script>" in found.text
 
 
-def test_unequal_terms_stand_above_the_table(runs: list[ComparedMethod], tmp_path: Path) -> None:
+def test_unequal_terms_are_above_the_table(runs: list[ComparedMethod], tmp_path: Path) -> None:
     other = changed(runs[:1], cost={"steps": 3})[0]
     text = page([other, *runs[1:]], tmp_path / "out").text
     assert 0 < text.index("Not on equal terms: steps is") < text.index("Means over seeds")

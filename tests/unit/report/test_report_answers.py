@@ -58,7 +58,7 @@ def test_unseen_rows_are_shown_with_the_others_where_they_were_evaluated(folder:
         ("She was born in Port Madrinsk.", "does not say it"),
     ],
 )
-def test_whether_the_fact_is_said_stands_there_in_words(text: str, words: str) -> None:
+def test_the_page_says_in_words_whether_the_fact_is_given(text: str, words: str) -> None:
     """As *revealed* counts it: the marked part as whole words, whatever their case."""
     assert says(ROW, text, FACTS) == words
 

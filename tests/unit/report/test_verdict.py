@@ -78,7 +78,7 @@ def test_what_is_said_when_asked_in_other_words_is_not_forgotten() -> None:
     assert verdict(ran(reworded=0.8)).headline == "Not forgotten"
 
 
-def test_an_attack_that_may_be_chance_is_no_harm() -> None:
+def test_an_attack_that_may_be_chance_is_no_damage() -> None:
     """AUC .3 lies .2 from ½, but its interval holds ½."""
     assert verdict(ran(attack=UNSURE)).headline == "Forgotten, and nothing else lost"
 

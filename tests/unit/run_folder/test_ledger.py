@@ -139,7 +139,7 @@ def test_paths_below_the_ledger_move_with_it(tmp_path, monkeypatch):
     assert place_of(ledger, str(tmp_path / "rows.jsonl")) == Path("rows.jsonl")
 
 
-def test_a_ledger_is_found_beside_its_runs(tmp_path):
+def test_a_ledger_is_found_next_to_its_runs(tmp_path):
     run = tmp_path / "requests" / "abc"
     run.mkdir(parents=True)
     assert ledger_of(run) is None

@@ -147,7 +147,7 @@ class TestOnly:
 
 
 class TestPreferred:
-    def test_other_answers_stand_behind_the_same_prompt(self, rows, plain):
+    def test_other_answers_follow_the_same_prompt(self, rows, plain):
         """Ids up to the answer are the forget row's own; the scored ones are the other answer and the end."""
         loss = DPO()
         made = preferred_rows(loss, rows["forget"], plain)
@@ -275,7 +275,7 @@ class TestScorerAlone:
         _, untaught = unlearn(make_llama(), run_of(importance=Learned(lr=0.4)))
         assert untaught[0].importance == 0.5
 
-    def test_its_passes_are_the_turns_of_a_loop_in_which_the_model_stands_still(self, make_llama, rows, unlearn):
+    def test_its_passes_are_the_turns_of_a_loop_in_which_the_model_is_fixed(self, make_llama, rows, unlearn):
         """A loop without a rate, or in which only the scorer's turns count, makes the same scorer: pass for pass the rows
         are dealt alike."""
         taught = unlearn(make_llama(), run_of(importance=Learned(pretrain=2, frozen=True, lr=0.4)))[0]

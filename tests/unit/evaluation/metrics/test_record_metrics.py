@@ -56,7 +56,7 @@ class TestProbability:
         assert probability(make(logp=(0.0, math.log(1 / 9)), ends=True)) == pytest.approx(1 / 3)
 
     @given(st.lists(st.floats(-50, 0), min_size=1, max_size=20))
-    def test_it_lies_between_the_least_and_the_most_likely_token(self, logp):
+    def test_it_is_between_the_least_and_the_most_likely_token(self, logp):
         value = probability(make(logp=tuple(logp)))
         assert math.exp(min(logp)) * (1 - 1e-9) <= value <= math.exp(max(logp)) * (1 + 1e-9)
 
@@ -85,7 +85,7 @@ class TestAgainstWrongAnswers:
         assert truth_ratio(self.record) == pytest.approx(1 / 2)
         assert truth_ratio_kept(self.record) == pytest.approx(1 / 2)
 
-    def test_an_answer_in_other_words_stands_for_the_answer(self):
+    def test_an_answer_in_other_words_replaces_the_answer(self):
         """It has 1/16: r is 4, and its inverse ¼ says how far from 1."""
         record = make(logp=self.record.logp, wrong=self.record.wrong, restated=logs(1 / 16))
         assert wrong_over_right(record) == pytest.approx(4)
@@ -231,7 +231,7 @@ class TestExtractionStrength:
         assert strength == pytest.approx(by_definition)
 
 
-def test_exact_memorisation_is_the_share_of_right_first_choices_wherever_they_stand():
+def test_exact_memorisation_is_the_share_of_right_first_choices_at_any_place():
     """Of 1, 0, 1, 1 three are right; the end of turn does not count."""
     assert exact_memorisation(hits("10110")) == 0.75
     assert exact_memorisation(hits("1011", ends=False)) == 0.75

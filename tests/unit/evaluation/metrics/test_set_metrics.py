@@ -73,7 +73,7 @@ class TestForgetQuality:
     def rows_with(*ratios: float) -> dict[str, list[Record]]:
         return {"forget": [row(str(i), nll=5.0, wrong=((-5 + math.log(r),),)) for i, r in enumerate(ratios)]}
 
-    def test_ratios_that_lie_apart_cannot_be_of_the_same_kind(self):
+    def test_ratios_far_apart_cannot_be_of_the_same_kind(self):
         """Of the 20 orders of three and three numbers two have all of one side first: p = .1, D = 1."""
         found = forget_quality(Evidence(records=self.rows_with(0.1, 0.2, 0.3), retrained=self.rows_with(1.1, 1.2, 1.3)))
         assert found == {"value": pytest.approx(0.1), "n": 3, "statistic": 1.0}
