@@ -83,7 +83,7 @@ class Arm:
 
     @property
     def model(self) -> TokenModel:
-        """The arm's model."""
+        """The model that is attacked in this arm."""
         return self.generator.model
 
     @property

@@ -59,7 +59,7 @@ def scale_of(demo: Demo) -> Scale:
 
 
 def in_fp32(scale: Scale) -> Scale:
-    """The same in fp32 throughout."""
+    """The same scale with all its training and evaluation in fp32."""
     return replace(
         scale,
         fine_tuning=replace(scale.fine_tuning, precision="fp32"),

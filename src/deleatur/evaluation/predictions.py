@@ -50,7 +50,7 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
     def bare(self) -> TokenPredictions:
-        """Without the statistics."""
+        """The same without first choices, means and deviations."""
         return self._replace(hit=(), mean=(), deviation=())
 
 

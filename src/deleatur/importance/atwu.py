@@ -80,7 +80,7 @@ class LearnedImportance:
 
     @property
     def requires(self) -> Requirements:
-        """What the settings require."""
+        """What the scorer and its loss read, as the settings declare it."""
         return self.settings.requires
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:

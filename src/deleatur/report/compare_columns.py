@@ -32,7 +32,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Name and direction."""
+        """The column's name, with an arrow for the better direction."""
         return self.name + ARROWS[self.better]
 
     def of(self, results: RunResults) -> float | str:
@@ -168,7 +168,7 @@ def columns_of(runs: Sequence[ComparedMethod]) -> list[Column]:
 
 
 def cell(run: ComparedMethod, column: Column) -> Cell:
-    """A method's figure."""
+    """A method's figure: mean and standard error over its runs, and how many have one."""
     read = [column.of(r) for r in run.results]
     values = [float(v) for v in read if not isinstance(v, str)]
     return Cell(

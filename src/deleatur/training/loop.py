@@ -189,7 +189,7 @@ def _passes(
 
 
 def total(x: Tensor, accelerator: Accelerator) -> Tensor:
-    """Sum over all processes."""
+    """The tensor summed over all processes; all have to call."""
     reduced: Any = accelerator.reduce(x, "sum")
     return reduced
 

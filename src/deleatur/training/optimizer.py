@@ -66,7 +66,7 @@ class ModelOptimizer:
 
     @property
     def end(self) -> int:
-        """The last step."""
+        """The number of the last step: the planned one, or the end of the cool-down."""
         return sum(self.cooling) or self.steps
 
     def cool_down(self, step: int, length: int) -> None:

@@ -22,7 +22,7 @@ MEASURED = 12  # trained rows whose NLL has to fall
 
 
 def settings(s: AuditSettings) -> tuple[str, ...]:
-    """benign-STEPS and half-RATE."""
+    """The settings by name: benign-STEPS, half-RATE."""
     return (*(f"benign-{n}" for n in s.benign_steps), *(f"half-{lr:g}" for lr in s.half_lrs))
 
 
@@ -68,7 +68,7 @@ def _half(arm: Arm, lr: float) -> Findings:
 
 
 def training(settings: AuditSettings, lr: float) -> Train:
-    """How the attack trains."""
+    """The training settings of the attack at a learning rate."""
     return Train(lr=lr, batch=settings.train_batch, precision=settings.precision)
 
 
