@@ -115,7 +115,7 @@ def top(nll: Float[Tensor, "P n"]) -> Bool[Tensor, "P n"]:
 
 
 def alternate(p: Planted, steps: int, g: Float[Tensor, "P n"] | None = None) -> Float[Tensor, "P n"]:
-    """Free importance, ½ everywhere at first unless told: `steps` of the model, then the best g, 6000 in all. Returns u."""
+    """Free importance, ½ everywhere at first unless given: `steps` of the model, then the best g, 6000 in all. Returns u."""
     d, g = torch.zeros_like(p.x[:, 0]), torch.full_like(p.x[..., 0], 0.5) if g is None else g
     for _ in range(6000 // steps):
         d = push(p, d, g, steps)

@@ -1,4 +1,4 @@
-"""The interfaces of a method's two parts, and what a part may offer beside them. Importing this does not import torch.
+"""The interfaces of a method's two parts, and what a part may offer in addition. Importing this does not import torch.
 
 A class that has the members is one of these; nothing is inherited and nothing is registered. `as_importance` and `as_loss`
 take a user's plain object in, once, where a run is made.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Declares(Protocol):
-    """Says what it reads beside the NLL of forget tokens."""
+    """Says what it reads besides the NLL of forget tokens."""
 
     @property
     def requires(self) -> Requirements:

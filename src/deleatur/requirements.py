@@ -1,4 +1,4 @@
-"""What a loss, an importance or a retain term reads beside the NLL of the rows' tokens. It does not import torch."""
+"""What a loss, an importance or a retain term reads besides the NLL of the rows' tokens. It does not import torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Requirements:
     hidden_state: HiddenState = "own"
     """Which hidden state of a token is read: the token's own, or the one of the position that predicts it."""
     inputs: tuple[str, ...] = ()
-    """What a user has to give beside rows to forget and to retain, in words."""
+    """What a user has to give besides rows to forget and to retain, in words."""
 
     @property
     def forward(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Requirements:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What of the step it reads beside the tokens' own NLL and the start model's, by name."""
+        """What of the step it reads besides the tokens' own NLL and the start model's, by name."""
         read = {
             "divergence": self.divergence,
             "layer": self.layer is not None,
@@ -83,7 +83,7 @@ class Requirements:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What it takes beside the step, in words."""
+        """What it takes besides the step, in words."""
         costs = {
             "one pass of the start model": self.reference or self.start_pass,
             "full distributions": self.logits or self.start_logits,

@@ -1,4 +1,15 @@
-"""The parts of a run that are plain numbers and names. Free of torch, so that `--help` is quick."""
+"""The parts of a run that are plain numbers and names. Free of torch, so that `--help` is quick.
+
+Each class raises ConfigError for a value out of the range that its field's docstring gives.
+
+Examples:
+    >>> from deleatur.settings import Evaluation, Lora, Train
+    >>> Train(lr=1e-4).epochs, Lora(rank=16).alpha, Evaluation(new_tokens=16).batch
+    (10, 32, 32)
+    >>> Train(epochs=0)
+    Traceback (most recent call last):
+    deleatur.errors.ConfigError: train.epochs is 0, but must be 1 or more
+"""
 
 import math
 import re

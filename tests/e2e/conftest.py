@@ -32,6 +32,7 @@ def unchecked() -> Iterator[None]:
 
 
 with unchecked():
+    import deleatur.cli.verbs  # noqa: F401 - what main imports where it is called
     from deleatur.cli.main import main
 
 from two_requests import copied, done, fine_tuned_model  # noqa: E402, F401 - fixtures

@@ -173,7 +173,7 @@ def import_all() -> None:
     import transformers.models.llama.modeling_llama
 
     import deleatur.cli.console
-    import deleatur.cli.main
+    import deleatur.cli.verbs
     import deleatur.commands.bench
     import deleatur.commands.evaluation
     import deleatur.commands.tuning

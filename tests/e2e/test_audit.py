@@ -31,7 +31,7 @@ def test_no_rows_are_void(call: Callable[..., Any], home: Any, tmp_path: Path) -
     assert json.loads(said.out)["verdict"] == "VOID"
 
 
-def test_the_same_command_goes_on(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_audit_again(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
     first, again = (call("audit", finished, "--out", tmp_path / "audit") for _ in range(2))
     assert (first.code, first.out) == (again.code, again.out)
 
@@ -59,7 +59,7 @@ def test_without_a_control_nothing_is_audited(refused: Callable[..., str], home:
     assert "--holdout" in refused(*of_model(home))
 
 
-def test_the_help_names_every_attack(call: Callable[..., Any]) -> None:
+def test_the_help_lists_every_attack(call: Callable[..., Any]) -> None:
     said = call("audit", "--help")
     assert said.code == 0
     assert "relearn" in said.out

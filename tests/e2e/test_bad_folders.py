@@ -63,7 +63,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
     ("size", "keep", "left"),
     [(300, "50", ""), (20_000, "50", "records"), (200_000, "50", "checkpoints"), (200_000, "None", "records/after.jsonl")],
 )
-def test_a_disk_that_fills_while_writing_is_told_in_one_line(size, keep, left, home, tmp_path, call, monkeypatch):
+def test_a_disk_that_fills_while_writing_is_one_line(size, keep, left, home, tmp_path, call, monkeypatch):
     """What was whole by then is there, and nothing else. The trial of saving had room."""
     monkeypatch.setattr("deleatur.commands.unlearn.try_ending", lambda *_: None)
     with files_of_at_most(size):
@@ -124,7 +124,7 @@ def test_a_report_on_a_bad_disk_leaves_what_was_there(args, fault, run_folder, c
 
 
 @FAULTS
-def test_an_evaluation_on_a_bad_disk_ends_in_one_line_and_goes_on(fault, home, tmp_path, call, monkeypatch):
+def test_an_evaluation_on_a_bad_disk_ends_in_one_line_and_can_be_resumed(fault, home, tmp_path, call, monkeypatch):
     """At every opening and renaming in turn; what is there by then is whole, and enough to go on with."""
     command = ("evaluate", "--model", home.model, *home.rows, *FEW, "--out")
     call(*command, "alone")
@@ -175,7 +175,7 @@ def test_of_two_runs_that_begin_at_once_one_is_refused(home, tmp_path, call, mon
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.yaml"]
 
 
-def test_a_clock_that_stands_still_or_goes_back_changes_no_result(home, call, finished, monkeypatch):
+def test_a_clock_that_stops_or_goes_back_changes_no_result(home, call, finished, monkeypatch):
     """Times are told and decide nothing."""
     monkeypatch.setattr("time.perf_counter", map(float, range(0, -(10**6), -1)).__next__)
     monkeypatch.setattr("time.process_time", lambda: 0.0)

@@ -48,7 +48,7 @@ HARMED = {  # name → the file, and what becomes of it
 
 
 @pytest.mark.parametrize("name", HARMED)
-def test_a_model_folder_that_is_not_whole_is_refused(name, home, tmp_path, refused):
+def test_an_incomplete_model_folder_is_refused(name, home, tmp_path, refused):
     shutil.copytree(home.model, tmp_path / "model")
     harm(tmp_path / "model", *HARMED[name])
     line = refused(*home.forget("run", "--model", tmp_path / "model"))

@@ -68,7 +68,7 @@ def test_each_run_starts_from_the_same_model(bench, tmp_path):
     assert together["before"] == alone["before"]
 
 
-def test_an_interrupted_bench_goes_on_and_does_nothing_twice(bench, tmp_path, monkeypatch):
+def test_an_interrupted_bench_resumes_and_repeats_nothing(bench, tmp_path, monkeypatch):
     import deleatur.commands.bench as module
 
     ran = []

@@ -48,7 +48,7 @@ def test_every_runs_model_is_audited_against_the_same_controls(bench: Callable[.
     assert {p: p.stat().st_mtime_ns for p in written} == written
 
 
-def test_an_audit_that_was_interrupted_is_made_up_for(bench: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_interrupted_audit_is_completed(bench: Callable[..., Any], tmp_path: Path) -> None:
     """Between the run and its audit: the run is not made again, its model is audited."""
     import deleatur.commands.bench as module
 

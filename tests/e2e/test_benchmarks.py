@@ -72,7 +72,7 @@ def test_the_pages_benchmark_commands_run(data, home, call):
     assert (data / "runs" / "comparison" / "report.html").exists()
 
 
-def test_a_suites_figures_stand_in_the_results(data, home, call):
+def test_a_suites_figures_are_in_the_results(data, home, call):
     """Model utility and forget quality are made where their sets and the retrained model are there, and else say why not."""
     common = ("forget", "--suite", "tofu/forget10", "--model", home.model, *QUICK)
     said = call(*common, "--out", "a", "--evaluation.retrained", home.model, "--evaluation.shots", "1", "--json")
@@ -138,7 +138,7 @@ def test_requests_of_muse_follow_one_another(tmp_path, monkeypatch, home, call):
         assert ended == pytest.approx(began, rel=1e-5) and ended != one["before"][name]["probability"]["value"]
 
 
-def test_a_suite_without_rows_to_forget_can_only_be_asked(data, home, call):
+def test_a_suite_without_rows_to_forget_can_only_be_evaluated(data, home, call):
     said = call("forget", "--suite", "mmlu", "--model", home.model)
     assert said.code == 2
     assert "the suite mmlu has no forget rows; use it with deleatur evaluate --suite mmlu" in said.err

@@ -19,7 +19,7 @@ def told(home, call):
     return said
 
 
-def test_the_demo_is_a_story_in_a_dozen_lines_and_is_told_again_at_once(home, call, told, tmp_path):
+def test_the_demo_prints_a_dozen_lines_and_a_finished_one_prints_them_again_at_once(home, call, told, tmp_path):
     """Two questions with both answers each, what mattered, the verdict with three reasons, and the page: no table."""
     lines = [line for line in told.out.splitlines() if line]
     assert len(lines) <= 12
@@ -36,7 +36,7 @@ def test_the_demo_is_a_story_in_a_dozen_lines_and_is_told_again_at_once(home, ca
     assert "runs/demo already holds this run" in again.err
 
 
-def test_between_its_bars_the_demo_says_what_happens_and_no_settings(told):
+def test_the_demo_prints_what_happens_and_no_settings(told):
     """Learns, is asked, says, forgets: in that order, and not the YAML that `deleatur forget` prints."""
     said = told.err
     order = [

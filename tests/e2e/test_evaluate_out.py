@@ -31,7 +31,7 @@ def test_the_folder_holds_what_is_printed_and_is_its_owners_alone(command, call,
     assert out.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_finished_one_is_shown_again_and_no_model_is_asked(command, call, monkeypatch, tmp_path):
+def test_a_finished_evaluation_is_shown_again_without_a_model(command, call, monkeypatch, tmp_path):
     first, table = call(*command("eval", "--json")), call(*command("other")).out
     before = whole_evaluation(tmp_path / "eval")
     (tmp_path / "eval" / ".lock").touch()  # of one killed at its very end
@@ -41,14 +41,14 @@ def test_a_finished_one_is_shown_again_and_no_model_is_asked(command, call, monk
     assert whole_evaluation(tmp_path / "eval") == before
 
 
-def test_a_run_folders_model_is_asked_into_another_folder(finished, call, tmp_path):
+def test_a_run_folders_model_is_evaluated_into_another_folder(finished, call, tmp_path):
     said = call("evaluate", finished, "--out", "eval", "--json")
     assert said.out == call("evaluate", finished, "--json").out == (tmp_path / "eval" / "results.json").read_text()
     assert evaluation_from_yaml(tmp_path / "eval" / "evaluate.yaml")[0].model == str(finished / "model")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_says_how_to_go_on_and_what_was_answered_is_kept(number, code, command, call, monkeypatch, tmp_path):
+def test_a_signal_prints_how_to_resume_and_answers_are_kept(number, code, command, call, monkeypatch, tmp_path):
     assert call(*command("alone")).code == 0
     heard = []
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused(command, home, finished, call, refused, tmp_p
     assert "the forget rows are not those that eval began with" in refused("evaluate", "eval", "--resume")
 
 
-def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, call, tmp_path):
+def test_it_is_written_as_peers_do_and_compared_with_runs(command, finished, call, tmp_path):
     """A baseline that was only evaluated: its numbers in OpenUnlearning's form, and a row in the table of methods."""
     assert call(*command("base", "--evaluation.rows", 2, "--data.layout", "open-unlearning")).code == 0
     results = json.loads((tmp_path / "base" / "results.json").read_text())
@@ -113,7 +113,7 @@ def test_it_is_written_as_peers_do_and_stands_beside_runs(command, finished, cal
     assert "Token ids in the layout of open-unlearning: base." in said
 
 
-def test_rows_that_were_left_out_stand_in_the_table(command, call, home):
+def test_rows_that_were_left_out_are_in_the_table(command, call, home):
     """Two of the forget rows; the note says it of every set."""
     said = call(*command("eval", "--evaluation.rows", 2)).out
     assert f"2 of {len(home.world.forget)} " in said

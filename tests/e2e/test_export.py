@@ -44,7 +44,7 @@ def test_safetensors_and_gguf_say_what_the_runs_model_says(exported, finished, h
     assert max(abs(a - b) for a, b in zip(own, gguf, strict=True)) < 1e-5
 
 
-def test_the_gguf_files_own_tokenizer_is_read_beside_a_tokenizer_json(exported):
+def test_the_gguf_files_own_tokenizer_is_read_next_to_a_tokenizer_json(exported):
     """Its ends of turns and chat template, of which transformers alone reads neither here: else no answer would end."""
     own, gguf = load_tokenizer(str(exported)), load_tokenizer(str(exported / "model.gguf"))
     assert own.eos_token
@@ -64,7 +64,7 @@ def test_transformers_alone_reads_the_gguf_file(exported, home):
     assert there == pytest.approx(nll(*load(str(exported)), texts), abs=1e-5)
 
 
-def test_the_gguf_file_keeps_its_begin_and_end_of_text_beside_the_folders_tokenizer(exported, finished):
+def test_the_gguf_file_keeps_its_begin_and_end_of_text_next_to_the_folders_tokenizer(exported, finished):
     """transformers alone loses both there, and an answer without an end cannot be evaluated."""
     own, read = load(str(finished / "model"))[1], load(str(exported / "model.gguf"))[1]
     assert (read.bos_token, read.eos_token) == (own.bos_token, own.eos_token) == ("<s>", "</s>")
@@ -119,7 +119,7 @@ def test_the_licence_is_read_from_the_base_models_card(head, licence, tmp_path):
     assert licence_of(str(tmp_path)) == licence
 
 
-def test_an_export_is_whole_or_not_there(finished, tmp_path, refused, call, monkeypatch):
+def test_an_export_is_complete_or_absent(finished, tmp_path, refused, call, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     assert "full exists" in refused("export", finished, "full")
@@ -131,7 +131,7 @@ def test_an_export_is_whole_or_not_there(finished, tmp_path, refused, call, monk
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
 
 
-def test_a_family_without_a_place_in_gguf_is_told_so_before_anything_is_written(run_folder, refused):
+def test_a_family_that_gguf_lacks_is_refused_before_anything_is_written(run_folder, refused):
     tokenizer = AutoTokenizer.from_pretrained(run_folder / "model")
     shutil.rmtree(run_folder / "model")
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2)).save_pretrained(
@@ -167,7 +167,7 @@ def test_push_goes_to_the_named_place_privately_and_takes_the_export_alone(finis
     assert "README.md" in files
 
 
-def test_a_push_that_fails_leaves_the_folder_and_says_how_to_go_on(finished, call, monkeypatch, tmp_path):
+def test_a_push_that_fails_keeps_the_folder_and_says_how_to_continue(finished, call, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "fails", True)
     said = call("export", finished, "new", "--push", "me/forgot")

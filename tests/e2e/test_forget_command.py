@@ -87,7 +87,7 @@ def test_importance_covers_every_answer_from_its_first_character_to_its_end(fini
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_results_are_the_means_of_the_records_that_lie_beside_them(finished, side):
+def test_results_are_the_means_of_the_records_in_the_folder(finished, side):
     records: dict[str, list[Record]] = {}
     for row in lines(finished / "records" / f"{side}.jsonl"):
         spans = tuple(Span(**s) for s in row.pop("spans"))
@@ -218,7 +218,7 @@ def test_options_change_a_run_file(finished, tmp_path, call):
     assert (to_dict(run)["loss"]["name"], run.train.epochs, run.train.batch) == ("npo", 1, 4)
 
 
-def test_an_empty_folder_will_do_for_a_run_and_is_closed_to_others(home, tmp_path, call):
+def test_an_empty_folder_is_accepted_for_a_run_and_made_private(home, tmp_path, call):
     (tmp_path / "empty").mkdir(mode=0o755)
     assert call(*home.forget("empty", "--train.epochs", "1")).code == 0
     assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o700

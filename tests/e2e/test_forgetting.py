@@ -41,7 +41,7 @@ def test_atwu_forgets_the_person_and_keeps_the_others(fine_tuned_model, home, ca
 
 
 @pytest.mark.parametrize("recipe", ["graddiff"])
-def test_the_rivals_forget_too_and_hurt_what_is_kept_less(recipe, fine_tuned_model, home, call):
+def test_other_recipes_forget_too_and_damage_retained_rows_less(recipe, fine_tuned_model, home, call):
     gone = lost(outcome(call, home, fine_tuned_model, "--recipe", recipe, "--train.lr", "3e-4"))
     assert gone["forget"] > 0.3
     assert gone["forget"] > 1.3 * gone["retain"]

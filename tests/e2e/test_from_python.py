@@ -43,7 +43,7 @@ def test_the_model_is_changed_in_place_and_comes_back_with_scorer_and_results(lo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_data_set_is_as_good_as_a_list_and_the_command_line(loaded, rows, finished):
+def test_a_data_set_a_list_and_the_command_line_give_the_same_weights(loaded, rows, finished):
     """The same rows, settings and seed: the very weights of the run that the command line made."""
     sets = {name: Dataset.from_list(rows[name]) for name in rows}
     run = from_yaml(finished / "run.yaml")
@@ -62,7 +62,7 @@ def test_adapters_are_merged_so_the_model_saves_as_a_plain_one(loaded, rows, tmp
     assert outcome.results["model"]["parameters"] == saved.num_parameters()
 
 
-def test_a_method_without_a_scorer_hands_none_back(loaded, rows):
+def test_a_method_without_a_scorer_returns_none(loaded, rows):
     assert deleatur.forget(*loaded, **rows, **QUICK, recipe="npo").scorer is None
 
 

@@ -77,7 +77,7 @@ def test_a_model_that_knows_a_later_requests_rows_is_not_written(audited, call):
     assert not [path for path in audited.iterdir() if path.name.startswith("model")]
 
 
-def test_a_gguf_file_is_loaded_back_and_asked_itself(audited, call, monkeypatch, fine_tuned_model):
+def test_a_gguf_file_is_loaded_back_and_evaluated(audited, call, monkeypatch, fine_tuned_model):
     """A file that holds other weights than those that were checked."""
     import deleatur.commands.export as export
     from deleatur.modeling.loading import load

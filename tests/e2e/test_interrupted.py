@@ -40,7 +40,7 @@ def test_an_interrupt_during_a_step_ends_the_run_in_one_line(home, tmp_path, cal
     ("number", "code", "word", "trained"),
     [(signal.SIGTERM, 75, "terminated", False), (signal.SIGINT, 130, "interrupted", True)],
 )
-def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word, trained, home, tmp_path, call, monkeypatch):
+def test_a_signal_during_an_evaluation_prints_how_to_resume(number, code, word, trained, home, tmp_path, call, monkeypatch):
     """Before training and after it; what was done by then is not done again."""
     alone, done = call(*home.forget("alone", "--keep.every", "1")), []
     assert alone.code == 0
@@ -63,7 +63,7 @@ def test_a_signal_while_the_model_is_asked_says_how_to_go_on(number, code, word,
     assert whole(tmp_path / "run") == whole(tmp_path / "alone")
 
 
-def test_a_signal_while_the_demos_model_is_told_keeps_the_step(home, tmp_path, call, monkeypatch):
+def test_a_signal_during_the_demos_fine_tuning_keeps_the_step(home, tmp_path, call, monkeypatch):
     """Called again, fine-tuning goes on with the next step, and gives the model of an uninterrupted one."""
     told = {
         "name": str(home.model),
@@ -93,7 +93,7 @@ FIRST = ("--seeds", 0, "--objective", "extraction_strength")  # an untrained mod
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home, call, monkeypatch):
+def test_a_signal_during_a_trial_says_how_to_resume_the_bench(number, code, home, call, monkeypatch):
     monkeypatch.setattr(
         "deleatur.cli.console.watch", lambda: nullcontext(Progress(step=lambda *_: os.kill(os.getpid(), number)))
     )
@@ -103,7 +103,7 @@ def test_a_signal_during_a_trial_says_that_the_bench_goes_on(number, code, home,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_during_an_evaluation_says_that_it_begins_anew(number, code, finished, call, monkeypatch):
+def test_a_signal_during_an_evaluation_says_that_it_starts_again(number, code, finished, call, monkeypatch):
     """It writes nothing, so there is nothing to go on from."""
     monkeypatch.setattr(
         "deleatur.cli.console.watch", lambda: nullcontext(Progress(evaluated=lambda *_: os.kill(os.getpid(), number)))

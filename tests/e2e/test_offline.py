@@ -130,12 +130,12 @@ def test_nothing_reaches_for_the_network(walled):
         assert (walled.root / "work" / ("run" if name == "forget" else name) / "results.json").exists()
 
 
-def test_a_process_of_its_own_makes_the_same_bytes(walled, finished):
+def test_a_new_process_writes_the_same_bytes(walled, finished):
     for name in ("model/model.safetensors", "scorer.safetensors", "importance.jsonl", "records/after.jsonl"):
         assert (walled.root / "work" / "again" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
-def test_the_libraries_are_told_to_tell_nobody(walled):
+def test_telemetry_of_the_libraries_is_off(walled):
     told = {name: walled.told["env"].get(name) for name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY")}
     assert told == {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     assert walled.told["env"]["HF_UPDATE_DOWNLOAD_COUNTS"] == "0"

@@ -50,7 +50,7 @@ def test_a_gap_is_never_below_what_is_proven_of_it(oracle: ModuleType) -> None:
         assert (oracle.jaccard(selected)[bound > 0] == 1).all()
 
 
-def test_the_proven_threshold_lies_within_the_sweep(oracle: ModuleType) -> None:
+def test_the_proven_threshold_is_within_the_sweep(oracle: ModuleType) -> None:
     bound = oracle.proven(oracle.plant((1, 0.6, 0.3), oracle.Args(seeds=3))).view(3, 3)
     assert (bound[:2] > 0).all()
     assert (bound[2] < 0).all()

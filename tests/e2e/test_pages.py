@@ -12,7 +12,7 @@ DOCS = ROOT / "docs"
 QUICK = ("--train.epochs", "1", "--evaluation.new-tokens", "4", "--keep.every", "None")
 
 
-def test_a_whole_request_runs_from_rows_to_export(home, call, tmp_path, monkeypatch):
+def test_a_request_runs_from_rows_to_export(home, call, tmp_path, monkeypatch):
     """What the page promises is there at its end: a redacted page without the person, a model, settings to repeat it."""
     monkeypatch.chdir(tmp_path)
     for script in blocks(DOCS / "delete-one-person.md", "bash"):

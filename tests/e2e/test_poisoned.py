@@ -76,7 +76,7 @@ def test_a_file_of_weights_is_no_model(name, poison, home, tmp_path, refused):
     assert name in refused(*home.forget("run", "--model", f"./{name}"))
 
 
-def test_pickles_beside_safetensors_are_not_read(model, poison):
+def test_pickles_next_to_safetensors_are_not_read(model, poison):
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
         (model / name).write_bytes(poison)
     assert load(str(model))[0].num_parameters() > 0
@@ -158,7 +158,7 @@ def test_pickled_rows_are_refused(tmp_path, poison, home, refused):
 
 
 @pytest.mark.parametrize("source", ["..", "rows/..", "./..", "/"])
-def test_a_run_without_a_name_of_its_own_never_lands_in_a_folder_above(source, home, tmp_path, monkeypatch):
+def test_a_run_without_a_name_is_never_written_into_a_parent_folder(source, home, tmp_path, monkeypatch):
     """A default folder is named after the forget rows; `..` would be the folder that all runs are in, or the one above."""
     from deleatur.config.run_config import Run
     from deleatur.run_folder.writer import free_folder
@@ -203,7 +203,7 @@ def test_rows_that_are_named_like_paths_write_nothing_elsewhere(home, tmp_path, 
         (("forget", "--resume"), "records/after.0.part.jsonl"),
     ],
 )
-def test_links_in_a_run_folder_lead_no_write_elsewhere(verb, name, run_folder, home, tmp_path, refused):
+def test_links_in_a_run_folder_are_not_followed_when_writing(verb, name, run_folder, home, tmp_path, refused):
     """A run folder may come from somebody else."""
     target = tmp_path / "precious"
     target.write_text("mine", encoding="utf-8")

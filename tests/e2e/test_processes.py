@@ -156,7 +156,7 @@ def alone(home, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("name", "engine"), WHOLE_RUNS)
-def test_a_whole_run_in_two_processes_has_one_process_s_numbers(name, engine, folder, alone):
+def test_a_run_in_two_processes_has_the_numbers_of_one_process(name, engine, folder, alone):
     """Results, records, importance and log to 1e-5, generated text to the letter, model and scorer to 1e-5."""
     run = folder / f"{name}-{engine}"
     assert (run / "results.json").exists(), said(folder)
@@ -178,7 +178,7 @@ def test_a_signal_to_one_process_stops_both_and_resuming_from_shares_ends_in_the
         assert (stopped / file).read_bytes() == (plain / file).read_bytes()
 
 
-def test_what_came_to_harm_under_zero_is_rolled_back_to_the_weights_of_one_process(folder, home, call, tmp_path):
+def test_a_damaged_run_under_zero_is_rolled_back_to_the_weights_of_one_process(folder, home, call, tmp_path):
     """The same step, sentence and weights; the losses on the way there grow to 12."""
     harmed = folder / "harmed-zero"
     assert (harmed / "results.json").exists(), said(folder)

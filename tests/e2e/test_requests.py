@@ -74,7 +74,7 @@ def test_rows_that_changed_or_went_are_refused_in_a_sentence(copied, refused):
     assert f"the rows of request {name} are not at first.jsonl" in refused("request", "verify")
 
 
-def test_a_withdrawn_request_is_not_checked_and_comes_back_as_it_was(copied, call, refused):
+def test_a_withdrawn_request_is_not_checked_and_is_added_again_unchanged(copied, call, refused):
     name = lines(copied / "requests.jsonl")[0]["sha256"][:12]
     said = call("request", "withdraw", name)
     assert said.out.startswith(f"Request {name} is withdrawn; what a run has forgotten stays forgotten")
@@ -111,7 +111,7 @@ def test_the_first_run_needs_a_model(home, call, tmp_path):
     assert "2026-12-24" in call("request", "list").out
 
 
-def test_a_request_that_is_not_forgotten_stays_open_and_the_chain_does_not_go_on_from_it(
+def test_a_request_that_is_not_forgotten_stays_open_and_the_next_does_not_start_from_its_model(
     copied,
     call,
     home,

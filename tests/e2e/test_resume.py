@@ -57,7 +57,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bytes(method, step, home, call, 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_lets_the_step_end_keeps_it_and_says_how_to_go_on(number, code, home, call, tmp_path, monkeypatch):
+def test_a_signal_finishes_the_step_saves_it_and_prints_how_to_resume(number, code, home, call, tmp_path, monkeypatch):
     alone = left_alone(home, call, tmp_path)
     with monkeypatch.context() as patch:
         stopped_at(patch, 3, lambda: os.kill(os.getpid(), number))
@@ -87,7 +87,7 @@ def test_a_kill_inside_a_save_leaves_the_one_before(home, call, tmp_path, monkey
     assert whole(tmp_path / "run") == whole(alone)
 
 
-def test_a_checkpoint_that_was_harmed_is_passed_over(home, call, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_skipped(home, call, tmp_path, monkeypatch):
     alone = left_alone(home, call, tmp_path)
     with monkeypatch.context() as patch:
         stopped_at(patch, 5, killed)
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_was_harmed_is_passed_over(home, call, tmp_path, monke
     assert whole(tmp_path / "run") == whole(alone)
 
 
-def test_a_harmed_checkpoint_is_made_anew_when_its_step_comes_again(tmp_path):
+def test_a_damaged_checkpoint_is_replaced_when_its_step_is_reached_again(tmp_path):
     kept = Checkpoints(tmp_path, every=2, keep=2)
     for step in (2, 4):
         kept.save(step, {"x": torch.tensor([float(step)])})
@@ -114,14 +114,14 @@ def test_a_harmed_checkpoint_is_made_anew_when_its_step_comes_again(tmp_path):
     assert again.load(4)["x"].tolist() == [4.0]
 
 
-def test_only_the_newest_stay(home, call, tmp_path, monkeypatch):
+def test_only_the_newest_checkpoints_are_kept(home, call, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_at(patch, 8, killed)
         call(*home.forget("run", *MORE, "--keep.newest", "1"))
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
 
 
-def test_what_cannot_go_on_is_refused(home, call, run_folder, refused, tmp_path, monkeypatch):
+def test_a_run_that_cannot_be_resumed_is_refused(home, call, run_folder, refused, tmp_path, monkeypatch):
     assert "is finished" in refused("forget", run_folder, "--resume")
     assert "leave --seed out" in refused("forget", run_folder, "--resume", "--seed", "1")
     rows = tmp_path / "rows.jsonl"

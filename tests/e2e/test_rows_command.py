@@ -80,7 +80,7 @@ def test_the_review_page_of_rows_is_shaded_by_a_model_of_which_there_is_no_run(h
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_somebody_whom_the_model_does_not_know_nothing_is_written(home, call, knows_her, tmp_path):
+def test_no_rows_are_written_for_a_subject_that_the_model_does_not_know(home, call, knows_her, tmp_path):
     said = call("rows", "--model", home.model, "--subject", "Hisre Mebin")
     assert said.code == 0, said.err
     assert "0 of 18 facts are rows now" in said.out
@@ -88,7 +88,7 @@ def test_of_somebody_whom_the_model_does_not_know_nothing_is_written(home, call,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_texts_and_questions_of_the_users_own_are_asked_too(home, call, knows_her, tmp_path):
+def test_the_users_own_texts_and_questions_are_used_too(home, call, knows_her, tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/life.txt").write_text(f"The records say that {NAME} was born in Teburg. She was happy.", "utf-8")
     (tmp_path / "fragen.txt").write_text("Which book is by {name}?\n", "utf-8")
@@ -151,7 +151,7 @@ def test_an_endpoint_writes_further_questions_and_gets_the_name_and_the_texts(ho
     assert "sat by the sea" in sent
 
 
-def test_a_real_model_that_was_never_trained_knows_nobody_and_says_so_twice_alike(home, call, tmp_path):
+def test_an_untrained_real_model_knows_no_subject_and_reports_that_deterministically(home, call, tmp_path):
     asked = ("rows", "--model", home.model, "--subject", NAME, "--new-tokens", 6, "--samples", 1, "--strangers", 2)
     first, then = call(*asked, "--out", "a.jsonl"), call(*asked, "--out", "b.jsonl")
     assert (first.code, then.code) == (0, 0), first.err
@@ -169,7 +169,7 @@ def test_an_interrupt_leaves_no_half_a_file(home, call, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_asked_is_refused(home, refused):
+def test_unreadable_or_missing_questions_are_refused(home, refused):
     asked = ("rows", "--model", home.model, "--subject", NAME)
     assert "cannot be read" in refused(*asked, "--questions", "nowhere.txt")
     assert "cannot be read" in refused(*asked, "--texts", "nowhere.txt")

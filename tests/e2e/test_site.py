@@ -69,7 +69,7 @@ def pages(site: Path) -> list[Path]:
     return [page for page in sorted(site.rglob("*.html")) if page.name != "404.html"]
 
 
-def test_every_page_of_the_navigation_is_built_and_stands_in_llms_txt(site):
+def test_every_page_of_the_navigation_is_built_and_listed_in_llms_txt(site):
     """Both lists name the same pages, so that a new page cannot be left out of one."""
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     named = re.findall(r"[\w/-]+\.md", yaml.safe_dump(settings["nav"]))

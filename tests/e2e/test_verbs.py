@@ -116,13 +116,13 @@ def test_report_writes_the_same_page_again(run_folder, call):
 
 
 @pytest.mark.parametrize("verb", ["methods", "recipes"])
-def test_methods_lists_every_method_by_its_whole_name(verb, call):
+def test_methods_lists_every_method_by_its_full_name(verb, call):
     said = call(verb)
     assert all(re.search(rf"│ {name} ", said.out) for name in RECIPES)
 
 
 @pytest.mark.parametrize("args", [(), ("-h",), ("--help",)])
-def test_without_a_verb_the_verbs_are_told(args, call):
+def test_without_a_verb_the_verbs_are_listed(args, call):
     said = call(*args)
     assert said.code == 0
     assert all(f"\n  {verb} " in said.out for verb in VERBS)
@@ -169,7 +169,7 @@ def test_options_may_stand_before_the_folder(finished, call):
     assert call("evaluate", "--json", finished).out == call("evaluate", finished, "--json").out
 
 
-def test_the_version_is_told(call):
+def test_the_version_is_printed(call):
     import deleatur
 
     assert call("--version").out.strip() == deleatur.__version__

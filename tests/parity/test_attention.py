@@ -135,14 +135,14 @@ def test_outside_a_pack_the_model_attends_as_before_bit_for_bit(family):
     assert lm.config._attn_implementation == own
 
 
-def test_what_somebody_chose_for_a_reason_is_left_alone():
+def test_an_attention_that_the_user_chose_is_unchanged():
     lm = make("Llama")
     lm.set_attn_implementation("flex_attention")
     assert not set_packed_attention(lm)
     assert lm.config._attn_implementation == "flex_attention"
 
 
-def test_a_saved_model_knows_nothing_of_how_it_attended(tmp_path):
+def test_a_saved_model_does_not_record_our_attention(tmp_path):
     lm = make("Llama")
     TokenModel(lm).prepare()
     lm.save_pretrained(tmp_path)
@@ -150,7 +150,7 @@ def test_a_saved_model_knows_nothing_of_how_it_attended(tmp_path):
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-def test_whoever_fails_within_a_pack_leaves_no_pack_behind():
+def test_an_error_inside_a_pack_removes_the_pack():
     lm = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL)).eval()
     assert set_packed_attention(lm)
     tree = share([[0, 1], [2, 3, 4]])

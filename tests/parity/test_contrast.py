@@ -39,7 +39,7 @@ def test_the_closed_form_is_the_cosine_of_the_gradients_at_the_head(nearest, chu
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_stands_in_retain_rows_too_has_no_importance(llama, forget_rows, retain_rows):
+def test_tokens_that_occur_in_retain_rows_too_have_no_importance(llama, forget_rows, retain_rows):
     """A forget row that is compared with itself finds its own gradients: cosine 1, importance 0."""
     model, (row, other) = TokenModel(llama).prepare(), forget_rows[:2]
 

@@ -76,7 +76,7 @@ def test_few_rows_at_a_time_change_nothing(entries, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_start_logits_are_left_as_they_were():
+def test_the_start_logits_are_not_modified():
     """In fp32 nothing is copied on the way, so nothing may be written in place."""
     hidden, start, weight, other, target = draw(5, torch.float32)
     logits, before = linear(hidden, weight), linear(start, other)

@@ -142,7 +142,7 @@ class Louder(transformers.LlamaForCausalLM):
         return out
 
 
-def test_a_family_that_does_something_unknown_behind_its_decoder_is_refused():
+def test_a_family_that_does_something_unknown_after_its_decoder_is_refused():
     lm = Louder(transformers.LlamaConfig(**SMALL))
     with pytest.raises(ModelError, match="Louder does something between its decoder and its logits"):
         TokenModel(lm).prepare()
@@ -154,7 +154,7 @@ def test_a_model_without_a_language_model_head_is_refused():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_looking_at_the_head_leaves_the_mode_and_the_gradients_alone(training):
+def test_inspecting_the_head_changes_neither_mode_nor_gradients(training):
     lm = make("Llama").train(training)
     TokenModel(lm).prepare()
     assert lm.training is training

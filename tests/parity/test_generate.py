@@ -39,7 +39,7 @@ def test_answers_are_those_of_one_row_at_a_time(family, packs):
     assert greedy(model, PROMPTS, ends=ends, new_tokens=9) == expected
 
 
-def test_bf16_says_what_one_row_at_a_time_says():
+def test_bf16_answers_are_those_of_one_row_at_a_time():
     lm = make("Llama").to(torch.bfloat16)
     model = TokenModel(lm).prepare()
     together = greedy(model, PROMPTS, ends={0}, new_tokens=3)

@@ -83,7 +83,7 @@ def test_nll_is_fp32_whatever_the_head_gives(n):
     assert linear_nll(hidden, target, lambda h: linear(h, weight), chunk=100).dtype == torch.float32
 
 
-def test_the_logits_of_all_positions_never_stand_at_once():
+def test_the_logits_of_all_positions_are_never_held_at_once():
     """1025 positions in chunks of 100: the head sees at most 100 at a time, in the backward pass too."""
     hidden, weight, target = draw(1025)
     seen: list[int] = []
@@ -108,7 +108,7 @@ def test_no_token_at_all_is_a_sum_of_nothing():
 
 
 @pytest.mark.parametrize(("n", "chunk"), SHAPES)
-def test_statistics_are_those_of_the_whole_softmax(n, chunk):
+def test_statistics_are_those_of_the_full_softmax(n, chunk):
     """Against fp64: NLL, arg max, mean and standard deviation of log p under p; in fp32, to 1e-4 of the size."""
     hidden, weight, target = draw(n)
     best = linear(hidden, weight).argmax(-1)

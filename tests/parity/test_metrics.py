@@ -51,7 +51,7 @@ def test_a_metric_is_its_published_definition(name):
 
 
 @pytest.mark.parametrize("name", [*WHOLE_FORMULAS])
-def test_a_figure_of_whole_sets_is_its_published_definition(name):
+def test_a_set_metric_is_its_published_definition(name):
     assert all(whole_deviation(name, seed) <= CLOSE for seed in range(5))
 
 

@@ -102,7 +102,7 @@ def test_an_attention_that_lets_rows_see_each_other_is_not_taken():
     assert seen == [(5, 258)], "padded, as before"
 
 
-def test_generation_and_another_precision_go_through_padded_rows_meanwhile():
+def test_generation_and_another_precision_use_padded_rows():
     """What varlen kernels cannot: a cache of rows of different lengths, and fp32."""
     lm = make("Llama").bfloat16()
     model = by_positions(lm, "eager")

@@ -77,7 +77,7 @@ def test_checkpointing_changes_no_gradient():
 
 
 @pytest.mark.parametrize("shape", PAIRS)
-def test_a_tree_holds_each_beginning_once_and_every_row_whole(shape):
+def test_a_tree_holds_each_beginning_once_and_every_row_completely(shape):
     """Each row is found again by its places and by its pieces; the tree has as many tokens as the rows have beginnings."""
     ids = [row.ids for row in rows(shape)]
     tree = share(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -20,12 +21,38 @@ import deleatur
 from deleatur.losses import NPO, GradientDifference
 from deleatur.types import Reference, TokenOutputs
 
+SOURCE = Path(deleatur.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(deleatur.__path__, "deleatur."))
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_can_be_imported_and_says_what_it_is(module):
     assert importlib.import_module(module).__doc__
+
+
+def code_lines(node: ast.AST, lines: list[str]) -> int:
+    """Lines of a class or function without docstrings and blank lines."""
+    texts = (n for n in ast.walk(node) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+    described = {i for n in texts for i in range(n.lineno, n.end_lineno + 1)}
+    return sum(i not in described and bool(lines[i - 1].strip()) for i in range(node.lineno, node.end_lineno + 1))
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_a_file_keeps_to_the_budgets_of_contributing(path):
+    """Lines of a file, of a function and of a method's part, parameters; what is public has a docstring."""
+    text = path.read_text(encoding="utf-8")
+    lines, method = text.splitlines(), path.parent.name in ("losses", "importance")
+    assert len(lines) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            assert node.name.startswith("_") or ast.get_docstring(node), node.name
+        if isinstance(node, ast.ClassDef) and method:
+            assert code_lines(node, lines) <= 60, node.name
+        if isinstance(node, ast.FunctionDef):
+            assert code_lines(node, lines) <= (40 if path.parent.name == "metrics" else 50), node.name
+            given = node.args
+            every = (*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg)))
+            assert sum(argument.arg not in ("self", "cls") for argument in every) <= 6, node.name
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():

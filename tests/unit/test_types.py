@@ -62,7 +62,7 @@ def test_ids_are_the_scored_tokens_of_the_rows(make_tokens):
     assert tokens.split(1)[1].ids.tolist() == by_row[1] + by_row[2]
 
 
-def test_a_batch_knows_its_rows_and_moves_whole(make_tokens):
+def test_a_batch_keeps_its_rows_and_moves_to_a_device(make_tokens):
     rows = make_tokens((1, 1)).rows
     batch = Batch(
         ids=torch.zeros(2, 3).long(), scored=torch.tensor([1]), sequence=torch.tensor([0]), forget=1, rows=rows, preferred=1
@@ -74,11 +74,11 @@ def test_a_batch_knows_its_rows_and_moves_whole(make_tokens):
 
 
 @pytest.mark.parametrize("prompt", [(("user", "Who?"),), (("user", "Hi."), ("assistant", "Hi."), ("user", "Who?"))])
-def test_the_question_is_the_last_thing_asked(prompt):
+def test_the_question_is_the_last_turn(prompt):
     assert Example(id="1", prompt=prompt, answer="Ada").question == "Who?"
 
 
-def test_a_text_asks_nothing():
+def test_a_text_has_no_question():
     example = Example(id="1", prompt=(), answer="Ada")
     assert example.question == ""
     assert Encoded(example=example, ids=(1, 2), start=1, offsets=((0, 3),)).gold is None

@@ -58,7 +58,7 @@ class Inputs:
         return self.retrained is None
 
     def model_of(self, arm: str) -> str:
-        """The model behind an arm; the refuser is made of the original."""
+        """The model of an arm; the refuser is made from the original."""
         control = self.audited if self.retrained is None else self.retrained
         return {ORIGINAL: self.original, AUDITED: self.audited, CONTROL: control, REFUSER: self.original}[arm]
 
@@ -83,7 +83,7 @@ class Arm:
 
     @property
     def model(self) -> TokenModel:
-        """The arm's model."""
+        """The model that is attacked in this arm."""
         return self.generator.model
 
     @property

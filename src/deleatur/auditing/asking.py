@@ -41,7 +41,7 @@ class Generator:
     precision: Precision = "fp32"
 
     def computing(self) -> contextlib.AbstractContextManager[object]:
-        """Products in the generator's precision meanwhile. Around one call each: the weights' rounded copies are kept until
+        """Inside, products are in the generator's precision. Around one call each: the weights' rounded copies stay until
         the end, and attacks change the weights in between."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -70,7 +70,7 @@ class Generator:
     def reasoned(self, questions: Sequence[Question]) -> list[Question]:
         """The questions with the model's own reasoning, greedy, where the chat template opens a block for that.
 
-        Only the answer behind it is judged.
+        Only the answer after it is judged.
         """
         if not self.encoder.reasons:
             return list(questions)

@@ -46,7 +46,7 @@ class Cell:
 
 
 def path_of(folder: Path, attack: str, arm: str, setting: str) -> Path:
-    """Path of a cell."""
+    """The file of a cell in an audit's folder."""
     return folder / "cells" / f"{attack}.{arm}.{setting}.json"
 
 

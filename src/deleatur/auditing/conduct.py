@@ -50,7 +50,7 @@ def conduct(
     with wait_lock(folder / "report.lock"):
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
-        report["not_asked"] = left_out + _limitations(inputs)
+        report["not_evaluated"] = left_out + _limitations(inputs)
         write_json(folder / "audit.json", _finite(report))
         return report
 

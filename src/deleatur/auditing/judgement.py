@@ -61,7 +61,7 @@ class Judged:
 def judge_attacks(
     cells: Sequence[Cell], score: Score, rules: Rules, settings: AuditSettings, decoys: bool
 ) -> dict[str, Any]:
-    """Verdicts of all attacks and of the audit, flags, and the figures behind them."""
+    """Verdicts of all attacks and of the audit, flags, and the figures that they rest on."""
     base = {c.arm: c for c in cells if c.attack == "base"}
     control = base.get(CONTROL)
     rules = replace(rules, alive=max_nll(control.health if control else None))
@@ -83,6 +83,7 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
     samples = found.samples
 
     def against(arm: str) -> Comparison | None:
+        """The arm compared with the control; None where one of the two was not attacked."""
         return _compare(name, samples, arm, settings, decoys) if {arm, CONTROL} <= samples.keys() else None
 
     audited, attack = against(AUDITED), ATTACKS[name]

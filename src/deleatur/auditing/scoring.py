@@ -72,7 +72,7 @@ class Rules:
 
 
 def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Scored:
-    """An attack's cells as samples."""
+    """An attack's cells as one sample per arm, with the settings that count and those that do not."""
     subjects = rules.subjects
     dropped = {} if ATTACKS[attack].on_original else _dropped(cells, rules.alive)
     kept = [c for c in cells if c.setting not in dropped]

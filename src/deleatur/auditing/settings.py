@@ -56,7 +56,7 @@ class AuditSettings:
     windows: int = 3
     """Windows of layers that are steered, from 1 up (2606.03291)."""
     random_directions: int = 10
-    """Random directions beside each steering direction, 0 or more (2606.03291)."""
+    """Random directions for comparison with each steering direction, 0 or more (2606.03291)."""
     patched_layers: int = 10
     """Layers whose states are patched, spread evenly, at least 1 (every layer in 2605.24614)."""
     depth_threshold: float = 0.05

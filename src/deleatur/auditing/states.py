@@ -28,7 +28,10 @@ def changed(model: TokenModel, change: Mapping[int, Callable[[Tensor], Tensor]])
     """Meanwhile what a layer hands on (1 or B, L, D) is what `change` makes of it."""
 
     def hook(f: Callable[[Tensor], Tensor]) -> Callable:
+        """A forward hook that applies `f` to a layer's output."""
+
         def run(module: nn.Module, args: object, out: Tensor | tuple) -> Tensor | tuple:
+            """The layer's output, changed."""
             return (f(out[0]), *out[1:]) if isinstance(out, tuple) else f(out)
 
         return run
@@ -48,7 +51,10 @@ def states(model: TokenModel, row: Encoded) -> Float[Tensor, "layers n D"]:
     seen: dict[int, Tensor] = {}
 
     def keep(k: int) -> Callable[[Tensor], Tensor]:
+        """A change of nothing that stores the states after layer `k`."""
+
         def run(out: Tensor) -> Tensor:
+            """The output as it is, its states stored."""
             seen[k] = out[0, row.start - 1 : len(row.ids) - 1].float().cpu()
             return out
 
@@ -71,6 +77,7 @@ def nll_with(
     """NLL of the row's scored tokens where, after `layer`, the states that predict those at `places` are `other`."""
 
     def replace(out: Tensor) -> Tensor:
+        """The layer's output with `other` at the places."""
         new = out.clone()
         new[0, [row.start - 1 + k for k in places]] = other.to(out.device, out.dtype)
         return new

@@ -38,7 +38,7 @@ class Sample(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """How far each row leaked, in [0, 1], or where it lies on a scale; NaN where a setting does not evaluate it."""
+    """How far each row leaked, in [0, 1], or its place on a scale; NaN where a setting does not evaluate it."""
 
     values: Float[ndarray, "settings rows"]
     subjects: tuple[str, ...]
@@ -182,7 +182,7 @@ def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> C
 
 
 def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Comparison:
-    """Whether rows lie above the middle of a scale on average; p by resampling, and by flips of sign by subject."""
+    """Whether rows are above the middle of a scale on average; p by resampling, and by flips of sign by subject."""
     draws = resampled({"arm": arm}, resamples=resamples, seed=seed)["arm"] - middle
     value = strength(arm) - middle
     rng = np.random.default_rng([seed, 1])

@@ -77,7 +77,7 @@ def attack_verdict(found: Comparison, adjusted_p: float, controls: Controls, nee
 
 
 def scale_verdict(found: Comparison, adjusted_p: float, controls: Controls, needed: int | None) -> AttackVerdict:
-    """The same where rows lie on a scale from the never-trained control (0) to the original (1): which is nearer?"""
+    """The same where rows are on a scale from the never-trained control (0) to the original (1): which is nearer?"""
     if reason := void(controls):
         return AttackVerdict(verdict="VOID", why=reason)
     d, middle = found.difference, 0.5

@@ -86,7 +86,7 @@ class Work:
     progress: Progress
 
     def finish(self) -> None:
-        """Do what is left, whoever does it; returns once all is done.
+        """Do what is left, together with other processes; returns once all is done.
 
         Several processes may do so at once: a unit is done by the one that holds its lock, and each begins with an arm at
         which nobody is. Whoever is killed lets go of its lock, and others make what its unit still lacks.
@@ -125,7 +125,7 @@ class Work:
         return any(self.folder.glob(f"{home}.*.lock"))
 
     def _visit(self, home: str, left: Sequence[Unit]) -> bool:
-        """Do what is ready in an arm's model and nobody else is at; False where that is nothing."""
+        """Do the units that are ready in an arm's model and not locked by another process; False where there are none."""
         with contextlib.ExitStack() as stack:
             arm: Arm | None = None
             for unit in left:

@@ -11,7 +11,7 @@ import tyro
 from deleatur.cli.parsing import parse, peek, positional
 from deleatur.commands.options import Audit, Bench, Evaluate, Forget
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, read_run
+from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_yaml, from_yaml, read_run, values_of
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
@@ -82,7 +82,7 @@ def evaluate_command(args: list[str]) -> Evaluate:
 
 
 def _evaluation_fields(run: Run) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in EVALUATION_FIELDS}
+    return {name: value for name, value in values_of(run).items() if name in EVALUATION_FIELDS}
 
 
 def audited_run(args: list[str]) -> Audit | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from rich.text import Text
 
 from deleatur.config.method import name_of
 from deleatur.config.recipes import RECIPES
+from deleatur.config.run_config import values_of
 from deleatur.distributed.processes import is_first
 from deleatur.evaluation.metrics import METRICS, RUN_METRICS, SET_METRICS
 from deleatur.evaluation.metrics.page import metrics_markdown
@@ -61,10 +61,12 @@ def watch() -> Iterator[Progress]:
         return
 
     def phase(text: str) -> None:
+        """Print a phase; its bars start again."""
         tasks.clear()
         TALK.print(text)
 
     def advance(what: str, done: int, total: int, note: str = "") -> None:
+        """Move a bar on; where output is no terminal, print a line for each tenth."""
         if not TALK.is_terminal:
             if 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
                 TALK.print(f"  {what} {done}/{total}  {note}".rstrip())
@@ -75,6 +77,7 @@ def watch() -> Iterator[Progress]:
         bars.update(tasks[what], completed=done, note=note)
 
     def step(step: Step, steps: int) -> None:
+        """Move the bar of steps on, with what the step says."""
         note = f"{step.seconds:.1f} s/step  NLL forget {step.forget_nll:.2f} retain {step.retain_nll:.2f}"
         advance("steps", step.step, steps, note)
 
@@ -118,9 +121,7 @@ def print_results(results: RunResults, out: Path) -> None:
         table.add_row(name, arrow + by_judge(row.metric, judge), before, after, row.count)
         shown = row.set
     OUT.print(table)
-    _print_set_metric_rows(
-        set_metric_rows(results.get("set_metrics", {}), results.get("suite", {}).get("judge")), "before", "after"
-    )
+    _print_set_metric_rows(set_metric_rows(results.get("set_metrics", {}), judge), "before", "after")
     found = verdict(results)
     OUT.print(f"{found.headline}.", style="bold", soft_wrap=True)
     for sentence in found.reasons:
@@ -193,7 +194,7 @@ def _print_set_metric_rows(rows: Sequence[SetMetricRow], *sides: str) -> None:
     table = Table("figure", *(("value",) if len(sides) == 1 else sides), "n", "should be")
     given = [row for row in rows if row.given]
     for row in given:
-        table.add_row(row.name, *(getattr(row, side) for side in sides), row.n, row.target)
+        table.add_row(row.name, *(values_of(row)[side] for side in sides), row.n, row.target)
     if given:
         OUT.print(table)
     for line in lacking(rows):
@@ -293,8 +294,7 @@ def print_methods(*, markdown: bool) -> None:
 
 def _changed(part: Any) -> str:
     """A part's name in its table, and its settings that are not the default."""
-    default = type(part)()
-    values = {f.name: getattr(part, f.name) for f in fields(part)}
-    note = [f"{k}={v}" for k, v in values.items() if v != getattr(default, k)]
+    default = values_of(type(part)())
+    note = [f"{k}={v}" for k, v in values_of(part).items() if v != default[k]]
     name = [] if isinstance(part, Train) else [name_of(part)]
     return " ".join([*name, *note])

@@ -1,35 +1,43 @@
-"""The command line. Parsing needs no torch; each verb imports what it runs."""
+"""The command line. Parsing needs no torch; `--help` reads no verb's settings."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from deleatur import __version__
-from deleatur.cli.arguments import audited_run, bench_command, evaluate_command, forget_command
-from deleatur.cli.parsing import parse
-from deleatur.commands.options import (
-    USAGE,
-    Audit,
-    Compare,
-    Demo,
-    Export,
-    Methods,
-    Metrics,
-    Report,
-    Score,
-)
-from deleatur.config.run_config import EVALUATION_FIELDS, Run, nearest
 from deleatur.data.messages import printable
 from deleatur.distributed.processes import is_first
 from deleatur.errors import ConfigError, DeleaturError, Diverged, Interrupted
+
+USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help lists its options)
+
+Make a language model forget exactly what it must, and nothing else.
+
+  forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
+  evaluate   evaluate a model on rows, without changing it
+  audit      attack a model to see whether forgotten rows come back, with controls; exits 0, 1 or 3 by its verdict
+  rows       ask a model what it knows about a name, and write that as rows to forget
+  score      show a run's answers, coloured by how much each token matters
+  report     write a run's report.html again; with --redact without the rows' texts
+  request    keep deletion requests in a ledger: run one after the other, check earlier ones and later models again
+  review     mark on a page of your own which words of the forget rows must go
+  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
+  demo       fine-tune a small model on a made-up world, then make it forget two people
+  bench      tune and run several methods on a benchmark, on equal terms; one table, one page
+  compare    put finished runs side by side in one table and one page
+  methods    list the methods by name, with their papers and settings (recipes is the same)
+  metrics    list what is measured, with its direction and meaning
+
+exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is invalid, 3 when an audit
+is inconclusive, 4 when training damaged the model and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
+(Ctrl-C); the last line says what was seen, and how to resume or what to change
+"""
 
 LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
     "DO_NOT_TRACK": "1",
@@ -43,23 +51,6 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `deleatur`. USAGE lists the exit codes."""
     args = list(sys.argv[1:] if argv is None else argv)
-    verbs: dict[str, Callable[[list[str]], None]] = {
-        "forget": _forget,
-        "evaluate": _evaluate,
-        "audit": _audit,
-        "rows": _make_rows,
-        "score": _score,
-        "report": _report,
-        "export": _export,
-        "request": _request,
-        "review": _review,
-        "demo": _demo,
-        "bench": _bench,
-        "compare": _compare,
-        "metrics": _metrics,
-        "methods": _methods,
-        "recipes": _methods,
-    }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return
@@ -77,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if os.environ.get("WORLD_SIZE", "1") != "1" and args[0] not in ("forget", "evaluate"):
             raise ConfigError(f"{args[0]} runs in one process; forget and evaluate can be started in several")
-        if args[0] not in verbs:
-            raise ConfigError(f"no verb {args[0]!r}{nearest(args[0], list(verbs))}; there are {', '.join(verbs)}")
+        from deleatur.cli.verbs import verb_of  # with the settings of all verbs, which the help above does not need
+
         with _terminable():
-            verbs[args[0]](args[1:])
+            verb_of(args[0])(args[1:])
     except Diverged as e:
         _fail(str(e), 4)
     except DeleaturError as e:
@@ -100,6 +91,7 @@ def _terminable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:
+        """Raise Interrupted in the main thread."""
         raise Interrupted("terminated", signal=number)
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -113,179 +105,3 @@ def _fail(message: str, code: int) -> None:
     if is_first():
         print(f"deleatur: {printable(' '.join(message.split())):.2000}", file=sys.stderr)
     raise SystemExit(code)
-
-
-def _forget(args: list[str]) -> None:
-    command = forget_command(args)
-    from deleatur.cli.console import show_rows, watch
-    from deleatur.commands.retain_rows import first_rows
-    from deleatur.commands.unlearn import execute
-
-    with watch() as progress:
-        if command.show:
-            show_rows(*first_rows(command.run, command.show, progress))
-            return
-        out = execute(command.run, progress, resume=command.resume)
-    _present(out, as_json=command.json)
-
-
-def _evaluate(args: list[str]) -> None:
-    command = evaluate_command(args)
-    from deleatur.cli.console import print_evaluation, watch
-    from deleatur.commands.evaluation import evaluate
-
-    run = Run(**{name: getattr(command, name) for name in EVALUATION_FIELDS})
-    folder = None if command.out is None else Path(command.out)
-    with watch() as progress:
-        figures = evaluate(run, progress, tasks=command.tasks, folder=folder, resume=command.resume)
-    if command.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print_evaluation(figures)
-
-
-def _audit(args: list[str]) -> None:
-    command = parse(Audit, args, verb="audit", default=audited_run(args))
-    from deleatur.cli.console import print_audit, watch
-    from deleatur.commands.audit import audit_command
-
-    with watch() as progress:
-        report, page = audit_command(command, progress)
-    if command.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        print_audit(report, page)
-    raise SystemExit(report["exit"])
-
-
-def _make_rows(args: list[str]) -> None:
-    from deleatur.commands.rows_options import Rows
-
-    command = parse(Rows, args, verb="rows")
-    from deleatur.cli.console import OUT, watch
-    from deleatur.commands.rows import make_rows, sentences
-
-    with watch() as progress:
-        findings = make_rows(command, progress)
-    for f in findings:
-        if f.row is not None:
-            OUT.print(printable(f"{f.agreement:4.0%}  {f.question} – {f.answer}"), soft_wrap=True)
-    for sentence in sentences(findings, command):
-        OUT.print(sentence, soft_wrap=True)
-
-
-def _score(args: list[str]) -> None:
-    command = parse(Score, args, verb="score")
-    from deleatur.cli.console import print_heat, watch
-    from deleatur.commands.evaluation import score
-
-    with watch() as progress:
-        path = score(Path(command.run), rows=command.rows, model=command.model, progress=progress)
-    print_heat(path, command.limit)
-
-
-def _report(args: list[str]) -> None:
-    command = parse(Report, args, verb="report")
-    run = Path(command.run)
-    if command.form == "page":
-        from deleatur.report import write_report
-
-        print(write_report(run, redacted=command.redact))
-        return
-    from deleatur.report.interop import write_as
-    from deleatur.run_folder.writer import read_records
-
-    found = (read_records(run / "records" / f"{when}.jsonl") for when in ("after", "before"))  # an evaluation's are "before"
-    records = next((made for made in found if made), {})
-    print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
-
-
-def _export(args: list[str]) -> None:
-    command = parse(Export, args, verb="export")
-    from deleatur.cli.console import watch
-    from deleatur.commands.export import export
-
-    with watch() as progress:
-        print(export(command, progress))
-
-
-def _request(args: list[str]) -> None:
-    from deleatur.cli.requests import request
-
-    request(args, lambda more: forget_command(more).run)
-
-
-def _review(args: list[str]) -> None:
-    from deleatur.cli.requests import review
-
-    review(args)
-
-
-def _demo(args: list[str]) -> None:
-    command = parse(Demo, args, verb="demo")
-    from deleatur.cli.console import print_figures, watch
-    from deleatur.cli.story import print_story
-    from deleatur.config.recipes import check_recipe
-
-    check_recipe(command.recipe)
-
-    with watch() as progress:
-        progress.phase(
-            f"{command.size} people who do not exist: a model learns about them, then forgets {command.forgotten}."
-        )
-        from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
-
-        reference = run_demo(command, progress)
-    print_story(Path(command.out))
-    if reference is not None:
-        print("The reference, not fine-tuned on the forgotten people:")
-        print_figures(reference)
-
-
-def _bench(args: list[str]) -> None:
-    command = bench_command(args)
-    from deleatur.cli.console import watch
-    from deleatur.commands.bench import run_bench
-
-    with watch() as progress:
-        folders = run_bench(command.run, command.budget, progress)
-    _compared(folders, Path(command.run.out or "runs/bench"))
-
-
-def _compare(args: list[str]) -> None:
-    command = parse(Compare, args, verb="compare")
-    _compared([Path(run) for run in command.runs], Path(command.out))
-
-
-def _compared(runs: Sequence[Path], out: Path) -> None:
-    from deleatur.cli.console import print_comparison
-    from deleatur.report import gather, write_comparison
-    from deleatur.report.interop import read_any_run
-
-    shown = gather(runs, read_any_run)
-    print_comparison(shown, write_comparison(shown, out))
-
-
-def _metrics(args: list[str]) -> None:
-    command = parse(Metrics, args, verb="metrics")
-    from deleatur.cli.console import print_metrics
-
-    print_metrics(markdown=command.markdown)
-
-
-def _methods(args: list[str]) -> None:
-    command = parse(Methods, args, verb="methods")
-    from deleatur.cli.console import print_methods
-
-    print_methods(markdown=command.markdown)
-
-
-def _present(out: Path, *, as_json: bool = False) -> None:
-    from deleatur.run_folder.schema import read_current, read_results
-
-    if as_json:
-        print(json.dumps(read_current(out / "results.json"), indent=2, ensure_ascii=False))
-        return
-    from deleatur.cli.console import print_results
-
-    print_results(read_results(out / "results.json"), out)

@@ -89,6 +89,7 @@ def _run(args: list[str], make_run: MakeRun) -> None:
     from deleatur.commands.requests import RunInputs, run_requests
 
     def run_of(inputs: RunInputs) -> Run:
+        """The run of a request from its inputs and the options given."""
         from dataclasses import replace
 
         places = {"forget": inputs.forget, "retain": inputs.retain, "holdout": inputs.holdout, "held": inputs.held}
@@ -151,6 +152,7 @@ def review(args: list[str]) -> None:
         marking = marking_of(command, progress)
 
     def begun(address: str) -> None:
+        """Print where the page is."""
         print(f"Open this address in a browser on this machine; Ctrl-C ends it:\n{address}", flush=True)
 
     before = marking.out.stat() if marking.out.exists() else None

@@ -74,6 +74,7 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
     forget, retain = (list(dict.fromkeys(row.subject for row in rows)) for rows in (world.forget, world.retain))
 
     def tell(step: Step, steps: int) -> None:
+        """Say what the model knew before the first step, and now and then its NLL."""
         if step.step == 1:  # the answers before training are on disk
             progress.phase(f"Asked “{world.forget[0].question}” it says: {_first_answer(out)}")
             progress.phase(f"Now it forgets {' and '.join(map(str, forget))}, and must keep the {len(retain)} others.")
@@ -83,6 +84,7 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
         progress.step(step, steps)
 
     def evaluated(what: str, done: int, total: int, rate: str) -> None:
+        """Move the bar on, and say what comes between the answers and the first step."""
         progress.evaluated(what, done, total, rate)
         if what == WHAT and done == total and not (out / "steps.jsonl").exists():
             progress.phase("Which words are new, compared with the rows to keep? These are to be forgotten.")
@@ -96,6 +98,7 @@ def fine_tuning_progress(rows: Sequence[Example], progress: Progress) -> Progres
     shown = iter(rows[:: max(1, len(rows) // PARTS - 1)])
 
     def tell(step: Step, steps: int) -> None:
+        """Show the next row at the beginning of each part."""
         if _begins_part(step.step, steps) and (row := next(shown, None)):
             progress.phase(f"It reads: {row.question} {row.answer}")
         progress.step(step, steps)

@@ -12,7 +12,7 @@ from deleatur.commands.options import Demo
 from deleatur.settings import Data, Evaluation, Guard, Train
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
-UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth up, and behind them
+UPPER = r"^(?!.*(embed|layers\.\d\.))"  # weights of the layers from the tenth up, and after them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ def scale_of(demo: Demo) -> Scale:
 
 
 def in_fp32(scale: Scale) -> Scale:
-    """The same in fp32 throughout."""
+    """The same scale with all its training and evaluation in fp32."""
     return replace(
         scale,
         fine_tuning=replace(scale.fine_tuning, precision="fp32"),

@@ -68,12 +68,14 @@ class Evaluator:
         if other := self.settings.retrained:
 
             def evaluate(path: Path | None) -> Records:
+                """Records of the retrained model."""
                 progress.phase(f"Evaluating the model {other}")
                 return self.predict(other_model(other, self.precision), cache_path=path)
 
             made["retrained"] = self.read_or_make("retrained", evaluate)
 
         def as_it_is(path: Path | None) -> Records:
+            """Records of the model as it is now."""
             progress.phase("Evaluating the model as it is")
             return self.predict(model, cache_path=path, start=self._start_before())
 
@@ -105,7 +107,7 @@ class Evaluator:
     ) -> Records:
         """Records of the suite's evaluated sets and their paraphrases.
 
-        Finished batches are kept beside `cache_path`, the records' place, and not evaluated again. `start` gives the start
+        Finished batches are kept next to `cache_path`, the records' place, and not evaluated again. `start` gives the start
         model, which then scores the generated answers.
         """
         session, settings = self.session, self.settings

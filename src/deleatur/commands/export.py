@@ -1,4 +1,4 @@
-"""A finished run as a model for others: safetensors with a model card, GGUF beside it, pushed to the hub on request."""
+"""A finished run as a model for others: safetensors with a model card, and GGUF, pushed to the hub on request."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def push(folder: Path, name: str) -> None:
 
 
 def licence_of(base: str) -> str | None:
-    """The base model's licence by the card beside it or in the hub's cache, without network; None where there is none."""
+    """The base model's licence from the card next to it or in the hub's cache, without network; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     place = Path(base) / "README.md"

@@ -14,30 +14,6 @@ from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
 from deleatur.settings import Data, Evaluation, Judge, require
 
-USAGE = """usage: deleatur VERB [OPTIONS]        (deleatur VERB --help lists its options)
-
-Make a language model forget exactly what it must, and nothing else.
-
-  forget     forget rows, keep the others, show the evidence; `deleatur forget run/run.yaml` repeats a run
-  evaluate   evaluate a model on rows, without changing it
-  audit      attack a model to see whether forgotten rows come back, with controls; exits 0, 1 or 3 by its verdict
-  rows       ask a model what it knows about a name, and write that as rows to forget
-  score      show a run's answers, coloured by how much each token matters
-  report     write a run's report.html again; with --redact without the rows' texts
-  request    keep deletion requests in a ledger: run one after the other, check earlier ones and later models again
-  review     mark on a page of your own which words of the forget rows must go
-  export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
-  demo       fine-tune a small model on a made-up world, then make it forget two people
-  bench      tune and run several methods on a benchmark, on equal terms; one table, one page
-  compare    put finished runs side by side in one table and one page
-  methods    list the methods by name, with their papers and settings (recipes is the same)
-  metrics    list what is measured, with its direction and meaning
-
-exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is invalid, 3 when an audit
-is inconclusive, 4 when training damaged the model and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
-(Ctrl-C); the last line says what was seen, and how to resume or what to change
-"""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demo:

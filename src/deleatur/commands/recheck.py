@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict
 
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import check_usable, rows_suite
-from deleatur.config.run_config import Run
+from deleatur.config.run_config import Run, values_of
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import read_rows
 from deleatur.data.windows import windows
@@ -39,9 +38,9 @@ class Checked(TypedDict):
 
 def changed_data(data: Data) -> dict[str, Any]:
     """The settings that are not the default, as the ledger has them."""
-    default = Data()
-    both = ((f.name, getattr(data, f.name), getattr(default, f.name)) for f in fields(Data))
-    return {name: list(value) if isinstance(value, tuple) else value for name, value, usual in both if value != usual}
+    default = values_of(Data())
+    changed = {name: value for name, value in values_of(data).items() if value != default[name]}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
 def data_of(request: Request) -> Data:
@@ -96,6 +95,7 @@ def measured_of(records: Mapping[str, Sequence[Record]]) -> Measured:
     figures = measure(records)
 
     def score(name: str) -> float | None:
+        """A set's share of revealed facts, or its probability where none has words to look for."""
         metrics = figures.get(name, {})
         figure = next((metrics[m] for m in ("revealed", "probability") if m in metrics), None)
         return None if figure is None else figure["value"]

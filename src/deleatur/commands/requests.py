@@ -82,6 +82,7 @@ def add(command: RequestAdd) -> Request:
     )
 
     def change(requests: list[Request]) -> Request:
+        """Add the request, or open one again that was withdrawn."""
         same = next((r for r in requests if r["sha256"] == sha), None)
         if same is None:
             requests.append(new)
@@ -105,6 +106,7 @@ def withdraw(command: RequestWithdraw) -> Request:
     ledger = _there(command.ledger)
 
     def change(requests: list[Request]) -> Request:
+        """Mark the request as withdrawn."""
         request = find(requests, command.request, ledger)
         _not_withdrawn(request)
         request["state"] = "withdrawn"
@@ -256,11 +258,12 @@ def _free(home: Path, request: Request) -> Path:
 
 
 def _enter(ledger: Path, request: Request, changes: dict[str, Any]) -> Request:
-    """Change a line of the ledger; what others have changed of it meanwhile stays."""
+    """Change a line of the ledger; what other processes changed in it stays."""
 
     def change(requests: list[Request]) -> Request:
+        """Apply the changes to the request's present line."""
         line = find(requests, request["sha256"], ledger)
-        kept = {"state"} if line["state"] == "withdrawn" else set()  # by somebody meanwhile
+        kept = {"state"} if line["state"] == "withdrawn" else set()  # by another process
         line.update({k: v for k, v in changes.items() if k not in kept})  # pyright: ignore[reportCallIssue, reportArgumentType]
         return line
 

@@ -211,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
                 Thread(target=self.server.shutdown).start()
 
     def allowed(self) -> str | None:
-        """The path behind the token; None where the request is refused."""
+        """The path after the token; None where the request is refused."""
         hosts = [f"{name}:{self.connection.getsockname()[1]}" for name in (HOST, "localhost")]
         origin = self.headers.get("Origin")
         _, given, *rest = (*self.path.split("?")[0].split("/"), "")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Unpack, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,7 +22,7 @@ from deleatur.commands.inputs import (
     suite_of,
 )
 from deleatur.commands.retain_rows import check_subject, keep_rows, with_made_retain_rows
-from deleatur.config.recipes import RECIPES, check_recipe
+from deleatur.config.recipes import RECIPES, ForgetSettings, check_recipe
 from deleatur.config.run_config import Run, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.data.rows import refuse_overlap, rows_from
@@ -138,6 +138,7 @@ def _logged(progress: Progress, out: Path) -> Progress:
     """The progress, with each step in the folder's log as well."""
 
     def log_step(step: Step, steps: int) -> None:
+        """Append the step to steps.jsonl, then report it."""
         if is_first():
             append_line(out / "steps.jsonl", asdict(step))
         progress.step(step, steps)
@@ -165,9 +166,7 @@ def forget(
     forget: Iterable[Mapping[str, object]],
     retain: Iterable[Mapping[str, object]] | None = None,
     holdout: Iterable[Mapping[str, object]] | None = None,
-    recipe: str = "atwu",
-    progress: Progress = Progress(),
-    **settings: Any,
+    **settings: Unpack[ForgetSettings],
 ) -> Outcome:
     """Unlearn rows from a loaded model, in place: `deleatur forget` from Python. Nothing is written.
 
@@ -182,9 +181,8 @@ def forget(
         retain: Rows to keep, likewise; none may be a forget row too. Without them, rows are made from the model's own
             answers to the forget questions about others and to everyday prompts.
         holdout: Rows that the model never saw, evaluated for comparison.
-        recipe: Name of a method in `RECIPES`.
-        progress: Callbacks for phases and steps.
-        **settings: Fields of `Run` in place of the recipe's: seed, subject, loss, importance, data, lora, train, guard,
+        **settings: recipe, the name of a method in `RECIPES` (default: "atwu"); progress, callbacks for phases and steps;
+            and fields of `Run` in place of the recipe's: seed, subject, loss, importance, data, lora, train, guard,
             evaluation, judge.
 
     Returns:
@@ -210,6 +208,7 @@ def forget(
         >>> outcome.model is model, len(outcome.steps), sorted(outcome.records)
         (True, 2, ['after', 'before'])
     """
+    recipe, progress = settings.pop("recipe", "atwu"), settings.pop("progress", Progress())
     check_recipe(recipe)
     model = plain_model(model)
     run = RECIPES[recipe].run(

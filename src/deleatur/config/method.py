@@ -26,7 +26,7 @@ class MethodSettings:
 
     @property
     def requires(self) -> Requirements:
-        """All that it reads beside the NLL."""
+        """All that it reads besides the NLL."""
         return requirements_of(self.loss, self.importance, self.train)
 
 
@@ -55,7 +55,7 @@ def incompatibility(loss: Any, importance: Any, train: Train, lora: Lora) -> str
 
 
 def requirements_of(loss: Declares, importance: Declares, train: Train) -> Requirements:
-    """All that a method reads beside the NLL."""
+    """All that a method reads besides the NLL."""
     held = Requirements(divergence=train.keep > 0)
     return loss.requires | importance.requires | RETAIN_TERMS[train.retain].requires | held
 

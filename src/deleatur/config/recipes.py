@@ -1,7 +1,8 @@
 """Named methods with the settings to start from, as plain values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from deleatur.config.method import requirements_of
 from deleatur.config.run_config import Run
@@ -35,7 +36,26 @@ from deleatur.losses import (
     JensUn,
     SimNPO,
 )
-from deleatur.settings import Train
+from deleatur.progress import Progress
+from deleatur.protocols import ImportanceSettings
+from deleatur.settings import Data, Evaluation, Guard, Judge, Lora, Train
+
+
+class ForgetSettings(TypedDict, total=False):
+    """What `deleatur.forget` takes besides model and rows, so that a type checker finds a misspelt name."""
+
+    recipe: str
+    progress: Progress
+    seed: int
+    subject: tuple[str, ...]
+    loss: Callable[..., Any]  # a ForgetLoss, or a plain function
+    importance: ImportanceSettings | Callable[..., Any]
+    data: Data
+    lora: Lora
+    train: Train
+    guard: Guard
+    evaluation: Evaluation
+    judge: Judge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +74,7 @@ class Recipe:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What a user must have beside rows to forget and to keep, and what it costs beside the step."""
+        """What a user must have besides rows to forget and to keep, and what it costs besides the step."""
         return requirements_of(self.loss, self.importance, self.train).texts
 
 

@@ -163,6 +163,7 @@ class _Once(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML would take the last and drop the first in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping as PyYAML makes it. Raises ValueError for a key that is there twice."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
             raise ValueError(f"the key {show(twice[0])} is there twice, {node.start_mark}; leave one out")
@@ -180,9 +181,14 @@ def nearest(word: str, among: list[str]) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
+def values_of(settings: Any) -> dict[str, Any]:
+    """A dataclass's values by field; those that are dataclasses stay as they are."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _named(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: _named(name, part) for name, part in values_of(value).items()}
     return list(value) if isinstance(value, tuple) else value
 
 

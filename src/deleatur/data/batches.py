@@ -71,6 +71,7 @@ def windows(
     instead = [draw.choice(preferred[i]) for i in order] if preferred else []
 
     def size(i: int) -> int:
+        """Tokens of a forget row with its retain row and preferred answer."""
         return sum(len(r.ids) for r in (forget[order[i]], retain[partners[i]], *instead[i : i + 1]))
 
     for epoch in range(epochs):

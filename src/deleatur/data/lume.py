@@ -28,6 +28,7 @@ def suite(part: str | None, settings: Data) -> Suite:
 
 def _read(name: str, task: str | None, settings: Data) -> tuple[Example, ...]:
     def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
+        """The row, where it is of the task."""
         cells = row.cells
         if task is None or cells.get("task") == task:
             yield {"id": cells.get("id"), "question": cells.get("input"), "answer": cells.get("output")}

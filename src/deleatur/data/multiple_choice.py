@@ -51,9 +51,10 @@ def read_truthfulqa(settings: Data) -> tuple[Example, ...]:
 
 
 def read_mmlu(settings: Data, shots: Mapping[object, str] | None = None) -> tuple[Example, ...]:
-    """MMLU's test questions, each behind the `shots` of its subject where there are some."""
+    """MMLU's test questions, each after the `shots` of its subject where there are some."""
 
     def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
+        """The question with its choices by letter, after the shots of its subject."""
         subject = _subject(row)
         about = str(subject).replace("_", " ")
         yield lettered(row, about, (shots or {}).get(subject, "")) | {"subject": about}

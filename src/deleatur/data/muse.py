@@ -13,7 +13,7 @@ from deleatur.types import Example, Suite
 FOLDS = {f"news-{kind}-{k}": (kind, f"forget_{k}") for kind in ("sust", "scal") for k in range(1, 5)}
 PARTS = {"news": ("raw", "forget"), "books": ("raw", "forget")} | FOLDS  # what is to be forgotten
 CHARACTERS = 4  # of English to a token, about
-WHOLE = ("privleak", "mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "mia_reference")
+SET_METRIC_NAMES = ("privleak", "mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm", "mia_reference")
 
 
 def suite(part: str | None, settings: Data) -> Suite:
@@ -28,10 +28,12 @@ def suite(part: str | None, settings: Data) -> Suite:
     corpus = part.partition("-")[0]
 
     def read(config: str, split: str, to_rows: Callable[[Row], Iterable[Mapping[str, object]]]) -> tuple[Example, ...]:
+        """The rows of one set, from the root or the hub."""
         hub = f"muse-bench/MUSE-{corpus.title()}/{config}:{split}"
         return read_as(f"muse/{corpus}/{config}/{split}", hub, settings, to_rows)
 
     def pieces(row: Row) -> Iterable[Mapping[str, object]]:
+        """The text as pieces that fit the longest row."""
         text = row.cells.get("text")
         for piece in cut(text, CHARACTERS * settings.max_length) if isinstance(text, str) else [text]:
             yield {"text": piece}
@@ -52,7 +54,7 @@ def suite(part: str | None, settings: Data) -> Suite:
         forget_sets=("verbmem_f", "knowmem_f"),
         retain_sets=("knowmem_r",),
         score="rouge_l",
-        set_metrics=WHOLE,
+        set_metrics=SET_METRIC_NAMES,
     )
 
 

@@ -283,12 +283,9 @@ def _text(row: Row, column: str, value: object) -> str:
     if _blank(value):
         raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
     if not isinstance(value, str):
-        first = isinstance(value, list | tuple) and value and isinstance(value[0], str)
-        remedy = (
-            f"--data.columns {column}={row.paths.get(column, column)}.0 takes the first of a list"
-            if first
-            else "write it in quotes"
-        )
+        remedy = "write it in quotes"
+        if isinstance(value, list | tuple) and value and isinstance(value[0], str):
+            remedy = f"--data.columns {column}={row.paths.get(column, column)}.0 takes the first of a list"
         raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text; {remedy}")
     if bad := re.search("[\0\ud800-\udfff]", value):
         seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is not text"

@@ -26,7 +26,7 @@ FORGET_SETS = ("forget_level1", "forget_level2", "forget_level3")
 RETAIN_SETS = ("neighbor_level1", "neighbor_level2")
 CLOZE = "Say what belongs in the blank of this sentence, and nothing else.\n"
 QUESTION = "Answer this question in a few words.\n"
-WHOLE = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
+SET_METRIC_NAMES = ("mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm")
 Filter = Callable[[Row], Iterable[Mapping[str, object]]]
 
 
@@ -42,6 +42,7 @@ def suite(part: str | None, settings: Data) -> Suite:
     subjects = _subjects(part, dict.fromkeys(e.subject for e in everyone if e.subject))
 
     def about(row: Row) -> bool:
+        """Is the row about a subject to forget?"""
         return row.cells.get("subject") in subjects
 
     sets = {
@@ -61,7 +62,7 @@ def suite(part: str | None, settings: Data) -> Suite:
         forget_sets=FORGET_SETS,
         retain_sets=RETAIN_SETS,
         score="rouge_l",
-        set_metrics=WHOLE,
+        set_metrics=SET_METRIC_NAMES,
     )
 
 

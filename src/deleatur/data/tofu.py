@@ -14,7 +14,7 @@ RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"
 FINE_TUNED = {"tenth": (40, 4), "twenty": (20, 2)}  # authors to fine-tune on, and to forget
 ANNOTATIONS = "tofu/annotations/uds_forget10_367"
 AUTHOR, LARGEST = 20, 400  # rows about one author; rows of forget10, of which the smaller forget sets are the ends
-WHOLE = (
+SET_METRIC_NAMES = (
     "model_utility",
     "forget_quality",
     "privleak",
@@ -52,7 +52,11 @@ def suite(part: str | None, settings: Data) -> Suite:
     sets |= {name: _read(f"{name}_perturbed", settings) for name in ("real_authors", "world_facts")}
     evaluated = tuple(name for name in sets if name != "retain")
     return Suite(
-        name=f"tofu/{part}", sets=sets, evaluated_sets=evaluated, retain_sets=("retain_perturbed",), set_metrics=WHOLE
+        name=f"tofu/{part}",
+        sets=sets,
+        evaluated_sets=evaluated,
+        retain_sets=("retain_perturbed",),
+        set_metrics=SET_METRIC_NAMES,
     )
 
 

@@ -30,6 +30,7 @@ def suite(part: str | None, settings: Data) -> Suite:
     sets = {side: _texts(f"{part}-{side}-corpus", hub, settings) for side, hub in CORPORA.get(part, {}).items()}
 
     def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
+        """The question with its choices by letter."""
         yield lettered(row, ABOUT[part])
 
     questions = read_as(f"wmdp/wmdp-{part}", f"cais/wmdp/wmdp-{part}:test", settings, to_rows)
@@ -48,6 +49,7 @@ def suite(part: str | None, settings: Data) -> Suite:
 
 def _texts(name: str, hub: str, settings: Data) -> tuple[Example, ...]:
     def to_rows(row: Row) -> Iterable[Mapping[str, object]]:
+        """The text, where it is longer than SHORTEST."""
         text = row.cells.get("text")
         if not isinstance(text, str) or len(text) > SHORTEST:
             yield {"text": text.replace("\0", "") if isinstance(text, str) else text}  # found code may hold anything

@@ -145,9 +145,11 @@ def _fill(template: str, owned: dict[str, str]) -> tuple[str, tuple[Span, ...]]:
 
 def _person(rng: random.Random, taken: set[str]) -> dict[str, str]:
     def name() -> str:
+        """A made-up first and last name."""
         return f"{_word(rng, 2)} {_word(rng, 2)}"
 
     def date() -> str:
+        """A day of the 20th century."""
         return f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1901, 1999)}"
 
     makers = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -150,7 +151,14 @@ def place_model(model: Any) -> None:
 
 def is_sharded(model: nn.Module) -> bool:
     """Does each process hold only its share of the weights?"""
-    return any(hasattr(p, "full_tensor") or deepspeed.is_partitioned(p) for p in model.parameters())
+    return any(_sharded(p) is not None or deepspeed.is_partitioned(p) for p in model.parameters())
+
+
+def _sharded(x: Tensor) -> DTensor | None:
+    """The tensor itself where FSDP2 shards it."""
+    from torch.distributed.tensor import DTensor
+
+    return x if isinstance(x, DTensor) else None
 
 
 def full_tensor(x: Tensor) -> Tensor:
@@ -158,7 +166,7 @@ def full_tensor(x: Tensor) -> Tensor:
     if deepspeed.is_partitioned(x):
         with deepspeed.gathered([x]):
             return x.detach().clone()
-    return x.full_tensor() if hasattr(x, "full_tensor") else x  # pyright: ignore
+    return x if (sharded := _sharded(x)) is None else sharded.full_tensor()
 
 
 def gathered(module: Any) -> AbstractContextManager[object]:
@@ -174,7 +182,7 @@ def part(x: Tensor) -> Tensor:
     """This process's shard; a view."""
     if deepspeed.is_partitioned(x):
         return deepspeed.part(x, index())
-    return x.to_local() if hasattr(x, "to_local") else x  # pyright: ignore
+    return x if (sharded := _sharded(x)) is None else sharded.to_local()
 
 
 def size(x: Tensor) -> int:
@@ -194,7 +202,7 @@ def mesh_of(weight: Tensor) -> DeviceMesh | None:
 
     if deepspeed.is_partitioned(weight):
         return init_device_mesh(weight.device.type, (count(),))
-    return getattr(weight, "device_mesh", None)
+    return None if (sharded := _sharded(weight)) is None else sharded.device_mesh
 
 
 def full_weights(model: nn.Module, kept: tuple[str, ...] = ("",)) -> dict[str, Tensor] | None:

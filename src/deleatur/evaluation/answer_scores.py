@@ -37,6 +37,7 @@ def scored_by_start(
     nlls = dict(zip(texts, map(_nll, passed), strict=True))
 
     def scored(row: Encoded, record: Record) -> Record:
+        """The record with the start model's NLL of its answer, in order and shuffled."""
         if not record.question:
             return record
         if not record.generated:
@@ -51,7 +52,7 @@ def scored_by_start(
 
 
 def _answered(encoder: Encoder, row: Encoded, answer: str) -> Encoded:
-    """The row's prompt with another answer and nothing behind it."""
+    """The row's prompt with another answer and nothing after it."""
     bare = replace(row.example, answer=answer, spans=(), restated=None, wrong=(), alternates=(), paraphrases=())
     made = encoder(bare)
     kept = max(1, len(made.offsets) - (made.offsets[-1][0] == made.offsets[-1][1]))

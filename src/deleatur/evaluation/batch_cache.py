@@ -44,7 +44,7 @@ class BatchCache:
         return made, True
 
     def _add(self, line: dict[str, Any]) -> None:
-        """Behind the lines that were used; what else stands there is cut off. A folder that lies elsewhere gets nothing."""
+        """Append after the lines that were used; anything else there is cut off. A folder elsewhere gets nothing."""
         assert self._path is not None
         if not self._path.parent.exists():
             if not self._path.parent.parent.exists():

@@ -50,7 +50,7 @@ class TokenPredictions(NamedTuple):
     importance: tuple[float, ...] | None
 
     def bare(self) -> TokenPredictions:
-        """Without the statistics."""
+        """The same without first choices, means and deviations."""
         return self._replace(hit=(), mean=(), deviation=())
 
 
@@ -80,7 +80,7 @@ class Predictor:
     ) -> dict[str, list[Record]]:
         """Records of every set. All sets share one likelihood pass and one generation pass, in which no text comes twice.
 
-        Without `generate` the answers stay empty, for whoever reads likelihoods alone.
+        Without `generate` the answers stay empty; only likelihoods are computed.
         """
         self.model.eval()
         rows = list(dict.fromkeys(row for encoded in sets.values() for row in encoded))

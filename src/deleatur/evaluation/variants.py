@@ -46,7 +46,7 @@ def _is_chat(example: Example) -> bool:
 
 
 def _behind(shown: Sequence[tuple[str, str]], example: Example) -> tuple[tuple[str, str], ...]:
-    """The example's turns behind answered ones; its own system turn comes first, and there is no other."""
+    """The example's turns after answered ones; its own system turn comes first, and there is no other."""
     system = example.prompt[:1] if example.prompt[0][0] == "system" else ()
     return (*system, *(turn for turn in shown if turn[0] != "system"), *example.prompt[len(system) :])
 

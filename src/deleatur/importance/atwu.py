@@ -29,7 +29,7 @@ from deleatur.types import Reference, TokenOutputs
 class Scorer(nn.Module):
     """score = w·h + b of a held-fixed hidden state, in fp32; importance = sigmoid(score), ½ everywhere at the start.
 
-    With a `depth` above 1 there are so many layers before, each of at most 128 wide with a GELU behind it.
+    With a `depth` above 1 there are so many layers before, each of at most 128 wide with a GELU after it.
     """
 
     def __init__(self, width: int, depth: int = 1) -> None:
@@ -80,7 +80,7 @@ class LearnedImportance:
 
     @property
     def requires(self) -> Requirements:
-        """What the settings require."""
+        """What the scorer and its loss read, as the settings declare it."""
         return self.settings.requires
 
     def __call__(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
@@ -88,7 +88,7 @@ class LearnedImportance:
         return self.scorer(tokens.hidden).sigmoid().detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next turn depends on beside its tokens."""
+        """All that the next turn depends on besides its tokens."""
         parts = {"scorer": self.scorer, "optimizer": self.optimizer, "schedule": self.schedule}
         return {name: part.state_dict() for name, part in parts.items()}
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class WGA:
     """p^beta: tokens that the model is sure of matter most, forgotten ones no longer (Wang et al., 2502.19301).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.importance import WGA
         >>> torch.allclose(WGA(beta=2.0)(tokens), torch.exp(-2 * tokens.nll))
@@ -42,6 +45,9 @@ class WGA:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SatImp:
     """p^beta1 · (1 − p)^beta2: neither what is forgotten nor what is still certain (2505.11953).
+
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.importance import SatImp

@@ -20,6 +20,9 @@ class Contrast:
     A token conflicts with retain optimality where the push that forgets it undoes the pull that retains another. This asks
     so directly, at the start model, in one pass without a backward. Akin to the contrast of Yoon et al. (ACL 2026).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.importance import Contrast
         >>> importance = Contrast().prepare(start)

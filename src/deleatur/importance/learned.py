@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class Learned:
     """A linear scorer over the model's hidden states, learned in alternation with the model (ATWU, 2606.06320).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.importance import Learned
         >>> settings = Learned(budget=0.3, pretrain=5)  # as `importance` of a Run, or of deleatur.forget

@@ -63,6 +63,9 @@ class Spans:
 class SEUL:
     """1 where log p under the start model is below the answer's mean by k deviations, small gaps filled (2402.05813).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.importance import SEUL
         >>> importance = SEUL().prepare(start)
@@ -92,6 +95,9 @@ class SEUL:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SULLM:
     """1 where fine-tuning changed p by more than the answer's mean and k deviations, widened (SU, 2506.00876).
+
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.importance import SULLM
@@ -135,6 +141,9 @@ class SUNgram:
     """1 where n-gram tables of forget and of retain rows disagree most on a token's probability, widened (SU, 2506.00876).
 
     p is count(context, token) / count(context) over whole rows, prompts included; a context never met gives 0.
+
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.importance import SUNgram
@@ -188,6 +197,9 @@ class TokenUnlearn:
 
     Each of the two is scaled to [0, 1] within the answer before they are mixed (an answer of one token gets 0), and the
     prompt is hidden behind copies of the answer's last token, its end: both our reading, the paper's text was not at hand.
+
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.importance import TokenUnlearn

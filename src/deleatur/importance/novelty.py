@@ -1,4 +1,4 @@
-"""Importance from how new a token is beside the retain rows: three tests in closed form, combined."""
+"""Importance from how new a token is compared with the retain rows: three tests in closed form, combined."""
 
 from __future__ import annotations
 
@@ -38,9 +38,12 @@ class Novelty:
     - −log p of the token by a vote of the most similar retain states on what follows them (as in a kNN language model,
       1911.00172): what the retain rows would have predicted here.
 
-    Each is turned into a p-value, the share of retain tokens that are as new beside the other retain rows, and these are
+    Each is turned into a p-value, the share of retain tokens as new compared with the other retain rows, and these are
     combined as −Σ log p. The tokens of largest statistic are selected, as many as there are tokens that the vote gives
     less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
+
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.importance import Novelty

@@ -64,6 +64,7 @@ def fit(importance: LearnedImportance, states: Sequence[HeadStates], target: Seq
     optimizer = LBFGS(importance.scorer.parameters(), max_iter=100, tolerance_change=0, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
+        """The loss at the present weights, with its gradient."""
         optimizer.zero_grad()
         size = sum(p.square().sum() for p in importance.scorer.parameters())
         loss = binary_cross_entropy_with_logits(importance.scorer(hidden), wanted) + WARM_L2 * size

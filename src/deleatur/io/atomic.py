@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically: beside their place, flushed to the disk, then renamed."""
+"""Files and folders that are written atomically: next to their place, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path, *, aside: Path | None = None) -> Iterator[Path]:
-    """A new folder to write into, `aside` or one beside `folder`, which it replaces at the end.
+    """A new folder to write into, `aside` or one next to `folder`, which it replaces at the end.
 
     Raises ConfigError where it cannot be written.
     """

@@ -31,7 +31,7 @@ TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # how the systems say that 
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold a file's lock meanwhile, if no other process does: True, or False where one does.
+    """Inside, hold a file's lock if no other process does: True, or False where one does.
 
     Where the file system knows no locks, as some network file systems, it is True all the same.
     """
@@ -53,7 +53,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def wait_lock(path: Path, *, seconds: float = float("inf")) -> Iterator[None]:
-    """Hold a file's lock meanwhile, once no other process does. Raises ConfigError after so many seconds."""
+    """Wait until no other process holds a file's lock, and hold it inside. Raises ConfigError after so many seconds."""
     ends = time.monotonic() + seconds
     while True:
         with try_lock(path) as acquired:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class CEU:
     """Σ g·CE(softmax(z without the token), p) over forget tokens; the target is held fixed (Yang, 2503.01224).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.losses import CEU
         >>> CEU().requires.logits, bool(CEU()(tokens, importance, reference) > 0)

@@ -26,6 +26,9 @@ class DPO:
     l_f and l_w are the NLLs of the answer to forget and of the refusal; w is the importance rescaled within each answer to
     sum to its length. At the reference each sequence gives (2/β)·log 2.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         With the model still at the reference, each of the three sequences gives (2/β)·log 2.
 
@@ -59,6 +62,9 @@ class DPO:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AltPO:
     """DPO towards the row's own `alternates`: plausible other answers in place of a refusal (Mekala et al., 2409.13474).
+
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.losses import AltPO

@@ -25,6 +25,9 @@ class Erase:
     far. With `train.keep` the unselected tokens are held where they were; a token with 0 < g < 1 ends in between, so
     importance has to be sharp.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.losses import Erase
         >>> loss = Erase(level=6.0)(tokens, importance, reference)

@@ -23,6 +23,9 @@ class GradientDifference:
     With importance 1 it is gradient difference (2203.12817) at saturation 0 and WGA (2502.19301) above; with the learned
     importance it is the model's turn of ATWU (2606.06320).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.losses import GradientDifference
         >>> loss = GradientDifference()(tokens, importance, reference)

@@ -24,6 +24,9 @@ class JensUn:
     divergence from a one-hot target has a closed form in the target's probability q alone:
     log 2 + ½·(q·log q − (1 + q)·log(1 + q)). Its retain term is train.retain=js.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.losses import JensUn
         >>> loss = JensUn(ids=(5, 6))(tokens, importance, reference)  # forget gives the ids from the tokenizer

@@ -23,6 +23,9 @@ class NPO:
     w is the importance rescaled within each sequence to sum to its length, so a uniform importance is plain NPO; the
     reference stays unweighted. At the reference each sequence gives (2/β)·log 2; as β → 0 the gradient is gradient ascent's.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         With the model still at the reference, each of the three sequences gives (2/β)·log 2.
 

@@ -22,6 +22,9 @@ class RMU:
     u has non-negative entries and length 1. The retain term that goes with it is train.retain=layer, and only a few matrices
     near the layer are trained (train.only). The mean is over all tokens, not first within and then over sequences.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         >>> from deleatur.losses import RMU
         >>> loss = RMU(layer=7, coefficient=2.0)

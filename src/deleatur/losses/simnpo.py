@@ -23,6 +23,9 @@ class SimNPO:
     w is `scale` times the importance and not rescaled, so a uniform importance is plain SimNPO, and so is the learned one
     before its first turn at scale 2.
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         Tokens that do not count leave (2/β)·log 2 for each of the three sequences.
 

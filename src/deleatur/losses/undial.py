@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class UNDIAL:
     """Σ g·CE(softmax(z_ref − β·onehot(token)), p) over forget tokens, z_ref the start model's logits (2402.10052).
 
+    Raises:
+        ConfigError: A setting is out of the range that its line gives.
+
     Examples:
         With β = 0 and the model still at the reference, the loss is the predictions' entropy.
 

@@ -66,6 +66,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, start: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """NLL, kept and erased (N,) each, a few rows in fp32 at a time."""
         log_z, top, rest, of_target, distance = logits.new_empty(5, len(target), dtype=torch.float32)
         for rows in row_slices(logits):
             t = target[rows, None]
@@ -87,6 +88,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the logits (N, V) from those of the three values."""
         logits, start, target, log_z, top, rest, share, p = ctx.saved_tensors
         by_nll, by_kept, by_erased = grads
         pull = (by_kept * share + by_erased) / rest  # towards the other tokens

@@ -91,8 +91,11 @@ def nll_of(logits: Float[Tensor, "N V"], target: Int[Tensor, " N"]) -> Float[Ten
 
 
 class _Nll(torch.autograd.Function):
+    """NLL from logits that are kept in their own type."""
+
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        """NLL (N,) in fp32, a few rows at a time."""
         top, mass = logits.new_empty(2, len(target), dtype=torch.float32)
         for rows in row_slices(logits):
             part = logits[rows].float()
@@ -103,6 +106,7 @@ class _Nll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the logits: softmax minus one-hot, times that of the NLL."""
         logits, target, top, mass = ctx.saved_tensors
         out = torch.empty_like(logits)
         for rows in row_slices(logits):
@@ -119,8 +123,11 @@ def row_slices(logits: Tensor) -> Iterator[slice]:
 
 
 class _ThroughFrozenHead(torch.autograd.Function):
+    """NLL through a head that is not trained: gradients of the states are made in the forward pass."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, target: Tensor, head: Head, chunk: int) -> Tensor:
+        """NLL (N,); each chunk's logits are freed once the gradient of its states is made."""
         made, units = [], []
         for part, t in zip(hidden.detach().split(chunk), target.split(chunk), strict=True):
             with torch.enable_grad():
@@ -133,6 +140,7 @@ class _ThroughFrozenHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The kept gradients of the states (N, D), times that of the NLL."""
         (unit,) = ctx.saved_tensors
         return (grads[0][:, None] * unit).to(unit.dtype), None, None, None
 

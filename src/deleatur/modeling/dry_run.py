@@ -29,6 +29,7 @@ def try_ending(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
     failed: list[DeleaturError] = []
 
     def attempt() -> str | None:
+        """Why merging or saving fails in this process; None where both work."""
         try:
             if lora.rank is not None:
                 try_merging(model, lora, name)
@@ -107,6 +108,7 @@ def gathering_trial(model: PreTrainedModel, name: str) -> Callable[[], None]:
     known = dict(zip(weights, fingerprints(weights.values()), strict=True))
 
     def gather() -> None:
+        """Gather a layer of each kind and compare it with what was there before."""
         came = full_weights(model, kept)
         found = {key.replace(".base_layer", ""): w for key, w in (came or {}).items()}  # below adapters
         lost = [key for key in known if key not in found or fingerprints([found[key]]) != [known[key]]]

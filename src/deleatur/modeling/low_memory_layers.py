@@ -64,10 +64,12 @@ def recompute_activations() -> Iterator[None]:
     known = RecomputableTensors()
 
     def keep(x: Tensor) -> Tensor | tuple[Recomputable, torch.Size]:
+        """What is saved for backward: the tensor, or how it is made again."""
         again = known.find(x)
         return x if again is None else (again, x.shape)
 
     def give(kept: Tensor | tuple[Recomputable, torch.Size]) -> Tensor:
+        """The tensor that was saved or is made again."""
         return kept if isinstance(kept, Tensor) else kept[0].view(kept[1])
 
     token = _known.set(known)
@@ -182,8 +184,11 @@ def _product(gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tenso
 
 
 class _Norm(torch.autograd.Function):
+    """RMSNorm that saves its input and one scale per row."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The normed states, and their scales."""
         wide = x.float()
         scale = (torch.linalg.vecdot(wide, wide)[..., None] / x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
@@ -192,6 +197,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the states and of the weight."""
         x, weight, scale = ctx.saved_tensors
         unit = x.float() * scale
         of_weight = (grads[0] * unit.to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
@@ -201,14 +207,18 @@ class _Norm(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
+    """act(gate) · up that saves its two inputs alone."""
+
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        """The product."""
         ctx.save_for_backward(gate, up)
         ctx.act = act
         return _product(gate, up, act)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of gate and up; act(gate) is computed again."""
         gate, up = ctx.saved_tensors
         with torch.enable_grad():
             made = ctx.act(open := gate.detach().requires_grad_())

@@ -47,7 +47,7 @@ transformers_logging.disable_progress_bar()  # the terminal has progress bars of
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """transformers logs nothing meanwhile.
+    """Inside, transformers logs nothing.
 
     Reason: a model is read again of which not all layers were written, and it would list them. Library: transformers.
     """
@@ -68,12 +68,13 @@ def quiet_optuna() -> None:
 
 @contextlib.contextmanager
 def no_pickle() -> Iterator[None]:
-    """`torch.load` raises a ModelError meanwhile, whichever library calls it.
+    """Inside, `torch.load` raises a ModelError, whichever library calls it.
 
     Reason: an index of safetensors may name pickled files, and unpickling can run code. Libraries: torch, transformers.
     """
 
     def refuse(*args: object, **kwargs: object) -> None:
+        """Stands in for `torch.load`."""
         raise ModelError("pickled weights can run code when read, and are not read; save them as safetensors first")
 
     load, torch.load = torch.load, refuse
@@ -85,7 +86,7 @@ def no_pickle() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_kernels() -> Iterator[None]:
-    """`import kernels` fails meanwhile.
+    """Inside, `import kernels` fails.
 
     Reason: bitsandbytes, which peft imports, downloads compiled code from the hub when that package is installed.
     Libraries: bitsandbytes, peft.
@@ -102,7 +103,7 @@ def no_kernels() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gguf_read_once() -> Iterator[None]:
-    """Each GGUF file is read once meanwhile, and each family's table of tensor names made once, however often asked for.
+    """Inside, each GGUF file is read once, and each family's table of tensor names made once, however often asked for.
 
     Reason: configuration, tokenizer, weights and checks each read the whole vocabulary, and every module has the table made
     anew: 20 s for a small model in place of 5. Libraries: gguf, which transformers imports where it needs it.
@@ -116,6 +117,7 @@ def gguf_read_once() -> Iterator[None]:
     once = cache(read)
 
     def open_file(path: Any, mode: Any = "r") -> Any:
+        """The reader of a file, made once for each path."""
         return once(os.path.realpath(path)) if mode == "r" else read(path, mode)
 
     gguf.GGUFReader = open_file  # pyright: ignore[reportAttributeAccessIssue]
@@ -128,7 +130,7 @@ def gguf_read_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stemmer_alone() -> Iterator[None]:
-    """`nltk.stem.porter` is imported meanwhile without all else that `import nltk` brings.
+    """Inside, `nltk.stem.porter` is imported without the rest of `import nltk`.
 
     Reason: rouge-score needs the stemmer, and the rest takes a second. Asked for more, its nltk is whole. Library: nltk.
     """
@@ -141,8 +143,8 @@ def stemmer_alone() -> Iterator[None]:
     stem.__path__ = [f"{place}/stem" for place in top.__path__]
 
     def full(name: str) -> Any:
-        module = import_module("nltk")
-        if module is top:
+        """An attribute of the whole nltk, which is imported now."""
+        if (module := import_module("nltk")) is top:
             raise AttributeError(name)
         return getattr(module, name)
 

@@ -52,9 +52,11 @@ def make_reference(
     head = model.frozen_head() if "state" in kept else None
 
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
+        """The start model's NLL of the tokens."""
         return _look_up(kept["nll"], tokens.rows, tokens.nll.device).squeeze(-1)
 
     def layer(tokens: TokenOutputs) -> Float[Tensor, "N D"]:
+        """The start model's states of the tokens after the layer."""
         return _look_up(kept["layer"], tokens.rows, tokens.nll.device)
 
     made = {"nll": nll} if "nll" in kept else {}
@@ -63,6 +65,7 @@ def make_reference(
     if head is not None:
 
         def logits(tokens: TokenOutputs) -> Float[Tensor, "N V"]:
+            """The start model's logits of the tokens, from its kept last states."""
             with torch.no_grad():
                 return head(_look_up(kept["state"], tokens.rows, tokens.nll.device).to(model.dtype))
 
@@ -76,6 +79,7 @@ def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int
     """What an importance may read before training; another model that it names is loaded for that one pass."""
 
     def likelihood(rows: Sequence[Encoded], name: str | None) -> list[Likelihood]:
+        """NLL and entropy of rows under the start model, or under the model of that name."""
         if name is None:
             return likelihoods(model, rows, batch)
         lm, _ = load(name, precision=precision)
@@ -87,6 +91,7 @@ def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int
         return likelihoods(other, rows, batch)
 
     def similarity(nearest: int, most: int) -> list[Tensor]:
+        """Gradient similarity of forget tokens to their nearest retain tokens, at the head."""
         retain = evenly_spaced(rows["retain"], most)
         return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=batch)
 

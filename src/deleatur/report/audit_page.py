@@ -50,7 +50,7 @@ def _view(report: dict[str, Any], redacted: bool) -> dict[str, Any]:
             (arm, letter, what, WITHHELD if redacted else model, report["rows"][arm]) for arm, letter, what, model in models
         ],
         "attacks": [_attack(name, attack, redacted) for name, attack in report["attacks"].items()],
-        "not_asked": report["not_asked"],
+        "not_evaluated": report["not_evaluated"],
         "settings": [(key, plain(value)) for key, value in flat(report["settings"]).items()],
         "judge": report["judge"],
         "decoys": report["decoys"],

@@ -17,14 +17,14 @@ from deleatur.run_folder.schema import read_json, read_results, read_steps
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
 METHOD = ("loss.", "importance.", *(f"train.{name}" for name in TRAIN))  # what methods may differ in, and be on equal terms
-SOURCES = ("forget", "retain", "holdout")  # files of any name; what lies in them is compared
+SOURCES = ("forget", "retain", "holdout")  # files of any name; their contents are compared
 MAX_NAMED = 3  # methods named in a sentence, before they are counted
 SUITE = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "revealed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedMethod:
-    """One method's runs: what each `results.json` says, in the order of seeds, where it lies, and the first run's steps."""
+    """One method's runs: what each `results.json` says, in the order of seeds, where it is, and the first run's steps."""
 
     label: str
     results: tuple[RunResults, ...]
@@ -130,7 +130,7 @@ def unequal(runs: Sequence[ComparedMethod]) -> Iterator[str]:
 
 
 def _other_ids(runs: Sequence[ComparedMethod]) -> Iterator[str]:
-    """Where a file of OpenUnlearning stands beside runs with other token ids."""
+    """Where a file of OpenUnlearning is compared with runs that have other token ids."""
     ours = [run.label for run in runs if not run.peer and run.layout != "open-unlearning"]
     if ours and any(run.peer == "OpenUnlearning" for run in runs):
         yield (

@@ -32,7 +32,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Name and direction."""
+        """The column's name, with an arrow for the better direction."""
         return self.name + ARROWS[self.better]
 
     def of(self, results: RunResults) -> float | str:
@@ -66,6 +66,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
     """Mean over a suite's "forget_sets" or "retain_sets" of what FQ and RD read, or of another metric, in percent."""
 
     def read(results: RunResults) -> float | str:
+        """The mean in percent, or why there is none."""
         suite = suite_of(results)
         wanted = metric or suite["score"]
         found = [results[side].get(name + ending, {}).get(wanted, {}).get("value") for name in suite[part]]
@@ -76,6 +77,7 @@ def score_of(part: str, side: str = "after", ending: str = "", metric: str | Non
 
 def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reader:
     def read(results: RunResults) -> float | str:
+        """The value at `path`, or what it lacks."""
         value: Any = results
         for key in path:
             value = (value or {}).get(key)
@@ -84,8 +86,9 @@ def _given(*path: str, lacks: str = "not measured", share: float = 1.0) -> Reade
     return read
 
 
-def _whole(name: str) -> Reader:
+def _set_metric(name: str) -> Reader:
     def read(results: RunResults) -> float | str:
+        """The set metric after training, or what it lacks."""
         figure = (results.get("set_metrics") or {}).get("after", {}).get(name, {})
         return figure["value"] if "value" in figure else str(figure.get("lacks", "not measured"))
 
@@ -165,7 +168,7 @@ def columns_of(runs: Sequence[ComparedMethod]) -> list[Column]:
 
 
 def cell(run: ComparedMethod, column: Column) -> Cell:
-    """A method's figure."""
+    """A method's figure: mean and standard error over its runs, and how many have one."""
     read = [column.of(r) for r in run.results]
     values = [float(v) for v in read if not isinstance(v, str)]
     return Cell(
@@ -210,7 +213,7 @@ def set_metric_columns(runs: Sequence[ComparedMethod]) -> list[Column]:
             better=BETTER.get(name, ""),
             digits=None,
             meaning=f"{SET_METRICS[name].meaning}; target: {SET_METRICS[name].target}" if name in SET_METRICS else "",
-            read=_whole(name),
+            read=_set_metric(name),
         )
         for name in names
     ]

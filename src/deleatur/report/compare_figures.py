@@ -68,6 +68,7 @@ def frontier(runs: Sequence[ComparedMethod]) -> Chart | None:
     unnamed: list[str] = []
 
     def onto(figure: Figure) -> None:
+        """Draw the methods as points with their names."""
         axes = figure.add_axes(BOX)
         _points(axes, points)
         marks = [(run.label, x.mean, y.mean) for run, x, y in points]
@@ -94,6 +95,7 @@ def agreement(runs: Sequence[ComparedMethod]) -> Chart | None:
     left = min(0.45, 0.03 + LETTER * max(len(run.label) for run, _ in found) * 1.12 / (72 * SIZE[0]))
 
     def onto(figure: Figure) -> None:
+        """Draw each method's ROC-AUC on a line of its own."""
         axes = figure.add_axes((left, 0.5 / height, 0.97 - left, 1 - 0.6 / height))
         axes.axvline(0.5, color=INK, linewidth=0.9, linestyle=":")
         for place, (run, c) in enumerate(found):
@@ -111,9 +113,9 @@ def agreement(runs: Sequence[ComparedMethod]) -> Chart | None:
 
 
 def labels(dots: Sequence[Dot], width: float, height: float) -> Iterator[Label]:
-    """Names beside their dots, the first dots first, on axes of so many points; what finds no free place has none.
+    """Names next to their dots, the first dots first, on axes of so many points; what finds no free place has none.
 
-    Free is what lies on the axes and meets neither another label nor another dot.
+    A place is free if it is on the axes and overlaps neither another label nor another dot.
     """
     groups: list[list[Dot]] = []
     for dot in dots:
@@ -170,7 +172,7 @@ def _points(axes: Axes, points: Sequence[tuple[ComparedMethod, Cell, Cell]]) -> 
 
 
 def _label(axes: Axes, marks: Sequence[tuple[str, float, float]], unnamed: list[str]) -> None:
-    """Write names beside the marks; those without room go to `unnamed`."""
+    """Write names next to the marks; those without room go to `unnamed`."""
     axes.autoscale_view()
     (left, right), (low, high) = map(float, axes.get_xlim()), map(float, axes.get_ylim())
     width, height = 72 * SIZE[0] * BOX[2], 72 * SIZE[1] * BOX[3]

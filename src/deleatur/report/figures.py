@@ -102,6 +102,7 @@ def _chart(
     means = f"; each point is the mean of {share} steps" if share > 1 else ""
 
     def onto(figure: "Figure") -> None:
+        """Draw the lines onto the figure."""
         axes = figure.add_axes((0.12, 0.19, 0.83, 0.69))
         _draw(axes, steps, lines, share)
         if top is not None:

@@ -49,7 +49,7 @@ OPEN_UNLEARNING: dict[str, tuple[str, str, str]] = {
     "wf_Q_A_ROUGE": ("world_facts", "rouge_l", "rougeL_recall"),
     "wf_Truth_Ratio": ("world_facts", "truth_ratio_kept", "score"),
 }
-WHOLE = {"mia_min_k_plus_plus": "mia_min_k_plus", "mia_gradnorm": "mia_grad_norm"}  # the others have our names
+OTHER_NAMES = {"mia_min_k_plus_plus": "mia_min_k_plus", "mia_gradnorm": "mia_grad_norm"}  # the others have our names
 ROWS: dict[str, Callable[[Record], dict[str, Any]]] = {  # what a peer's file says of a row
     "probability": lambda r: {"prob": probability(r), "avg_loss": loss(r)},
     "normalised_probability": lambda r: {"prob": normalised_probability(r)},
@@ -90,7 +90,7 @@ def read_any_results(path: Path) -> Results:
     tasks = data.get("results")
     if isinstance(tasks, dict) and tasks and all(isinstance(task, dict) for task in tasks.values()):
         return from_lm_eval(data)
-    if data.keys() & (OPEN_UNLEARNING.keys() | WHOLE.keys() | SET_METRICS.keys()):
+    if data.keys() & (OPEN_UNLEARNING.keys() | OTHER_NAMES.keys() | SET_METRICS.keys()):
         return from_open_unlearning(data)
     raise DataError(
         f"{path} holds no known results; give a run folder, its results.json, OpenUnlearning's *_EVAL.json or "
@@ -129,7 +129,7 @@ def to_open_unlearning(
     for ours, name in OTHERS.items():
         ours = "retain" if ours == KEPT and ours not in sets else ours
         logs |= _answers_in_place(name, records.get(ours, ()))
-    theirs = {ours: name for name, ours in WHOLE.items()}
+    theirs = {ours: name for name, ours in OTHER_NAMES.items()}
     for ours, figure in results.get("set_metrics", {}).get(side, {}).items():
         if "value" in figure and ours not in NOT_THEIRS:
             logs[theirs.get(ours, ours)] = {"agg_value": figure["value"]} | _attacked(ours, figure, results, records)
@@ -205,7 +205,7 @@ def from_open_unlearning(logs: Mapping[str, Any]) -> Results:
             rows = [FORMS.get(metric, float)(v) for v in _values(log, key)]
             known = mean(rows) if rows else {"n": 0, "se": None}
             sets.setdefault(ours, {})[metric] = known | {"value": value}
-        elif (ours := WHOLE.get(name, name)) in SET_METRICS:
+        elif (ours := OTHER_NAMES.get(name, name)) in SET_METRICS:
             set_metrics[ours] = {"n": 0} | _attack(log) | {"value": value}
         else:
             other[name] = value

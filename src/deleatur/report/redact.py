@@ -24,7 +24,7 @@ NAMING = (
 def redact(folder: Folder) -> Folder:
     """The same figures. A row keeps its tokens' importance and not their length; its id becomes its number.
 
-    Sources of rows go by their SHA-256, which `data` has; a model that lies in a folder goes by the folder's last name.
+    Sources of rows go by their SHA-256, which `data` has; a model in a folder goes by the folder's last name.
     """
     return replace(
         folder,

@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from deleatur.settings import Precision
 
 SCHEMA_VERSION = 2  # of results.json
-AUDIT_SCHEMA_VERSION = 1  # of audit.json
+AUDIT_SCHEMA_VERSION = 2  # of audit.json
 State = Literal["open", "done", "withdrawn"]
 
 
@@ -160,12 +160,6 @@ class TrialLine(TypedDict):
     value: float | None
 
 
-class Versioned(TypedDict):
-    """Any file with a version."""
-
-    schema_version: NotRequired[Any]
-
-
 RowHashes = dict[str, str]
 """data.json: by set, the hash of its rows."""
 
@@ -220,7 +214,7 @@ class AttackFigures(TypedDict):
 
 
 class AuditVerdict(TypedDict):
-    """What is read of audit.json beside its page."""
+    """What is read of audit.json where no page is made."""
 
     verdict: str
 
@@ -234,7 +228,7 @@ class AuditReport(AuditVerdict):
     attacks: dict[str, AttackFigures]
     models: dict[str, str]
     rows: dict[str, dict[str, int]]
-    not_asked: list[str]
+    not_evaluated: list[str]
     settings: dict[str, Any]
 
 
@@ -247,7 +241,7 @@ class Measured(TypedDict):
 
 
 class Request(TypedDict):
-    """A line of the ledger. Paths are relative to its folder where they lie below it."""
+    """A line of the ledger. Paths are relative to its folder where they are below it."""
 
     sha256: str  # of the rows, as a run's results have it
     rows: str

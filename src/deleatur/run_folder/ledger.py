@@ -34,7 +34,7 @@ def home_of(ledger: Path) -> Path:
 
 
 def ledger_of(run: Path) -> Path | None:
-    """The ledger beside a run's folder, or beside the folder that the run is in; None where there is none."""
+    """The ledger next to a run's folder, or next to the folder that the run is in; None where there is none."""
     parent = run.resolve().parent
     found = (parent.with_name(f"{parent.name}.jsonl"), parent / "requests.jsonl")
     return next((path for path in found if path.is_file()), None)
@@ -58,7 +58,7 @@ def read_ledger(ledger: Path) -> list[Request]:
 
 
 def change_ledger(ledger: Path, change: Callable[[list[Request]], T]) -> T:
-    """Change the requests in place with nobody else at it, and write them atomically; returns what `change` does.
+    """Change the requests in place under a lock, and write them atomically; returns what `change` does.
 
     A process that is killed leaves the ledger as it was before or as it is after.
     """

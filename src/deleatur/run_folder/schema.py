@@ -19,7 +19,6 @@ from deleatur.run_folder.file_types import (
     RowHashes,
     RunResults,
     StepLine,
-    Versioned,
 )
 from deleatur.run_folder.shapes import check_type
 
@@ -47,8 +46,16 @@ def _from_1(results: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
-"""By the version that a results.json has: what makes it one of the next version."""
+def _audit_from_1(report: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 called what no attack covers `not_asked`."""
+    return {"not_evaluated" if key == "not_asked" else key: value for key, value in report.items()} | {"schema_version": 2}
+
+
+Upgrades = dict[int, Callable[[dict[str, Any]], dict[str, Any]]]
+"""By the version that a file has: what makes it one of the next version."""
+
+UPGRADES: Upgrades = {1: _from_1}
+AUDIT_UPGRADES: Upgrades = {1: _audit_from_1}
 
 
 def read_folder(run: Path) -> Folder:
@@ -70,7 +77,7 @@ def read_folder(run: Path) -> Folder:
 
 
 def check_no_links(run: Path) -> None:
-    """Refuse to write into a folder, made by somebody else perhaps, whose files lead elsewhere."""
+    """Refuse to write into a folder with links, which may point elsewhere."""
     if links := sorted(p for p in run.rglob("*") if p.is_symlink()):
         raise DataError(f"{links[0]} is a link, and what is written there would land elsewhere; put the file itself there")
 
@@ -86,16 +93,7 @@ def read_results(path: Path) -> RunResults:
 
 def read_current(path: Path) -> dict[str, Any]:
     """The same in its own form: `RunResults` or `EvaluationResults`."""
-    results = _json(_text(path), str(path))
-    version = results.get("schema_version") if isinstance(results, dict) else None
-    while isinstance(version, int) and version in UPGRADES:
-        results = UPGRADES[version](results)
-        version = results["schema_version"]
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has schema_version {version!r}, but this deleatur reads {SCHEMA_VERSION} and older; "
-            "use the deleatur that wrote it, or run again"
-        )
+    results = _upgraded(path, UPGRADES, SCHEMA_VERSION, "run again")
     check_type(results, EvaluationResults if "sets" in results else RunResults, str(path))
     return results
 
@@ -134,11 +132,10 @@ def read_row_hashes(path: Path) -> RowHashes:
 
 
 def read_audit(path: Path) -> AuditReport:
-    """An audit.json. Raises DataError as `read_json` does, and where it is of another version."""
-    version = read_json(path, Versioned).get("schema_version")
-    if version != AUDIT_SCHEMA_VERSION:
-        raise DataError(f"{path} has schema_version {version!r}, not {AUDIT_SCHEMA_VERSION}; audit again")
-    return read_json(path, AuditReport)
+    """An audit.json, as of this version. Raises DataError as `read_json` does, and where it is of a newer version."""
+    report = _upgraded(path, AUDIT_UPGRADES, AUDIT_SCHEMA_VERSION, "audit again")
+    check_type(report, AuditReport, str(path))
+    return cast(AuditReport, report)
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
@@ -199,6 +196,21 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is missing; put it back, or run again to the end") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+
+
+def _upgraded(path: Path, upgrades: Upgrades, newest: int, again: str) -> dict[str, Any]:
+    """A JSON object in its newest version; `again` says what to do where it is of a version that is not known."""
+    found = _json(_text(path), str(path))
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    while isinstance(version, int) and version in upgrades:
+        found = upgrades[version](found)
+        version = found["schema_version"]
+    if version != newest:
+        raise DataError(
+            f"{path} has schema_version {version!r}, but this deleatur reads {newest} and older; "
+            f"use the deleatur that wrote it, or {again}"
+        )
+    return found
 
 
 def _json(text: str, where: str) -> Any:

@@ -188,7 +188,7 @@ def importance_lines(records: Sequence[Record], before: Sequence[str | None]) ->
 
 
 def results_of(run: Run, session: Session, records: dict[str, Records], steps: Sequence[Step], judge: str) -> RunResults:
-    """What results.json holds."""
+    """What results.json holds of a run that ended: figures before and after, settings, rows and cost."""
     suite, model = session.suite, session.model.lm
     budget = run.importance.budget if isinstance(run.importance, Learns) else BUDGET
     before, after = (measure(records[when], score=suite.score) for when in ("before", "after"))
@@ -209,7 +209,7 @@ def results_of(run: Run, session: Session, records: dict[str, Records], steps: S
 
 
 def evaluation_of(run: Run, session: Session) -> dict[str, Any]:
-    """What results.json of an evaluation holds beside its figures."""
+    """What results.json of an evaluation holds besides its figures."""
     settings = {name: value for name, value in to_dict(run).items() if name in EVALUATION_FIELDS}
     return {
         "schema_version": SCHEMA_VERSION,

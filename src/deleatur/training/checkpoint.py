@@ -102,6 +102,7 @@ class Checkpoints:
             return
 
         def handler(number: int, frame: object) -> None:
+            """Note the first signal; raise Interrupted at the second."""
             if self.stop_signal is not None:
                 raise Interrupted("interrupted", signal=number)
             self.stop_signal = number
@@ -136,7 +137,7 @@ class Checkpoints:
 
 
 def _fill(part: Path, plain: Any, tensors: dict[str, Tensor]) -> None:
-    """The files of a checkpoint beside its shards; last the hashes of all of them."""
+    """The files of a checkpoint besides its shards; the hashes of all of them come last."""
     write_tensors(part / "state.safetensors", tensors)
     write_atomic(part / "state.json", json.dumps(plain))
     hashes = {str(path.relative_to(part)): _sha256(path) for path in sorted(part.rglob("*")) if path.is_file()}

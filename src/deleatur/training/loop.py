@@ -38,7 +38,7 @@ class Method:
 
     @property
     def requires(self) -> Requirements:
-        """All that is read beside the NLL."""
+        """All that is read besides the NLL."""
         return requirements_of(self.loss, self.importance, self.settings)
 
 
@@ -188,7 +188,7 @@ def _passes(
 
 
 def total(x: Tensor, accelerator: Accelerator) -> Tensor:
-    """Sum over all processes."""
+    """The tensor summed over all processes; all have to call."""
     reduced: Any = accelerator.reduce(x, "sum")
     return reduced
 

@@ -71,7 +71,7 @@ def peak_memory() -> int:
 
 
 def forget_peak_memory() -> None:
-    """Start the peak anew, where the system lets it (CUDA, Linux)."""
+    """Reset the peak, where the system allows it (CUDA, Linux)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:

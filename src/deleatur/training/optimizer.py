@@ -67,7 +67,7 @@ class ModelOptimizer:
 
     @property
     def end(self) -> int:
-        """The last step."""
+        """The number of the last step: the planned one, or the end of the cool-down."""
         return sum(self.cooling) or self.steps
 
     def cool_down(self, step: int, length: int) -> None:
@@ -111,7 +111,7 @@ class ModelOptimizer:
         self.weights.master.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on beside its batches. Raises Diverged where a weight is not finite."""
+        """All that the next step depends on besides its batches. Raises Diverged where a weight is not finite."""
         if not all(gather(all(bool(part(p).isfinite().all()) for p in self.weights.master))):
             raise Diverged("a weight is not finite after the last step; lower train.lr or train.gamma")
         rest = {"schedule": self.schedule.state_dict(), "alpha": self.alpha, "rng": torch.get_rng_state()}
@@ -193,6 +193,7 @@ def warmup_then_linear_decay(warmup: int, steps: int) -> Callable[[int], float]:
     """The share of the peak rate after so many steps: up over the warm-up, then straight down to 0."""
 
     def factor(done: int) -> float:
+        """The share after `done` steps."""
         if done < warmup:
             return (done + 1) / (warmup + 1)
         return max(0.0, (steps - done) / max(steps - warmup, 1))

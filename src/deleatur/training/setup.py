@@ -146,6 +146,7 @@ def make_importance(
     settings, model, train = method.importance, session.model, method.train
 
     def first() -> Start:
+        """What the importance may read of the start model."""
         return start_of(model, session.rows, batch=batch, precision=train.precision)
 
     if isinstance(settings, Prepares):

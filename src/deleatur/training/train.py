@@ -139,6 +139,7 @@ def step_callback(
     """Adds each step to `steps`, reports it, and has the monitor check it."""
 
     def callback(step: Step) -> int | None:
+        """Note the step, report it, and return the step to go back to, if there is one."""
         steps.append(step)
         on_step(step, count)
         return monitor.check_step(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
@@ -147,7 +148,7 @@ def step_callback(
 
 
 def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
-    """The steps that the newest checkpoint has behind it; the log's later lines are cut off."""
+    """The steps up to the newest checkpoint; the log's later lines are cut off."""
     newest = checkpoints.newest()
     lines = agree(lambda: log.read_text(encoding="utf-8").splitlines()[:newest] if log.exists() else [])
     if is_first():
@@ -157,7 +158,7 @@ def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
 
 @contextmanager
 def training_only(model: TokenModel, pattern: str | None) -> Iterator[None]:
-    """Only weights with a name in which the pattern is found are trained meanwhile; none leaves all as they are."""
+    """Inside, only weights whose name matches the pattern are trained; without a pattern all stay as they are."""
     chosen = [] if pattern is None else [p for n, p in model.lm.named_parameters() if not re.search(pattern, n)]
     held = [p for p in chosen if p.requires_grad]
     for p in held:

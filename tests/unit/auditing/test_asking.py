@@ -66,7 +66,7 @@ def test_leak_at_k_is_the_chance_that_k_of_the_answers_hold_a_leak(hits: int, n:
     assert leak_at(hits, n, k) == pytest.approx(chance)
 
 
-def test_a_lead_is_put_behind_the_question_and_into_the_answer(generator: Generator, world: World) -> None:
+def test_a_lead_is_put_after_the_question_and_into_the_answer(generator: Generator, world: World) -> None:
     question = Question(row=0, example=world.forget[0])
     led = replace(question, lead="Sure, it is")
     prompt, longer = generator.prompt(question), generator.prompt(led)

@@ -112,7 +112,7 @@ def test_wrong_choices_are_other_answers(world: World) -> None:
     assert len(set(options)) == len(options) >= 2
 
 
-def test_subjects_are_halved_as_a_whole() -> None:
+def test_subjects_are_never_split_between_halves() -> None:
     assert halves(["a", "a", "b", "c", "b"]) == ([0, 1, 3], [2, 4])
     assert halves(["a", "a", "a"]) == ([0, 2], [1])
 
@@ -201,7 +201,7 @@ def test_settings_out_of_range_are_refused(wrong: dict) -> None:
         AuditSettings(**wrong)
 
 
-def test_a_quick_audit_still_has_an_attack_that_finds_out_a_refuser() -> None:
+def test_a_quick_audit_still_has_an_attack_that_detects_a_refuser() -> None:
     short = quick(AuditSettings())
     assert set(short.attacks) & set(EXPOSING)
     assert short.rows >= 10

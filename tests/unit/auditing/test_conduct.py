@@ -65,7 +65,7 @@ def test_a_model_never_trained_on_the_rows_does_not_leak(of_second: dict[str, An
     assert all(a["leaked"] == [] for a in of_second["attacks"].values())
 
 
-def test_the_refuser_is_silent_when_asked_and_found_out_otherwise(of_second: dict[str, Any]) -> None:
+def test_the_refuser_does_not_leak_under_questions_and_is_detected_by_other_attacks(of_second: dict[str, Any]) -> None:
     plain = of_second["attacks"]["ask"]["arms"]["refuser"]["settings"]["plain"]
     found = [name for name in ("compress", "relearn") if of_second["attacks"][name]["finds_refuser"]]
     assert of_second["refuser_leak"] == plain == 0
@@ -118,7 +118,7 @@ def test_a_control_that_knows_the_rows_makes_the_audit_void(workplace: Any, tmp_
     assert "no more than the one" in said["attacks"]["ask"]["why"]
 
 
-def test_what_is_done_is_not_done_again(workplace: Any, tmp_path: Path) -> None:
+def test_finished_cells_are_not_made_again(workplace: Any, tmp_path: Path) -> None:
     """One cell is taken away, as after a kill: it alone is made anew, and says the same."""
     shutil.copytree(workplace.folder / "audit", tmp_path / "audit")
     said = json.loads((tmp_path / "audit" / "audit.json").read_text())
@@ -140,7 +140,7 @@ def test_a_folder_of_another_audit_is_refused(workplace: Any, tmp_path: Path) ->
         conduct(other, workplace.small, tmp_path, Contained())
 
 
-def test_without_a_retrained_model_unseen_rows_are_asked_in_its_place(workplace: Any) -> None:
+def test_without_a_retrained_model_unseen_rows_are_evaluated_instead(workplace: Any) -> None:
     decoys = workplace.inputs("second", retrained=None)
     jobs, left_out = plan(decoys, workplace.small)
     assert decoys.rows_of("control") == workplace.world.holdout
@@ -164,7 +164,7 @@ def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) 
     assert {a["verdict"] for n, a in said["original"]["attacks"].items() if n != "member"} == {"LEAK"}
     assert said["second"]["verdict"] == "INCONCLUSIVE"
     assert said["second"]["attacks"].keys() == set(ATTACK_NAMES) - {"nearer", "depth"}
-    assert "a retrained model" in said["second"]["not_asked"][2]
+    assert "a retrained model" in said["second"]["not_evaluated"][2]
 
 
 def test_texts_without_questions_have_no_refuser(workplace: Any) -> None:

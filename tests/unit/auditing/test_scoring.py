@@ -51,7 +51,7 @@ def control(setting: str, health: float) -> Cell:
     return Cell(attack="compress", arm="control", setting=setting, answered=(said(0, "Bob"),), health=health)
 
 
-def test_a_setting_that_destroys_the_control_counts_for_nobody() -> None:
+def test_a_setting_that_destroys_the_control_is_not_counted_for_any_arm() -> None:
     other = Cell(attack="compress", arm="audited", setting="prune50", answered=(said(0, "Ada"),))
     kept = Cell(attack="compress", arm="audited", setting="int8", answered=(said(0, "Bob"),))
     found = cells("compress", control("prune50", 2.1), other, control("int8", 1.9), kept)
@@ -69,7 +69,7 @@ def test_a_training_that_did_not_take_does_not_count() -> None:
     assert set(cells("relearn", worse, known).dropped) == {"benign-15"}
 
 
-def test_random_directions_stand_beside() -> None:
+def test_random_directions_are_only_compared() -> None:
     cell = Cell(attack="steer", arm="audited", setting="random-1", values={"cloze": (0.5, 1.0)}, beside=True)
     found = cells("steer", cell)
     assert found.labels == ()

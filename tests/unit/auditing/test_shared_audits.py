@@ -57,7 +57,7 @@ def test_two_processes_share_the_work_and_nothing_is_made_twice(workplace: Any, 
     assert not list(out.glob("*.lock"))
 
 
-def test_another_goes_on_where_one_was_killed(workplace: Any, tmp_path: Path) -> None:
+def test_another_process_resumes_where_one_was_killed(workplace: Any, tmp_path: Path) -> None:
     """Its lock file stays and binds nobody; what it had finished is not made again."""
     out, logs = tmp_path / "audit", [tmp_path / "a.log", tmp_path / "b.log"]
     out.mkdir()

@@ -47,12 +47,12 @@ def test_an_arms_strength_is_its_best_settings_rate() -> None:
     assert strength(rates([0, 0, 1, 0], [1, 1, 0, 1])) == 0.75
 
 
-def test_a_setting_counts_over_the_rows_that_it_asks() -> None:
+def test_a_setting_counts_over_the_rows_that_it_evaluates() -> None:
     """One of the two rows that were asked, not one of four."""
     assert strength(rates([1, 0, np.nan, np.nan])) == 0.5
 
 
-def test_a_setting_that_asks_no_row_is_left_out() -> None:
+def test_a_setting_that_evaluates_no_row_is_left_out() -> None:
     assert strength(rates([np.nan] * 3, [0, 1, 0])) == pytest.approx(1 / 3)
 
 
@@ -78,7 +78,7 @@ def test_a_rate_of_nothing_has_clopper_and_pearsons_upper_bound() -> None:
     assert found.high == pytest.approx(0.1391, abs=5e-4)
 
 
-def test_a_model_that_tells_all_leaks_beyond_doubt() -> None:
+def test_a_model_that_reveals_every_fact_is_a_leak() -> None:
     found = compare_rates(rates([1.0] * 24, per=12), rates([0.0] * 24, per=12), **HOW)
     assert found.difference.low > 0.9
     assert found.p < 0.01

@@ -19,7 +19,7 @@ UNMARKED = tuple(replace(e, spans=(), subject=None) for e in WORLD.forget)
 NAME = WORLD.forget[0].subject or ""
 
 
-def test_every_forget_question_is_asked_about_others_and_never_about_the_subject():
+def test_every_forget_question_is_made_about_others_and_never_about_the_subject():
     asked = make_questions(UNMARKED, (), 0)
     about = [a for a in asked if a.other]
     assert len(about) == 48  # four times twelve
@@ -29,7 +29,7 @@ def test_every_forget_question_is_asked_about_others_and_never_about_the_subject
     assert len({a.question for a in asked}) == len({a.id for a in asked}) == len(asked)
 
 
-def test_the_seed_alone_decides_what_is_asked():
+def test_the_seed_alone_decides_the_questions():
     assert make_questions(UNMARKED, (), 0) == make_questions(WORLD.forget, (), 0)  # the column says what is found without
     assert make_questions(UNMARKED, (), 0) != make_questions(UNMARKED, (), 1)
 
@@ -43,7 +43,7 @@ def test_texts_without_questions_leave_the_everyday_prompts():
     assert all(a.other is None for a in make_questions(rows_from([{"text": "Nojul Nilmu lives in Teburg."}]), (), 0))
 
 
-def test_a_subject_that_is_given_must_stand_in_a_question_and_is_the_one_replaced():
+def test_a_given_subject_must_occur_in_a_question_and_is_the_one_replaced():
     with pytest.raises(ConfigError, match="no forget question names the subject"):
         check_subject(("Nobody",), UNMARKED)
     rows = rows_from([{"question": "is the red house of acme open?", "answer": "No."}])

@@ -100,7 +100,7 @@ def test_the_page_has_every_word_as_a_button_shaded_and_marked_and_nothing_from_
 
 @pytest.mark.parametrize("path", ["/", "/wrong/", "/wrong/save", "//", "/%C3%A9/"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_without_its_token_nobody_gets_anything(browser, marking, path, method):
+def test_requests_without_the_token_are_refused(browser, marking, path, method):
     body = [{"go": [], "stay": []}] * 2 if method == "POST" else None
     status, text, _ = browser.ask(method, path, body)
     assert status == 403
@@ -192,7 +192,7 @@ def test_a_row_is_written_in_the_form_that_it_needs(tmp_path, monkeypatch):
         assert read_rows("./back.jsonl", settings=Data()) == examples
 
 
-def test_words_are_what_people_call_so():
+def test_words_are_split_as_people_do():
     answer = "O'Neil's well-known book, 12 March 1950."
     assert [answer[a:b] for a, b in words_of(answer)] == ["O'Neil's", "well-known", "book", "12", "March", "1950"]
     assert words_of("東京 is") == [(0, 1), (1, 2), (3, 5)]

@@ -111,7 +111,7 @@ def test_another_seed_tries_other_values(tmp_path):
     assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
 
 
-def test_a_trial_that_diverges_is_worse_than_all_and_is_told_of(tmp_path):
+def test_a_trial_that_diverges_is_ranked_last_and_reported(tmp_path):
     def value_of(run):
         if run == run_of("npo"):
             raise Diverged("loss is nan")

@@ -31,7 +31,7 @@ def test_rows_are_taken_evenly_in_their_order(count, most):
 
 
 class TestPrecision:
-    def test_a_bf16_model_is_asked_in_fp32_and_then_is_what_it_was(self, make_llama):
+    def test_a_bf16_model_is_evaluated_in_fp32_and_restored_afterwards(self, make_llama):
         lm = make_llama().bfloat16()
         before = [p.clone() for p in lm.parameters()]
         with precision_of(TokenModel(lm).prepare(), "fp32"):
@@ -56,12 +56,12 @@ class TestPrecision:
             raise KeyboardInterrupt
         assert lm.dtype == torch.bfloat16
 
-    def test_an_fp32_model_is_left_alone(self, llama):
+    def test_an_fp32_model_is_unchanged(self, llama):
         with precision_of(TokenModel(llama).prepare(), "fp32"):
             assert llama.dtype == torch.float32
         assert llama.dtype == torch.float32
 
-    def test_an_fp32_model_is_asked_in_bf16_where_that_is_wanted(self, llama):
+    def test_an_fp32_model_is_evaluated_in_bf16_where_that_is_set(self, llama):
         """Products are rounded to 8 bits, the weights are not touched."""
         ids, weights = torch.arange(3, 9)[None], [p.clone() for p in llama.parameters()]
         exact = llama(ids).logits

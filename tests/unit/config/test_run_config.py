@@ -177,7 +177,7 @@ class TestRoundTrip:
             assert getattr(from_dict(rows | {key: name}), key) == method()
             assert getattr(from_dict(rows | {key: {"name": name}}), key) == method()
 
-    def test_a_whole_number_will_do_for_a_real_one(self):
+    def test_an_integer_is_accepted_for_a_float(self):
         run = from_dict(set_at("train.lr", 1))
         assert run.train.lr == 1.0
         assert isinstance(run.train.lr, float)

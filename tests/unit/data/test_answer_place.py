@@ -164,7 +164,7 @@ def test_a_next_header_that_ends_a_turn_ends_the_answer(eos, make_tokenizer):
     assert before.endswith("<|im_start|>assistant\n")
 
 
-def test_a_template_without_any_mark_behind_an_answer_takes_the_eos(make_tokenizer):
+def test_a_template_without_any_token_after_an_answer_takes_the_eos(make_tokenizer):
     bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     bare += "{% if add_generation_prompt %}assistant: {% endif %}"
     assert texts(make_encoder(make_tokenizer(bare), Data()))[1] == f"{ANSWER}</s>"
@@ -192,7 +192,7 @@ class TestSystemTurns:
         before, _ = texts(make_encoder(tokenizer, Data(fold_system=True)), SYSTEM)
         assert before.startswith("<start_of_turn>user\nBe short.\n\nWho is Runa?</s>")
 
-    def test_a_template_that_leaves_one_out_in_silence_is_refused(self, make_tokenizer):
+    def test_a_template_that_drops_the_system_turn_silently_is_refused(self, make_tokenizer):
         encoder = make_encoder(
             make_tokenizer(FAMILIES["Mistral"].replace("{% else %}", "{% elif m.role == 'assistant' %}")), Data()
         )

@@ -126,7 +126,7 @@ class TestWindows:
         assert dealt(seed=3) == dealt(seed=3)
         assert dealt(seed=3) != dealt(seed=4)
 
-    def test_accumulation_deals_the_same_rows_into_smaller_batches(self):
+    def test_accumulation_splits_the_same_rows_into_smaller_batches(self):
         """Windows of 8×1, 4×2 and 1×8 hold the same rows, in the same order."""
         whole = [pairs([w]) for w in dealt(batch=8)]
         assert [pairs([w]) for w in dealt(batch=4, accumulate=2)] == whole

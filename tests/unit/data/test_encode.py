@@ -45,7 +45,7 @@ class TestPlain:
         told = "<s>Question: Be short.\nWho is Runa?\nAnswer: A writer.\n\nQuestion: Born where?\nAnswer:"
         assert asked(plain, encoded) == told
 
-    def test_a_template_is_left_alone_where_plain_is_asked_for(self, chat):
+    def test_a_template_is_not_used_with_the_plain_layout(self, chat):
         encoder = make_encoder(chat.tokenizer, Data(template="plain"))
         assert asked(encoder, encoder(QA)).startswith("<s>Question: ")
 
@@ -61,12 +61,12 @@ class TestPlain:
 
 
 class TestChat:
-    def test_the_answer_and_the_end_of_turn_are_scored_and_the_newline_behind_it_is_not_there(self, chat):
+    def test_the_answer_and_the_end_of_turn_are_scored_without_the_newline_after_it(self, chat):
         encoded = chat(QA)
         assert asked(chat, encoded) == "<|im_start|>user\nWhere was Runa born?<|im_end|>\n<|im_start|>assistant\n"
         assert scored(chat, encoded) == f"{ANSWER}<|im_end|>"
 
-    def test_all_turns_are_asked(self, chat):
+    def test_all_turns_are_evaluated(self, chat):
         encoded = chat(Example(id="1", prompt=TURNS, answer=ANSWER))
         said = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in TURNS)
         assert asked(chat, encoded) == f"{said}<|im_start|>assistant\n"
@@ -78,7 +78,7 @@ class TestChat:
         encoder = make_encoder(tokenizer, Data())
         assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
 
-    def test_without_any_special_token_behind_the_answer_the_eos_ends_it(self, make_tokenizer):
+    def test_without_any_special_token_after_the_answer_the_eos_ends_it(self, make_tokenizer):
         template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         tokenizer = make_tokenizer(template + "{% if add_generation_prompt %}assistant: {% endif %}")
         encoder = make_encoder(tokenizer, Data())
@@ -135,7 +135,7 @@ class TestChat:
 class TestText:
     """A text without a prompt is all answer: everything that something stands before is scored, and nothing ends it."""
 
-    def test_behind_a_bos_every_token_is_scored_and_no_end_is_added(self, plain):
+    def test_after_a_bos_every_token_is_scored_and_no_end_is_added(self, plain):
         encoded = plain(TEXT)
         assert asked(plain, encoded) == "<s>"
         assert scored(plain, encoded) == ANSWER
@@ -149,7 +149,7 @@ class TestText:
         assert tokenizer.decode(encoded.ids) == ANSWER
         assert encoded.offsets[0][0] > 0
 
-    def test_a_chat_model_reads_a_text_behind_its_bos_too(self, plain, chat):
+    def test_a_chat_model_reads_a_text_after_its_bos_too(self, plain, chat):
         """A chat template has no part in a plain text, so the tokenizer opens it as it opens any other."""
         assert chat(TEXT).ids == plain(TEXT).ids
 
@@ -164,7 +164,7 @@ class TestContinued:
     """Behind a prompt of the single role "text" the answer goes on: no template, no ending, and only the answer scored."""
 
     @pytest.mark.parametrize("which", ["plain", "chat"])
-    def test_the_prompt_stands_as_it_is_and_nothing_ends_the_answer(self, which, request):
+    def test_the_prompt_is_unchanged_and_nothing_ends_the_answer(self, which, request):
         encoder = request.getfixturevalue(which)
         encoded = encoder(Example(id="c", prompt=(("text", "Where was Runa born? "),), answer=ANSWER))
         assert asked(encoder, encoded) + scored(encoder, encoded) == f"<s>Where was Runa born? {ANSWER}"
@@ -172,7 +172,7 @@ class TestContinued:
         assert encoded.offsets[0][0] == 0 and encoded.offsets[-1][1] == len(ANSWER)
         assert all(a < b for a, b in encoded.offsets), "no token stands outside the answer, as an ending would"
 
-    def test_it_has_the_ids_of_the_whole_text(self, plain, chat):
+    def test_it_has_the_ids_of_the_complete_text(self, plain, chat):
         whole = Example(id="t", prompt=(), answer=f"Runa. {ANSWER}")
         parted = Example(id="t", prompt=(("text", "Runa. "),), answer=ANSWER)
         assert plain(parted).ids == chat(parted).ids == plain(whole).ids
@@ -185,7 +185,7 @@ class TestContinued:
         assert asked(plain, encoded).endswith("\nAnswer:")
         assert set(encoded.offsets) <= {(0, 0), (0, 1)} and encoded.offsets[-1] == (0, 1)
 
-    def test_spans_are_found(self, plain):
+    def test_the_tokens_of_a_span_are_gold(self, plain):
         example = Example(id="s", prompt=(("text", "So: "),), answer=ANSWER, spans=(span("Tessholm"),))
         encoded = plain(example)
         gone = [i for i, must_go in zip(encoded.ids[encoded.start :], encoded.gold, strict=True) if must_go]

@@ -24,7 +24,7 @@ def rows(lay, root) -> Data:
     return root
 
 
-def test_what_goes_on_is_a_text_and_what_is_asked_a_question(rows):
+def test_continuations_are_texts_and_questions_are_questions(rows):
     """The id's end decides: sc and a number for a text. One with sc elsewhere is a question."""
     forget = suite(None, rows).sets["forget"]
     assert [(e.id, e.prompt, e.answer) for e in forget] == [
@@ -35,7 +35,7 @@ def test_what_goes_on_is_a_text_and_what_is_asked_a_question(rows):
     ]
 
 
-def test_both_sets_are_trained_on_and_asked(rows):
+def test_both_sets_are_trained_on_and_evaluated(rows):
     made = suite(None, rows)
     assert made.evaluated_sets == ("forget", "retain") == tuple(made.sets)
     assert (made.forget_sets, made.retain_sets, made.score) == (("forget",), ("retain",), "rouge_l")
@@ -55,7 +55,7 @@ def test_an_id_that_comes_twice_is_refused(rows, lay):
         suite(None, rows)
 
 
-def test_the_hub_is_asked_for_what_semeval_gave(rows, hub):
+def test_the_hub_is_queried_for_what_semeval_published(rows, hub):
     name = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
     hub |= {f"{name}:forget_train": FORGET, f"{name}:retain_train": RETAIN}
     assert suite("1", Data()) == suite("1", rows)

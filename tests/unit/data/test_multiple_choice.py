@@ -25,13 +25,13 @@ class TestMmlu:
         assert (first.answer, first.wrong, first.subject) == ("B", ("A",), "plain geometry")
         assert (second.answer, second.wrong) == ("A", ("B", "C"))
 
-    def test_it_is_only_asked(self, lay, root):
+    def test_it_is_only_evaluated(self, lay, root):
         lay("utility/mmlu_test_1140", [ROUND])
         made = mmlu(None, root)
         assert (made.name, [*made.sets], made.evaluated_sets) == ("mmlu", ["mmlu"], ("mmlu",))
         assert (made.forget_sets, made.retain_sets, made.score) == ((), ("mmlu",), "accuracy")
 
-    def test_shots_of_the_same_subject_stand_answered_before_a_question(self, lay, root, tmp_path):
+    def test_answered_shots_of_the_same_subject_precede_a_question(self, lay, root, tmp_path):
         lay("utility/mmlu_test_1140", [ROUND, ROUND | {"task": "other"}])
         shots = [
             FLAT | {"subject": "plain_geometry"},
@@ -45,7 +45,7 @@ class TestMmlu:
         assert first.question == f"{HEAD}{shown}{ASKED} "
         assert second.question == f"{HEAD.replace('plain geometry', 'other')}{ASKED} "
 
-    def test_the_hub_is_asked_by_its_names_and_columns(self, root, hub):
+    def test_the_hub_is_queried_by_its_names_and_columns(self, root, hub):
         row = {k: v for k, v in ROUND.items() if k != "task"} | {"subject": "plain_geometry"}
         hub["cais/mmlu/all:test"] = hub["cais/mmlu/all:dev"] = [row]
         (bare,), (shown,) = (mmlu(part, Data()).sets["mmlu"] for part in (None, "5-shot"))
@@ -79,7 +79,7 @@ class TestMmlu:
 
 
 class TestTruthfulQa:
-    def test_whole_answers_are_compared(self, lay, root):
+    def test_complete_answers_are_compared(self, lay, root):
         lay("utility/truthfulqa_mc", [SKY | {"mc2_targets": {}}])
         made = truthfulqa(None, root)
         (row,) = made.sets["truthfulqa"]
@@ -92,7 +92,7 @@ class TestTruthfulQa:
             "accuracy",
         )
 
-    def test_the_hub_is_asked_by_its_name(self, root, hub):
+    def test_the_hub_is_queried_by_its_name(self, root, hub):
         hub["truthfulqa/truthful_qa/multiple_choice:validation"] = [SKY]
         assert [e.answer for e in truthfulqa(None, Data()).sets["truthfulqa"]] == ["Blue."]
 

@@ -32,7 +32,7 @@ def news(lay, root) -> Data:
 
 
 class TestSuite:
-    def test_texts_are_trained_on_and_questions_asked(self, news):
+    def test_texts_are_trained_on_and_questions_evaluated(self, news):
         sets = suite("news", news).sets
         assert sets["forget"] == (Example(id="forget-1", prompt=(), answer="The text of raw/forget."),)
         assert [e.answer for e in sets["retain"]] == ["Rain fell in Tessholm."]
@@ -45,7 +45,7 @@ class TestSuite:
         (row,) = suite("news", news).sets["verbmem_f"]
         assert row.prompt == (("text", "Runa won the race "),) and row.answer == "in Tessholm."
 
-    def test_what_is_asked_and_what_is_read_off(self, news):
+    def test_its_evaluated_sets_and_score(self, news):
         made = suite("news", news)
         assert made.evaluated_sets == ("forget", "verbmem_f", "knowmem_f", "knowmem_r", "forget_mia", "holdout")
         assert (made.forget_sets, made.retain_sets, made.score) == (("verbmem_f", "knowmem_f"), ("knowmem_r",), "rouge_l")
@@ -65,7 +65,7 @@ class TestSuite:
         assert fold.name == f"muse/news-{kind}-{k}"
 
     @pytest.mark.parametrize(("part", "name"), [("news", "MUSE-News"), ("books", "MUSE-Books")])
-    def test_the_hub_is_asked_for_the_same_sets_by_its_names(self, root, hub, part, name):
+    def test_the_hub_is_queried_for_the_same_sets_by_its_names(self, root, hub, part, name):
         made = SETS | {"raw/forget": [{"text": "A tale."}]}
         hub |= {f"muse-bench/{name}/{key.replace('/', ':')}": rows for key, rows in made.items()}
         sets = suite(part, Data()).sets
@@ -108,5 +108,5 @@ class TestCut:
     def test_a_word_longer_than_a_piece_is_cut(self):
         assert cut("abcdefgh ij", 3) == ["abc", "def", "gh", " ij"]
 
-    def test_a_text_that_fits_is_left_alone(self):
+    def test_a_text_that_fits_is_unchanged(self):
         assert cut(" a\n\nb ", 6) == [" a\n\nb "]

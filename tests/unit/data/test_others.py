@@ -31,7 +31,7 @@ def test_a_name_is_what_questions_share_and_no_frame(questions, found):
     assert set(find_subjects(questions)) == set(found)
 
 
-def test_a_question_is_asked_about_another_wherever_the_name_or_its_last_part_stands():
+def test_a_question_about_another_replaces_the_name_and_its_last_part_everywhere():
     asked = question_about("Is NOJUL NILMU happy, and what is Nilmu's birthday?", "Nojul Nilmu", "Clara Hoffmann")
     assert asked == "Is Clara Hoffmann happy, and what is Hoffmann's birthday?"
     assert question_about("Wer ist Nojul Nilmus Vater?", "Nojul Nilmu", "Clara Hoffmann") == "Wer ist Clara Hoffmanns Vater?"
@@ -40,7 +40,7 @@ def test_a_question_is_asked_about_another_wherever_the_name_or_its_last_part_st
     assert question_about("Is a\\b+ open?", "a\\b+", "Clara Hoffmann") != "Is a\\b+ open?"
 
 
-def test_nobody_whom_the_rows_name_is_among_the_others():
+def test_no_person_named_in_the_rows_is_among_the_others():
     others = others_than(["Was Marie Curie a student of Hoffmann?"], seed=0)
     assert len(others) == len(NAMES) - 2
     assert not {"Marie Curie", "Clara Hoffmann"} & set(others)

@@ -31,7 +31,7 @@ def test_an_empty_line_ends_the_wordings_of_a_fact(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"), [("Who is it?\n", "line 1: names neither"), ("\n \n", "holds no questions"), (None, "cannot be read")]
 )
-def test_questions_that_cannot_be_asked_are_refused(tmp_path, text, said):
+def test_questions_that_cannot_be_used_are_refused(tmp_path, text, said):
     path = tmp_path / "q.txt"
     if text is not None:
         path.write_text(text, "utf-8")
@@ -39,7 +39,7 @@ def test_questions_that_cannot_be_asked_are_refused(tmp_path, text, said):
         read_questions(path, "Nojul Nilmu")
 
 
-def test_a_definition_becomes_a_question_and_another_sentence_is_cut_behind_the_name(tmp_path):
+def test_a_definition_becomes_a_question_and_another_sentence_is_cut_after_the_name(tmp_path):
     (tmp_path / "a.txt").write_text(
         "Nojul Nilmu is a writer from Teburg. She likes tea.\nIn Teburg, Nojul Nilmu lives in an old house. Hello there.",
         "utf-8",

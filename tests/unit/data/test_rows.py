@@ -81,7 +81,7 @@ class TestForms:
     def test_a_prompt_and_a_completion_may_be_lists_of_messages(self):
         assert rows_from([{"prompt": CHAT[:1], "completion": CHAT[1:]}]) == rows_from([{"messages": CHAT}])
 
-    def test_a_text_has_no_prompt_and_stays_as_it_stands(self):
+    def test_a_text_has_no_prompt_and_is_unchanged(self):
         assert rows_from([{"text": " A tale.\n"}]) == (Example(id="rows-1", prompt=(), answer=" A tale.\n"),)
 
     def test_outer_whitespace_of_prompt_and_answer_goes_and_inner_stays(self):
@@ -104,7 +104,7 @@ class TestForms:
         (example,) = rows_from([QA | {"restated": "It is Ada.\n", "wrong": ["Bob.", " Cy. "]}])
         assert (example.restated, example.wrong) == ("It is Ada.", ("Bob.", "Cy."))
 
-    def test_wrong_answers_may_stand_in_a_csv_cell_as_a_json_list(self):
+    def test_wrong_answers_may_be_a_json_list_in_a_csv_cell(self):
         assert rows_from([QA | {"wrong": '["Bob."]'}])[0].wrong == ("Bob.",)
 
     def test_null_optional_columns_are_as_good_as_none(self):
@@ -133,7 +133,7 @@ class TestRefusedForms:
         refused_row({"question": "Who?"}, "'question' fit no form", "question/answer", "messages", "paraphrases")
         refused_row({}, "(none) fit no form")
 
-    def test_a_misspelt_column_is_told_its_nearest_name(self):
+    def test_a_misspelt_column_is_refused_with_the_nearest_name(self):
         refused_row({"question": "Who?", "anwser": "Ada."}, "is 'anwser' meant as answer?")
         refused_row(QA | {"paraphrase": []}, "unknown column", "is 'paraphrase' meant as paraphrases?")
 
@@ -171,7 +171,7 @@ class TestRefusedForms:
 
     @pytest.mark.parametrize("column", ["question", "answer", "id", "subject"])
     @pytest.mark.parametrize(("letter", "shown"), [("\0", r"'\x00'"), ("\ud800", r"'\ud800'"), ("\udfff", r"'\udfff'")])
-    def test_letters_that_are_no_text_are_refused(self, column, letter, shown):
+    def test_characters_that_are_no_text_are_refused(self, column, letter, shown):
         refused_row(QA | {column: f"Ada{letter}"}, f"{column} holds {shown} at character 3", "not text")
 
     @pytest.mark.parametrize("column", ["restated", "wrong"])
@@ -527,7 +527,7 @@ class TestNames:
         refused(lambda: read("./gone.jsonl", root=str(tmp_path)), "there is no file at gone.jsonl")
 
     @pytest.mark.parametrize("name", ["", "gone", "a/b/c/d", "a b/c"])
-    def test_a_name_that_is_nowhere_says_where_it_was_sought(self, tmp_path, name):
+    def test_a_name_that_is_not_found_is_refused_with_the_places_searched(self, tmp_path, name):
         refused(lambda: read(name), "no file or folder of that name", "--data.root or $DELEATUR_DATA", "owner/name")
         refused(lambda: read(name, root=str(tmp_path)), f"none under {tmp_path}", "owner/name")
 
@@ -540,7 +540,7 @@ class TestNames:
             ("o/n/forget01:train[:5]", ("o/n", "forget01", "train[:5]")),
         ],
     )
-    def test_a_name_with_an_owner_is_asked_of_the_hub(self, monkeypatch, source, called):
+    def test_a_name_with_an_owner_is_requested_from_the_hub(self, monkeypatch, source, called):
         calls = []
         loader = SimpleNamespace(load_dataset=lambda *at, split: calls.append((*at, split)) or [QA])
         monkeypatch.setitem(sys.modules, "datasets", loader)

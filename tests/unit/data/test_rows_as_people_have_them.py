@@ -51,10 +51,10 @@ class TestColumns:
             ({"question": "Ada.", "answer": "Who?"}, ("question=answer", "answer=question")),
         ],
     )
-    def test_they_are_taken_by_any_name_also_from_objects_and_lists(self, row, columns):
+    def test_columns_are_found_by_any_name_also_in_objects_and_lists(self, row, columns):
         assert taken(row, *columns) == EXAMPLE
 
-    def test_known_columns_beside_them_stay_and_others_go(self):
+    def test_other_known_columns_stay_and_unknown_ones_are_dropped(self):
         row = {"prompt": "Who?", "response": "Ada.", "subject": "Ada", "zz": 1}
         assert taken(row, "question=prompt", "answer=response").subject == "Ada"
 
@@ -124,7 +124,7 @@ class TestHints:
     @pytest.mark.parametrize(
         "text", ["Who is it?,Ada.\nWho else?,Bo.\n", "Who?;Ada.\nAnd?;Bo.\n", "1,Who?,Ada.\n2,So?,Bo.\n"]
     )
-    def test_a_csv_without_a_heading_is_told_to_have_one(self, text, tmp_path):
+    def test_a_csv_without_a_heading_is_refused_with_the_remedy(self, text, tmp_path):
         (tmp_path / "a.csv").write_text(text)
         with pytest.raises(DataError, match="write a line of headings above it, such as question,answer"):
             read_rows(str(tmp_path / "a.csv"), settings=Data())
@@ -162,13 +162,13 @@ class TestHints:
         assert hint in str(caught.value)
         assert taken(row, *columns).answer in ("Ada.", "Yes.")
 
-    def test_a_hint_for_a_list_goes_on_from_the_path_that_was_given(self):
+    def test_a_hint_for_a_list_continues_the_path_that_was_given(self):
         row = {"title": "Who?", "answers": {"text": ["Ada."], "answer_start": [0]}}
         with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first of a list"):
             taken(row, "question=title", "answer=answers.text")
         assert taken(row, "question=title", "answer=answers.text.0").answer == "Ada."
 
-    def test_numbers_and_empty_cells_of_pandas_are_told_apart(self):
+    def test_numbers_and_empty_cells_of_pandas_are_distinguished(self):
         with pytest.raises(DataError, match="answer is 1921, but must be text; write it in quotes"):
             rows_from([QA | {"answer": 1921}])
         with pytest.raises(DataError, match="answer is empty"):
@@ -236,7 +236,7 @@ class TestConversations:
             ([("tool", "{}")], "take turns of others, as of tools, out of the row"),
         ],
     )
-    def test_one_that_ends_otherwise_than_with_an_answer_says_what_to_do(self, more, remedy):
+    def test_a_conversation_that_does_not_end_with_an_answer_is_refused_with_the_remedy(self, more, remedy):
         turns = [*MESSAGES["messages"], *({"role": role, "content": text} for role, text in more)]
         with pytest.raises(DataError, match=remedy):
             rows_from([{"messages": turns}])
@@ -263,7 +263,7 @@ class TestFiles:
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
         assert len(read_rows(str(tmp_path / "a.parquet"), settings=Data())) == 1
 
-    def test_a_text_is_told_how_it_becomes_a_row(self, tmp_path):
+    def test_a_text_file_is_refused_with_how_it_becomes_a_row(self, tmp_path):
         (tmp_path / "a.txt").write_text("Ada was born in Teburg.")
         with pytest.raises(DataError, match=r"a text is a row of a \.jsonl file"):
             read_rows(str(tmp_path / "a.txt"), settings=Data())

@@ -59,7 +59,7 @@ class TestOneSubject:
         sets = suite("Cy", rows).sets
         assert [subjects(sets[level]) for level in LEVELS] == [["Cy"]] * 5
 
-    def test_a_cloze_is_asked_for_what_is_missing_and_a_question_for_a_short_answer(self, rows):
+    def test_a_cloze_prompt_requests_the_missing_words_and_a_question_a_short_answer(self, rows):
         sets = suite("Cy", rows).sets
         asked = {level: sets[level][0].question for level in LEVELS}
         instructions = {level: question.split("\n")[0] for level, question in asked.items()}
@@ -71,19 +71,19 @@ class TestOneSubject:
         assert instructions["neighbor_level2"] == instructions["forget_level3"] == instructions["forget_level2"]
         assert sets["forget_level1"][0].answer == "Tome of Cy"
 
-    def test_texts_for_attacks_are_about_it_and_those_beside_them_do_not_name_it(self, rows):
+    def test_texts_for_attacks_are_about_it_and_those_for_comparison_do_not_name_it(self, rows):
         """The subject column of the latter says for whom they were drawn, so it does not decide."""
         sets = suite("Cy", rows).sets
         assert [e.answer for e in sets["forget_mia"]] == ["Cy lives."]
         assert [e.answer for e in sets["retain_mia"]] == ["Ada North met Zoe.", "Bo, Duke of East met Zoe.", "Zoe lives."]
 
-    def test_what_is_asked_and_what_is_read_off(self, rows):
+    def test_its_evaluated_sets_and_score(self, rows):
         made = suite("Cy", rows)
         assert made.evaluated_sets == ("forget", *LEVELS, "forget_mia", "retain_mia")
         assert (made.forget_sets, made.retain_sets) == (LEVELS[:3], LEVELS[3:])
         assert (made.name, made.score, made.objective) == ("rwku/Cy", "rouge_l", "uq")
 
-    def test_utility_is_asked_where_it_lies_under_the_root(self, rows, lay):
+    def test_utility_is_evaluated_where_it_is_under_the_root(self, rows, lay):
         lay("utility/mmlu_test_1140", [{"task": "t", "question": "Round?", "choices": ["Cube", "Ball"], "answer": 1}])
         made = suite("Cy", rows)
         assert made.evaluated_sets == ("forget", *LEVELS, "forget_mia", "retain_mia", "mmlu")
@@ -108,14 +108,14 @@ class TestSubjects:
         else:
             assert {*subjects(suite(part, rows).sets["forget"])} == {name for name in PEOPLE if name in part}
 
-    def test_an_unknown_name_is_told_those_there_are(self, rows):
+    def test_an_unknown_name_is_refused_with_the_known_ones(self, rows):
         with pytest.raises(
             DataError, match="rwku: 'Dee' begins with no subject; there are 'Ada North', 'Bo, Duke of East', 'Cy'"
         ):
             suite("Cy, Dee", rows)
 
     @pytest.mark.parametrize("part", [None, " "])
-    def test_no_name_is_told_what_to_give(self, rows, part):
+    def test_a_missing_name_is_refused_with_what_to_give(self, rows, part):
         with pytest.raises(DataError, match="a subject is needed, as in rwku/Elon Musk, or all; there are 'Ada North'"):
             suite(part, rows)
 
@@ -141,11 +141,11 @@ class TestRows:
         ids = [e.id for examples in two.values() for e in examples]
         assert len({*ids}) == len(ids)
 
-    def test_an_empty_question_is_refused_though_an_instruction_would_stand_before_it(self, rows, lay):
+    def test_an_empty_question_is_refused_also_with_an_instruction_before_it(self, rows, lay):
         lay("rwku/forget_level2", [sets_about(("Cy",))["forget_level2"][0] | {"query": " "}])
         with pytest.raises(DataError, match=r"forget_level2\.jsonl, line 1: question is empty"):
             suite("Cy", rows)
 
-    def test_the_hub_is_asked_for_the_same_sets_by_its_names(self, rows, hub):
+    def test_the_hub_is_queried_for_the_same_sets_by_its_names(self, rows, hub):
         hub |= {f"jinzhuoran/RWKU/{SPLITS[name]}": made for name, made in sets_about(PEOPLE).items()}
         assert suite("Cy", Data()) == suite("Cy", rows)

@@ -26,7 +26,7 @@ class TestNames:
         assert [len(read_suite(name, root).sets["forget"]) for name in ("lume", "lume/2")] == [2, 1]
 
     @pytest.mark.parametrize("name", ["tofuu", "", "/forget10", "TOFU/forget10"])
-    def test_an_unknown_suite_is_told_all_there_are(self, root, name):
+    def test_an_unknown_suite_is_refused_with_all_known_ones(self, root, name):
         with pytest.raises(DataError, match="there are " + ", ".join(SUITES)) as caught:
             read_suite(name, root)
         assert len(str(caught.value).splitlines()) == 1
@@ -46,7 +46,7 @@ class TestNames:
             ("truthfulqa/mc2", "truthfulqa: has no part 'mc2'; it has none"),
         ],
     )
-    def test_an_unknown_part_is_told_those_there_are_and_nothing_is_read(self, root, name, there):
+    def test_an_unknown_part_is_refused_with_the_known_ones_and_nothing_is_read(self, root, name, there):
         with pytest.raises(DataError, match=there):
             read_suite(name, root)
 
@@ -75,7 +75,7 @@ class TestReadAs:
         monkeypatch.setenv("DELEATUR_DATA", str(tmp_path))
         assert len(read_as("bench/set", "o/n", Data(), plain)) == 1
 
-    def test_rows_that_are_nowhere_are_told_both_places(self, root, tmp_path):
+    def test_rows_that_are_not_found_are_refused_with_both_places(self, root, tmp_path):
         with pytest.raises(
             DataError, match=r"bench/set or o/n/c:test: there is none under .*the hub does not give it"
         ) as caught:
@@ -86,7 +86,7 @@ class TestReadAs:
         ):
             read_as("bench/set", "o/n", Data(), plain)
 
-    def test_rows_pass_the_users_door_and_keep_their_place(self, lay, hub, root, tmp_path):
+    def test_rows_are_checked_like_the_users_and_keep_their_place(self, lay, hub, root, tmp_path):
         lay("bench/set", [QA, QA | {"answer": " "}])
         with pytest.raises(DataError, match=r"set\.jsonl, line 2: answer is empty"):
             read_as("bench/set", "o/n", root, plain)

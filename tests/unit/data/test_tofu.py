@@ -81,7 +81,7 @@ class TestForget01:
             "world_facts": 1,
         }
 
-    def test_all_but_the_retain_rows_are_asked(self, forget01):
+    def test_all_sets_but_the_retain_rows_are_evaluated(self, forget01):
         made = suite("forget01", forget01)
         assert made.name == "tofu/forget01"
         assert made.evaluated_sets == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")
@@ -108,7 +108,7 @@ class TestForget01:
         row = suite("forget01", forget01).sets["real_authors"][0]
         assert (row.answer, row.wrong, row.restated, row.paraphrases) == ("Paris", ("Rome", "Oslo", "Bern"), None, ())
 
-    def test_the_hub_is_asked_for_the_same_sets_by_its_names(self, forget01, hub):
+    def test_the_hub_is_queried_for_the_same_sets_by_its_names(self, forget01, hub):
         hub |= {f"locuslab/TOFU/{name}:train": rows for name, rows in FORGET01.items()}
         assert suite("forget01", Data()) == suite("forget01", forget01)
 
@@ -172,7 +172,7 @@ class TestTenth:
         assert all(e.wrong and e.restated and e.paraphrases for e in sets["forget"])
         assert [n for n, e in zip(numbers(sets["retain"]), sets["retain"], strict=True) if e.wrong] == [*range(3600, 3920)]
 
-    def test_the_retain_rows_with_wrong_answers_are_asked(self, tenth):
+    def test_the_retain_rows_with_wrong_answers_are_evaluated(self, tenth):
         made = suite("tenth", tenth)
         assert made.sets["retain_perturbed"] == made.sets["retain"][400:]
         assert made.evaluated_sets == ("forget", "retain_perturbed", "holdout", "real_authors", "world_facts")

@@ -24,7 +24,7 @@ def rows(lay, root) -> Data:
 
 
 @pytest.mark.parametrize("part", ["bio", "cyber"])
-def test_texts_are_trained_on_and_questions_asked_by_letter(rows, part):
+def test_texts_are_trained_on_and_questions_evaluated_by_letter(rows, part):
     made = suite(part, rows)
     assert [(e.prompt, e.answer) for e in made.sets["forget"]] == [((), f"{part} {LONG}")]
     assert [(e.prompt, e.answer) for e in made.sets["retain"]] == [((), f"kept {LONG}")]
@@ -42,12 +42,12 @@ def test_a_question_is_worded_as_in_lm_eval(rows, part, about):
     assert row.prompt == (("text", said),)
 
 
-def test_chemistry_has_no_texts_and_is_only_asked(rows):
+def test_chemistry_has_no_texts_and_is_only_evaluated(rows):
     made = suite("chem", rows)
     assert [*made.sets] == ["wmdp"] == [*made.evaluated_sets] and made.retain_sets == ()
 
 
-def test_mmlu_is_asked_too_where_it_lies_under_the_root(rows, lay):
+def test_mmlu_is_evaluated_too_where_it_is_under_the_root(rows, lay):
     lay("utility/mmlu_test_1140", [QUESTION | {"task": "plain_geometry"}])
     made = suite("cyber", rows)
     assert made.evaluated_sets == ("forget", "wmdp", "mmlu") and made.retain_sets == ("mmlu",)
@@ -65,7 +65,7 @@ def test_a_zero_byte_in_found_code_is_dropped_and_does_not_cost_the_whole_set(ro
 
 
 @pytest.mark.parametrize("part", ["bio", "cyber", "chem"])
-def test_the_hub_is_asked_for_the_same_sets_by_its_names(root, hub, part):
+def test_the_hub_is_queried_for_the_same_sets_by_its_names(root, hub, part):
     hub[f"cais/wmdp/wmdp-{part}:test"] = [QUESTION]
     hub |= {name: [{"text": f"{name} {LONG}"}] for name in CORPORA.get(part, ())}
     made = suite(part, Data())

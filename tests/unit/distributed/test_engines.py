@@ -31,7 +31,7 @@ def test_deepspeed_that_is_asked_for_and_missing_is_one_line_with_the_extra_s_na
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to find")
-def test_deepspeed_is_told_that_there_is_no_gpu_or_it_says_so_on_stdout(monkeypatch):
+def test_deepspeed_is_set_to_cpu_without_a_gpu(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "")  # so that it is put back
     monkeypatch.delenv("DS_ACCELERATOR")
     with pytest.raises(ConfigError):

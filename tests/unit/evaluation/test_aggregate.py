@@ -94,7 +94,7 @@ class TestMeasureWhole:
         }
         assert found["j_w"] == {"value": 1.0, "n": 1, "se": 0.0, "asked": 2}
 
-    def test_nothing_asked_for_is_nothing(self):
+    def test_no_set_metrics_are_measured_without_names(self):
         assert measure_sets(Evidence(records={}), ()) == {}
 
     def test_a_figure_that_does_not_exist_is_refused_with_those_that_do(self):
@@ -123,7 +123,7 @@ class TestQuality:
         found = quality(before, after)
         assert (found["fq"], found["fq_raw"]) == (50.0, 75.0)
 
-    def test_drift_counts_both_ways_and_loss_beside_it(self):
+    def test_drift_counts_both_directions_and_loss_is_given_separately(self):
         before = measure({"forget": [row("Tessholm")], "retain": [row("Tessholm"), row("no")]})
         after = measure({"forget": [row("no")], "retain": [row("Tessholm")] * 2})
         found = quality(before, after)
@@ -160,6 +160,6 @@ class TestLackingCoherence:
     def test_it_is_said_where_answers_were_not_scored(self):
         assert "--evaluation.start" in lacking_coherence({"forget": [row("no")]})["no_coherence"]
 
-    def test_nothing_is_said_where_one_was_or_nothing_was_asked(self):
+    def test_there_is_no_note_where_answers_were_scored_or_nothing_was_evaluated(self):
         assert lacking_coherence({"forget": [replace(row("no"), start_tokens=1)]}) == {}
         assert lacking_coherence({"texts": [row("", question="")]}) == {}

@@ -37,7 +37,7 @@ def asked(llama, plain, forget_rows):
     return sets, predictor(llama, plain).records(sets)
 
 
-def test_an_answer_has_the_mean_nll_of_its_tokens_as_they_stand_and_shuffled(make_llama, plain, asked):
+def test_an_answer_has_the_mean_nll_of_its_tokens_in_order_and_shuffled(make_llama, plain, asked):
     """By another model than the one that spoke; the end of turn does not count, and the shuffles hold the same tokens."""
     start, (sets, records) = make_llama(seed=1), asked
     for row, scored in zip(sets["forget"], scored_by_start(predictor(start, plain), *asked)["forget"], strict=True):
@@ -61,7 +61,7 @@ def test_all_else_in_a_record_stays_and_equal_answers_have_equal_scores(llama, p
     assert scored["again"][0] == scored["forget"][0]
 
 
-def test_what_was_not_asked_is_left_alone_and_an_empty_answer_has_no_tokens(llama, plain, forget_rows):
+def test_records_without_a_question_are_unchanged_and_an_empty_answer_has_no_tokens(llama, plain, forget_rows):
     text = plain(Example(id="t", prompt=(), answer="The writer was born in a small town."))
     sets = {"all": [text, forget_rows[0]]}
     records = predictor(llama, plain).records(sets, generate=False)

@@ -58,7 +58,7 @@ def asked(llama, plain, monkeypatch):
     return asked
 
 
-def test_an_asking_goes_on_where_it_was_killed_and_gives_the_same_records(asked, path, forget_rows):
+def test_a_killed_evaluation_resumes_with_the_same_records(asked, path, forget_rows):
     """Five rows one at a time, four at a time when they answer: 5 + 5 (gradients) + 2 batches."""
     rows = forget_rows[:5]
     alone, all_of_them = asked(rows, BatchCache())
@@ -73,7 +73,7 @@ def test_an_asking_goes_on_where_it_was_killed_and_gives_the_same_records(asked,
         assert list(path.parent.iterdir()) == []
 
 
-def test_a_torn_line_is_cut_off(asked, path, forget_rows):
+def test_an_incomplete_line_is_cut_off(asked, path, forget_rows):
     alone, _ = asked(forget_rows[:5], BatchCache(path))
     whole = (kept := path.with_suffix(".0.part.jsonl")).read_bytes()
     for size in (len(whole) - 1, len(whole) // 2, 1):
@@ -121,7 +121,7 @@ def test_numbers_are_kept_to_the_bit_and_texts_not_at_all(path):
     assert json.loads(text).keys() == {"sha256", "made"}
 
 
-def test_where_the_runs_folder_lies_elsewhere_nothing_is_made(tmp_path):
+def test_nothing_is_made_where_the_runs_folder_is_elsewhere(tmp_path):
     """On another machine, where only the first process has the folder."""
     assert BatchCache(tmp_path / "run" / "records" / "before.jsonl").get_or_make("likelihood", 0, lambda: 1) == (1, True)
     assert list(tmp_path.iterdir()) == []

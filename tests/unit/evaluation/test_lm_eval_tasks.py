@@ -27,21 +27,21 @@ def stand_in(monkeypatch, *, known=("mmlu",)):
     return asked
 
 
-def test_the_loaded_model_is_asked_and_the_results_come_back_by_task(monkeypatch, llama, plain):
+def test_the_loaded_model_is_evaluated_and_results_are_returned_by_task(monkeypatch, llama, plain):
     asked = stand_in(monkeypatch)
     assert run_lm_eval(llama, plain.tokenizer, ["mmlu"], Evaluation(batch=7, rows=5)) == {"mmlu": {"acc,none": 0.25}}
     assert asked["model"] == {"pretrained": llama, "tokenizer": plain.tokenizer, "batch_size": 7}
     assert (asked["tasks"], asked["limit"]) == (["mmlu"], 5)
 
 
-def test_an_unknown_task_is_refused_before_the_model_is_asked(monkeypatch, llama, plain):
+def test_an_unknown_task_is_refused_before_the_model_is_evaluated(monkeypatch, llama, plain):
     asked = stand_in(monkeypatch)
     with pytest.raises(ConfigError, match="knows no task mmul"):
         run_lm_eval(llama, plain.tokenizer, ["mmlu", "mmul"], Evaluation())
     assert asked == {}
 
 
-def test_without_lm_eval_the_way_to_get_it_is_told(monkeypatch, llama, plain):
+def test_without_lm_eval_the_error_says_how_to_install_it(monkeypatch, llama, plain):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match="pip install"):
         run_lm_eval(llama, plain.tokenizer, ["mmlu"], Evaluation())

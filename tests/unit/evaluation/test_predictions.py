@@ -69,9 +69,7 @@ def by_hand(lm, encoder, row, new_tokens: int) -> str:
 
 class TestLikelihood:
     @pytest.mark.parametrize("batch", [1, 3, 64])
-    def test_one_pass_over_all_sets_gives_the_numbers_of_one_row_at_a_time(
-        self, batch, llama, plain, forget_rows, retain_rows
-    ):
+    def test_one_pass_over_all_sets_equals_one_row_at_a_time(self, batch, llama, plain, forget_rows, retain_rows):
         """Rows are sorted and padded inside; outside they keep their sets and their order."""
         sets = {"forget": forget_rows[:9], "retain": [*encode_all(plain, [TEXT]), *retain_rows[:7]]}
         records = ask(llama, plain, sets, batch=batch, new_tokens=1)
@@ -146,7 +144,7 @@ class TestLikelihood:
         records = ask(llama, plain, {"x": [row, cut, *encode_all(plain, [TEXT])]}, new_tokens=1)["x"]
         assert [r.ends for r in records] == [True, False, False]
 
-    def test_nothing_is_left_behind_in_the_model(self, make_llama, plain, forget_rows):
+    def test_no_gradient_remains_in_the_model(self, make_llama, plain, forget_rows):
         lm = make_llama().train()
         ask(lm, plain, {"x": forget_rows[:2]}, new_tokens=1)
         assert all(p.grad is None for p in lm.parameters())
@@ -174,7 +172,7 @@ class TestGeneration:
             ("forced_eos_token_id", 9),
         ],
     )
-    def test_the_models_own_generation_settings_do_not_bend_the_answer(self, setting, value, make_llama, plain):
+    def test_the_models_own_generation_settings_do_not_change_the_answer(self, setting, value, make_llama, plain):
         """Hub models come with sampling, penalties and beams of their own. Greedy is the arg max and nothing else: here
         "QZQZQZ" from one model and "QY" and the end from another, which a penalty or a least length would bend."""
         rows = encode_all(plain, [Example(id=q, prompt=(("user", f"Who{q}"),), answer="Runa") for q in ("?", "!")])
@@ -209,7 +207,7 @@ class TestGeneration:
         lm = parrot(make_llama, [row.ids[row.start - 1], *words])
         assert ask(lm, plain, {"x": [row]}, new_tokens=4)["x"][0].generated == "QZXY"
 
-    def test_equal_prompts_are_asked_once_and_all_get_the_answer(self, llama, plain, world, monkeypatch):
+    def test_equal_prompts_are_generated_once_and_all_get_the_answer(self, llama, plain, world, monkeypatch):
         examples = [replace(e, id=f"{e.id}-{k}", answer=f"{e.answer} {k}") for e in world.forget[:3] for k in range(4)]
         asked, greedy = [], records_module.greedy
         counted = lambda model, prompts, **more: asked.append(len(prompts)) or greedy(model, prompts, **more)  # noqa: E731
@@ -219,7 +217,7 @@ class TestGeneration:
         said = {r.question: r.generated for r in records["a"]}
         assert all(r.generated == said.get(r.question, r.generated) for r in records["b"])
 
-    def test_whoever_watches_hears_how_fast_it_goes(self, llama, plain, forget_rows):
+    def test_progress_reports_the_speed(self, llama, plain, forget_rows):
         """Each pass reports rows done, all rows, and tokens a second; it ends with all rows done."""
         heard = []
         ask(llama, plain, {"x": forget_rows[:5]}, batch=1, progress=lambda *said: heard.append(said))
@@ -228,7 +226,7 @@ class TestGeneration:
             assert [h[1] for h in said] == ([1, 2, 3, 4, 5] if what == "likelihood" else [4, 5])
             assert all(h[2] == 5 and re.fullmatch(r"[1-9]\d* tokens/s", h[3]) for h in said)
 
-    def test_a_plain_text_is_asked_nothing(self, llama, plain, monkeypatch):
+    def test_a_plain_text_has_no_question(self, llama, plain, monkeypatch):
         monkeypatch.setattr(records_module, "greedy", lambda *_, **__: pytest.fail("there is nothing to ask"))
         assert ask(llama, plain, {"x": encode_all(plain, [TEXT])})["x"][0].generated == ""
 
@@ -305,7 +303,9 @@ class TestSpread:
 
 
 class TestGradientNorm:
-    def test_is_the_norm_of_the_mean_nlls_gradient_where_membership_is_asked(self, llama, plain, forget_rows, retain_rows):
+    def test_is_the_norm_of_the_mean_nlls_gradient_where_membership_is_evaluated(
+        self, llama, plain, forget_rows, retain_rows
+    ):
         settings = Evaluation(new_tokens=1, grad_norm=True)
         sets = {"forget": forget_rows[:2], "retain": retain_rows[:1]}
         seen = Predictor(model=TokenModel(llama).prepare(), encoder=plain, settings=settings).records(sets)
@@ -316,12 +316,12 @@ class TestGradientNorm:
         assert seen["retain"][0].grad_norm is None
         llama.zero_grad()
 
-    def test_is_not_made_unasked(self, llama, plain, forget_rows):
+    def test_is_not_computed_without_a_request(self, llama, plain, forget_rows):
         assert ask(llama, plain, {"forget": forget_rows[:1]}, new_tokens=1)["forget"][0].grad_norm is None
 
 
 class TestShots:
-    def test_forget_questions_are_asked_again_after_answered_retain_questions(self, plain, forget_rows, retain_rows):
+    def test_forget_questions_are_repeated_after_answered_retain_questions(self, plain, forget_rows, retain_rows):
         """Three (question, answer) pairs of retain rows before each, in the paraphrases too; retain rows are left alone."""
         sets = {"forget": forget_rows[:2], "retain": retain_rows[:2]}
         made = variants(plain, sets, shots=3, from_rows=retain_rows, forget_sets=("forget",))

@@ -31,7 +31,7 @@ def predicts(lm, encoder) -> Predictor:
     return Predictor(model=TokenModel(lm).prepare(), encoder=encoder, settings=Evaluation(new_tokens=4))
 
 
-def test_it_is_what_the_model_says_behind_the_open_block(encoder, make_llama):
+def test_it_is_what_the_model_says_after_the_open_block(encoder, make_llama):
     """Greedy by hand, six tokens at most, then the block is closed and the answer comes, which alone is scored."""
     lm = make_llama()
     predictor = predicts(lm, encoder)

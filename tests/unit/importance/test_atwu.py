@@ -355,7 +355,7 @@ class TestScorer:
         assert shapes == [(128, 200), (128,), (128, 128), (128,), (1, 128), (1,)]
         assert [tuple(p.shape) for p in Scorer(40, 2).parameters()] == [(40, 40), (40,), (1, 40), (1,)]
 
-    def test_a_deep_one_is_linear_layers_with_gelu_between_and_all_of_it_learns(self, make_tokens):
+    def test_a_deep_scorer_is_linear_layers_with_gelu_between_and_all_of_it_learns(self, make_tokens):
         """Layer by layer by hand; the first layers get a gradient from the second turn on, when the last is no longer 0."""
         torch.manual_seed(0)
         importance, tokens = learned(Learned(depth=2, lr=0.5)), make_tokens(LENGTHS).detach()
@@ -367,7 +367,7 @@ class TestScorer:
         torch.testing.assert_close(importance(tokens), by_hand.sigmoid())
         assert all(not torch.equal(p, q) for p, q in zip(importance.scorer.parameters(), before, strict=True))
 
-    def test_a_deep_one_finds_what_no_line_parts(self, make_tokens):
+    def test_a_deep_scorer_separates_what_no_line_separates(self, make_tokens):
         """Tokens with 4 nats lie in two opposite corners of a square, those with none in the others."""
         torch.manual_seed(0)
         corner = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]]).repeat(10, 1)

@@ -149,7 +149,7 @@ class TestSEUL:
         """The mean of so many .1 is, rounded, not .1."""
         assert made(SEUL(), rows(length), nlls([0.1] * length)) == [[0] * length]
 
-    def test_it_asks_the_start_model_once(self):
+    def test_it_runs_the_start_model_once(self):
         asked, forget = Tells([nlls(self.NLL)]), rows(8)
         SEUL().prepare(Start(forget=forget, retain=rows(3), likelihood=asked))
         assert asked.asked == [(forget, None)]
@@ -186,7 +186,7 @@ class TestSULLM:
         nll = torch.rand(13, generator=torch.Generator().manual_seed(0))
         assert made(SULLM(base="b"), rows(13), nlls(nll.tolist()), nlls((nll + noise).tolist())) == [[0] * 13]
 
-    def test_it_asks_the_start_model_and_then_the_base(self):
+    def test_it_runs_the_start_model_and_then_the_base(self):
         asked, forget = Tells([nlls(self.NOW), nlls(self.BEFORE)]), rows(8)
         SULLM(base="b").prepare(Start(forget=forget, retain=[], likelihood=asked))
         assert asked.asked == [(forget, None), (forget, "b")]
@@ -243,12 +243,12 @@ class TestSUNgram:
         assert made(SUNgram(n=n), forget, retain=forget[::-1]) == [[0, 0, 0, 0], [0]]
 
     @pytest.mark.parametrize("repeats", [3, 4, 5, 6])
-    def test_where_all_tokens_differ_alike_none_differs_most(self, repeats):
+    def test_no_token_differs_most_where_all_differ_equally(self, repeats):
         """Each of three ids has 1/3 against 0; the mean of so many thirds is, rounded, not a third."""
         forget = row([1, 2, 3] * repeats)
         assert made(SUNgram(n=1), [forget], retain=[row([7, 8])]) == [[0] * (3 * repeats - 1)]
 
-    def test_it_asks_no_model(self):
+    def test_it_runs_no_model(self):
         asked = Tells([])
         SUNgram().prepare(Start(forget=[self.FORGET], retain=[self.RETAIN], likelihood=asked))
         assert asked.asked == []
@@ -287,7 +287,7 @@ class TestTokenUnlearn:
         assert asked.asked == [([seen], None), ([replace(seen, ids=(9, 9, 7, 8, 9))], None)]
 
     @pytest.mark.parametrize("share", [None, 0.5])
-    def test_where_all_is_alike_the_soft_is_zero_and_the_hard_is_the_first(self, share):
+    def test_equal_tokens_give_a_soft_mask_of_zero_and_a_hard_mask_of_the_first(self, share):
         """There is nothing to scale to 1; a share is of at least one token."""
         found = made(TokenUnlearn(share=share), rows(2, 1), *[nlls([1.0, 1.0], [4.0])] * 2)
         assert found == ([[0, 0], [0]] if share is None else [[1, 0], [1]])

@@ -46,7 +46,7 @@ def test_a_probability_rounded_above_one_is_certain(make_tokens):
     assert satimp(make_tokens, [-1e-7], beta2=0.5).tolist() == [0.0]
 
 
-def test_what_is_forgotten_is_let_go(make_tokens):
+def test_forgotten_tokens_have_no_importance(make_tokens):
     """At 200 nats p is 0 in fp32."""
     assert satimp(make_tokens, [200.0]).tolist() == [0.0]
 

@@ -15,7 +15,7 @@ HOLD = "import sys, pathlib, time\nfrom deleatur.io.lock import folder_lock\n"
 HOLD += "with folder_lock(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"
 
 
-def test_a_second_one_is_refused_and_the_next_is_let_in(tmp_path):
+def test_a_second_process_is_refused_and_the_next_gets_the_lock(tmp_path):
     with folder_lock(tmp_path):
         with (
             pytest.raises(ConfigError, match="another run is at work"),
@@ -28,7 +28,7 @@ def test_a_second_one_is_refused_and_the_next_is_let_in(tmp_path):
         pass
 
 
-def test_who_is_killed_leaves_no_lock_behind(tmp_path):
+def test_a_killed_process_leaves_no_lock(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "in\n"
     with pytest.raises(ConfigError, match="another run"), folder_lock(tmp_path):
@@ -41,14 +41,14 @@ def test_who_is_killed_leaves_no_lock_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_inside_lets_go(tmp_path):
+def test_an_error_inside_releases_the_lock(tmp_path):
     with pytest.raises(ZeroDivisionError), folder_lock(tmp_path):
         raise ZeroDivisionError
     with folder_lock(tmp_path):
         pass
 
 
-def test_a_lock_that_was_taken_away_meanwhile_is_no_lock(tmp_path, monkeypatch):
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
     """Between our opening of the file and our locking it, its holder may end and another begin with a file of its own."""
 
     def take(number: int) -> None:

@@ -60,7 +60,7 @@ def test_the_gradient_of_the_logits_is_p_minus_q(tokens):
     torch.testing.assert_close(gradient.sum(1), torch.zeros(9), rtol=0, atol=1e-6)
 
 
-def test_a_token_that_is_forgotten_is_let_go(tokens):
+def test_a_token_that_is_forgotten_gets_no_gradient(tokens):
     _, gradient = evaluate(CEU(), with_own(tokens, -200.0), torch.ones(9))
     assert gradient.abs().max().item() < 1e-6
 

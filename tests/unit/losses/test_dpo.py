@@ -96,7 +96,7 @@ def test_importance_does_not_touch_the_answer_to_give_beyond_its_sequences_pull(
     assert all(len(part.unique()) == 1 for part in win.split(INSTEAD))
 
 
-def test_a_pair_that_is_told_apart_is_let_go(tokens):
+def test_a_pair_that_is_distinguished_gets_no_gradient(tokens):
     """At β = 1 and 60 nats a token apart, the pull is below 2·σ(−60)."""
     _, lose, win = evaluate(DPO(beta=1.0), tokens, torch.ones(9), start_of(tokens, shift=60.0))
     assert max(lose.abs().max(), win.abs().max()) < 1e-24

@@ -54,7 +54,7 @@ def test_it_ends_near_the_level_with_the_other_tokens_in_the_start_models_propor
     torch.testing.assert_close(rest, before, rtol=1e-3, atol=1e-4)
 
 
-def test_without_importance_nothing_moves(tokens, start):
+def test_without_importance_there_is_no_gradient(tokens, start):
     torch.testing.assert_close(minimised(tokens, start, 5.0, g=0.0), start.log_softmax(-1), rtol=1e-3, atol=1e-3)
 
 

@@ -103,7 +103,7 @@ def test_the_sum_over_a_batch_is_the_sum_over_its_parts(loss, tokens, reference)
 
 
 @every_loss
-def test_a_token_of_no_importance_is_left_alone(loss, tokens, reference):
+def test_a_token_of_no_importance_gets_no_gradient(loss, tokens, reference):
     g = importance(tokens)
     g[[1, 3]] = 0  # 3 is all of its sequence
     value, logits, layer, _ = evaluate(loss, tokens, g, reference, tokens)

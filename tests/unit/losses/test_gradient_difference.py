@@ -57,7 +57,7 @@ def test_saturation_with_importance_one_is_wga_without_saturation(make_tokens, b
         torch.testing.assert_close(a, b)
 
 
-def test_a_token_that_is_forgotten_is_let_go(make_tokens):
+def test_a_token_that_is_forgotten_gets_no_gradient(make_tokens):
     """At l = 30 nats, g = ½ and β = 5 the pull is ½·exp(−75), which is nothing."""
     tokens = make_tokens((2,), nll=torch.tensor([0.1, 30.0]))
     _, gradient = evaluate(GradientDifference(saturation=5.0), tokens, torch.full((2,), 0.5))
@@ -65,7 +65,7 @@ def test_a_token_that_is_forgotten_is_let_go(make_tokens):
     assert gradient[1].abs() < 1e-30
 
 
-def test_a_token_of_no_importance_is_left_alone(make_tokens):
+def test_a_token_of_no_importance_gets_no_gradient(make_tokens):
     tokens = make_tokens((3,))
     _, gradient = evaluate(GradientDifference(saturation=2.0), tokens, torch.tensor([1.0, 0.0, 1.0]))
     assert gradient[1] == 0

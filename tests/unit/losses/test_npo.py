@@ -89,7 +89,7 @@ def test_a_mask_takes_the_masked_tokens_out(make_tokens):
     torch.testing.assert_close(gradient, torch.tensor([-3.0, 0.0, 0.0]))
 
 
-def test_a_sequence_of_no_importance_pulls_at_nothing_and_is_finite(make_tokens):
+def test_a_sequence_of_no_importance_gives_no_gradient_and_is_finite(make_tokens):
     tokens = make_tokens((2, 2))
     value, gradient = evaluate(NPO(), tokens, torch.tensor([0.0, 0.0, 1.0, 1.0]), tokens.nll.detach())
     assert torch.isfinite(value)
@@ -106,7 +106,7 @@ def test_the_order_of_sequences_changes_nothing(make_tokens):
     torch.testing.assert_close(moved, gradient[turned])
 
 
-def test_what_is_already_far_below_the_reference_is_let_go(make_tokens):
+def test_tokens_far_below_the_reference_get_no_gradient(make_tokens):
     """At β = 1 and 60 nats below, the pull is 2·σ(−60)."""
     tokens = make_tokens((2,), nll=torch.tensor([30.0, 30.0]))
     _, gradient = evaluate(NPO(beta=1.0), tokens, torch.ones(2), torch.zeros(2))

@@ -50,7 +50,7 @@ class TestSums:
     def test_places_count_the_tokens_of_each_sequence_from_zero(self, make_tokens, counts):
         assert places(make_tokens(counts)).tolist() == [i for n in counts for i in range(n)]
 
-    def test_places_are_counted_anew_in_what_is_split_off(self, make_tokens):
+    def test_places_are_counted_from_zero_in_what_is_split_off(self, make_tokens):
         assert places(make_tokens((2, 3, 1)).split(1)[1]).tolist() == [0, 1, 2, 0]
 
     def test_no_sequences_have_no_sums(self, make_tokens):
@@ -101,7 +101,7 @@ class TestDivergences:
         torch.testing.assert_close(js(p, q), js(q, p))
 
     @pytest.mark.parametrize("divergence", [kl, js])
-    def test_from_itself_it_is_nothing_and_pulls_at_nothing(self, divergence):
+    def test_divergence_from_itself_is_zero_with_zero_gradient(self, divergence):
         """Logits count up to a constant, and the gradient of either is 0 where they agree."""
         p = draw(6, 37, scale=3.0)
         q = (p + 5).requires_grad_()
@@ -183,7 +183,7 @@ def fields(tokens) -> dict:
     return {name: getattr(tokens, name) for name in ("nll", "hidden", "sequence", "rows")}
 
 
-def test_what_was_not_asked_for_is_missing():
+def test_outputs_that_were_not_requested_are_missing():
     assert require_output(0.0) == 0.0
     with pytest.raises(LookupError, match="the model did not compute this output"):
         require_output(None)

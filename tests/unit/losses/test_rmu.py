@@ -49,7 +49,7 @@ def test_the_direction_has_length_one_and_no_negative_entry(tokens):
     assert (found > 0).all()
 
 
-def test_at_the_target_nothing_is_left_to_do(tokens):
+def test_the_loss_is_minimal_at_the_target(tokens):
     loss = RMU(coefficient=6.5)
     value, gradient = evaluate(loss, at(tokens, target(loss, tokens)), torch.ones(9))
     assert value.item() < 1e-10

@@ -65,7 +65,7 @@ def test_it_tends_to_gradient_ascent_on_the_mean_as_beta_tends_to_zero(make_toke
     assert far[1] / far[2] == pytest.approx(10, rel=0.05)
 
 
-def test_a_forgotten_answer_is_let_go_and_a_margin_holds_it_longer(make_tokens):
+def test_a_forgotten_answer_gets_no_gradient_and_a_margin_delays_that(make_tokens):
     """At β·m = 60 the pull is 2·σ(−60); with δ = 60 it is 2·σ(0) = 1."""
     tokens = make_tokens((1,), nll=torch.tensor([60.0]))
     assert evaluate(SimNPO(beta=1.0), tokens, torch.ones(1))[1].abs() < 1e-24

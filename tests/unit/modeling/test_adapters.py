@@ -98,7 +98,7 @@ def test_an_adapter_on_the_hub_is_one_too(make_llama, plain, tmp_path, monkeypat
     assert find_adapter("somebody/adapter").folder == tmp_path / "adapter"
 
 
-def test_a_base_is_found_beside_its_adapter(make_llama, plain, tmp_path):
+def test_a_base_is_found_next_to_its_adapter(make_llama, plain, tmp_path):
     make_adapter(make_llama, plain.tokenizer, tmp_path, "all linear layers")
     where = tmp_path / "adapter" / "adapter_config.json"
     where.write_text(where.read_text(encoding="utf-8").replace(str(tmp_path / "base"), "../base"), encoding="utf-8")
@@ -162,7 +162,7 @@ def test_a_peft_model_from_python_is_merged_and_others_are_refused(make_llama):
         plain_model(torch.nn.Sequential(lm))
 
 
-def test_a_model_that_peft_left_frozen_is_trained_whole_and_one_frozen_in_part_stays_so(make_llama):
+def test_a_model_that_peft_froze_is_trained_in_full_and_one_frozen_in_part_stays_so(make_llama):
     left = get_peft_model(make_llama(), LoraConfig(**ALL)).merge_and_unload()
     assert not any(p.requires_grad for p in left.parameters())
     assert all(p.requires_grad for p in plain_model(left).parameters())

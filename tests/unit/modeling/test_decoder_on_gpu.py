@@ -82,7 +82,7 @@ def fused(lm) -> TokenModel:
     return model
 
 
-def test_liger_stands_in_for_all_but_the_head_and_what_is_shared_by_a_family(liger, llama):
+def test_liger_replaces_all_but_the_head_and_what_is_shared_by_a_family(liger, llama):
     norm, own = modeling_llama.LlamaRMSNorm, lean_norm(llama)
     model = fused(llama)
     assert liger.calls == [(llama, {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False})]
@@ -92,7 +92,7 @@ def test_liger_stands_in_for_all_but_the_head_and_what_is_shared_by_a_family(lig
 
 
 @pytest.mark.parametrize(("factor", "words"), [(2.0, "states differ by"), (None, "RuntimeError: no kernel image")])
-def test_kernels_that_fail_or_compute_something_else_are_taken_out_again(factor, words, liger, llama):
+def test_kernels_that_fail_or_compute_something_else_are_removed_again(factor, words, liger, llama):
     liger.factor = factor
     norm, own = modeling_llama.LlamaRMSNorm, lean_norm(llama)
     with pytest.warns(UserWarning, match=rf"LlamaForCausalLM cannot be run through Liger's kernels \({words}"):
@@ -103,7 +103,7 @@ def test_kernels_that_fail_or_compute_something_else_are_taken_out_again(factor,
     model.lm(torch.tensor([[5]]))
 
 
-def test_a_family_that_liger_does_not_know_is_left_alone_in_silence(liger, llama):
+def test_a_family_that_liger_does_not_know_is_unchanged_without_a_warning(liger, llama):
     liger.MODEL_TYPE_TO_APPLY_LIGER_FN = {}
     assert fused(llama).notes == []
     assert liger.calls == []

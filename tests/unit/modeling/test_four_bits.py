@@ -151,7 +151,7 @@ class TestRefusals:
         ):
             load(str(folder), bits=4)
 
-    def test_weights_that_lie_over_processes_are_refused(self, folder, monkeypatch):
+    def test_weights_sharded_over_processes_are_refused(self, folder, monkeypatch):
         monkeypatch.setattr(door, "will_shard", lambda: True)
         with pytest.raises(ConfigError, match="neither FSDP2 nor ZeRO-3"):
             load(str(folder), bits=4)

@@ -56,7 +56,7 @@ def adapt(lm, rank: int = 4) -> None:
 
 
 class TestSaveAndLoad:
-    def test_a_model_comes_back_as_it_went(self, llama, plain, forget_rows, tmp_path):
+    def test_a_model_round_trips_unchanged(self, llama, plain, forget_rows, tmp_path):
         save(llama, plain.tokenizer, tmp_path / "model")
         again, tokenizer = load(str(tmp_path / "model"))
         assert torch.equal(nll(again, forget_rows), nll(llama, forget_rows))
@@ -116,7 +116,7 @@ class TestSaveAndLoad:
         [(name, False) for name in ("gpt2", "owner/model")]
         + [(name, True) for name in ("./model", "/model", "~/m", "a/b/c", "model.gguf")],
     )
-    def test_a_path_is_told_from_a_name_on_the_hub(self, name, local):
+    def test_a_path_is_distinguished_from_a_name_on_the_hub(self, name, local):
         assert looks_local(name) is local
 
 
@@ -197,7 +197,7 @@ class TestPrepare:
         assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
         assert torch.equal(nll(load(str(tmp_path))[0], forget_rows), before)
 
-    def test_a_model_without_marks_is_left_alone(self, llama):
+    def test_a_model_without_marks_is_unchanged(self, llama):
         assert drop_quantisation_marks(llama) is llama
 
 
@@ -271,7 +271,7 @@ def test_settings_of_sampling_without_sampling_are_read_and_can_be_saved(llama, 
     assert load(str(tmp_path / "out"))[0].generation_config.temperature == 0.9
 
 
-def test_weights_quantised_nobody_says_how_are_refused(llama, plain, tmp_path):
+def test_weights_quantised_in_an_unknown_way_are_refused(llama, plain, tmp_path):
     """As other tools write it, with keys of their own."""
     save(llama, plain.tokenizer, tmp_path)
     config = tmp_path / "config.json"

@@ -135,7 +135,7 @@ def test_norms_and_products_are_made_once_more_for_the_backward_pass(rank, check
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_nothing_is_taken_for_what_lay_in_its_place_before():
+def test_a_new_tensor_at_the_same_address_is_not_mistaken_for_the_old_one():
     known, x = RecomputableTensors(), torch.randn(4, 3)
     known.note(x, lambda: x)
     again = known.find(x)

@@ -68,7 +68,7 @@ class TestNumbers:
             assert not seen[kind].requires_grad
         assert all(p.grad is None for p in llama.parameters())
 
-    def test_they_stand_still_while_the_model_moves_its_head_included(self, llama, some):
+    def test_they_do_not_change_while_the_model_and_its_head_change(self, llama, some):
         model = TokenModel(llama).prepare()
         tokens = asked(model, some)
         reference = make_reference(model, some, NEEDS, batch=4)
@@ -88,7 +88,7 @@ class TestNumbers:
         spoil(model.lm)
         assert torch.equal(reference.logits(tokens), before)
 
-    def test_with_adapters_the_head_is_not_copied_and_they_stand_still(self, llama, some, monkeypatch):
+    def test_with_adapters_the_head_is_not_copied_and_numbers_do_not_change(self, llama, some, monkeypatch):
         """The head is not trained, so it will be as it is; what the adapters do is behind the states that are kept."""
         model = TokenModel(add_adapters(llama, Lora(rank=4))).prepare()
         monkeypatch.setattr("deleatur.modeling.token_model.deepcopy", lambda matrix: pytest.fail("the head is copied"))
@@ -116,7 +116,7 @@ class TestNumbers:
         assert torch.equal(seen["nll"], nll)
         assert [seen[kind].dtype for kind in KINDS] == [torch.float32, torch.bfloat16, torch.bfloat16]
 
-    def test_rows_that_are_given_again_are_asked_once(self, llama, some):
+    def test_rows_that_are_given_twice_are_evaluated_once(self, llama, some):
         model, forward, met = TokenModel(llama).prepare(), TokenModel.forward, []
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(model, batch, **more)
         make_reference(model, [*some, *some[::-1]], Requirements(start_nll=True), batch=3)
@@ -133,7 +133,7 @@ class TestNumbers:
 
 class TestAsking:
     @pytest.mark.parametrize("need", ["nll", "logits", "layer"])
-    def test_what_was_not_asked_for_is_not_there(self, need, llama, some):
+    def test_numbers_that_were_not_requested_are_absent(self, need, llama, some):
         model = TokenModel(llama).prepare()
         wanted = Requirements(**{f"start_{need}": True, "logits": True, "layer": 0})
         reference, tokens = make_reference(model, some, wanted, batch=4), asked(model, some)
@@ -149,7 +149,7 @@ class TestAsking:
             with pytest.raises(LookupError):
                 getattr(reference, kind)(asked(model, some[3:4]))
 
-    def test_where_nothing_asks_the_model_is_not_run(self, llama, some):
+    def test_the_model_is_not_run_where_nothing_needs_it(self, llama, some):
         model = TokenModel(llama).prepare()
         tokens = asked(model, some)
         model.forward = lambda *args, **kwargs: pytest.fail("nothing asks for a reference")
@@ -159,7 +159,7 @@ class TestAsking:
 
 
 class TestOnDisk:
-    def test_above_the_limit_it_lies_in_a_file_that_is_gone_from_the_folder_and_the_numbers_are_the_same(
+    def test_above_the_limit_numbers_are_kept_in_an_unlinked_file_and_are_the_same(
         self, llama, some, tmp_path: Path, monkeypatch
     ):
         model, mapped, from_file = TokenModel(llama).prepare(), [], torch.from_file

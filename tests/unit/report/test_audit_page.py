@@ -40,7 +40,7 @@ def report(**changed: Any) -> dict[str, Any]:
     }
     names = ("original", "audited", "control", "refuser")
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "verdict": "LEAK",
         "why": "what was to be forgotten comes back: ask",
         "needed": None,
@@ -49,7 +49,7 @@ def report(**changed: Any) -> dict[str, Any]:
         "models": dict.fromkeys(names, "/home/me/secret-model"),
         "arms": dict.fromkeys(names, "an arm"),
         "rows": {name: {"n": 24, "subjects": 2} for name in names},
-        "not_asked": ["Q4_K_M"],
+        "not_evaluated": ["Q4_K_M"],
         "settings": {"rows": 200},
         "judge": "contained word for word",
         "decoys": True,
@@ -104,9 +104,16 @@ def test_the_verdict_names_the_rows_that_would_decide() -> None:
     assert line == "INCONCLUSIVE: undecided: ask; about 59 rows would decide."
 
 
+def test_an_audit_of_version_1_makes_the_same_page(tmp_path: Path) -> None:
+    now = page(tmp_path)
+    first = {{"not_evaluated": "not_asked"}.get(key, key): value for key, value in report(schema_version=1).items()}
+    (tmp_path / "audit.json").write_text(json.dumps(first))
+    assert write_audit_page(tmp_path).read_text() == now
+
+
 def test_an_audit_of_another_version_or_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="schema_version 2"):
-        page(tmp_path, schema_version=2)
+    with pytest.raises(DataError, match="schema_version 3"):
+        page(tmp_path, schema_version=3)
     with pytest.raises(DataError, match="attacks"):
         page(tmp_path, attacks=[])
     (tmp_path / "audit.json").unlink()

@@ -51,7 +51,7 @@ def test_a_bench_names_its_methods_by_the_folder_of_their_seeds(tmp_path: Path, 
     assert labels(gather(places)) == [("x", (0, 1)), ("y", (0, 1))]
 
 
-def test_methods_of_one_name_go_by_their_whole_paths(tmp_path: Path, make: Make) -> None:
+def test_methods_of_one_name_are_shown_by_full_path(tmp_path: Path, make: Make) -> None:
     one, other = make(tmp_path / "x" / "run", run=settings(NPO)), make(tmp_path / "y" / "run", run=settings(GRADDIFF))
     assert [run.label for run in gather([one, other])] == [str(one), str(other)]
 
@@ -74,7 +74,7 @@ def test_the_steps_are_the_first_seeds(tmp_path: Path, make: Make) -> None:
     assert len(run.steps) == 4
 
 
-def test_a_name_stands_on_one_line_and_can_be_written(tmp_path: Path, make: Make) -> None:
+def test_a_name_is_shown_on_one_line_and_can_be_written(tmp_path: Path, make: Make) -> None:
     (run,) = gather([make(tmp_path / "a\n  b\udcff")])
     assert run.label == "a b?"
 
@@ -86,7 +86,7 @@ def test_the_same_run_twice_would_count_twice_and_is_refused(tmp_path: Path, mak
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_to_show_is_refused_in_one_sentence(tmp_path: Path, folder: Path) -> None:
+def test_a_comparison_of_nothing_is_refused_in_one_sentence(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     for places in ([], [folder, tmp_path / "empty"], [tmp_path / "nowhere"], [tmp_path / "nowhere.json"]):
         with pytest.raises(ConfigError, match="no finished run") as caught:
@@ -134,7 +134,7 @@ def test_a_setting_that_older_runs_lack_is_no_difference(tmp_path: Path, make: M
     assert list(unequal(gather([make(tmp_path / "a", run=old), make(tmp_path / "b", run=new, suite=suite)]))) == []
 
 
-def test_who_judged_is_a_term(tmp_path: Path, make: Make) -> None:
+def test_the_judge_is_one_of_the_terms(tmp_path: Path, make: Make) -> None:
     suites = [{"forget_sets": ["forget"], "retain_sets": ["retain"], "score": score} for score in ("revealed", "judged")]
     methods = zip("ab", (NPO, GRADDIFF), suites, strict=True)
     runs = gather([make(tmp_path / name, run=settings(m), suite=suite) for name, m, suite in methods])

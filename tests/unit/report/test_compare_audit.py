@@ -45,7 +45,7 @@ def test_what_came_back_is_a_column_of_its_attack(audited: list[Path]) -> None:
     assert "audit: ask, %: not audited" in notes
 
 
-def test_verdicts_flags_and_controls_stand_under_the_table(audited: list[Path], tmp_path: Path) -> None:
+def test_verdicts_flags_and_controls_are_under_the_table(audited: list[Path], tmp_path: Path) -> None:
     page = write_comparison(gather(audited), tmp_path / "out").read_text()
     for text in (page, (tmp_path / "out" / "table.md").read_text()):
         assert "Audit of a, seed 0: LEAK, TRACE: it comes back." in text

@@ -78,7 +78,7 @@ def test_the_page_says_who_is_first_and_shows_every_number(runs: list[ComparedMe
         assert cell["method"] in text
 
 
-def test_a_shared_place_is_shared(runs: list[ComparedMethod], tmp_path: Path) -> None:
+def test_equal_scores_share_a_place(runs: list[ComparedMethod], tmp_path: Path) -> None:
     text = page(changed(runs, uq=9.0), tmp_path / "out").text
     assert "npo, graddiff and ceu share the highest UQ: 9.0." in text
     assert "Next" not in text
@@ -88,7 +88,7 @@ def test_a_shared_place_is_shared(runs: list[ComparedMethod], tmp_path: Path) ->
     assert "Next come low 0, low 1, low 2 and 2 more with 1.0." in text
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(runs: list[ComparedMethod], tmp_path: Path) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(runs: list[ComparedMethod], tmp_path: Path) -> None:
     tags = page(runs, tmp_path / "out").tags
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "embed", "base", "form", "img", "image"}
     for _, attributes in tags:
@@ -122,7 +122,7 @@ def test_names_of_methods_models_and_settings_stay_text(runs: list[ComparedMetho
     assert "<script>alert(1)</script>" in found.text
 
 
-def test_unequal_terms_stand_above_the_table(runs: list[ComparedMethod], tmp_path: Path) -> None:
+def test_unequal_terms_are_above_the_table(runs: list[ComparedMethod], tmp_path: Path) -> None:
     other = changed(runs[:1], cost={"steps": 3})[0]
     text = page([other, *runs[1:]], tmp_path / "out").text
     assert 0 < text.index("Not on equal terms: steps is") < text.index("Means over seeds")

@@ -87,7 +87,7 @@ def test_what_no_run_has_makes_no_column(shown: Callable[..., ComparedMethod]) -
     assert [name.rstrip(" ↑↓") for name in table.columns] == ["method", "seeds", "FQ", "RD"]
 
 
-def test_figures_of_whole_sets_have_columns_or_a_reason(shown: Callable[..., ComparedMethod]) -> None:
+def test_set_metrics_have_columns_or_a_reason(shown: Callable[..., ComparedMethod]) -> None:
     whole = [
         {
             "model_utility": {"value": 0.61234, "n": 9},
@@ -127,7 +127,7 @@ def test_means_that_are_written_alike_are_best_together(shown: Callable[..., Com
     assert bold(table, "FQ") == {"a", "b"}
 
 
-def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[..., ComparedMethod]) -> None:
+def test_a_peers_file_is_compared_with_runs_in_what_both_have(shown: Callable[..., ComparedMethod]) -> None:
     """Its probability has a counterpart and makes a column, its own figure has none; what it does not tell it does not
     tell, and nothing is said of terms that nobody knows."""
     after = {"forget": {"probability": {"value": 0.5, "n": 0, "se": None}, "their own": {"value": 3.0, "n": 0, "se": None}}}
@@ -158,7 +158,7 @@ def test_a_peers_file_stands_beside_runs_with_what_both_have(shown: Callable[...
         assert "Peer" in made
 
 
-def test_unequal_terms_stand_first_in_the_notes(shown: Callable[..., ComparedMethod], base: dict[str, Any]) -> None:
+def test_unequal_terms_come_first_in_the_notes(shown: Callable[..., ComparedMethod], base: dict[str, Any]) -> None:
     table = compare_table([shown("a"), shown("b", {"cost": base["cost"] | {"steps": 7}})])
     assert table.notes[0] == "Not on equal terms: steps is 60 for a; 7 for b."
 

@@ -115,7 +115,7 @@ class TestOpenUnlearning:
             assert figure == (pytest.approx(theirs) if rows else {"value": given[name]["value"], "n": 0})
         assert {name.split("_Q_A_")[1] for name in back["other"]} == {"PARA_Prob", "PERT_Prob", "PARA_ROUGE", "PERT_ROUGE"}
 
-    def test_restated_and_wrong_answers_stand_in_the_answers_place(self, results, records):
+    def test_restated_and_wrong_answers_replace_the_answer(self, results, records):
         """exp(−(nll + 1)/2) for the restated answer, the mean of exp(−1.25) and exp(−1) for the wrong ones."""
         logs, summary = to_open_unlearning(results, records)
         expected = [math.exp(-(2.0 + 0.3 * i + 1) / 2) for i in range(4)]
@@ -307,6 +307,6 @@ class TestReadResults:
         assert all(isinstance(f["value"], int | float | None) and isinstance(f["n"], int) for f in figures)
         json.dumps(read)
 
-    def test_a_whole_number_of_four_hundred_digits_is_infinite(self, tmp_path):
+    def test_an_integer_of_four_hundred_digits_is_infinite(self, tmp_path):
         read = read_any_results(self.write(tmp_path / "any.json", {"results": {"mmlu": {"acc,none": 10**400}}}))
         assert read["after"]["mmlu"]["accuracy"] == {"value": math.inf, "n": 0, "se": None}

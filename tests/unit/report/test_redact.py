@@ -28,7 +28,7 @@ def numbers(page):
     return re.findall(r"\d+\.\d+", page.partition('<section id="evidence">')[2].partition('<section id="retain">')[0])
 
 
-def test_the_redacted_page_stands_beside_the_full_one(folder):
+def test_the_redacted_page_is_next_to_the_full_one(folder):
     assert write_report(folder).name == "report.html"
     assert write_report(folder, redacted=True).name == "report-redacted.html"
     assert write_report(folder).read_text(encoding="utf-8") != write_report(folder, redacted=True).read_text(
@@ -71,7 +71,7 @@ def test_places_and_sources_of_rows_are_withheld(make, tmp_path):
     assert f"<title>{results['data']['forget']['sha256'][:12]}" in page
 
 
-def test_a_block_stands_for_a_token_whatever_its_length(folder):
+def test_a_block_of_any_length_represents_a_token(folder):
     """Words "a" and "unbelievable" and the end of turn: two blocks, the offsets theirs, the end after them."""
     shown = redact(read_folder(folder))
     for row, was in zip(shown.importance, read_folder(folder).importance, strict=True):

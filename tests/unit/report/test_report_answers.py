@@ -37,7 +37,7 @@ def test_forget_rows_come_first_and_each_kind_has_a_few_at_even_distances(folder
     assert groups[0]["score"].metric == "revealed"
 
 
-def test_unseen_rows_stand_beside_the_others_where_they_were_asked(folder: Path) -> None:
+def test_unseen_rows_are_shown_with_the_others_where_they_were_evaluated(folder: Path) -> None:
     for side in ("before", "after"):
         with (folder / "records" / f"{side}.jsonl").open("a", encoding="utf-8") as file:
             unseen = {"set": "holdout", "id": "h0", **ROW, "generated": f"Said {side}."}
@@ -58,7 +58,7 @@ def test_unseen_rows_stand_beside_the_others_where_they_were_asked(folder: Path)
         ("She was born in Port Madrinsk.", "does not say it"),
     ],
 )
-def test_whether_the_fact_is_said_stands_there_in_words(text: str, words: str) -> None:
+def test_the_page_says_in_words_whether_the_fact_is_given(text: str, words: str) -> None:
     """As *revealed* counts it: the marked part as whole words, whatever their case."""
     assert says(ROW, text, FACTS) == words
 

@@ -75,7 +75,7 @@ def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:
     assert write_report(folder).read_bytes() == first
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(folder: Path) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(folder: Path) -> None:
     text = read(folder)
     page = Page(text)
     assert not {tag for tag, _ in page.tags} & {
@@ -105,7 +105,7 @@ def test_ids_are_unique_and_every_inner_link_has_its_goal(folder: Path) -> None:
     assert {(a["href"] or "")[1:] for _, a in page.tags if "href" in a} <= set(ids)
 
 
-def test_the_verdict_stands_before_everything_else(folder: Path) -> None:
+def test_the_verdict_comes_before_everything_else(folder: Path) -> None:
     text = Page(read(folder)).text.replace("\N{NO-BREAK SPACE}", " ")
     line = "Revealed on forget rows: 100 % → 2.1 % (n = 24); on retain rows: 97 % → 96.2 % (n = 48)."
     body = text[text.index(line) :]
@@ -195,7 +195,7 @@ def test_without_spans_there_is_no_agreement_and_nothing_is_underlined(tmp_path:
 @pytest.mark.parametrize(
     ("after", "tone"), [(0.0, "good"), (0.98, "bad"), (0.3, "mixed")], ids=["forgotten", "not forgotten", "partly"]
 )
-def test_the_tone_of_the_verdict_is_in_its_class_and_beside_it_in_words(
+def test_the_tone_of_the_verdict_is_in_its_class_and_in_words(
     tmp_path: Path, make: Callable[..., Path], after: float, tone: str
 ) -> None:
     """Of 98 % revealed before; the retain rows are as they were, and every answer is language."""
@@ -252,7 +252,7 @@ def test_nothing_revealed_is_no_proof_and_the_page_says_how_much_is_left(tmp_pat
     assert "up to 12 % of rows of their kind" in read(run)
 
 
-def test_set_metrics_stand_on_the_page_with_what_they_lack_and_who_judged(tmp_path: Path, make: Callable[..., Path]) -> None:
+def test_set_metrics_are_on_the_page_with_what_they_lack_and_the_judge(tmp_path: Path, make: Callable[..., Path]) -> None:
     side = {"privleak": {"lacks": "needs a retrained model"}, "j_w": {"value": 0.25, "n": 4, "asked": 8}}
     suite = {"forget_sets": ["forget"], "retain_sets": ["retain"], "score": "judged", "judge": "made-up/judge"}
     judged = {"forget": {"judged": {"value": 0.5, "n": 4, "se": 0.1}}}

@@ -84,7 +84,7 @@ def test_line_separators_inside_of_strings_do_not_cut_a_line(folder: Path) -> No
     assert read_folder(folder).after == [row]
 
 
-def test_keys_that_are_not_known_are_let_pass(tmp_path: Path, make: Any) -> None:
+def test_unknown_keys_are_accepted(tmp_path: Path, make: Any) -> None:
     assert read_folder(make(tmp_path / "run", audit={"later": 1})).results["audit"] == {"later": 1}
 
 

@@ -81,7 +81,7 @@ WHOLE = {
 WHOLE["after"]["privleak"] = {"lacks": "needs more"}
 
 
-def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_they_lack() -> None:
+def test_set_metrics_have_both_sides_an_interval_and_what_they_lack_in_words() -> None:
     rows = set_metric_rows(WHOLE, "made-up/judge")
     assert [(r.name, r.before, r.after, r.n, r.given) for r in rows] == [
         ("forget quality", "–", "–", "", False),
@@ -94,13 +94,13 @@ def test_figures_of_whole_sets_have_both_sides_their_interval_and_in_words_what_
     assert set_metric_rows({}) == []
 
 
-def test_a_judges_name_stands_at_its_numbers_and_at_no_others() -> None:
+def test_a_judges_name_is_shown_at_its_numbers_only() -> None:
     assert by_judge("judged", "made-up/judge") == "judged, by made-up/judge"
     assert by_judge("rouge_l", "made-up/judge") == "ROUGE-L"
     assert by_judge("judged", None) == "judged"
 
 
-def test_a_cut_stands_beside_the_count():
+def test_a_cut_is_shown_with_the_count():
     """Three of eight rows were evaluated; of holdout all, of paraphrases the size is not known."""
     figures = {
         name: {"probability": {"value": 0.5, "n": 3, "se": 0.1}} for name in ("forget", "holdout", "forget_paraphrased")

@@ -78,7 +78,7 @@ def test_what_is_said_when_asked_in_other_words_is_not_forgotten() -> None:
     assert verdict(ran(reworded=0.8)).headline == "Not forgotten"
 
 
-def test_an_attack_that_may_be_chance_is_no_harm() -> None:
+def test_an_attack_that_may_be_chance_is_no_damage() -> None:
     """AUC .3 lies .2 from ½, but its interval holds ½."""
     assert verdict(ran(attack=UNSURE)).headline == "Forgotten, and nothing else lost"
 
@@ -152,7 +152,7 @@ def test_without_questions_the_verdict_speaks_of_the_next_measure() -> None:
     )
 
 
-def test_a_suites_own_sets_and_score_are_what_it_speaks_of() -> None:
+def test_the_verdict_uses_a_suites_own_sets_and_score() -> None:
     suite = {"forget_sets": ["a", "b"], "retain_sets": ["c"], "score": "rouge_l"}
     before, after = (sets(side, "rouge_l") for side in ({"a": 0.6, "b": 1.0, "c": 0.8}, {"a": 0.0, "b": 0.8, "c": 0.8}))
     said = verdict({"before": before, "after": after, "suite": suite})
@@ -167,7 +167,7 @@ def test_without_forget_rows_the_verdict_says_so(results: dict[str, Any]) -> Non
     assert verdict(results).headline == "Nothing was measured on forget rows"
 
 
-def test_figures_without_a_number_are_as_if_they_were_not_there() -> None:
+def test_figures_without_a_number_are_ignored() -> None:
     broken = {"value": None, "n": N, "se": None}
     side = {"forget": {"revealed": broken}, "retain": {"revealed": {"value": float("nan"), "n": N, "se": None}}}
     assert verdict({"before": side, "after": side}).headline == "Nothing was measured on forget rows"

@@ -80,7 +80,7 @@ def test_two_processes_lose_no_request(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["requests.jsonl"]
 
 
-def test_a_ledger_killed_at_random_is_whole_and_has_all_that_was_said_to_be_in_it(tmp_path):
+def test_a_ledger_killed_at_random_is_valid_and_has_every_confirmed_request(tmp_path):
     ledger, draw, said = tmp_path / "requests.jsonl", random.Random(0), 0
     for life in range(6):
         process = subprocess.Popen(
@@ -139,7 +139,7 @@ def test_paths_below_the_ledger_move_with_it(tmp_path, monkeypatch):
     assert place_of(ledger, str(tmp_path / "rows.jsonl")) == Path("rows.jsonl")
 
 
-def test_a_ledger_is_found_beside_its_runs(tmp_path):
+def test_a_ledger_is_found_next_to_its_runs(tmp_path):
     run = tmp_path / "requests" / "abc"
     run.mkdir(parents=True)
     assert ledger_of(run) is None

@@ -24,7 +24,7 @@ def old(tmp_path: Path) -> Path:
     return Path(shutil.copytree(OLD, tmp_path / "run"))
 
 
-def test_its_page_is_made_and_it_stands_beside_others(old):
+def test_its_page_is_made_and_it_can_be_compared(old):
     assert read_folder(old).results["fq"] is None  # the model of the fixture knew nothing
     assert "Nothing to forget" in write_report(old).read_text(encoding="utf-8")
     (method,) = gather([old])

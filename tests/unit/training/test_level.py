@@ -37,7 +37,7 @@ def test_with_holdout_rows_it_is_the_mean_nll_of_their_selected_tokens(model, se
     assert level.source == "6 holdout rows"
 
 
-def test_spans_of_holdout_rows_stand_in_where_the_importance_does_not_know_them(model, sets):
+def test_spans_of_holdout_rows_are_used_where_the_importance_does_not_cover_them(model, sets):
     importance = Fixed(values=values(sets["forget"]))
     marked = Fixed(values=values(sets["forget"]) | {r: torch.tensor(r.gold, dtype=torch.float) for r in sets["holdout"]})
     assert unseen_level(model, sets, importance, 4) == unseen_level(model, sets, marked, 4)

@@ -231,7 +231,7 @@ class TestRetainTerms:
         assert held[1].loss > free[1].loss + 0.01
 
     @pytest.mark.parametrize(("term", "loss"), HELD)
-    def test_it_holds_retain_rows_near_the_start_model(self, term, loss, make_llama, forget_rows, retain_rows):
+    def test_it_keeps_retain_rows_near_the_start_model(self, term, loss, make_llama, forget_rows, retain_rows):
         """After twelve steps the rows that were met are nearer to where they were than without it, by the term's own
         measure, and forget rows have moved all the same."""
         gone, start = {}, make_llama()

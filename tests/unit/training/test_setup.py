@@ -147,7 +147,7 @@ class TestOnly:
 
 
 class TestPreferred:
-    def test_other_answers_stand_behind_the_same_prompt(self, rows, plain):
+    def test_other_answers_follow_the_same_prompt(self, rows, plain):
         """Ids up to the answer are the forget row's own; the scored ones are the other answer and the end."""
         loss = DPO()
         made = preferred_rows(loss, rows["forget"], plain)
@@ -170,7 +170,7 @@ class TestPreferred:
         with pytest.raises(DataError, match=f"row {others[0].id} has no alternates"):
             preferred_rows(AltPO(), bare, plain)
 
-    def test_a_loss_that_prefers_nothing_gets_none(self, rows, plain):
+    def test_a_loss_without_preferred_answers_gets_none(self, rows, plain):
         assert preferred_rows(NPO(), rows["forget"], plain) == []
 
     @pytest.mark.parametrize("processes", [1, 2])
@@ -219,7 +219,7 @@ class TestReference:
             ({"loss": RMU(layer=0)}, set()),
         ],
     )
-    def test_the_start_model_is_asked_of_the_rows_of_which_something_reads_and_no_others(
+    def test_the_start_model_is_run_only_on_rows_whose_numbers_are_read(
         self, changed, known, llama, rows, plain, monkeypatch
     ):
         run, model = run_of(**changed), TokenModel(llama).prepare()
@@ -275,7 +275,7 @@ class TestScorerAlone:
         _, untaught = unlearn(make_llama(), run_of(importance=Learned(lr=0.4)))
         assert untaught[0].importance == 0.5
 
-    def test_its_passes_are_the_turns_of_a_loop_in_which_the_model_stands_still(self, make_llama, rows, unlearn):
+    def test_its_passes_are_the_turns_of_a_loop_in_which_the_model_is_fixed(self, make_llama, rows, unlearn):
         """A loop without a rate, or in which only the scorer's turns count, makes the same scorer: pass for pass the rows
         are dealt alike."""
         taught = unlearn(make_llama(), run_of(importance=Learned(pretrain=2, frozen=True, lr=0.4)))[0]
@@ -425,7 +425,7 @@ class TestJoint:
             torch.testing.assert_close(value, scorer.state_dict()[name], rtol=0, atol=rate / 20)
             assert (value - start[name]).abs().max() > rate
 
-    def test_in_turns_the_scorer_would_have_gone_elsewhere(self, make_llama, unlearn):
+    def test_alternating_training_would_give_another_scorer(self, make_llama, unlearn):
         """The control of the above: SGD at its own rate is not AdamW at the model's."""
         ends = [
             unlearn(make_llama(), run_of(importance=Learned(objective="matched", joint=joint)))[0].scorer.linear.weight

@@ -34,7 +34,7 @@ def nf4(weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
     levels = torch.tensor(NF4, dtype=weight.dtype, device=weight.device)
     scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12)
     middles = (levels[1:] + levels[:-1]) / 2
-    return _whole(levels[torch.bucketize(blocks / scale, middles)] * scale, size, weight)
+    return _unblocked(levels[torch.bucketize(blocks / scale, middles)] * scale, size, weight)
 
 
 def q4_0(weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
@@ -44,13 +44,14 @@ def q4_0(weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
     scale = largest / -8
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
     steps = (blocks * inverse + 8.5).trunc().clamp(0, 15) - 8
-    return _whole(steps * scale.half().to(weight.dtype), size, weight)
+    return _unblocked(steps * scale.half().to(weight.dtype), size, weight)
 
 
 def pruned(share: float) -> Callable[[Float[Tensor, "O I"]], Float[Tensor, "O I"]]:
     """The smallest weights of a matrix set to 0, by magnitude."""
 
     def prune(weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
+        """The matrix with its smallest entries at 0."""
         count = int(share * weight.numel())
         if not count:
             return weight
@@ -66,7 +67,7 @@ def _blocks(weight: Float[Tensor, "O I"], size: int) -> tuple[Float[Tensor, "blo
     return nn.functional.pad(flat, (0, -len(flat) % size)).view(-1, size), len(flat)
 
 
-def _whole(blocks: Float[Tensor, "blocks size"], size: int, like: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
+def _unblocked(blocks: Float[Tensor, "blocks size"], size: int, like: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
     return blocks.flatten()[:size].view_as(like).to(like.dtype)
 
 

@@ -8,7 +8,7 @@ from deleatur.auditing.attacks.table import Attack, Findings, answered
 
 
 def run(arm: Arm, setting: str) -> Findings:
-    """Answers to the plain questions; beside them 1 − (1 − P)^k, P the probability of the fact behind the true beginning."""
+    """Answers to the plain questions, and 1 − (1 − P)^k, P the probability of the fact behind the true beginning."""
     n, encoded = arm.settings.samples, arm.encoded()
     questions = arm.questions()
     drawn = arm.generator.draw(questions, n, arm.settings.seed)

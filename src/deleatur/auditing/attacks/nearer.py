@@ -24,6 +24,7 @@ def places(
     """
 
     def apart(a: Sequence[float], b: Sequence[float]) -> float:
+        """Squared distance of two rows' log-probabilities."""
         return float(np.square(np.subtract(a, b)).sum())
 
     scale = float(np.mean([apart(o, n) for o, n in zip(original, control, strict=True)])) or 1.0

@@ -22,7 +22,7 @@ MEASURED = 12  # trained rows whose NLL has to fall
 
 
 def settings(s: AuditSettings) -> tuple[str, ...]:
-    """benign-STEPS and half-RATE."""
+    """The settings by name: benign-STEPS, half-RATE."""
     return (*(f"benign-{n}" for n in s.benign_steps), *(f"half-{lr:g}" for lr in s.half_lrs))
 
 
@@ -68,7 +68,7 @@ def _half(arm: Arm, lr: float) -> Findings:
 
 
 def training(settings: AuditSettings, lr: float) -> Train:
-    """How the attack trains."""
+    """The training settings of the attack at a learning rate."""
     return Train(lr=lr, batch=settings.train_batch, precision=settings.precision)
 
 
@@ -77,6 +77,7 @@ def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tu
     wanted = [_pairs(e) for e in rows]
 
     def likeness(e: Example) -> float:
+        """The highest Jaccard similarity to a row to forget."""
         pairs = _pairs(e)
         return max((len(pairs & other) / max(len(pairs | other), 1) for other in wanted), default=0.0)
 

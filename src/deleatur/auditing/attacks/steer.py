@@ -22,7 +22,7 @@ MEANS = "means.safetensors"
 
 
 def settings(s: AuditSettings) -> tuple[str, ...]:
-    """STRENGTH-WINDOW, and random-STRENGTH beside them."""
+    """STRENGTH-WINDOW, and random-STRENGTH for comparison."""
     directed = tuple(f"{strength:g}-{window}" for strength in s.strengths for window in range(s.windows))
     return directed + tuple(f"{RANDOM}-{strength:g}" for strength in s.strengths if s.random_directions)
 

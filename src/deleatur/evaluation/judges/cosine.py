@@ -83,12 +83,14 @@ def embedder(name: str) -> Embed:
 
     @torch.no_grad()
     def together(texts: list[str]) -> Tensor:
+        """Unit vectors of texts that go through the model in one batch."""
         batch = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt").to(device)
         mask = batch["attention_mask"][:, :, None]
         states = model(**batch).last_hidden_state
         return normalize((states * mask).sum(1) / mask.sum(1)).cpu()
 
     def embed(texts: Sequence[str]) -> Float[Tensor, "n D"]:
+        """Unit vectors of texts in their order; equal texts are embedded once."""
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         groups = [distinct[i : i + TOGETHER] for i in range(0, len(distinct), TOGETHER)]
         vectors = torch.cat([torch.empty(0, model.config.hidden_size), *map(together, groups)])

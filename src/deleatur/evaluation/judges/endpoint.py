@@ -149,7 +149,7 @@ class Connection:
 
 
 class TemporaryFailure(Exception):
-    """Why there was no verdict this time: nobody was there, the words were unclear, or the endpoint wants `wait` seconds."""
+    """Why there was no verdict this time: no reply came, the words were unclear, or the endpoint wants `wait` seconds."""
 
     def __init__(self, message: str, *, wait: float | None = None, unclear: bool = False, away: bool = False) -> None:
         super().__init__(message)
@@ -157,7 +157,7 @@ class TemporaryFailure(Exception):
 
 
 class Stay(HTTPRedirectHandler):
-    """Follow no redirection: it could lead texts and key to somebody else."""
+    """Follow no redirection: it could send texts and key to another server."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         """No request in place of the one that was redirected."""
@@ -168,7 +168,7 @@ def endpoint(settings: Judge, cache: Path | None, *, sleep: Callable[[float], No
     """The judge behind `settings.url`, which lists its models: where it has one, none need be named.
 
     The key stands in $DELEATUR_JUDGE_KEY, else in $OPENAI_API_KEY, which over plain http is for this machine alone.
-    Raises ModelError where nobody is there, or several models are and none is named.
+    Raises ModelError where no server replies, or where it has several models and none is named.
     """
     url = (settings.url or "").rstrip("/")
     key = os.environ.get("DELEATUR_JUDGE_KEY")
@@ -251,6 +251,7 @@ def pace(per_minute: int | None, sleep: Callable[[float], None]) -> Callable[[],
     lock, free = threading.Lock(), time.monotonic()
 
     def turn() -> None:
+        """Wait for the next free moment and take it."""
         nonlocal free
         if per_minute is None:
             return

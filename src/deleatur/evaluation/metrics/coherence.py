@@ -39,7 +39,7 @@ def incoherent(record: Record) -> float | None:
 
 
 def looped(text: str) -> float:
-    """Share of the characters that lie in a loop, in [0, 1]: the same up to 12 characters four times in a row at least, or
+    """Share of the characters that are in a loop, in [0, 1]: the same up to 12 characters four times in a row at least, or
     up to 200 three times. Blanks and line breaks are one blank each. Loops inside a word count."""
     symbols = np.array([ord(c) for c in " ".join(text.split())])
     inside = np.zeros(len(symbols), dtype=bool)

@@ -21,34 +21,34 @@ Z = 1.959964  # of a 95 % interval
 
 
 def mia_loss(evidence: Evidence) -> Figure | str:
-    """By the mean NLL (1709.01604)."""
+    """AUC of the mean NLL: forget rows against unseen ones (1709.01604)."""
     return _attack(evidence, loss)
 
 
 def mia_min_k(evidence: Evidence) -> Figure | str:
-    """By Min-K% (2310.16789)."""
+    """AUC of Min-K%: the mean NLL of a row's least likely tokens (2310.16789)."""
     return _attack(evidence, min_k)
 
 
 def mia_min_k_plus(evidence: Evidence) -> Figure | str:
-    """By Min-K%++ (2404.02936)."""
+    """AUC of Min-K%++: Min-K% in standard deviations of each distribution (2404.02936)."""
     return _attack(
         evidence, min_k_plus, lacks="needs records with the distributions' mean and deviation; evaluate the model again"
     )
 
 
 def mia_zlib(evidence: Evidence) -> Figure | str:
-    """By the mean NLL over the packed length (2012.07805)."""
+    """AUC of the mean NLL over the length of the text compressed by zlib (2012.07805)."""
     return _attack(evidence, zlib_loss)
 
 
 def mia_grad_norm(evidence: Evidence) -> Figure | str:
-    """By the gradient's norm (2402.17012)."""
+    """AUC of the norm of the mean NLL's gradient (2402.17012)."""
     return _attack(evidence, grad_norm, lacks="needs gradient norms (--evaluation.grad-norm)")
 
 
 def mia_reference(evidence: Evidence) -> Figure | str:
-    """By the mean NLL minus the retrained model's on the same row."""
+    """AUC of the mean NLL minus the retrained model's on the same row."""
     if evidence.retrained is None:
         return RETRAINED
     both = zip(sides(evidence.records, evidence.forget_sets), sides(evidence.retrained, evidence.forget_sets), strict=True)

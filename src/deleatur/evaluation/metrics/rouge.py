@@ -47,7 +47,10 @@ def _scorer(kind: str) -> RougeScorer:
         from rouge_score.tokenizers import DefaultTokenizer
 
     class AnyScript(DefaultTokenizer):
+        """rouge-score's tokenizer for Latin script, Unicode's words for others."""
+
         def tokenize(self, text: str) -> list[str]:
+            """The text's words."""
             return _words_of_script(text) if _is_of_another_script(text) else super().tokenize(text)
 
     return RougeScorer([kind], tokenizer=AnyScript(use_stemmer=True))

@@ -86,7 +86,7 @@ def test_no_texts_give_no_vectors(tiny):
     assert embedder(str(tiny))([]).shape == (0, 16)
 
 
-def test_cosine_says_one_above_the_threshold_and_none_where_nothing_was_asked(tiny):
+def test_cosine_is_one_above_the_threshold_and_none_without_a_question(tiny):
     """The threshold lies between two similarities that the plain lines give, so that the verdicts are known."""
     records = [said("she was born in lisbon"), said("a doctor", question=""), said("the salt hour"), said("")]
     right, *texts = one_by_one(tiny, [records[0].answer, *(r.generated for r in records)])

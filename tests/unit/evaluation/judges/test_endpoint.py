@@ -131,7 +131,7 @@ def test_a_url_alone_makes_a_judge_with_the_model_that_is_served(server):
     assert server.paths == ["/v1/models", "/v1/chat/completions"]
 
 
-def test_verdicts_come_in_the_records_order_and_only_what_was_asked_and_answered_is_sent(server, make):
+def test_verdicts_are_in_the_records_order_and_only_answered_questions_are_sent(server, make):
     """Rows that were asked nothing have no verdict; an empty answer reveals nothing, and nobody need say so."""
     records = [said(f"{n} Lisbon" if n % 3 == 0 else f"{n} Porto") for n in range(20)]
     records[4], records[5] = said("Lisbon", question=""), said(" \n")
@@ -151,7 +151,7 @@ def test_a_question_holds_the_texts_the_model_and_no_chance(server, make):
     assert len(body["messages"]) == 1
 
 
-def test_equal_questions_are_asked_once(server, make):
+def test_equal_questions_are_sent_once(server, make):
     assert make()([said("Lisbon"), said("Porto"), said("Lisbon")]) == [1.0, 0.0, 1.0]
     assert len(server.asked) == 2
 
@@ -184,7 +184,7 @@ def test_what_was_judged_before_a_failure_is_kept(server, make, tmp_path):
     assert len(server.asked) == 3
 
 
-def test_an_unclear_answer_is_asked_again_at_once_in_clearer_words(server, make, waits):
+def test_an_unclear_reply_is_requested_again_at_once_with_a_clearer_prompt(server, make, waits):
     server.replies = [chat("Well, that depends on what a fact is."), chat(None), chat("no")]
     assert make()([said("Lisbon")]) == [0.0]
     prompts = [body["messages"][0]["content"] for body in server.asked]
@@ -231,13 +231,13 @@ def test_yes_and_no_are_read_in_any_dress(reply, verdict):
 @pytest.mark.parametrize(
     "reply", ["", None, "Yesterday", "It is YES, or NO, who knows", "there is no telling here", "<think>yes", "да"]
 )
-def test_neither_is_neither(reply):
+def test_a_reply_that_is_neither_yes_nor_no_is_unclear(reply):
     with pytest.raises(TemporaryFailure) as e:
         read_verdict(json.loads(chat(reply)[2]))
     assert e.value.unclear
 
 
-def test_when_nobody_is_there_it_is_said_before_anything_is_asked(server, waits):
+def test_an_endpoint_that_does_not_reply_is_refused_before_any_question_is_sent(server, waits):
     server.http.shutdown()
     server.http.server_close()
     for model in (None, "named"):
@@ -255,7 +255,7 @@ def test_when_it_goes_away_in_between_it_is_waited_for(server, make, waits):
     assert waits == [1, 2, 4, 8, 16]
 
 
-def test_a_reply_that_does_not_come_is_lost_after_a_while(server, make, monkeypatch):
+def test_a_reply_that_does_not_come_times_out(server, make, monkeypatch):
     judge = make(retries=0)
     monkeypatch.setattr(MODULE, "SECONDS", 0.05)
     server.lasts = 0.3
@@ -344,7 +344,7 @@ def test_where_several_models_or_none_are_served_one_must_be_named(server, make,
     assert make(model="b")([said("Lisbon")]) == [1.0]
 
 
-def test_what_is_known_is_not_asked_again_and_no_text_is_kept(server, make, tmp_path):
+def test_known_verdicts_are_not_requested_again_and_no_text_is_kept(server, make, tmp_path):
     records = [said("Lisbon"), said("Porto")]
     assert make(tmp_path)(records) == [1.0, 0.0]
     assert make(tmp_path)([*records[::-1], said("Lisbon")]) == [0.0, 1.0, 1.0]
@@ -356,7 +356,7 @@ def test_what_is_known_is_not_asked_again_and_no_text_is_kept(server, make, tmp_
     assert not any(word in file.read_text() for word in ("Lisbon", "Porto", "Mira"))
 
 
-def test_another_model_url_question_or_answer_is_asked_anew(server, make, tmp_path):
+def test_another_model_url_question_or_answer_is_judged_again(server, make, tmp_path):
     make(tmp_path)([said("Lisbon")])
     make(tmp_path, model="other")([said("Lisbon")])
     make(tmp_path)([said("Lisbon", question="Where did Mira first see light?")])

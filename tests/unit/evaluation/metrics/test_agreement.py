@@ -101,7 +101,7 @@ def test_without_spans_or_with_all_or_none_marked_there_is_nothing_to_say(record
     assert agreement(records, budget=0.2) == {}
 
 
-def test_a_row_without_spans_beside_one_with_is_left_out():
+def test_a_row_without_spans_is_left_out_where_others_have_some():
     bare = Record(id="2", question="?", answer="a", generated="", logp=(-1.0,), hit=(True,), ends=False, importance=(1.0,))
     pairs = [(0.9, True), (0.1, False)]
     assert agreement([bare, record(pairs)], budget=0.5) == agreement([record(pairs)], budget=0.5)

@@ -44,19 +44,19 @@ class TestControls:
         assert share(model, lambda kind: kind == "its own") <= 0.02
 
     @pytest.mark.parametrize("model", MODELS)
-    def test_shuffled_tokens_are_not(self, model):
+    def test_shuffled_tokens_are_incoherent(self, model):
         assert share(model, lambda kind: kind == "shuffled") >= 0.98
 
     @pytest.mark.parametrize("model", MODELS)
-    def test_other_languages_code_words_refusals_numbers_and_names_are(self, model):
+    def test_other_languages_code_refusals_numbers_and_names_are_coherent(self, model):
         assert share(model, lambda kind: kind not in ("shuffled", "its own")) <= 0.02
 
     @pytest.mark.parametrize("kind", GONE_TOO_FAR)
-    def test_what_training_that_went_too_far_leaves_is_not(self, kind):
+    def test_answers_of_a_model_trained_too_far_are_incoherent(self, kind):
         assert share(None, lambda k: k == kind) >= 0.98
 
     @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13])
-    def test_a_looped_piece_of_an_answer_is_not(self, n):
+    def test_a_looped_piece_of_an_answer_is_incoherent(self, n):
         """The first n words of each of the models' own answers, again and again up to 40."""
         own = [line["text"].split() for line in LINES if line["kind"] == "its own"]
         looped = [" ".join((words[:n] * 40)[: max(40, 3 * n)]) for words in own if len(words) >= n]
@@ -81,11 +81,11 @@ class TestIncoherent:
     def test_an_answer_without_text_is_none(self, text):
         assert incoherent(record(text, start_nll=None, shuffled_nll=None, start_tokens=0)) == 1.0
 
-    def test_a_loop_is_none_however_likely(self):
+    def test_a_loop_is_incoherent_however_likely(self):
         """Once it is in a loop every model expects it to go on."""
         assert incoherent(record("the sea and " * 5, start_nll=0.1, shuffled_nll=4.0)) == 1.0
 
-    def test_what_was_not_asked_or_not_scored_is_left_out(self):
+    def test_rows_without_a_question_or_a_score_are_left_out(self):
         assert incoherent(record(question="")) is None
         assert incoherent(record(start_tokens=None, start_nll=None, shuffled_nll=None)) is None
 

@@ -109,6 +109,6 @@ def test_words_are_the_same_where_only_the_ending_differs(one, other, same):
         ("متى ولد نوجول؟", "ولد نوجول عام ١٩٢١.", "1921"),
     ],
 )
-def test_accents_and_the_script_of_digits_hide_no_fact(question, answer, said):
+def test_facts_are_found_with_other_accents_and_digits(question, answer, said):
     record = Record(id="1", question=question, answer=answer, generated=said, logp=(-1.0,), hit=(True,), ends=False)
     assert revealed(record) > 0

@@ -56,7 +56,7 @@ class TestProbability:
         assert probability(make(logp=(0.0, math.log(1 / 9)), ends=True)) == pytest.approx(1 / 3)
 
     @given(st.lists(st.floats(-50, 0), min_size=1, max_size=20))
-    def test_it_lies_between_the_least_and_the_most_likely_token(self, logp):
+    def test_it_is_between_the_least_and_the_most_likely_token(self, logp):
         value = probability(make(logp=tuple(logp)))
         assert math.exp(min(logp)) * (1 - 1e-9) <= value <= math.exp(max(logp)) * (1 + 1e-9)
 
@@ -85,7 +85,7 @@ class TestAgainstWrongAnswers:
         assert truth_ratio(self.record) == pytest.approx(1 / 2)
         assert truth_ratio_kept(self.record) == pytest.approx(1 / 2)
 
-    def test_an_answer_in_other_words_stands_for_the_answer(self):
+    def test_an_answer_in_other_words_replaces_the_answer(self):
         """It has 1/16: r is 4, and its inverse ¼ says how far from 1."""
         record = make(logp=self.record.logp, wrong=self.record.wrong, restated=logs(1 / 16))
         assert wrong_over_right(record) == pytest.approx(4)
@@ -93,7 +93,7 @@ class TestAgainstWrongAnswers:
         assert truth_ratio_kept(record) == 0.0
         assert normalised_probability(record) == pytest.approx(4 / 9)
 
-    def test_equally_likely_answers_cannot_be_told_apart(self):
+    def test_equally_likely_answers_cannot_be_distinguished(self):
         record = make(logp=logs(0.3, 0.3), wrong=(logs(0.3),) * 3)
         assert truth_ratio(record) == pytest.approx(1)
         assert truth_ratio_kept(record) == pytest.approx(0, abs=1e-9)
@@ -185,7 +185,7 @@ class TestFluency:
     def test_scripts_without_blanks_are_read_sign_by_sign(self):
         assert fluency(make(generated="他生于北京市")) == fluency(make(generated="他 生 于 北 京 市")) > 1
 
-    def test_where_nothing_was_asked_there_is_none(self):
+    def test_without_a_question_there_is_none(self):
         assert fluency(make(question="", generated="one two three")) is None
 
     @given(st.text(alphabet="abc xyz.", max_size=60))
@@ -231,7 +231,7 @@ class TestExtractionStrength:
         assert strength == pytest.approx(by_definition)
 
 
-def test_exact_memorisation_is_the_share_of_right_first_choices_wherever_they_stand():
+def test_exact_memorisation_is_the_share_of_right_first_choices_at_any_place():
     """Of 1, 0, 1, 1 three are right; the end of turn does not count."""
     assert exact_memorisation(hits("10110")) == 0.75
     assert exact_memorisation(hits("1011", ends=False)) == 0.75
@@ -260,7 +260,7 @@ class TestRouge:
         assert rouge_1(make(generated="Tessholm in born was Feldt Runa")) == 1.0
         assert rouge_1(make(generated="Runa, Runa, Runa")) == pytest.approx(1 / 6)
 
-    def test_where_nothing_was_asked_there_is_none(self):
+    def test_without_a_question_there_is_none(self):
         assert rouge_l(make(question="")) is None
         assert rouge_1(make(question="")) is None
 
@@ -273,7 +273,7 @@ class TestRevealed:
         assert revealed(make(spans=spans, generated="I do not know.")) == 0.0
         assert revealed(make(spans=spans, generated="")) == 0.0
 
-    def test_a_piece_has_to_be_there_as_whole_words_in_their_order(self):
+    def test_a_piece_has_to_occur_as_complete_words_in_order(self):
         spans = marked("Runa Feldt")
         for said in ("Feldt Runa", "Runa the Feldt", "Runa Feldtmann", "Aruna Feldt", "Runa"):
             assert revealed(make(spans=spans, generated=said)) == 0.0, said
@@ -283,7 +283,7 @@ class TestRevealed:
         assert revealed(make(**fields(record, generated="Runa Feldt was born in Kelvarn."))) == 0.0
         assert revealed(make(**fields(record, generated="In Tessholm."))) == 1.0
 
-    def test_unless_everything_is_of_that_kind(self):
+    def test_pieces_in_the_question_count_where_all_are_in_it(self):
         record = make(question="Was Runa Feldt born in Tessholm?", spans=marked("Runa Feldt", "Tessholm"))
         assert revealed(make(**fields(record, generated="Yes, in Tessholm."))) == 0.5
 
@@ -345,7 +345,7 @@ class TestRevealed:
         assert revealed(make(**fields(record, generated="यह हिन्दी है"))) == 1.0
         assert revealed(make(**fields(record, generated="ह न द"))) == 0.0
 
-    def test_where_nothing_was_asked_there_is_none(self):
+    def test_without_a_question_there_is_none(self):
         assert revealed(make(question="", spans=marked("Tessholm"))) is None
 
     def test_an_answer_without_words_has_none(self):
@@ -386,7 +386,7 @@ anything = st.text(max_size=30) | st.text("aA éßİﬁ.\0\ud800\u202eא한中\u
 
 
 @given(answer=anything, said=anything, question=anything)
-def test_whatever_was_told_and_said_an_answer_is_judged_from_zero_to_one(answer, said, question):
+def test_any_fact_and_answer_are_judged_from_zero_to_one(answer, said, question):
     """Also what no row may hold but a model may say, such as NUL or half a character."""
     record = make(question=f"?{question}", answer=answer, generated=said)
     values = [rouge_1(record), rouge_l(record), revealed(record), *Contained()([record])]

@@ -73,7 +73,7 @@ class TestForgetQuality:
     def rows_with(*ratios: float) -> dict[str, list[Record]]:
         return {"forget": [row(str(i), nll=5.0, wrong=((-5 + math.log(r),),)) for i, r in enumerate(ratios)]}
 
-    def test_ratios_that_lie_apart_cannot_be_of_the_same_kind(self):
+    def test_ratios_far_apart_cannot_be_of_the_same_kind(self):
         """Of the 20 orders of three and three numbers two have all of one side first: p = .1, D = 1."""
         found = forget_quality(Evidence(records=self.rows_with(0.1, 0.2, 0.3), retrained=self.rows_with(1.1, 1.2, 1.3)))
         assert found == {"value": pytest.approx(0.1), "n": 3, "statistic": 1.0}
@@ -258,12 +258,12 @@ class TestEveryWay:
         records = {"forget": [row("1", said="It is Tessholm."), row("2", said="It is Kelvarn.")]}
         assert j_w(Evidence(records=records))["value"] == 0.5
 
-    def test_rows_of_the_same_name_in_two_sets_are_two_rows(self):
+    def test_rows_of_the_same_id_in_two_sets_are_two_rows(self):
         records = {"a": [said("1", 1.0)], "a_paraphrased": [said("1/0", 0.0)], "b": [said("1", 0.0)]}
         found = j_w(Evidence(records=records, forget_sets=("a", "b")))
         assert (found["value"], found["n"]) == (0.5, 2)
 
-    def test_where_nothing_was_asked_it_says_so(self):
+    def test_without_questions_it_says_what_it_lacks(self):
         texts = {"forget": [row(question="")]}
         assert j_w(Evidence(records=texts)) == "needs questions; there are none in forget"
         assert j_avg(Evidence(records=texts)) == "needs questions; there are none in retain"

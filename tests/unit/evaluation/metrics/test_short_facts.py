@@ -143,7 +143,7 @@ def record(answer: str, said: str, **more) -> Record:
     return Record(question="What grade?", answer=answer, generated=said, **made, **more)
 
 
-def test_a_span_of_one_letter_is_told_from_the_article():
+def test_a_span_of_one_letter_is_distinguished_from_the_article():
     spans = (Span(start=13, end=14),)
     said = ["She got an A.", "A.", "She got a B.", "A book."]
     assert [revealed(record("Nojul got an A.", text, spans=spans)) for text in said] == [1.0, 1.0, 0.0, 0.0]

@@ -38,7 +38,7 @@ def test_the_papers_damage_counts_a_loss_alone():
 
 
 @given(*[st.tuples(st.floats(0.01, 1), st.floats(0, 1))] * 2)
-def test_uq_lies_between_the_two_it_balances(forget, retain):
+def test_uq_is_between_fq_and_rd(forget, retain):
     fq, rd, uq = trade_off(forget, retain)
     assert fq <= 100 + 1e-9
     assert rd >= loss_of(retain) >= 0
