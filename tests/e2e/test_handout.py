@@ -18,7 +18,7 @@ def write_audit(folder: Path, request: dict, verdict: str, rows: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sha = digest_of(read_rows(rows, settings=Data()))
     (folder / "inputs.json").write_text(json.dumps({"audited": f"{request['run']}/model", "forget": sha}))
-    (folder / "audit.json").write_text(json.dumps({"verdict": verdict}))
+    (folder / "audit.json").write_text(json.dumps({"schema_version": 2, "verdict": verdict}))
 
 
 @pytest.fixture

@@ -179,3 +179,11 @@ def test_python_m_is_the_command(tmp_path):
     command = [sys.executable, "-m", "deleatur", "methods"]
     said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert "atwu" in said
+
+
+def test_whoever_stops_reading_gets_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        said = subprocess.run([sys.executable, "-u", "-m", "deleatur", "--help"], stdout=closed, stderr=subprocess.PIPE)
+    assert (said.returncode, said.stderr) == (141, b"")

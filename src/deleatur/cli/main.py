@@ -50,7 +50,15 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `deleatur`. USAGE lists the exit codes."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as `| head` does
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # for what is still written at the exit
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return
@@ -79,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as e:
         number = e.signal if isinstance(e, Interrupted) else signal.SIGINT
         _fail(str(e) or "interrupted; nothing was kept", 130 if number == signal.SIGINT else 75)
+    except BrokenPipeError:
+        raise
     except OSError as e:
         _fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}", 2)
 

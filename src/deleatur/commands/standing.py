@@ -15,7 +15,7 @@ from deleatur.progress import Progress
 from deleatur.report.tables import percent
 from deleatur.run_folder.file_types import AuditInputs, AuditVerdict, Request
 from deleatur.run_folder.ledger import ledger_of, place_of, read_ledger, short
-from deleatur.run_folder.schema import read_json
+from deleatur.run_folder.schema import read_audit, read_json
 from deleatur.settings import Evaluation
 
 BAD = ("VOID", "LEAK")
@@ -112,7 +112,7 @@ def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> 
     for folder in (home / "audit", Path("runs") / f"audit-{home.name}", *map(Path, more)):
         try:
             inputs = read_json(folder / "inputs.json", AuditInputs)
-            report = read_json(folder / "audit.json", AuditVerdict)
+            report = read_audit(folder / "audit.json", AuditVerdict)
         except DataError:  # none, or not finished
             continue
         if inputs["forget"] == sha and Path(inputs["audited"]).parts[-2:] in models:

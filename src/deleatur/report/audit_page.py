@@ -8,6 +8,7 @@ from typing import Any, cast
 from deleatur.report.redact import WITHHELD, place_last
 from deleatur.report.render import put, render
 from deleatur.report.words import flat, plain
+from deleatur.run_folder.file_types import AuditReport
 from deleatur.run_folder.schema import read_audit
 
 AUDIT_ARMS = (("original", "O"), ("audited", "U"), ("control", "N"), ("refuser", "H"))
@@ -27,7 +28,7 @@ def write_audit_page(folder: Path, *, redacted: bool = False) -> Path:
 
     Raises DataError where audit.json is missing, broken or of another version, or the page cannot be written.
     """
-    report = read_audit(folder / "audit.json")
+    report = read_audit(folder / "audit.json", AuditReport)
     view = _view(cast(dict[str, Any], report), redacted)
     return put(folder / ("audit-redacted.html" if redacted else "audit.html"), render("audit.html.jinja", view))
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
 from deleatur.run_folder.file_types import AuditVerdict, RunResults, StepLine
-from deleatur.run_folder.schema import read_json, read_results, read_steps
+from deleatur.run_folder.schema import read_audit, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
 TRAIN = ("lr", "alpha", "gamma", "retain", "bound", "dual_step", "only")
@@ -145,7 +145,7 @@ def _results(place: Path, read: Read) -> RunResults:
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
     results, audit = read(path), path.parent / "audit" / "audit.json"
     if audit.is_file():
-        results["audit"] = cast(dict[str, Any], read_json(audit, AuditVerdict))
+        results["audit"] = cast(dict[str, Any], read_audit(audit, AuditVerdict))
     return results
 
 

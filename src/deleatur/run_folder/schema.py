@@ -12,7 +12,6 @@ from deleatur.run_folder.file_types import (
     AUDIT_SCHEMA_VERSION,
     SCHEMA_VERSION,
     AnswerImportance,
-    AuditReport,
     EvaluationResults,
     ImportanceLine,
     RecordLine,
@@ -131,11 +130,11 @@ def read_row_hashes(path: Path) -> RowHashes:
     return hashes
 
 
-def read_audit(path: Path) -> AuditReport:
+def read_audit(path: Path, kind: type[T]) -> T:
     """An audit.json, as of this version. Raises DataError as `read_json` does, and where it is of a newer version."""
     report = _upgraded(path, AUDIT_UPGRADES, AUDIT_SCHEMA_VERSION, "audit again")
-    check_type(report, AuditReport, str(path))
-    return cast(AuditReport, report)
+    check_type(report, kind, str(path))
+    return cast(T, report)
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deleatur.errors import DataError
 from deleatur.report import compare_table, gather, write_comparison
 
 
@@ -55,3 +56,10 @@ def test_verdicts_flags_and_controls_are_under_the_table(audited: list[Path], tm
 def test_without_audits_nothing_is_said_of_them(make: Callable[..., Path], tmp_path: Path) -> None:
     table = compare_table(gather([make(tmp_path / "a"), make(tmp_path / "b", method="b")]))
     assert "udit" not in " ".join((*table.columns, *table.notes))
+
+
+def test_an_audit_of_a_newer_version_is_refused(audited: list[Path]) -> None:
+    path = audited[0] / "audit" / "audit.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
+    with pytest.raises(DataError, match="schema_version 9"):
+        gather(audited)
