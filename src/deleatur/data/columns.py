@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -122,14 +123,15 @@ def hint(cells: Mapping[str, object], place: str) -> str:
     """How to say which column is the question and which the answer, by their own names where these can be guessed."""
     for column, value in cells.items():
         if _is_conversation(value):
-            return f"--data.columns messages={column} takes this conversation"
-    by_name = {str(column).casefold(): column for column in reversed(list(cells))}
+            return f"--data.columns {shlex.quote(f'messages={column}')} takes this conversation"
+    by_name = {re.sub(r"^\W+|\W+$", "", str(column).casefold()): column for column in reversed(list(cells))}
     question, answer = (
         next((found for n in names if n in by_name and (found := _path(by_name[n], cells[by_name[n]]))), None)
         for names in (QUESTIONS, ANSWERS)
     )
     if question and answer:
-        return f"--data.columns question={question} answer={answer} takes these two"
+        pairs = (shlex.quote(f"question={question}"), shlex.quote(f"answer={answer}"))
+        return f"--data.columns {' '.join(pairs)} takes these two"
     more = ""
     if not (question or answer) and re.search(r"\.[ct]sv, ", place):
         more = "; where the file begins with a row, write a line of headings above it, such as question,answer"
@@ -147,11 +149,11 @@ def _is_conversation(value: object) -> bool:
 
 
 def _path(name: str, value: object) -> str | None:
-    """Where the first text below a column stands; None where there is none, or the name cannot be typed as it is."""
+    """Where the first text below a column stands; None where there is none, or a dot in the column's name hides it."""
     path = name
     for _ in range(4):
         if isinstance(value, list | tuple) and value:
             path, value = f"{path}.0", value[0]
         elif isinstance(value, Mapping) and (key := next((k for k in TEXTS if isinstance(value.get(k), str | list)), None)):
             path, value = f"{path}.{key}", value[key]
-    return path if isinstance(value, str) and value.strip() else None
+    return path if isinstance(value, str) and value.strip() and ("." not in name or path == name) else None

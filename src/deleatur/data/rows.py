@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,6 +38,8 @@ ROLES = {  # by the names that data sets give them, in any case
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
 }
+TOOLS = ("tool", "tool_call", "tool_calls", "tool_response", "tool_result", "function", "function_call", "function_response")
+TOOLS += ("observation", "ipython", "environment")
 ACCEPTED = (
     f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, input beside instruction"
 )
@@ -224,10 +227,13 @@ def _chat(row: Row, form: Form, ignored: Collection[str]) -> list[tuple[str, str
         role = ROLES.get(str(fields.get(name)).casefold())
         place = f"turn {len(turns) + 1}"
         if fields.keys() - {text} != {name} or role is None:
+            if (said := str(fields.get(name)).casefold()) in TOOLS:
+                seen = f"{place} is of the role {said}; only system, user or assistant are accepted"
+                raise refusal(row.place, f"{seen}, so take the turns of tools out of the row, or drop the row")
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
             more = fields.keys() - {name, text}
             drop = f"--data.ignore {show_columns(map(str, more), ' ')} drops what else turns hold"
-            remedy = drop if role and more else "take turns of others, as of tools, out of the row, or fix it"
+            remedy = drop if role and more else "take turns of others out of the row, or fix it"
             raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
         turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
@@ -285,7 +291,7 @@ def _text(row: Row, column: str, value: object) -> str:
     if not isinstance(value, str):
         first = isinstance(value, list | tuple) and value and isinstance(value[0], str)
         remedy = (
-            f"--data.columns {column}={row.paths.get(column, column)}.0 takes the first of a list"
+            f"--data.columns {shlex.quote(f'{column}={row.paths.get(column, column)}.0')} takes the first of a list"
             if first
             else "write it in quotes"
         )

@@ -78,12 +78,6 @@ class TestChat:
         encoder = make_encoder(tokenizer, Data())
         assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
 
-    def test_without_any_special_token_behind_the_answer_the_eos_ends_it(self, make_tokenizer):
-        template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-        tokenizer = make_tokenizer(template + "{% if add_generation_prompt %}assistant: {% endif %}")
-        encoder = make_encoder(tokenizer, Data())
-        assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
-
     def test_the_blank_that_a_template_sets_before_an_answer_is_set(self, make_tokenizer):
         """Llama-2's kind: the prompt ends with [/INST] and a blank comes before the answer, in the same token as it."""
         template = (

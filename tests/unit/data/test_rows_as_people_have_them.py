@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pyarrow
 import pyarrow.parquet
@@ -114,12 +115,15 @@ class TestHints:
             ({"Prompt": "Who?", "Response": "Ada."}, "question=Prompt answer=Response"),
             ({"prompt": "Who?", "label": 3, "reply": "Ada."}, "question=prompt answer=reply"),
             ({"title": "", "q": "Who?", "answers": [{"span": [0]}], "a": "Ada."}, "question=q answer=a"),
+            ({"the prompt": "Who?", "q": "Who?", "Answer": "Ada."}, "question=q answer=Answer"),
+            ({"question": "Who?", "ANSWER": {"text": ["Ada."]}}, r"question=question answer=ANSWER.text.0"),
+            ({"question:": "Who?", "Answer*": "Ada."}, r"question=question: 'answer=Answer\*'"),
         ],
     )
     def test_they_name_columns_that_are_there_and_hold_text(self, row, hint):
         with pytest.raises(DataError, match=hint):
             rows_from([row])
-        assert taken(row, *hint.split()).answer == "Ada."
+        assert taken(row, *shlex.split(hint.replace("\\", ""))).answer == "Ada."
 
     @pytest.mark.parametrize(
         "text", ["Who is it?,Ada.\nWho else?,Bo.\n", "Who?;Ada.\nAnd?;Bo.\n", "1,Who?,Ada.\n2,So?,Bo.\n"]
@@ -233,7 +237,8 @@ class TestConversations:
         [
             ([("user", "And then?")], "take the turns behind the last answer out, or drop the row"),
             ([("user", "And?"), ("user", "So?")], "take the turns behind the last answer out"),
-            ([("tool", "{}")], "take turns of others, as of tools, out of the row"),
+            ([("tool", "{}")], "turn 6 is of the role tool; .*take the turns of tools out of the row"),
+            ([("Ada", "Hm.")], "take turns of others out of the row"),
         ],
     )
     def test_one_that_ends_otherwise_than_with_an_answer_says_what_to_do(self, more, remedy):
@@ -250,6 +255,8 @@ class TestFiles:
         [
             ("a.csv", "sep=;\r\nquestion;answer\r\nWho?;Ada.\r\n"),  # as Excel is told
             ("a.csv", "question, answer\nWho?,Ada.\n"),
+            ("a.csv", "question,answer,\nWho?,Ada.,\n"),
+            ("a.csv", "question;answer;;\nWho?;Ada.;;\n"),
             ("a.jsonl", json.dumps([QA], indent=1)),  # a list under the name of lines
         ],
     )
@@ -293,6 +300,26 @@ class TestFiles:
         assert files_read(str(tmp_path / "one"), None) == ()
         with pytest.raises(DataError, match=r"has the splits 'train', 'test'; give the folder of one, such as .*train"):
             read_rows(str(tmp_path / "two"), settings=Data())
+
+    @pytest.mark.parametrize(
+        ("text", "seen"),
+        [
+            ('question;answer;"note, if any"\nWho?;Ada.;\n', "unknown column beside question/answer: ‹12 characters›"),
+            (
+                "question;answer\nWho?,Ada.\n",
+                "1 cells stand under 2 columns, parted at ';'; .*part the heading and all rows",
+            ),
+            ("question,answer;\nWho?,Ada.\n", "--data.columns question=question 'answer=answer;' takes these two"),
+            ("\ufeffquestion,answer\nWho?,Ada.\n".encode("utf-16-le"), "seems to be UTF-16; save the file as UTF-8"),
+        ],
+    )
+    def test_marks_that_do_not_fit_and_other_encodings_are_refused_with_what_to_do(self, text, seen, tmp_path):
+        (tmp_path / "a.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(DataError, match=seen):
+            read_rows(str(tmp_path / "a.csv"), settings=Data())
+        if "answer;\n" in str(text):
+            settings = Data(columns=("question=question", "answer=answer;"))
+            assert read_rows(str(tmp_path / "a.csv"), settings=settings)[0].answer == "Ada."
 
     @pytest.mark.parametrize("mark", [";", "\t", "|"])
     def test_other_marks_than_commas_part_cells(self, mark, tmp_path):
