@@ -26,6 +26,7 @@ from deleatur.modeling.model_files import (
     check_family,
     check_generation,
     check_hub,
+    check_is_model,
     check_tokenizer_files,
     check_weight_files,
     needs_code,
@@ -205,6 +206,7 @@ def _where(name: str) -> dict[str, Any]:
     elif path.is_file():
         raise ModelError(f"{name} is one file; give a folder with safetensors, a .gguf file, or a name on the hub")
     else:
+        check_is_model(path)
         place = {"pretrained_model_name_or_path": name}
     return place | {"trust_remote_code": False}  # left out, transformers would prompt at the terminal
 
