@@ -94,7 +94,8 @@ def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[R
     rows: list[Row] = []
     for place, row in found:
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
-            raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; an object of named columns is needed")
+            needed = 'an object of named columns is needed, such as {"question": "…", "answer": "…"}'
+            raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; {needed}")
         rows.append(Row(place=f"{name}, {place}", name=f"{stem}-{len(rows) + 1}", cells=row))
     if not rows:
         raise NoRows(str(refusal(name, "there are no rows; at least one is needed")))
@@ -123,6 +124,10 @@ def _from_path(path: Path) -> list[Row]:
         if any((path / name).is_file() for name in SAVED):
             return _saved(path)
         if inside := files_in(path):
+            if twice := [p.name for p in inside if sum(p.stem == q.stem for q in inside) > 1]:
+                raise refusal(
+                    str(path), f"the folder holds {show_all(twice)}, whose rows would be one; give one of these files"
+                )
             return [row for p in inside for row in _from_path(p)]
         deeper = sorted({p.parent.relative_to(path).as_posix() for p in path.rglob("*") if _holds_rows(p)})
         if deeper:

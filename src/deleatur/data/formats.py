@@ -64,6 +64,8 @@ def _rows_in(name: str, value: dict[str, Any]) -> list[Any]:
     if not value or (lists and not turns):
         seen = f"an object that holds {len(lists)} lists of objects {show_all(lists)}".rstrip()
         raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
+    if len(value) > 1 and all(isinstance(part, str) and re.search(r"\s", key) for key, part in value.items()):
+        return [[key, part] for key, part in value.items()]  # answers by their questions, refused as rows
     return [value]
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from math import isnan
 
-from deleatur.data.columns import hint, renamed
+from deleatur.data.columns import hint, renamed, text_path
 from deleatur.data.content import joined
 from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
 from deleatur.settings import Data
@@ -231,15 +231,16 @@ def _chat(row: Row, form: Form, ignored: Collection[str]) -> list[tuple[str, str
                 seen = f"{place} is of the role {said}; only system, user or assistant are accepted"
                 raise refusal(row.place, f"{seen}, so take the turns of tools out of the row, or drop the row")
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
-            more = fields.keys() - {name, text}
-            drop = f"--data.ignore {show_columns(map(str, more), ' ')} drops what else turns hold"
-            remedy = drop if role and more else "take turns of others out of the row, or fix it"
+            if role and (more := show_columns(map(str, fields.keys() - {name, text}), " ")):
+                raise refusal(row.place, f"{place} holds {more} as well; {needed}, so --data.ignore {more} drops that")
+            remedy = "take turns of others out of the row, or fix it"
             raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
         turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
         behind = "take the turns behind the last answer out" if "assistant" in roles[:-1] else "add the answer"
+        behind = "make one answer of those that follow each other" if roles[-2:] == ["assistant"] * 2 else behind
         raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}, so {behind}, or drop the row")
     return turns
 
@@ -289,12 +290,9 @@ def _text(row: Row, column: str, value: object) -> str:
     if _blank(value):
         raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
     if not isinstance(value, str):
-        first = isinstance(value, list | tuple) and value and isinstance(value[0], str)
-        remedy = (
-            f"--data.columns {shlex.quote(f'{column}={row.paths.get(column, column)}.0')} takes the first of a list"
-            if first
-            else "write it in quotes"
-        )
+        path = text_path(column, value) if column in row.cells else None
+        taken = shlex.quote(f"{column}={row.paths.get(column, column)}{path[len(column) :]}") if path else ""
+        remedy = f"--data.columns {taken} takes the first text in it" if path else "write it in quotes"
         raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text; {remedy}")
     if bad := re.search("[\0\ud800-\udfff]", value):
         seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is not text"

@@ -141,14 +141,16 @@ def merged(adapted: Any) -> PreTrainedModel:
     try:
         plain = adapted.unload() if off else adapted.merge_and_unload()
     except Exception as e:
-        raise ModelError(f"the adapter cannot be merged ({why(e)}); give the model alone, or an adapter of another kind") from e
+        raise ModelError(
+            f"the adapter cannot be merged ({why(e)}); give the model alone, or an adapter of another kind"
+        ) from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     set_tied(plain, own)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
     if not error < (1e-3 if plain.dtype == torch.float32 else 1e-1):
         raise ModelError(
-            f"merged, the adapter computes something else (logits differ by {error:.1g} of their size); give the model alone, or "
-            "an adapter of another kind"
+            f"merged, the adapter computes something else (logits differ by {error:.1g} of their size); give the model "
+            "alone, or an adapter of another kind"
         )
     _open(plain)
     plain.train(was)

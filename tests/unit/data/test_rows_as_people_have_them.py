@@ -82,6 +82,12 @@ class TestColumns:
                 {"prompt": "Who?", "response": "Ada.", "marks": [[0, 3]]}, "question=prompt", "answer=response", "spans=mark"
             )
 
+    def test_a_path_that_one_file_lacks_can_be_given_beside_that_of_another(self):
+        with pytest.raises(DataError, match=r"'0' is not there; .*; add answer=… for this file to --data\.columns"):
+            taken(QA, "question=question", "answer=answer.0")
+        for row in (QA, QA | {"answer": ["Ada."]}):
+            assert taken(row, "question=question", "answer=answer.0", "answer=answer") == EXAMPLE
+
     def test_what_leads_nowhere_is_refused_with_what_is_there(self):
         with pytest.raises(DataError, match=r"leads to 'data.q', of which 'q' is not there; there are 'p'"):
             taken({"data": {"p": "Who?"}}, "question=data.q", "answer=data.p")
@@ -153,6 +159,13 @@ class TestHints:
                 ("question=human", "answer=assistant"),
             ),
             (QA | {"answer": ["Ada.", "She."]}, "answer=answer.0 takes the first", ("question=question", "answer=answer.0")),
+            (QA | {"answer": {"value": "Ada.", "aliases": []}}, "answer=answer.value takes", ("answer=answer.value",)),
+            (
+                {"prompt": "Who?", "completion": [{"role": "assistant", "content": "Ada."}]},
+                "completion=completion.0.content takes",
+                ("completion=completion.0.content",),
+            ),
+            ({"inputs": "Who?", "targets": "Ada."}, "question=inputs answer=targets", ("question=inputs", "answer=targets")),
             (
                 {"instruction": "Who?", "input": "", "output": "Ada.", "text": "Below is"},
                 "instruction=instruction output=output takes no others",
@@ -168,7 +181,7 @@ class TestHints:
 
     def test_a_hint_for_a_list_goes_on_from_the_path_that_was_given(self):
         row = {"title": "Who?", "answers": {"text": ["Ada."], "answer_start": [0]}}
-        with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first of a list"):
+        with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first text"):
             taken(row, "question=title", "answer=answers.text")
         assert taken(row, "question=title", "answer=answers.text.0").answer == "Ada."
 
@@ -208,7 +221,7 @@ class TestConversations:
 
     def test_what_else_turns_hold_can_be_ignored(self):
         row = {"conversations": [turn | {"weight": 1} for turn in SHARED["conversations"]]}
-        with pytest.raises(DataError, match=r"--data\.ignore 'weight' drops what else turns hold"):
+        with pytest.raises(DataError, match=r"turn 1 holds 'weight' as well; .*--data\.ignore 'weight' drops that"):
             rows_from([row])
         assert rows_from([row], settings=Data(ignore=("weight",))) == rows_from([SHARED])
 
@@ -237,6 +250,7 @@ class TestConversations:
         [
             ([("user", "And then?")], "take the turns behind the last answer out, or drop the row"),
             ([("user", "And?"), ("user", "So?")], "take the turns behind the last answer out"),
+            ([("assistant", "Sure.")], "make one answer of those that follow each other"),
             ([("tool", "{}")], "turn 6 is of the role tool; .*take the turns of tools out of the row"),
             ([("Ada", "Hm.")], "take turns of others out of the row"),
         ],
@@ -281,6 +295,19 @@ class TestFiles:
         assert len(read_rows(str(tmp_path), settings=Data())) == 2
         assert files_read(str(tmp_path), None) == ("test.jsonl", "train.jsonl")
         assert files_read(str(tmp_path / "test.jsonl"), None) == files_read(None, None) == ()
+
+    def test_a_folder_with_one_name_twice_is_refused(self, tmp_path):
+        for name in ("a.jsonl", "a.json", "b.jsonl"):
+            (tmp_path / name).write_text(json.dumps(QA))
+        with pytest.raises(DataError, match=r"holds 'a.json', 'a.jsonl', whose rows would be one; give one of these files"):
+            read_rows(str(tmp_path), settings=Data())
+
+    def test_answers_by_their_questions_are_told_the_form_of_a_row(self, tmp_path):
+        (tmp_path / "a.json").write_text(json.dumps({"Who is it?": "Ada.", "Where is she?": "In Rome."}))
+        with pytest.raises(
+            DataError, match=r'an object of named columns is needed, such as \{"question": "…", "answer": "…"\}'
+        ):
+            read_rows(str(tmp_path / "a.json"), settings=Data())
 
     def test_a_folder_of_folders_names_those_that_hold_rows(self, tmp_path):
         (tmp_path / "a" / "train").mkdir(parents=True)
