@@ -192,12 +192,15 @@ def _report(args: list[str]) -> None:
 
         print(write_report(run, redacted=command.redact))
         return
+    from deleatur.report.compare import layout_note
     from deleatur.report.interop import write_as
     from deleatur.run_folder.writer import read_records
 
     found = (read_records(run / "records" / f"{when}.jsonl") for when in ("after", "before"))  # an evaluation's are "before"
     records = next((made for made in found if made), {})
     print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
+    if note := layout_note(command.form, run):
+        print(f"Note: {note}", file=sys.stderr)
 
 
 def _export(args: list[str]) -> None:
