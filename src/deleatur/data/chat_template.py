@@ -62,8 +62,9 @@ class ChatTemplate:
         return text
 
     def conversation(self, turns: Turns, answer: str) -> tuple[str, str]:
-        """The generation prompt and the full rendering, with no other setting than the date."""
+        """The generation prompt and the full rendering, with no other setting than the date. Raises as `prompt`."""
         turns = self._with_system(turns)
+        _before_answer(render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings, bare=True))
         texts = [render(self.tokenizer, t, self.settings, bare=True) for t in (turns, [*turns, ("assistant", answer)])]
         self._check_system(turns, texts[0])
         return texts[0], texts[1]

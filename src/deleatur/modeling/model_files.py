@@ -141,7 +141,8 @@ def check_is_model(folder: Path) -> None:
         return
     below = {file.parent for depth in ("*", "*/*") for own in named for file in folder.glob(f"{depth}/{own}")}
     if found := sorted(below | {*folder.glob("*.gguf")}):
-        raise ModelError(f"{folder} is no model; give what is in it: {show_all([str(path) for path in found], ' or ')}")
+        inside = [path.relative_to(folder).as_posix() for path in found]
+        raise ModelError(f"{folder} is no model; give what is in it: {show_all(inside, ' or ')}")
 
 
 def check_tokenizer_files(name: str) -> None:

@@ -187,13 +187,14 @@ def test_a_template_that_takes_contents_in_parts_alone_is_refused_in_these_words
         make_encoder(make_tokenizer((TURN + ASK).replace("{{ m.content }}", parts)), Data())
 
 
+@pytest.mark.parametrize("layout", ["own", "open-unlearning"])
 @pytest.mark.parametrize("when", ["true", "messages[0].role == 'system'"])
-def test_a_template_that_writes_the_answer_twice_is_refused_with_the_remedy(when, make_tokenizer):
+def test_a_template_that_writes_the_answer_twice_is_refused_with_the_remedy(when, layout, make_tokenizer):
     """Once and for all, or at the row where it comes about; whoever encodes it."""
     twice = f"{{{{ m.content }}}}{{% if {when} and m.role == 'assistant' %}} ({{{{ m.content }}}}){{% endif %}}"
     tokenizer = make_tokenizer((TURN + ASK).replace("{{ m.content }}", twice))
     with pytest.raises(ModelError, match=r"writes an answer more than once; .*give --data.template plain"):
-        encode_all(make_encoder(tokenizer, Data()), [Example(id="r", prompt=SYSTEM[:2], answer=ANSWER)])
+        encode_all(make_encoder(tokenizer, Data(layout=layout)), [Example(id="r", prompt=SYSTEM[:2], answer=ANSWER)])
 
 
 @pytest.mark.parametrize("mark", ["<a>", "<assistant>", "[BOT]", "<|START_RESPONSE|>"])
