@@ -148,6 +148,7 @@ class Encoder:
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     """An encoder for chat or plain text. Raises ModelError where the tokenizer cannot serve."""
+    check_tokenizer(tokenizer)
     if not tokenizer.is_fast:
         raise ModelError("the tokenizer gives no character offsets; use the model's fast tokenizer")
     if not tokenizer.eos_token:
@@ -159,6 +160,13 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     template = chat_template(tokenizer, settings) if chat else None
     ending = str(tokenizer.eos_token) if template is None else template.ending
     return Encoder(tokenizer=tokenizer, template=template, ending=ending, settings=settings)
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raise ModelError for another kind of object."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        seen = f"the tokenizer is a {type(tokenizer).__name__}"
+        raise ModelError(f"{seen}; give what AutoTokenizer.from_pretrained returns, of a processor its tokenizer")
 
 
 def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:

@@ -86,6 +86,13 @@ def _laid_out_as_hub(hub: str, root: str | None) -> Path | None:
     return next(found, None)
 
 
+def check_are_rows(name: str, rows: object) -> None:
+    """Raise DataError for what is given from Python and cannot be gone through row by row."""
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable) or type(rows).__name__ == "DataFrame":
+        needed = 'give a list of objects or a Dataset: of a DataFrame to_dict("records"), of a DatasetDict one split'
+        raise refusal(name, f"a {type(rows).__name__} is no list of rows; {needed}, of a file what load_dataset reads")
+
+
 def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[Row]:
     """Rows from pairs of a place in `name` and a value; ids count from `stem`-1.
 

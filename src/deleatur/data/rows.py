@@ -14,7 +14,8 @@ from math import isnan
 
 from deleatur.data.columns import hint, renamed, text_path
 from deleatur.data.content import joined
-from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
+from deleatur.data.files import Row, check_are_rows, collect, counted, read, read_either
+from deleatur.data.messages import redact_value, refusal, show, show_all, show_columns
 from deleatur.settings import Data
 from deleatur.types import Example, Span
 
@@ -106,6 +107,7 @@ def rows_from(
     and where there is none.
     """
     settings = settings or Data()
+    check_are_rows(name, rows)
     return _examples(collect(name, name, counted(rows)), replace(settings, ignore=(*settings.ignore, *ignore)))
 
 

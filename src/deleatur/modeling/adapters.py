@@ -186,6 +186,8 @@ def plain_model(model: Any) -> PreTrainedModel:
         )
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("the model has adapters inside; give it as a PeftModel, or merge them first")
+    if any(p.is_meta for p in model.parameters()):  # as device_map leaves what it puts on disk
+        raise ModelError("some weights of the model are not in memory; load it without device_map, or with one GPU for all")
     if not any(p.requires_grad for p in model.parameters()):
         _open(model)
     return model

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.encode import check_tokenizer, encode_all, make_encoder
 from deleatur.errors import DataError, ModelError
 from deleatur.settings import Data
 from deleatur.types import Example, Span
@@ -378,3 +378,9 @@ class TestMakeEncoder:
 
     def test_rows_keep_their_order(self, plain, world):
         assert [e.example for e in encode_all(plain, world.forget)] == list(world.forget)
+
+
+@pytest.mark.parametrize("given", ["a name", None, object()])
+def test_another_object_than_a_tokenizer_is_refused(given):
+    with pytest.raises(ModelError, match=r"the tokenizer is a \w+; give what AutoTokenizer"):
+        check_tokenizer(given)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from deleatur.data.encode import encode_all, make_encoder
-from deleatur.data.files import files_read
+from deleatur.data.files import check_are_rows, files_read
 from deleatur.data.rows import read_rows, rows_from
 from deleatur.data.windows import windows
 from deleatur.errors import ConfigError, DataError
@@ -261,6 +262,12 @@ class TestConversations:
             rows_from([{"messages": turns}])
         with pytest.raises(DataError, match="add the answer, or drop the row"):
             rows_from([{"messages": turns[:2]}])
+
+
+@pytest.mark.parametrize("given", [{"question": ["Who?"], "answer": ["Ada."]}, "forget.jsonl", Path("forget.jsonl"), None])
+def test_what_holds_no_rows_in_memory_is_told_what_does(given):
+    with pytest.raises(DataError, match=r'forget: a \w+ is no list of rows; give a list of objects .*to_dict\("records"\)'):
+        check_are_rows("forget", given)
 
 
 class TestFiles:
