@@ -161,8 +161,9 @@ def _before_answer(text: str) -> tuple[str, str]:
     """What the rendering has before and behind the probe. Raises ModelError where the probe does not stand there once."""
     before, found, after = text.partition(PROBE)
     if not found or PROBE in after:
-        seen = "writes an answer more than once" if found else "leaves the answer out, or changes it"
-        raise ModelError(f"the chat template {seen}; fix it, or give --data.template plain")
+        twice, none = "writes an answer more than once", "the chat template leaves the answer out, or changes it"
+        seen = f"the chat template {twice}" if found else none
+        raise ModelError(f"{seen}; fix it, or give --data.template plain")
     return before, after
 
 
