@@ -185,7 +185,8 @@ def _ending(tokenizer: PreTrainedTokenizerBase, after: str, settings: Data) -> d
     except DataError:  # a template for one question
         between = ""
     stops = tuple(dict.fromkeys(m for m in (mark, _to_special(tokenizer, between)[1]) if m))
-    return {"ending": ending, "stops": stops, "header": "" if stops or not between.strip() else between.rstrip()}
+    is_name = re.search(r"[^\W\d_]{2}", between)  # a bullet or the like may stand within an answer
+    return {"ending": ending, "stops": stops, "header": between.rstrip() if is_name and not stops else ""}
 
 
 def _to_special(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str]:

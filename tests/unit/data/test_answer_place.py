@@ -162,6 +162,7 @@ BARE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         ("GLM 4", "", "<|im_start|>", ""),
         ("GLM 4 with an eos", "</s>", "</s>", ""),
         ("a line each", "\n", "", "\nuser:"),
+        ("bullets", "\n", "", ""),
     ],
 )
 def test_an_answer_ends_as_in_a_finished_conversation(family, ending, stops, header, make_tokenizer):
@@ -169,6 +170,7 @@ def test_an_answer_ends_as_in_a_finished_conversation(family, ending, stops, hea
     glm = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}" + ASK
     eos = "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
     templates = {"GLM 4": glm, "GLM 4 with an eos": glm.replace("{% endfor %}", eos)}
+    templates["bullets"] = BARE.replace("{{ m.role }}:", "-") + "{% if add_generation_prompt %}- {% endif %}"
     bare = BARE + "{% if add_generation_prompt %}assistant: {% endif %}"
     tokenizer = make_tokenizer(templates.get(family, bare))
     encoder = make_encoder(tokenizer, Data())
