@@ -16,7 +16,7 @@ from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
 from deleatur.modeling.safe_reading import why
 
 WEIGHTS = "adapter_model.safetensors"
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "chat_template.jinja")
 FILES = ("adapter_*.json", "*.safetensors", "*.jinja", "*token*", "vocab*", "merges.txt", "chat_template*")
 
 
