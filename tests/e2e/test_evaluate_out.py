@@ -97,12 +97,17 @@ def test_what_cannot_be_is_refused(command, home, finished, call, refused, tmp_p
     assert "the forget rows are not those that eval began with" in refused("evaluate", "eval", "--resume")
 
 
-def test_it_is_written_as_peers_do_and_compared_with_runs(command, finished, call, tmp_path):
+def test_it_is_written_as_peers_do_and_compared_with_runs(command, finished, run_folder, call, tmp_path):
     """A baseline that was only evaluated: its numbers in OpenUnlearning's form, and a row in the table of methods."""
     assert call(*command("base", "--evaluation.rows", 2, "--data.layout", "open-unlearning")).code == 0
     results = json.loads((tmp_path / "base" / "results.json").read_text())
     assert results["schema_version"] == 2 and results["run"]["data"]["layout"] == "open-unlearning"
-    assert call("report", "base", "--form", "open-unlearning").code == 0
+    written = call("report", "base", "--form", "open-unlearning")
+    assert (written.code, written.err) == (0, "")
+    assert (
+        "Note: the token ids of this run are not OpenUnlearning's"
+        in call("report", run_folder, "--form", "open-unlearning").err
+    )
     logs = json.loads((tmp_path / "base" / "TOFU_EVAL.json").read_text())
     assert logs["forget_Q_A_Prob"]["agg_value"] == results["sets"]["forget"]["probability"]["value"]
     assert len(logs["forget_Q_A_Prob"]["value_by_index"]) == 2

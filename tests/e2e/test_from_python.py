@@ -80,6 +80,8 @@ def test_what_cannot_be_used_is_refused_before_the_model_is_touched(loaded, rows
         deleatur.forget(*loaded, forget=rows["forget"], retain=rows["forget"])
     with pytest.raises(DataError, match="no rows"):
         deleatur.forget(*loaded, forget=[], retain=rows["retain"])
+    with torch.device("meta"), pytest.raises(ModelError, match="not in memory; load it without device_map"):
+        deleatur.forget(type(loaded[0])(loaded[0].config), loaded[1], **rows)
     with pytest.raises(ConfigError, match=r"train\.lr"):
         Train(lr=-1.0)
     assert all(torch.equal(p, q) for p, q in zip(loaded[0].parameters(), start, strict=True))

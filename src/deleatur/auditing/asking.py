@@ -12,7 +12,7 @@ import torch
 
 from deleatur.data.encode import Encoder
 from deleatur.evaluation.metrics.pieces import STOP_WORDS
-from deleatur.evaluation.predictions import Predictor, TokenPredictions, ends, likelihood_pass
+from deleatur.evaluation.predictions import Predictor, TokenPredictions, likelihood_pass
 from deleatur.evaluation.reasoning import with_reasoning
 from deleatur.modeling.generation import greedy, sample
 from deleatur.modeling.token_model import TokenModel
@@ -52,7 +52,7 @@ class Generator:
         answers: dict[tuple[int, ...], str] = {}
         for part in self._parts(unique):
             with self.computing():
-                ids = greedy(self.model, part, ends=ends(self.encoder), new_tokens=self.new_tokens)
+                ids = greedy(self.model, part, ends=self.encoder.stops, new_tokens=self.new_tokens)
             answers |= dict(zip(part, map(self._text, ids), strict=True))
         return [f"{q.lead} {answers[p]}".lstrip() for q, p in zip(questions, prompts, strict=True)]
 
@@ -62,7 +62,7 @@ class Generator:
         prompts = [self.prompt(q) for q in self.reasoned(questions) for _ in range(samples)]
         answers: list[str] = []
         for part in self._parts(prompts):
-            how = {"ends": ends(self.encoder), "new_tokens": self.new_tokens}
+            how = {"ends": self.encoder.stops, "new_tokens": self.new_tokens}
             with self.computing():
                 answers += map(self._text, sample(self.model, part, generator=generator, **how))
         return [answers[i : i + samples] for i in range(0, len(answers), samples)]
@@ -86,8 +86,8 @@ class Generator:
             made = self.encoder(example)
             return made.ids[: made.start]
         made = self.encoder(_bare(example, question.lead))
-        closed = made.offsets[-1][0] == made.offsets[-1][1]
-        return made.ids[: len(made.ids) - closed]
+        closing = sum(a == b == len(question.lead) for a, b in made.offsets)
+        return made.ids[: len(made.ids) - closing]
 
     def predictions(self, rows: Sequence[Encoded]) -> list[TokenPredictions]:
         """Predictions of each row's answer tokens, teacher-forced."""
@@ -104,7 +104,7 @@ class Generator:
         return [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
 
     def _text(self, ids: Sequence[int]) -> str:
-        return str(self.encoder.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        return self.encoder.answer_of(ids)[0]
 
 
 def mean_nll(predictions: Sequence[TokenPredictions]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -98,12 +99,15 @@ def _report(args: list[str]) -> None:
 
         print(write_report(run, redacted=command.redact))
         return
+    from deleatur.report.compare import layout_note
     from deleatur.report.interop import write_as
     from deleatur.run_folder.writer import read_records
 
     found = (read_records(run / "records" / f"{when}.jsonl") for when in ("after", "before"))  # an evaluation's are "before"
     records = next((made for made in found if made), {})
     print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
+    if note := layout_note(command.form, run):
+        print(f"Note: {note}", file=sys.stderr)
 
 
 def _export(args: list[str]) -> None:

@@ -210,17 +210,16 @@ def forget(
     """
     recipe, progress = settings.pop("recipe", "atwu"), settings.pop("progress", Progress())
     check_recipe(recipe)
-    model = plain_model(model)
     run = RECIPES[recipe].run(
-        model=str(model.name_or_path or type(model).__name__),
+        model=str(getattr(model, "name_or_path", "") or type(model).__name__),
         forget="rows",
         retain=None if retain is None else "rows",
         **settings,
     )
     require(run.lora.bits is None, "lora.bits", run.lora.bits, "left out: the model is loaded; load it in 4 bits yourself")
-    given = {"forget": forget, "retain": retain, "holdout": holdout}
-    sets = rows_of({name: rows for name, rows in given.items() if rows is not None}, run.data)
-    return _forget_rows(model, tokenizer, sets, run, progress)
+    more = {name: rows for name, rows in (("retain", retain), ("holdout", holdout)) if rows is not None}
+    sets = rows_of({"forget": forget, **more}, run.data)
+    return _forget_rows(plain_model(model), tokenizer, sets, run, progress)
 
 
 def _forget_rows(

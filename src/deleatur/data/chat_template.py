@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from deleatur.errors import DataError, ModelError
+from deleatur.errors import DataError, DeleaturError, ModelError
 from deleatur.settings import Data
 
 Turns = Sequence[tuple[str, str]]
@@ -26,30 +26,32 @@ class ChatTemplate:
 
     tokenizer: PreTrainedTokenizerBase
     settings: Data
-    ending: str = ""  # what closes an answer, up to its first special token
+    ending: str = ""  # what the rendering of a finished conversation has behind the answer, up to the first special token
+    stops: tuple[str, ...] = ()  # special tokens that end an answer: the ending's, or the first one of a next turn
+    header: str = ""  # what the next turn begins with, in templates without such tokens
     blank: str = ""  # the white space before an answer that the generation prompt lacks, scored
     rendered: bool = True  # is the prompt taken from the rendering of the whole conversation, else the generation prompt
-    closed: bool = True  # does the ending stand in the rendering of a conversation that ends with the answer?
     closing: str = ""  # what ends a block for reasoning that the generation prompt opens and no template text closes
 
     def prompt(self, turns: Turns, reasoning: str | None) -> str:
         """All that stands before the answer and its blank; with `closing` the reasoning stands there too.
 
-        Raises DataError for turns that the template refuses, and for a system turn that it leaves out.
+        Raises DataError for turns that the template refuses, and for a system turn that it leaves out; ModelError where it
+        writes the answer more than once.
         """
         if self.closing:
             return self.open_prompt(turns) + (reasoning or "") + self.closing
         if not self.rendered:
             return self.open_prompt(turns)
         turns = self._with_system(turns)
-        text = render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings).rpartition(PROBE)[0]
+        text = _before_answer(render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings))[0]
         self._check_system(turns, text)
         return text[: len(text) - len(self.blank)]
 
     def keeps(self, turns: Turns, before: str, answer: str) -> bool:
         """Does the template write the answer as it stands in the row, in the place where it is trained and asked?"""
         text = render(self.tokenizer, [*self._with_system(turns), ("assistant", answer)], self.settings)
-        stands = self.blank + answer + (self.ending if self.closed else "")
+        stands = self.blank + answer + self.ending
         return text.startswith(before + stands) if self.rendered else stands.strip() in text
 
     def open_prompt(self, turns: Turns) -> str:
@@ -60,8 +62,9 @@ class ChatTemplate:
         return text
 
     def conversation(self, turns: Turns, answer: str) -> tuple[str, str]:
-        """The generation prompt and the full rendering, with no other setting than the date."""
+        """The generation prompt and the full rendering, with no other setting than the date. Raises as `prompt`."""
         turns = self._with_system(turns)
+        _before_answer(render(self.tokenizer, [*turns, ("assistant", PROBE)], self.settings, bare=True))
         texts = [render(self.tokenizer, t, self.settings, bare=True) for t in (turns, [*turns, ("assistant", answer)])]
         self._check_system(turns, texts[0])
         return texts[0], texts[1]
@@ -88,16 +91,18 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, settings: Data) -> ChatTem
 
     Prompt, answer and ending are the beginning of the template's own rendering of the conversation. Where its generation
     prompt opens a block for reasoning that the rendering lacks, the model's own reasoning stands there. Raises ModelError
-    where the two cannot be reconciled.
+    where the two cannot be reconciled, and where an answer does not stand there once.
     """
     question = [("user", QUESTION)]
-    before, found, after = render(tokenizer, [*question, ("assistant", PROBE)], settings).rpartition(PROBE)
-    if not found:
-        raise ModelError("the chat template leaves the answer out, or changes it; fix it, or give --data.template plain")
+    try:
+        before, after = _before_answer(render(tokenizer, [*question, ("assistant", PROBE)], settings))
+    except DeleaturError as e:
+        if _takes_parts(tokenizer):
+            seen = 'the chat template takes contents as lists of parts ({"type": "text", …}) and leaves texts out'
+            raise ModelError(f"{seen}; write it so that it takes texts, or give --data.template plain") from e
+        raise
     prompt = render(tokenizer, question, settings)
-    ending = _ending(tokenizer, after)
-    closed, how = ending is not None, {"tokenizer": tokenizer, "settings": settings}
-    how |= {"closed": closed, "ending": ending or _next_header(tokenizer, settings) or str(tokenizer.eos_token)}
+    how: dict[str, Any] = {"tokenizer": tokenizer, "settings": settings} | _ending(tokenizer, after, settings)
     if before.startswith(prompt):
         lead = before[len(prompt) :]
         return ChatTemplate(**how, blank="" if lead.strip() else lead)
@@ -152,23 +157,44 @@ def _said(day: date, code: str) -> str:
     return text.lstrip("0") or "0" if "-" in code else text
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase, after: str) -> str | None:
-    """What stands behind an answer, up to the first special token; None where there is none."""
-    added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
-    special = {*tokenizer.all_special_tokens, *added}
-    found = [(after.index(s), -len(s), s) for s in special if s and s in after]
-    first = min(found, default=None)
-    return after[: first[0]] + first[2] if first else None
+def _before_answer(text: str) -> tuple[str, str]:
+    """What the rendering has before and behind the probe. Raises ModelError where the probe does not stand there once."""
+    before, found, after = text.partition(PROBE)
+    if not found or PROBE in after:
+        twice, none = "writes an answer more than once", "the chat template leaves the answer out, or changes it"
+        seen = f"the chat template {twice}" if found else none
+        raise ModelError(f"{seen}; fix it, or give --data.template plain")
+    return before, after
 
 
-def _next_header(tokenizer: PreTrainedTokenizerBase, settings: Data) -> str | None:
-    """Up to the special token that begins the next turn, which alone ends an answer in some templates; else None."""
+def _takes_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Does the template write contents that come as lists of parts, as of texts and images?"""
+    turns = [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", QUESTION), ("assistant", PROBE))]
+    try:
+        return bool(_before_answer(str(tokenizer.apply_chat_template(turns, tokenize=False))))
+    except Exception:  # as in `render`
+        return False
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase, after: str, settings: Data) -> dict[str, Any]:
+    """A template's ending, stops and header, of what stands behind an answer that ends the conversation."""
+    ending, mark = _to_special(tokenizer, after)
     turns = [("user", QUESTION), ("assistant", PROBE), ("user", AGAIN)]
     try:
-        after = render(tokenizer, turns, settings).partition(PROBE)[2].partition(AGAIN)[0]
+        between = render(tokenizer, turns, settings).partition(PROBE)[2].partition(AGAIN)[0]
     except DataError:  # a template for one question
-        return None
-    return _ending(tokenizer, after)
+        between = ""
+    stops = tuple(dict.fromkeys(m for m in (mark, _to_special(tokenizer, between)[1]) if m))
+    is_name = re.search(r"[^\W\d_]{2}", between)  # a bullet or the like may stand within an answer
+    return {"ending": ending, "stops": stops, "header": between.rstrip() if is_name and not stops else ""}
+
+
+def _to_special(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str]:
+    """The text up to the first special token in it, and that token; all of it where there is none."""
+    added = dict(tokenizer.get_added_vocab())  # pyright: ignore[reportCallIssue, reportOptionalCall]
+    special = {*tokenizer.all_special_tokens, *added}
+    at, _, mark = min(((text.index(s), -len(s), s) for s in special if s and s in text), default=(len(text), 0, ""))
+    return text[:at] + mark, mark
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase, close: str) -> str:

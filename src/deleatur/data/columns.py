@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,8 +13,9 @@ from dataclasses import replace
 from deleatur.data.files import Row, refusal, show, show_columns
 from deleatur.errors import DataError
 
+ADD = "add {}=… for this file to --data.columns, which takes several for one name"
 TEXTS = ("text", "content", "value")  # of an object, where its text is; the last two of a turn
-QUESTIONS = ("question", "query", "prompt", "instruction", "input", "problem", "user", "human", "title", "q")
+QUESTIONS = ("question", "query", "prompt", "instruction", "input", "inputs", "problem", "user", "human", "title", "q")
 ANSWERS = (
     "answer",
     "answers",
@@ -23,6 +25,7 @@ ANSWERS = (
     "reply",
     "assistant",
     "target",
+    "targets",
     "solution",
     "chosen",
     "gt",
@@ -65,15 +68,13 @@ def _renamed(
             return row
         wanted = " nor ".join(show(path) for name, path in pairs if name == missing[0])
         seen = f"there is no column {wanted} for {missing[0]}; there are {show_columns(row.cells)}"
-        raise refusal(
-            row.place, f"{seen}; add {missing[0]}=… for this file to --data.columns, which takes several for one name"
-        )
+        raise refusal(row.place, f"{seen}; {ADD.format(missing[0])}")
     taken = {head for paths in there.values() for path in paths for head in (path, _head(row, path))}
     form = next((form for form in forms if all(there.get(name) for name in form)), None)
     fits = known if form is None else forms[form]
     cells = {name: value for name, value in row.cells.items() if name in fits and name not in taken}
     taken_from = {name: paths[0] for name, paths in there.items() if paths}
-    return replace(row, cells=cells | {name: _first(row, there[name]) for name in taken_from}, paths=taken_from)
+    return replace(row, cells=cells | {name: _first(row, name, there[name]) for name in taken_from}, paths=taken_from)
 
 
 def _head(row: Row, path: str) -> str | None:
@@ -87,15 +88,15 @@ def _near(row: Row, pairs: Sequence[tuple[str, str]], name: str) -> bool:
     return any(difflib.get_close_matches(head, list(row.cells), 1, 0.7) for head in heads)
 
 
-def _first(row: Row, paths: Sequence[str]) -> object:
-    """What stands at the first of the paths that leads somewhere."""
+def _first(row: Row, name: str, paths: Sequence[str]) -> object:
+    """What stands at the first of the paths for a name that leads somewhere."""
     for path in paths[:-1]:
         with suppress(DataError):
-            return _at(row, path)
-    return _at(row, paths[-1])
+            return _at(row, name, path)
+    return _at(row, name, paths[-1])
 
 
-def _at(row: Row, path: str) -> object:
+def _at(row: Row, name: str, path: str) -> object:
     """What stands at a path in the row; a text that is JSON, as in a CSV cell, is gone into too."""
     if path in row.cells:
         return row.cells[path]
@@ -114,7 +115,8 @@ def _at(row: Row, path: str) -> object:
                 if isinstance(value, Mapping)
                 else "it is not such an object or list"
             )
-            raise refusal(row.place, f"data.columns leads to {show(path)}, of which {show(part)} is not there; {there}")
+            seen = f"data.columns leads to {show(path)}, of which {show(part)} is not there; {there}"
+            raise refusal(row.place, f"{seen}; {ADD.format(name)}")
     return value
 
 
@@ -122,14 +124,15 @@ def hint(cells: Mapping[str, object], place: str) -> str:
     """How to say which column is the question and which the answer, by their own names where these can be guessed."""
     for column, value in cells.items():
         if _is_conversation(value):
-            return f"--data.columns messages={column} takes this conversation"
-    by_name = {str(column).casefold(): column for column in reversed(list(cells))}
+            return f"--data.columns {shlex.quote(f'messages={column}')} takes this conversation"
+    by_name = {re.sub(r"^\W+|\W+$", "", str(column).casefold()): column for column in reversed(list(cells))}
     question, answer = (
-        next((found for n in names if n in by_name and (found := _path(by_name[n], cells[by_name[n]]))), None)
+        next((found for n in names if n in by_name and (found := text_path(by_name[n], cells[by_name[n]]))), None)
         for names in (QUESTIONS, ANSWERS)
     )
     if question and answer:
-        return f"--data.columns question={question} answer={answer} takes these two"
+        pairs = (shlex.quote(f"question={question}"), shlex.quote(f"answer={answer}"))
+        return f"--data.columns {' '.join(pairs)} takes these two"
     more = ""
     if not (question or answer) and re.search(r"\.[ct]sv, ", place):
         more = "; where the file begins with a row, write a line of headings above it, such as question,answer"
@@ -146,12 +149,12 @@ def _is_conversation(value: object) -> bool:
     return len({str(role) for role in roles if role not in (None, "system")}) > 1
 
 
-def _path(name: str, value: object) -> str | None:
-    """Where the first text below a column stands; None where there is none, or the name cannot be typed as it is."""
+def text_path(name: str, value: object) -> str | None:
+    """Where the first text below a column stands; None where there is none, or a dot in the column's name hides it."""
     path = name
     for _ in range(4):
         if isinstance(value, list | tuple) and value:
             path, value = f"{path}.0", value[0]
         elif isinstance(value, Mapping) and (key := next((k for k in TEXTS if isinstance(value.get(k), str | list)), None)):
             path, value = f"{path}.{key}", value[key]
-    return path if isinstance(value, str) and value.strip() else None
+    return path if isinstance(value, str) and value.strip() and ("." not in name or path == name) else None

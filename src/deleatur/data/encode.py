@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,8 @@ class Encoder:
             return self._as_open_unlearning(example)
         before, answer, ending = self._parts(example)
         text, first = before + answer + ending, len(before)
-        ids, spans = self._tokenized(text, add_special_tokens=self.template is None or not ending)
+        is_rendered = self.template is not None and example.prompt and example.prompt[0][0] != "text"
+        ids, spans = self._tokenized(text, add_special_tokens=not is_rendered)
         lead = answer.index(example.answer) if example.answer else 0
         start = next((i for i, (_, b) in enumerate(spans) if b > first), len(ids))
         start = max(start, 1)  # the very first token has nothing to predict it
@@ -111,6 +112,20 @@ class Encoder:
         """The ids of a text alone."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @property
+    def stops(self) -> frozenset[int]:
+        """The tokens at which an answer that the model gives ends: the eos, and those of the template."""
+        marks = () if self.template is None else self.template.stops
+        found = [self.tokenizer.eos_token_id, *(token for mark in marks for token in self.tokens(mark)[-1:])]
+        return frozenset(int(str(token)) for token in found)
+
+    def answer_of(self, ids: Sequence[int]) -> tuple[str, bool]:
+        """A generated answer without special tokens, and did a next turn, which is left out, begin behind it?"""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        header = "" if self.template is None else self.template.header
+        answer, found, _ = text.partition(header) if header else (text, "", "")
+        return answer.strip(), bool(found)
+
     def is_cut(self, encoded: Encoded) -> bool:
         """Did the row lose its end to data.max_length?"""
         return encoded.cut
@@ -133,6 +148,7 @@ class Encoder:
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     """An encoder for chat or plain text. Raises ModelError where the tokenizer cannot serve."""
+    check_tokenizer(tokenizer)
     if not tokenizer.is_fast:
         raise ModelError("the tokenizer gives no character offsets; use the model's fast tokenizer")
     if not tokenizer.eos_token:
@@ -144,6 +160,13 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, settings: Data) -> Encoder:
     template = chat_template(tokenizer, settings) if chat else None
     ending = str(tokenizer.eos_token) if template is None else template.ending
     return Encoder(tokenizer=tokenizer, template=template, ending=ending, settings=settings)
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raise ModelError for another kind of object."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        seen = f"the tokenizer is a {type(tokenizer).__name__}"
+        raise ModelError(f"{seen}; give what AutoTokenizer.from_pretrained returns, of a processor its tokenizer")
 
 
 def encode_all(encoder: Encoder, examples: Iterable[Example]) -> list[Encoded]:

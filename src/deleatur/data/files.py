@@ -86,6 +86,13 @@ def _laid_out_as_hub(hub: str, root: str | None) -> Path | None:
     return next(found, None)
 
 
+def check_are_rows(name: str, rows: object) -> None:
+    """Raise DataError for what is given from Python and cannot be gone through row by row."""
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable) or type(rows).__name__ == "DataFrame":
+        needed = 'give a list of objects or a Dataset: of a DataFrame to_dict("records"), of a DatasetDict one split'
+        raise refusal(name, f"a {type(rows).__name__} is no list of rows; {needed}, of a file what load_dataset reads")
+
+
 def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[Row]:
     """Rows from pairs of a place in `name` and a value; ids count from `stem`-1.
 
@@ -94,7 +101,8 @@ def collect(name: str, stem: str, found: Iterable[tuple[str, object]]) -> list[R
     rows: list[Row] = []
     for place, row in found:
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
-            raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; an object of named columns is needed")
+            needed = 'an object of named columns is needed, such as {"question": "…", "answer": "…"}'
+            raise refusal(f"{name}, {place}", f"{redact_value(row)} is not a row; {needed}")
         rows.append(Row(place=f"{name}, {place}", name=f"{stem}-{len(rows) + 1}", cells=row))
     if not rows:
         raise NoRows(str(refusal(name, "there are no rows; at least one is needed")))
@@ -123,6 +131,10 @@ def _from_path(path: Path) -> list[Row]:
         if any((path / name).is_file() for name in SAVED):
             return _saved(path)
         if inside := files_in(path):
+            if twice := [p.name for p in inside if sum(p.stem == q.stem for q in inside) > 1]:
+                raise refusal(
+                    str(path), f"the folder holds {show_all(twice)}, whose rows would be one; give one of these files"
+                )
             return [row for p in inside for row in _from_path(p)]
         deeper = sorted({p.parent.relative_to(path).as_posix() for p in path.rglob("*") if _holds_rows(p)})
         if deeper:

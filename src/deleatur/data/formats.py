@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from deleatur.data.messages import reason, redact_value, refusal, show_all, show_columns
@@ -63,6 +64,8 @@ def _rows_in(name: str, value: dict[str, Any]) -> list[Any]:
     if not value or (lists and not turns):
         seen = f"an object that holds {len(lists)} lists of objects {show_all(lists)}".rstrip()
         raise refusal(name, f"{seen}; a list of objects is needed, or an object that holds exactly one")
+    if len(value) > 1 and all(isinstance(part, str) and re.search(r"\s", key) for key, part in value.items()):
+        return [[key, part] for key, part in value.items()]  # answers by their questions, refused as rows
     return [value]
 
 
@@ -70,36 +73,50 @@ def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
     text = _decode(name, data)
     named = SEPARATOR.match(text)
     text = text[named.end() :] if named else text
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=named[1] if named else _delimiter(text))
+    mark = named[1] if named else _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
     limit = csv.field_size_limit(2**31 - 1)
     try:
         head, *rows = [cells for cells in reader if cells] or [[]]
     except csv.Error as e:
-        needed = "quote cells that hold quotes, commas or line breaks"
+        needed = f"quote cells that hold quotes, {mark!r} or line breaks"
         raise refusal(f"{name}, line {reader.line_num}", f"broken CSV: {e}; {needed}") from e
     finally:
         csv.field_size_limit(limit)
     head, width = [column.strip() for column in head], len(head)
-    indices = {k for k, column in enumerate(head) if INDEX.fullmatch(column) and all(_is_number(r, k) for r in rows)}
+    indices = {k for k, column in enumerate(head) if INDEX.fullmatch(column) and all(_is_bare(r, k) for r in rows)}
     head = [column for k, column in enumerate(head) if k not in indices]
     if len({*head}) < len(head):
         raise refusal(name, f"two columns share a name among {show_columns(head)}; rename one")
     for number, cells in enumerate(rows, 1):
         if len(cells) != width:
-            seen = f"{len(cells)} cells stand under {width} columns"
-            raise refusal(f"{name}, row {number}", f"{seen}; quote cells that hold commas or line breaks")
+            seen = f"{len(cells)} cells stand under {width} columns, parted at {mark!r}"
+            needed = "quote cells that hold it or line breaks, and part the heading and all rows at the same"
+            raise refusal(f"{name}, row {number}", f"{seen}; {needed}")
         kept = [cell for k, cell in enumerate(cells) if k not in indices]
         yield f"row {number}", {column: cell or None for column, cell in zip(head, kept, strict=True)}
 
 
 def _delimiter(text: str) -> str:
-    """A comma, unless the heading has none and parts at semicolons, tabs or bars."""
+    """Of a comma, semicolon, tab and bar, in this order, the first that parts the rows as it parts the heading; else the
+    first that parts the heading."""
     heading = text.lstrip().partition("\n")[0]
-    return max(",;\t|", key=lambda mark: (mark == "," and mark in heading, heading.count(mark)))
+    marks = [mark for mark in ",;\t|" if mark in heading] or [","]
+    return next((mark for mark in marks if _parts_all(text, mark)), marks[0])
 
 
-def _is_number(cells: list[str], column: int) -> bool:
-    return column >= len(cells) or cells[column].isdecimal()
+def _parts_all(text: str, mark: str) -> bool:
+    """Have the first rows as many cells as the heading, and do they end with their lines?"""
+    try:
+        widths = {len(cells) for cells in islice(csv.reader(io.StringIO(text, newline=""), delimiter=mark), 20) if cells}
+    except csv.Error:
+        return False
+    return len(widths) == 1 and widths != {1}
+
+
+def _is_bare(cells: list[str], column: int) -> bool:
+    """Is there a row's number, or nothing, as under a mark too many?"""
+    return column >= len(cells) or not cells[column] or cells[column].isdecimal()
 
 
 def _parquet(name: str, data: bytes) -> Iterable[tuple[str, object]]:
@@ -125,7 +142,7 @@ READERS: dict[str, Callable[[str, bytes], Iterable[tuple[str, object]]]] = {
 
 def _decode(name: str, data: bytes) -> str:
     data = data.removeprefix(codecs.BOM_UTF8)
-    if b"\0" in data[:2]:
+    if b"\0" in data[:4] or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise refusal(name, "it is not UTF-8, but seems to be UTF-16; save the file as UTF-8")
     try:
         return data.decode("utf-8")

@@ -6,16 +6,19 @@ import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import isnan
 
-from deleatur.data.columns import hint, renamed
+from deleatur.data.columns import hint, renamed, text_path
 from deleatur.data.content import joined
-from deleatur.data.files import Row, collect, counted, read, read_either, redact_value, refusal, show, show_all, show_columns
+from deleatur.data.files import Row, check_are_rows, collect, counted, read, read_either
+from deleatur.data.messages import redact_value, refusal, show, show_all, show_columns
+from deleatur.data.spans import spans_of
 from deleatur.settings import Data
-from deleatur.types import Example, Span
+from deleatur.types import Example
 
 Form = tuple[str, ...]
 MARKED = ("id", "subject", "spans")
@@ -37,6 +40,8 @@ ROLES = {  # by the names that data sets give them, in any case
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
 }
+TOOLS = ("tool", "tool_call", "tool_calls", "tool_response", "tool_result", "function", "function_call", "function_response")
+TOOLS += ("observation", "ipython", "environment")
 ACCEPTED = (
     f"{', '.join('/'.join(form) for form in FORMS)}; beside them {', '.join(QUESTION_COLUMNS)}, input beside instruction"
 )
@@ -103,6 +108,7 @@ def rows_from(
     and where there is none.
     """
     settings = settings or Data()
+    check_are_rows(name, rows)
     return _examples(collect(name, name, counted(rows)), replace(settings, ignore=(*settings.ignore, *ignore)))
 
 
@@ -196,7 +202,7 @@ def _example(row: Row, form: Form, ignored: Collection[str]) -> Example:
         alternates=tuple(_text(row, "an alternate", value).strip() for value in _list(row, "alternates")),
         restated=None if _blank(restated) else _text(row, "restated", restated).strip(),
         wrong=wrong,
-        spans=_spans(row, reply.index(answer), len(answer)),
+        spans=spans_of(row.place, _list(row, "spans"), reply.index(answer), len(answer)),
     )
 
 
@@ -224,49 +230,22 @@ def _chat(row: Row, form: Form, ignored: Collection[str]) -> list[tuple[str, str
         role = ROLES.get(str(fields.get(name)).casefold())
         place = f"turn {len(turns) + 1}"
         if fields.keys() - {text} != {name} or role is None:
+            if (said := str(fields.get(name)).casefold()) in TOOLS:
+                seen = f"{place} is of the role {said}; only system, user or assistant are accepted"
+                raise refusal(row.place, f"{seen}, so take the turns of tools out of the row, or drop the row")
             needed = "only a role, which is system, user or assistant, and a content are accepted, or a from and a value"
-            more = fields.keys() - {name, text}
-            drop = f"--data.ignore {show_columns(map(str, more), ' ')} drops what else turns hold"
-            remedy = drop if role and more else "take turns of others, as of tools, out of the row, or fix it"
+            if role and (more := show_columns(map(str, fields.keys() - {name, text}), " ")):
+                raise refusal(row.place, f"{place} holds {more} as well; {needed}, so --data.ignore {more} drops that")
+            remedy = "take turns of others out of the row, or fix it"
             raise refusal(row.place, f"{place} is {redact_value(turn)}; {needed}, so {remedy}")
         turns.append((role, _text(row, f"the {text} of {place}", joined(f"{row.place}, {place}", fields.get(text)))))
     roles = [role for role, _ in turns]
     if roles[-2:] != ["user", "assistant"] or (len(form) > 1 and len(_list(row, form[-1])) > 1):
         needed = "a user turn and then the assistant's answer, alone in its completion, have to come last"
         behind = "take the turns behind the last answer out" if "assistant" in roles[:-1] else "add the answer"
+        behind = "make one answer of those that follow each other" if roles[-2:] == ["assistant"] * 2 else behind
         raise refusal(row.place, f"the roles are {show_all(roles) or '(none)'}; {needed}, so {behind}, or drop the row")
     return turns
-
-
-def _spans(row: Row, lead: int, length: int) -> tuple[Span, ...]:
-    """Spans in the stripped answer, which has `length` characters and lost `lead` before them."""
-    spans: list[Span] = []
-    for value in _list(row, "spans"):
-        span = _span(row, value)
-        if not lead <= span.start < span.end <= lead + length:
-            seen = f"the span {redact_value(value)} is not in the answer of {length} characters"
-            raise refusal(row.place, f"{seen}; {lead} <= start < end <= {lead + length} is needed")
-        spans.append(replace(span, start=span.start - lead, end=span.end - lead))
-    reach = {False: 0, True: 0}  # how far the spans to forget and those to keep have come
-    for span in sorted(spans, key=lambda span: span.start):
-        if span.start < reach[not span.keep]:
-            raise refusal(row.place, f"spans to forget and to keep overlap at character {span.start + lead}; part them")
-        reach[span.keep] = max(reach[span.keep], span.end)
-    return tuple(spans)
-
-
-def _span(row: Row, value: object) -> Span:
-    match value:
-        case [start, end]:
-            keep = None
-        case {"start": start, "end": end, **more} if more.keys() <= {"keep"}:
-            keep = more.get("keep")
-        case _:
-            start = end = keep = None
-    if type(start) is not int or type(end) is not int or not isinstance(keep, bool | None):
-        needed = '[start, end] or {"start": …, "end": …, "keep": true or false} as integers'
-        raise refusal(row.place, f"the span {redact_value(value)} cannot be used; {needed} is needed")
-    return Span(start=start, end=end, keep=bool(keep))
 
 
 def _list(row: Row, column: str) -> Sequence[object]:
@@ -283,9 +262,9 @@ def _text(row: Row, column: str, value: object) -> str:
     if _blank(value):
         raise refusal(row.place, f"{column} is empty; text is needed, so fill it in or drop the row")
     if not isinstance(value, str):
-        remedy = "write it in quotes"
-        if isinstance(value, list | tuple) and value and isinstance(value[0], str):
-            remedy = f"--data.columns {column}={row.paths.get(column, column)}.0 takes the first of a list"
+        path = text_path(column, value) if column in row.cells else None
+        taken = shlex.quote(f"{column}={row.paths.get(column, column)}{path[len(column) :]}") if path else ""
+        remedy = f"--data.columns {taken} takes the first text in it" if path else "write it in quotes"
         raise refusal(row.place, f"{column} is {redact_value(value)}, but must be text; {remedy}")
     if bad := re.search("[\0\ud800-\udfff]", value):
         seen = f"{column} holds {bad[0]!a} at character {bad.start()}, which is not text"

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from deleatur.data.batches import collate, in_batches
 from deleatur.data.encode import Encoder
@@ -264,7 +263,8 @@ def prompt_of(row: Encoded, encoder: Encoder, closing: str) -> tuple[int, ...]:
 def _decoded(encoder: Encoder, ids: list[int], closing: str, *, cut: bool) -> Generated:
     """The text without special tokens; of reasoning, as it stands, what comes before the mark that closes it."""
     if not closing:
-        return Generated(str(encoder.tokenizer.decode(ids, skip_special_tokens=True)).strip(), cut)
+        answer, ended = encoder.answer_of(ids)
+        return Generated(answer, cut and not ended)
     text, found, _ = str(encoder.tokenizer.decode(ids)).partition(closing.strip())
     if found:
         return Generated(text, False)
@@ -272,11 +272,9 @@ def _decoded(encoder: Encoder, ids: list[int], closing: str, *, cut: bool) -> Ge
 
 
 def ends(encoder: Encoder, closing: str = "") -> frozenset[int]:
-    """What a generated answer ends at: its own ending, or the tokenizer's eos; reasoning also at its mark, if a token."""
-    tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
+    """What a generated answer ends at; reasoning also at its mark, if a token."""
     mark = encoder.tokens(closing.strip()) if closing else ()
-    found = [tokenizer.eos_token_id, *encoder.tokens(encoder.ending)[-1:], *(mark if len(mark) == 1 else ())]
-    return frozenset(int(str(token)) for token in found)
+    return encoder.stops | (frozenset(mark) if len(mark) == 1 else frozenset())
 
 
 class _Rate:

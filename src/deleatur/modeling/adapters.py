@@ -16,7 +16,7 @@ from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
 from deleatur.modeling.safe_reading import why
 
 WEIGHTS = "adapter_model.safetensors"
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "chat_template.jinja")
 FILES = ("adapter_*.json", "*.safetensors", "*.jinja", "*token*", "vocab*", "merges.txt", "chat_template*")
 
 
@@ -141,13 +141,16 @@ def merged(adapted: Any) -> PreTrainedModel:
     try:
         plain = adapted.unload() if off else adapted.merge_and_unload()
     except Exception as e:
-        raise ModelError(f"the adapter cannot be merged ({why(e)}); merge it yourself, or give the model alone") from e
+        raise ModelError(
+            f"the adapter cannot be merged ({why(e)}); give the model alone, or an adapter of another kind"
+        ) from e
     own = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     set_tied(plain, own)
     error = float((plain(input_ids=ids, use_cache=False).logits.float() - truth).norm() / truth.norm())
     if not error < (1e-3 if plain.dtype == torch.float32 else 1e-1):
         raise ModelError(
-            f"merged, the adapter computes something else (logits differ by {error:.1g} of their size); merge it yourself"
+            f"merged, the adapter computes something else (logits differ by {error:.1g} of their size); give the model "
+            "alone, or an adapter of another kind"
         )
     _open(plain)
     plain.train(was)
@@ -183,6 +186,8 @@ def plain_model(model: Any) -> PreTrainedModel:
         )
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("the model has adapters inside; give it as a PeftModel, or merge them first")
+    if any(p.is_meta for p in model.parameters()):  # as device_map leaves what it puts on disk
+        raise ModelError("some weights of the model are not in memory; load it without device_map, or with one GPU for all")
     if not any(p.requires_grad for p in model.parameters()):
         _open(model)
     return model

@@ -26,6 +26,7 @@ from deleatur.modeling.model_files import (
     check_family,
     check_generation,
     check_hub,
+    check_is_model,
     check_tokenizer_files,
     check_weight_files,
     needs_code,
@@ -200,12 +201,11 @@ def _where(name: str) -> dict[str, Any]:
     path = Path(name)
     if looks_local(name) and not path.exists():
         raise ModelError(f"no model at {name}; give a folder, a .gguf file, or a name on the hub")
+    place = {"pretrained_model_name_or_path": name}
     if path.suffix == ".gguf":
         place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    elif path.is_file():
-        raise ModelError(f"{name} is one file; give a folder with safetensors, a .gguf file, or a name on the hub")
     else:
-        place = {"pretrained_model_name_or_path": name}
+        check_is_model(path)
     return place | {"trust_remote_code": False}  # left out, transformers would prompt at the terminal
 
 

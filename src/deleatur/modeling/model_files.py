@@ -12,6 +12,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers import __version__ as transformers_version
 
+from deleatur.data.messages import show_all
 from deleatur.errors import ModelError
 from deleatur.modeling.safe_reading import why
 
@@ -131,6 +132,19 @@ def check_generation(where: dict[str, Any], name: str) -> None:
         raise ModelError(
             f"the generation_config.json of {name} cannot be used ({why(e)}); correct it or leave it out"
         ) from e
+
+
+def check_is_model(folder: Path) -> None:
+    """Raise ModelError for a file, and for a folder that holds no model itself, but folders or .gguf files that are some."""
+    if folder.is_file():
+        raise ModelError(f"{folder} is one file; give a folder with safetensors, a .gguf file, or a name on the hub")
+    named = ("config.json", "adapter_config.json")
+    if not folder.is_dir() or any((folder / file).is_file() for file in named):
+        return
+    below = {file.parent for depth in ("*", "*/*") for own in named for file in folder.glob(f"{depth}/{own}")}
+    if found := sorted(below | {*folder.glob("*.gguf")}):
+        inside = [path.relative_to(folder).as_posix() for path in found]
+        raise ModelError(f"{folder} is no model; give what is in it: {show_all(inside, ' or ')}")
 
 
 def check_tokenizer_files(name: str) -> None:

@@ -44,8 +44,7 @@ class ComparedMethod:
     @property
     def layout(self) -> str:
         """Whose token ids it was evaluated on: "own", or as `data.layout` says."""
-        data = (self.results[0].get("run") or {}).get("data")
-        return str(data.get("layout", "own")) if isinstance(data, dict) else "own"
+        return layout_of(self.results[0])
 
     @property
     def pair(self) -> str:
@@ -137,6 +136,22 @@ def _other_ids(runs: Sequence[ComparedMethod]) -> Iterator[str]:
             f"Not on equal terms: the token ids of {_named(ours)} are not OpenUnlearning's; evaluate with --data.layout "
             "open-unlearning, and with --data.system-prompt where its configuration has one."
         )
+
+
+def layout_of(results: RunResults) -> str:
+    """Whose token ids a run was evaluated on: "own", or as `data.layout` says."""
+    data = (results.get("run") or {}).get("data")
+    return str(data.get("layout", "own")) if isinstance(data, dict) else "own"
+
+
+def layout_note(form: str, run: Path) -> str | None:
+    """A sentence where a file in OpenUnlearning's form is of a run with other token ids; None for other forms."""
+    if form != "open-unlearning" or layout_of(read_results(run / "results.json")) == form:
+        return None
+    return (
+        "the token ids of this run are not OpenUnlearning's, so its figures are not comparable with theirs; evaluate with "
+        "--data.layout open-unlearning, and with --data.system-prompt where its configuration has one"
+    )
 
 
 def _results(place: Path, read: Read) -> RunResults:

@@ -124,3 +124,14 @@ def test_what_the_model_thinks_first_is_not_part_of_its_answer(
     drawn = sample(generator.model, prompts, ends=ends(encoder), new_tokens=6, generator=torch.Generator().manual_seed(1))
     texts = [[encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()] for ids in drawn]
     assert generator.draw(questions, 1, 1) == texts
+
+
+@pytest.mark.parametrize("ending", [" </s>", "\n\n<|im_end|>", "", "\n"])
+def test_nothing_of_an_ending_stands_behind_a_lead(
+    ending: str, make_tokenizer: Callable[..., PreTrainedTokenizerFast], generator: Generator
+) -> None:
+    turns = "{% for m in messages %}<|im_start|>{{ m.content }}{% if m.role == 'assistant' %}ENDING{% endif %}{% endfor %}"
+    template = turns.replace("ENDING", ending) + "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    encoder = make_encoder(make_tokenizer(template), Data())
+    asked = Question(row=0, example=Example(id="1", prompt=(("user", "Who?"),), answer="Ada."), lead="Sure, it is")
+    assert encoder.tokenizer.decode(replace(generator, encoder=encoder).prompt(asked)).endswith("Sure, it is")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deleatur.data.encode import encode_rows, make_encoder
+from deleatur.data.encode import encode_all, encode_rows, make_encoder
 from deleatur.errors import DataError, ModelError
 from deleatur.settings import Data
 from deleatur.types import Example
@@ -153,21 +153,50 @@ def test_a_template_that_alters_some_answers_alone_takes_the_others(make_tokeniz
     assert encoder(Example(id="r", prompt=(("user", "Where?"),), answer="Tessholm.")).ids  # as a model may say it
 
 
-@pytest.mark.parametrize("eos", [True, False])
-def test_a_next_header_that_ends_a_turn_ends_the_answer(eos, make_tokenizer):
-    """As in GLM 4, where a role follows at once; or the eos of a template that sets one."""
+BARE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("family", "ending", "stops", "header"),
+    [
+        ("GLM 4", "", "<|im_start|>", ""),
+        ("GLM 4 with an eos", "</s>", "</s>", ""),
+        ("a line each", "\n", "", "\nuser:"),
+        ("bullets", "\n", "", ""),
+    ],
+)
+def test_an_answer_ends_as_in_a_finished_conversation(family, ending, stops, header, make_tokenizer):
+    """With nothing of a next turn, where a generated answer stops all the same: at its first special token, or its words."""
     glm = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}" + ASK
-    if eos:
-        glm = glm.replace("{% endfor %}", "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}")
-    before, scored = texts(make_encoder(make_tokenizer(glm), Data()))
-    assert scored == ANSWER + ("</s>" if eos else "<|im_start|>")
-    assert before.endswith("<|im_start|>assistant\n")
+    eos = "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+    templates = {"GLM 4": glm, "GLM 4 with an eos": glm.replace("{% endfor %}", eos)}
+    templates["bullets"] = BARE.replace("{{ m.role }}:", "-") + "{% if add_generation_prompt %}- {% endif %}"
+    bare = BARE + "{% if add_generation_prompt %}assistant: {% endif %}"
+    tokenizer = make_tokenizer(templates.get(family, bare))
+    encoder = make_encoder(tokenizer, Data())
+    before, scored = texts(encoder)
+    assert whole(tokenizer, TURNS) == before + scored and scored == ANSWER + ending
+    assert set(tokenizer.convert_ids_to_tokens(sorted(encoder.stops))) == {"</s>", stops or "</s>"}
+    said = encoder.tokens(f" Tessholm. {header} where?")
+    assert encoder.answer_of(said) == (("Tessholm.", True) if header else ("Tessholm.  where?", False))
 
 
-def test_a_template_without_any_token_after_an_answer_takes_the_eos(make_tokenizer):
-    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    bare += "{% if add_generation_prompt %}assistant: {% endif %}"
-    assert texts(make_encoder(make_tokenizer(bare), Data()))[1] == f"{ANSWER}</s>"
+def test_a_template_that_takes_contents_in_parts_alone_is_refused_in_these_words(make_tokenizer):
+    parts = "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    with pytest.raises(
+        ModelError, match=r"takes contents as lists of parts .* and leaves texts out; .*--data.template plain"
+    ):
+        make_encoder(make_tokenizer((TURN + ASK).replace("{{ m.content }}", parts)), Data())
+
+
+@pytest.mark.parametrize("layout", ["own", "open-unlearning"])
+@pytest.mark.parametrize("when", ["true", "messages[0].role == 'system'"])
+def test_a_template_that_writes_the_answer_twice_is_refused_with_the_remedy(when, layout, make_tokenizer):
+    """Once and for all, or at the row where it comes about; whoever encodes it."""
+    twice = f"{{{{ m.content }}}}{{% if {when} and m.role == 'assistant' %}} ({{{{ m.content }}}}){{% endif %}}"
+    tokenizer = make_tokenizer((TURN + ASK).replace("{{ m.content }}", twice))
+    with pytest.raises(ModelError, match=r"writes an answer more than once; .*give --data.template plain"):
+        encode_all(make_encoder(tokenizer, Data(layout=layout)), [Example(id="r", prompt=SYSTEM[:2], answer=ANSWER)])
 
 
 @pytest.mark.parametrize("mark", ["<a>", "<assistant>", "[BOT]", "<|START_RESPONSE|>"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from deleatur.data.encode import encode_all, make_encoder
+from deleatur.data.encode import check_tokenizer, encode_all, make_encoder
 from deleatur.errors import DataError, ModelError
 from deleatur.settings import Data
 from deleatur.types import Example, Span
@@ -74,12 +74,6 @@ class TestChat:
     def test_an_end_of_turn_that_is_the_eos_is_scored_once(self, make_tokenizer):
         """Zephyr's kind: every turn ends with the eos."""
         template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}"
-        tokenizer = make_tokenizer(template + "{% if add_generation_prompt %}assistant: {% endif %}")
-        encoder = make_encoder(tokenizer, Data())
-        assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
-
-    def test_without_any_special_token_after_the_answer_the_eos_ends_it(self, make_tokenizer):
-        template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         tokenizer = make_tokenizer(template + "{% if add_generation_prompt %}assistant: {% endif %}")
         encoder = make_encoder(tokenizer, Data())
         assert scored(encoder, encoder(QA)) == f"{ANSWER}</s>"
@@ -384,3 +378,9 @@ class TestMakeEncoder:
 
     def test_rows_keep_their_order(self, plain, world):
         assert [e.example for e in encode_all(plain, world.forget)] == list(world.forget)
+
+
+@pytest.mark.parametrize("given", ["a name", None, object()])
+def test_another_object_than_a_tokenizer_is_refused(given):
+    with pytest.raises(ModelError, match=r"the tokenizer is a \w+; give what AutoTokenizer"):
+        check_tokenizer(given)

@@ -216,11 +216,13 @@ class TestRefusedChats:
         [
             *("Who?", None, {}, {"content": "x"}, {"role": "tool", "content": "x"}, {"role": ["user"], "content": "x"}),
             {"role": "text", "content": "x"},
-            {"role": "user", "content": "x", "name": "Bo"},
         ],
     )
     def test_a_turn_is_a_role_and_a_content(self, turn):
         refused_row({"messages": [turn, *CHAT]}, "turn 1 is ", "system, user or assistant")
+
+    def test_what_else_a_turn_holds_is_named(self):
+        refused_row({"messages": [{"role": "user", "content": "x", "name": "Bo"}, *CHAT]}, "turn 1 holds 'name' as well")
 
     def test_the_role_of_texts_that_go_on_is_for_benchmarks_alone(self):
         text = [{"role": "text", "content": "x"}]

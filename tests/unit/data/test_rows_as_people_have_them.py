@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from deleatur.data.encode import encode_all, make_encoder
-from deleatur.data.files import files_read
+from deleatur.data.files import check_are_rows, files_read
 from deleatur.data.rows import read_rows, rows_from
 from deleatur.data.windows import windows
 from deleatur.errors import ConfigError, DataError
@@ -81,6 +83,12 @@ class TestColumns:
                 {"prompt": "Who?", "response": "Ada.", "marks": [[0, 3]]}, "question=prompt", "answer=response", "spans=mark"
             )
 
+    def test_a_path_that_one_file_lacks_can_be_given_beside_that_of_another(self):
+        with pytest.raises(DataError, match=r"'0' is not there; .*; add answer=… for this file to --data\.columns"):
+            taken(QA, "question=question", "answer=answer.0")
+        for row in (QA, QA | {"answer": ["Ada."]}):
+            assert taken(row, "question=question", "answer=answer.0", "answer=answer") == EXAMPLE
+
     def test_what_leads_nowhere_is_refused_with_what_is_there(self):
         with pytest.raises(DataError, match=r"leads to 'data.q', of which 'q' is not there; there are 'p'"):
             taken({"data": {"p": "Who?"}}, "question=data.q", "answer=data.p")
@@ -114,12 +122,15 @@ class TestHints:
             ({"Prompt": "Who?", "Response": "Ada."}, "question=Prompt answer=Response"),
             ({"prompt": "Who?", "label": 3, "reply": "Ada."}, "question=prompt answer=reply"),
             ({"title": "", "q": "Who?", "answers": [{"span": [0]}], "a": "Ada."}, "question=q answer=a"),
+            ({"the prompt": "Who?", "q": "Who?", "Answer": "Ada."}, "question=q answer=Answer"),
+            ({"question": "Who?", "ANSWER": {"text": ["Ada."]}}, r"question=question answer=ANSWER.text.0"),
+            ({"question:": "Who?", "Answer*": "Ada."}, r"question=question: 'answer=Answer\*'"),
         ],
     )
     def test_they_name_columns_that_are_there_and_hold_text(self, row, hint):
         with pytest.raises(DataError, match=hint):
             rows_from([row])
-        assert taken(row, *hint.split()).answer == "Ada."
+        assert taken(row, *shlex.split(hint.replace("\\", ""))).answer == "Ada."
 
     @pytest.mark.parametrize(
         "text", ["Who is it?,Ada.\nWho else?,Bo.\n", "Who?;Ada.\nAnd?;Bo.\n", "1,Who?,Ada.\n2,So?,Bo.\n"]
@@ -149,6 +160,13 @@ class TestHints:
                 ("question=human", "answer=assistant"),
             ),
             (QA | {"answer": ["Ada.", "She."]}, "answer=answer.0 takes the first", ("question=question", "answer=answer.0")),
+            (QA | {"answer": {"value": "Ada.", "aliases": []}}, "answer=answer.value takes", ("answer=answer.value",)),
+            (
+                {"prompt": "Who?", "completion": [{"role": "assistant", "content": "Ada."}]},
+                "completion=completion.0.content takes",
+                ("completion=completion.0.content",),
+            ),
+            ({"inputs": "Who?", "targets": "Ada."}, "question=inputs answer=targets", ("question=inputs", "answer=targets")),
             (
                 {"instruction": "Who?", "input": "", "output": "Ada.", "text": "Below is"},
                 "instruction=instruction output=output takes no others",
@@ -164,7 +182,7 @@ class TestHints:
 
     def test_a_hint_for_a_list_continues_the_path_that_was_given(self):
         row = {"title": "Who?", "answers": {"text": ["Ada."], "answer_start": [0]}}
-        with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first of a list"):
+        with pytest.raises(DataError, match=r"answer=answers\.text\.0 takes the first text"):
             taken(row, "question=title", "answer=answers.text")
         assert taken(row, "question=title", "answer=answers.text.0").answer == "Ada."
 
@@ -204,7 +222,7 @@ class TestConversations:
 
     def test_what_else_turns_hold_can_be_ignored(self):
         row = {"conversations": [turn | {"weight": 1} for turn in SHARED["conversations"]]}
-        with pytest.raises(DataError, match=r"--data\.ignore 'weight' drops what else turns hold"):
+        with pytest.raises(DataError, match=r"turn 1 holds 'weight' as well; .*--data\.ignore 'weight' drops that"):
             rows_from([row])
         assert rows_from([row], settings=Data(ignore=("weight",))) == rows_from([SHARED])
 
@@ -233,7 +251,9 @@ class TestConversations:
         [
             ([("user", "And then?")], "take the turns behind the last answer out, or drop the row"),
             ([("user", "And?"), ("user", "So?")], "take the turns behind the last answer out"),
-            ([("tool", "{}")], "take turns of others, as of tools, out of the row"),
+            ([("assistant", "Sure.")], "make one answer of those that follow each other"),
+            ([("tool", "{}")], "turn 6 is of the role tool; .*take the turns of tools out of the row"),
+            ([("Ada", "Hm.")], "take turns of others out of the row"),
         ],
     )
     def test_a_conversation_that_does_not_end_with_an_answer_is_refused_with_the_remedy(self, more, remedy):
@@ -244,12 +264,20 @@ class TestConversations:
             rows_from([{"messages": turns[:2]}])
 
 
+@pytest.mark.parametrize("given", [{"question": ["Who?"], "answer": ["Ada."]}, "forget.jsonl", Path("forget.jsonl"), None])
+def test_what_holds_no_rows_in_memory_is_told_what_does(given):
+    with pytest.raises(DataError, match=r'forget: a \w+ is no list of rows; give a list of objects .*to_dict\("records"\)'):
+        check_are_rows("forget", given)
+
+
 class TestFiles:
     @pytest.mark.parametrize(
         ("name", "text"),
         [
             ("a.csv", "sep=;\r\nquestion;answer\r\nWho?;Ada.\r\n"),  # as Excel is told
             ("a.csv", "question, answer\nWho?,Ada.\n"),
+            ("a.csv", "question,answer,\nWho?,Ada.,\n"),
+            ("a.csv", "question;answer;;\nWho?;Ada.;;\n"),
             ("a.jsonl", json.dumps([QA], indent=1)),  # a list under the name of lines
         ],
     )
@@ -275,6 +303,19 @@ class TestFiles:
         assert files_read(str(tmp_path), None) == ("test.jsonl", "train.jsonl")
         assert files_read(str(tmp_path / "test.jsonl"), None) == files_read(None, None) == ()
 
+    def test_a_folder_with_one_name_twice_is_refused(self, tmp_path):
+        for name in ("a.jsonl", "a.json", "b.jsonl"):
+            (tmp_path / name).write_text(json.dumps(QA))
+        with pytest.raises(DataError, match=r"holds 'a.json', 'a.jsonl', whose rows would be one; give one of these files"):
+            read_rows(str(tmp_path), settings=Data())
+
+    def test_answers_by_their_questions_are_told_the_form_of_a_row(self, tmp_path):
+        (tmp_path / "a.json").write_text(json.dumps({"Who is it?": "Ada.", "Where is she?": "In Rome."}))
+        with pytest.raises(
+            DataError, match=r'an object of named columns is needed, such as \{"question": "…", "answer": "…"\}'
+        ):
+            read_rows(str(tmp_path / "a.json"), settings=Data())
+
     def test_a_folder_of_folders_names_those_that_hold_rows(self, tmp_path):
         (tmp_path / "a" / "train").mkdir(parents=True)
         (tmp_path / "a" / "train" / "x.jsonl").write_text(json.dumps(QA))
@@ -293,6 +334,26 @@ class TestFiles:
         assert files_read(str(tmp_path / "one"), None) == ()
         with pytest.raises(DataError, match=r"has the splits 'train', 'test'; give the folder of one, such as .*train"):
             read_rows(str(tmp_path / "two"), settings=Data())
+
+    @pytest.mark.parametrize(
+        ("text", "seen"),
+        [
+            ('question;answer;"note, if any"\nWho?;Ada.;\n', "unknown column beside question/answer: ‹12 characters›"),
+            (
+                "question;answer\nWho?,Ada.\n",
+                "1 cells stand under 2 columns, parted at ';'; .*part the heading and all rows",
+            ),
+            ("question,answer;\nWho?,Ada.\n", "--data.columns question=question 'answer=answer;' takes these two"),
+            ("\ufeffquestion,answer\nWho?,Ada.\n".encode("utf-16-le"), "seems to be UTF-16; save the file as UTF-8"),
+        ],
+    )
+    def test_marks_that_do_not_fit_and_other_encodings_are_refused_with_what_to_do(self, text, seen, tmp_path):
+        (tmp_path / "a.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(DataError, match=seen):
+            read_rows(str(tmp_path / "a.csv"), settings=Data())
+        if "answer;\n" in str(text):
+            settings = Data(columns=("question=question", "answer=answer;"))
+            assert read_rows(str(tmp_path / "a.csv"), settings=settings)[0].answer == "Ada."
 
     @pytest.mark.parametrize("mark", [";", "\t", "|"])
     def test_other_marks_than_commas_part_cells(self, mark, tmp_path):

@@ -82,6 +82,9 @@ def test_the_tokenizer_is_the_adapters_or_where_it_has_none_the_bases(make_llama
     make_adapter(make_llama, plain.tokenizer, tmp_path, "all linear layers", own_tokenizer=False)
     for name in ("base", "adapter"):
         assert load_tokenizer(str(tmp_path / name)).chat_template is None
+    (tmp_path / "adapter" / "chat_template.jinja").write_text(chat.tokenizer.chat_template)  # alone, it would be passed over
+    with pytest.raises(ModelError, match=r"adapter has no tokenizer\.json; copy the tokenizer's files"):
+        load_tokenizer(str(tmp_path / "adapter"))
     chat.tokenizer.save_pretrained(tmp_path / "adapter")
     assert load_tokenizer(str(tmp_path / "adapter")).chat_template == chat.tokenizer.chat_template
     assert load(str(tmp_path / "adapter"))[1].chat_template == chat.tokenizer.chat_template

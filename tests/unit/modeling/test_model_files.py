@@ -133,3 +133,12 @@ def test_a_name_on_the_hub_with_pickled_weights_alone_is_refused(has, refused, m
             check_hub("owner/model")
     else:
         check_hub("owner/model")
+
+
+@pytest.mark.parametrize("below", ["checkpoint-5/adapter_config.json", "model/config.json", "model.gguf"])
+def test_a_folder_with_models_below_it_names_them(below, tmp_path):
+    """As a trainer's output folder, a PeftModel saved with an adapter of another name, and a run folder are."""
+    (tmp_path / below).parent.mkdir(exist_ok=True)
+    (tmp_path / below).write_text("{}")
+    with pytest.raises(ModelError, match=rf"is no model; give what is in it: '{below.partition('/')[0]}'"):
+        load(str(tmp_path))

@@ -74,8 +74,9 @@ spans it is empty.
   formula has the arithmetic mean, and its code calls 1/r the truth ratio; utility and p-value stay the same.
 - `grad_norm` is the norm of the whole gradient; OpenUnlearning averages the norms of single tensors, without the
   end of turn. `zlib` packs the answer alone; OpenUnlearning packs all that is scored. Neither is exported under its names.
-- Token ids: ours end with the end of turn; OpenUnlearning scores the template's whole rendering (ChatML's newline too) and
-  an eos behind it where that is not last, under a system prompt of its configuration. `--data.layout open-unlearning` and
+- Token ids: ours end with the end of turn, where the template's own finished conversation has one; OpenUnlearning scores
+  the template's whole rendering (ChatML's newline too) and an eos behind it where that is not last, under a system prompt of
+  its configuration. `--data.layout open-unlearning` and
   `--data.system-prompt` give its very ids, and then every TOFU metric is its number
   (`tests/parity/test_open_unlearning.py`). `compare` says where layouts differ.
 - Exports have OpenUnlearning's floor of extraction strength, and its figures of the restated answer (PARA) and of the

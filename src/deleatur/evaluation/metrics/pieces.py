@@ -6,6 +6,7 @@ No list of languages or words is needed, but for English stop words. Where a wor
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -16,6 +17,7 @@ STEM = 4  # letters at least that two words have to share
 SIZES: dict[Kind, int] = {"han": 2, "hiragana": 2, "letters": 4}  # of the segments of runs that are no words
 SHORT = 8  # pieces; of a longer answer a larger share is the fact in part
 CERTAIN, CLOSE, POSSIBLE = 3, 2, 1
+HAN_NUMBER = re.compile("[〇零一二三四五六七八九十百千万][年月日号岁时点]")
 SINGLE = str.maketrans("ıłøđħŧيكىة", "ilodhtیکیه")  # letters that are written one for the other
 # words that carry no fact; everything else in an answer is its content
 STOP_WORDS = frozenset(
@@ -45,7 +47,8 @@ def shares(question: str, answer: str, generated: str) -> float | None:
     names = [p for p in pieces if p.named]
     numbers = [p for p in names if p.kind == "number"]
     replaced = _replaced(names, found, others)
-    if not replaced and _replaced(numbers, found, others):  # a name beside it may be a noun of German
+    dated = numbers and not any(n in found for n in numbers) and any(HAN_NUMBER.search(w.text) for w in others)
+    if not replaced and (dated or _replaced(numbers, found, others)):  # a name beside it may be a noun of German
         return None
     if not found or replaced:
         undecided = any(best[p] == POSSIBLE for p in (names if replaced else pieces))
