@@ -105,8 +105,9 @@ def _report(args: list[str]) -> None:
 
     found = (read_records(run / "records" / f"{when}.jsonl") for when in ("after", "before"))  # an evaluation's are "before"
     records = next((made for made in found if made), {})
+    note = layout_note(command.form, run)
     print("\n".join(map(str, write_as(command.form, run, records, redacted=command.redact))))
-    if note := layout_note(command.form, run):
+    if note:
         print(f"Note: {note}", file=sys.stderr)
 
 
