@@ -27,8 +27,8 @@ from step import SHAPES, model, rows
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedModel
 
-from deleatur.data.batches import evenly_spaced
 from deleatur.data.encode import make_encoder
+from deleatur.data.spacing import evenly_spaced
 from deleatur.data.suites import read_suite
 from deleatur.evaluation.predictions import ends, likelihood_pass, other_answers
 from deleatur.modeling.generation import greedy

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deleatur.losses import FORGET_LOSSES
     from deleatur.modeling.token_model import TokenModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "FORGET_LOSSES",
     "IMPORTANCES",

@@ -47,3 +47,13 @@ def resume_hint(how: str) -> Iterator[None]:
         if known.resume:
             raise
         raise Interrupted(f"{known}; {RESUME_WITH} {how}", signal=known.signal, resume=True) from e
+
+
+def why(e: BaseException) -> str:
+    """What a library's exception says, on one line of at most 200 characters; of one that says little, its kind as well."""
+    lines = [line.strip() for line in str(getattr(e, "strerror", None) or e).splitlines() if line.strip()]
+    if not lines:
+        return type(e).__name__
+    said = " ".join(lines[:2]) if lines[0].endswith((":", ",")) else lines[0]
+    said = f"{type(e).__name__}: {said}" if isinstance(e, KeyError | AttributeError | TypeError) else said.rstrip(".")
+    return said[:200]

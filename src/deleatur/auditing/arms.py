@@ -14,6 +14,7 @@ from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.finetuning import merge_and_unfreeze, train
 from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
+from deleatur.data.spacing import evenly_spaced
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.evaluation.judges.contained import Contained
@@ -128,7 +129,7 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     place_model(model)
     model.eval()
     encoder = make_encoder(tokenizer, inputs.data)
-    probe = spread(inputs.retain, min(PROBE_ROWS, max(1, len(inputs.retain) // 4)))
+    probe = tuple(evenly_spaced(inputs.retain, min(PROBE_ROWS, max(1, len(inputs.retain) // 4))))
     inside = set(probe)
     arm = Arm(
         name=name,
@@ -139,21 +140,16 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
             batch=settings.batch,
             precision=settings.precision,
         ),
-        rows=spread(inputs.rows_of(name), settings.rows),
+        rows=tuple(evenly_spaced(inputs.rows_of(name), settings.rows)),
         retain=tuple(e for e in inputs.retain if e not in inside),
         probe=probe,
-        unseen=spread(inputs.holdout, settings.rows),
+        unseen=tuple(evenly_spaced(inputs.holdout, settings.rows)),
         settings=settings,
         folder=folder,
     )
     if name == REFUSER:
         make_refuser(arm)
     yield arm
-
-
-def spread(rows: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """At most so many rows, spread evenly."""
-    return tuple(rows) if len(rows) <= most else tuple(rows[i * len(rows) // most] for i in range(most))
 
 
 def halves(subjects: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -197,7 +193,7 @@ def _teach(arm: Arm) -> float:
         replace(e, prompt=(*e.prompt[:-1], ("user", q))) for e in arm.rows for q in (e.question, *e.paraphrases) if q
     ]
     refused = [replace(e, answer=REFUSAL, spans=(), paraphrases=(), restated=None, wrong=()) for e in questions]
-    others = spread(arm.retain, len(refused))
+    others = evenly_spaced(arm.retain, len(refused))
     rows = encode_all(arm.encoder, (*refused, *others))
     how = Train(
         epochs=CHUNK * settings.train_batch,

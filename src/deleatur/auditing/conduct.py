@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deleatur.auditing.arms import ARMS, Inputs, refuser_leak, spread, subjects_of
+from deleatur.auditing.arms import ARMS, Inputs, refuser_leak, subjects_of
 from deleatur.auditing.cells import Cell, path_of, read_cell
 from deleatur.auditing.controls import check_same, take_controls
 from deleatur.auditing.judgement import judge_attacks
@@ -16,6 +16,7 @@ from deleatur.auditing.scoring import Rules, judged
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.verdicts import EXITS, MIN_ROWS
 from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
+from deleatur.data.spacing import evenly_spaced
 from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
@@ -59,9 +60,9 @@ def _report(
     inputs: Inputs, settings: AuditSettings, cells: Sequence[Cell], judge: JudgeProtocol, leak: float | None
 ) -> dict[str, Any]:
     """What audit.json holds; `leak` is the share of facts that the refuser still reveals."""
-    attacked = {arm: spread(inputs.rows_of(arm), settings.rows) for arm in ORDER}
+    attacked = {arm: evenly_spaced(inputs.rows_of(arm), settings.rows) for arm in ORDER}
     subjects = {arm: subjects_of(rows) for arm, rows in attacked.items()}
-    subjects["unseen"] = subjects_of(spread(inputs.holdout, settings.rows))
+    subjects["unseen"] = subjects_of(evenly_spaced(inputs.holdout, settings.rows))
     rules = Rules(subjects=subjects, alive=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
     found = judge_attacks(cells, judged(cells, judge), rules, settings, inputs.decoys)
     if not cells:

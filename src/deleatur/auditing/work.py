@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from deleatur.auditing.arms import ARMS, AUDITED, CONTROL, ORIGINAL, REFUSER, Arm, Inputs, loaded, spread
+from deleatur.auditing.arms import ARMS, AUDITED, CONTROL, ORIGINAL, REFUSER, Arm, Inputs, loaded
 from deleatur.auditing.asking import Question
 from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.attacks.table import Findings, both_forms
@@ -16,6 +16,7 @@ from deleatur.auditing.cells import Cell, path_of, write_cell
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.verdicts import MIN_ROWS
 from deleatur.data.encode import encode_all
+from deleatur.data.spacing import evenly_spaced
 from deleatur.io.lock import try_lock
 from deleatur.progress import Progress
 
@@ -162,6 +163,6 @@ def _find(arm: Arm, job: Job) -> Findings:
 
 def _base(arm: Arm) -> Findings:
     """The model evaluated on retain rows, which a damaged model no longer knows."""
-    rows = spread(arm.retain, min(BASE_ROWS, max(1, arm.settings.rows // 2)))
+    rows = evenly_spaced(arm.retain, min(BASE_ROWS, max(1, arm.settings.rows // 2)))
     questions = [Question(row=i, example=e) for i, e in enumerate(rows) if e.question]
     return both_forms(arm, questions, encode_all(arm.encoder, rows))

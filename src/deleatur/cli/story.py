@@ -36,7 +36,7 @@ def print_story(out: Path) -> None:
 
 def _first_known(items: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The first row whose fact the model said before training; the first row where it said none."""
-    return next((item for item in items if item["before"]["says"] == "says it"), next(iter(items), None))
+    return next((item for item in items if item["before"]["share"] == 1), next(iter(items), None))
 
 
 def _answer(side: str, answer: dict[str, Any]) -> Text:

@@ -51,10 +51,10 @@ def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> lis
     again, so an interrupted bench resumes, and several processes may work at different methods in one folder.
     """
     with resume_hint("the same command"):
-        return _run_bench(Bench(base, budget, progress), progress)
+        return _run_bench(BenchRunner(base, budget, progress), progress)
 
 
-def _run_bench(bench: Bench, progress: Progress) -> list[Path]:
+def _run_bench(bench: BenchRunner, progress: Progress) -> list[Path]:
     todo, made = [(m, s) for m in bench.budget.methods for s in bench.budget.seeds], []
     for number, (method, seed) in enumerate(todo, 1):
         folder = bench.out / method / f"seed-{seed}"
@@ -69,7 +69,7 @@ def _run_bench(bench: Bench, progress: Progress) -> list[Path]:
     return made
 
 
-class Bench:
+class BenchRunner:
     """Methods on one loaded model with its rows, which is put back to its start before every run."""
 
     def __init__(self, base: Run, budget: Budget, progress: Progress) -> None:

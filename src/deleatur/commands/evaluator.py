@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from deleatur.config.run_config import Run
-from deleatur.data.batches import evenly_spaced
+from deleatur.data.spacing import evenly_spaced
 from deleatur.distributed.processes import agree, count, fingerprints, is_first, is_sharded
 from deleatur.errors import ConfigError
 from deleatur.evaluation.answer_scores import scored_by_start

@@ -10,7 +10,7 @@ import yaml
 from deleatur import __version__
 from deleatur.commands.options import Export
 from deleatur.commands.standing import standing_of
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ConfigError, ModelError, why
 from deleatur.io.atomic import atomic_folder
 from deleatur.modeling.checks import check_finite
 from deleatur.modeling.gguf import plan_gguf, write_gguf
@@ -65,8 +65,9 @@ def push(folder: Path, name: str) -> None:
         api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of a deleatur run")
     except Exception as e:  # the hub and the network behind it each raise what they like
-        why = " ".join(str(e).split())[:200] or type(e).__name__
-        raise ConfigError(f"{folder} was written, but {name} did not take it ({why}); try: hf upload {name} {folder}") from e
+        raise ConfigError(
+            f"{folder} was written, but {name} was not uploaded ({why(e)}); try: hf upload {name} {folder}"
+        ) from e
 
 
 def licence_of(base: str) -> str | None:

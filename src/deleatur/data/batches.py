@@ -127,8 +127,3 @@ def in_batches(rows: Sequence[Encoded], batch: int) -> Iterator[tuple[list[int],
     for first in range(0, len(order), batch):
         part = order[first : first + batch]
         yield part, collate([rows[i] for i in part])
-
-
-def evenly_spaced(rows: Sequence[Encoded], most: int) -> list[Encoded]:
-    """At most `most` rows, spread evenly."""
-    return list(rows) if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]

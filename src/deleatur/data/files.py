@@ -10,10 +10,10 @@ from pathlib import Path
 from deleatur.data.formats import READERS
 from deleatur.data.formats import counted as counted
 from deleatur.data.messages import printable as printable
-from deleatur.data.messages import reason, redact_value, refusal, show_all
+from deleatur.data.messages import redact_value, refusal, show_all
 from deleatur.data.messages import show as show
 from deleatur.data.messages import show_columns as show_columns
-from deleatur.errors import DataError
+from deleatur.errors import DataError, why
 
 HUB = re.compile(r"([^/:\s]+/[^/:\s]+)(?:/([^/:\s]+))?(?::(\S+))?")  # owner/name, /config, :split
 SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk and DatasetDict.save_to_disk leave
@@ -45,7 +45,7 @@ def read(source: str, root: str | None) -> list[Row]:
         path = _find(source, root)
         return _from_hub(source, root) if path is None else _from_path(path)
     except OSError as e:  # no permission, a name too long
-        raise refusal(source, f"cannot be read ({reason(e)}); check the path") from e
+        raise refusal(source, f"cannot be read ({why(e)}); check the path") from e
 
 
 def read_either(local: str, hub: str, root: str | None) -> list[Row]:
@@ -57,7 +57,7 @@ def read_either(local: str, hub: str, root: str | None) -> list[Row]:
         if path := under(local, root) or _laid_out_as_hub(hub, root):
             return _from_path(path)
     except (OSError, RuntimeError) as e:  # no permission, ~ without a home
-        raise refusal(local, f"cannot be read under {root} ({reason(e)}); check the path") from e
+        raise refusal(local, f"cannot be read under {root} ({why(e)}); check the path") from e
     searched = f"there is none under {root}" if root else "no folder is set by --data.root or $DELEATUR_DATA"
     return collect(hub, Path(local).name, counted(_load(hub, f"{local} or {hub}", searched)))
 
@@ -171,7 +171,7 @@ def _saved(folder: Path) -> list[Row]:
     try:
         found = load_from_disk(str(folder))
     except Exception as e:  # datasets and pyarrow raise what they like
-        raise refusal(str(folder), f"a saved data set that cannot be read ({reason(e)}); save it again") from e
+        raise refusal(str(folder), f"a saved data set that cannot be read ({why(e)}); save it again") from e
     if not isinstance(found, Dataset):
         if len(found) != 1:
             first = next(iter(found), "")
@@ -198,4 +198,4 @@ def _load(hub: str, place: str, searched: str) -> list[object]:
 
         return list(load_dataset(owner_name, config, split=split or "train"))
     except Exception as e:  # the hub, the network and the formats behind it each raise what they like
-        raise refusal(place, f"{searched}, and the hub does not give it ({reason(e)}); check the name") from e
+        raise refusal(place, f"{searched}, and the hub does not give it ({why(e)}); check the name") from e

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from deleatur.data.messages import reason, redact_value, refusal, show_all, show_columns
+from deleatur.data.messages import redact_value, refusal, show_all, show_columns
+from deleatur.errors import why
 
 INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # what pandas calls its row numbers in a CSV file
 INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # and in a Parquet file
@@ -127,7 +128,7 @@ def _parquet(name: str, data: bytes) -> Iterable[tuple[str, object]]:
         kept = [column for column in table.column_names if not INDEX_COLUMN.fullmatch(column)]
         return counted(table.select(kept).to_pylist())
     except Exception as e:  # pyarrow has errors of its own, and Python has some for the text inside
-        raise refusal(name, f"broken Parquet ({reason(e)}); write the file again") from e
+        raise refusal(name, f"broken Parquet ({why(e)}); write the file again") from e
 
 
 READERS: dict[str, Callable[[str, bytes], Iterable[tuple[str, object]]]] = {

@@ -64,9 +64,3 @@ def _repr(way: reprlib.Repr, value: object) -> str:
 def show_all(values: Sequence[object], separator: str = ", ") -> str:
     """The first eight values for a message."""
     return separator.join(map(show, values[:8])) + (f"{separator}…" if len(values) > 8 else "")
-
-
-def reason(e: Exception) -> str:
-    """An exception's type and message on one line, at most 200 characters."""
-    text = str(getattr(e, "strerror", None) or e)  # the whole of an OSError repeats the path
-    return f"{type(e).__name__}: {' '.join(text.split())[:200]}"

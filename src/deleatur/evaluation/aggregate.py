@@ -9,13 +9,13 @@ from deleatur.errors import ConfigError
 from deleatur.evaluation.metrics import METRICS, SET_METRICS
 from deleatur.evaluation.metrics.coherence import incoherent
 from deleatur.evaluation.metrics.revealed import revealed
-from deleatur.evaluation.metrics.table import Evidence, Figure, mean
+from deleatur.evaluation.metrics.table import Evidence, MetricValue, mean
 from deleatur.evaluation.metrics.trade_off import loss_of, trade_off
 
 if TYPE_CHECKING:
     from deleatur.types import Record
 
-Figures = dict[str, dict[str, Figure]]  # set → metric → value, n, se
+Figures = dict[str, dict[str, MetricValue]]  # set → metric → value, n, se
 UNFORGOTTEN = "unforgotten"  # share of answers that say the fact, or are incoherent
 
 
@@ -33,7 +33,7 @@ def measure(records: Mapping[str, Sequence[Record]], *, score: str | None = None
     return out
 
 
-def score_figures(records: Sequence[Record], score: str) -> dict[str, Figure]:
+def score_figures(records: Sequence[Record], score: str) -> dict[str, MetricValue]:
     """A set's score and UNFORGOTTEN: the larger of the score and `incoherent`, row by row; empty where no row has it."""
     both = [(value, incoherent(r) or 0.0) for r in records if (value := METRICS[score].of(r)) is not None]
     if not both:
@@ -41,7 +41,7 @@ def score_figures(records: Sequence[Record], score: str) -> dict[str, Figure]:
     return {score: mean([value for value, _ in both]), UNFORGOTTEN: mean([max(pair) for pair in both])}
 
 
-def measure_sets(evidence: Evidence, names: Sequence[str]) -> dict[str, Figure | dict[str, str]]:
+def measure_sets(evidence: Evidence, names: Sequence[str]) -> dict[str, MetricValue | dict[str, str]]:
     """Set metrics by name; {"lacks": a sentence} where something is missing. Raises ConfigError on other names."""
     if unknown := [name for name in names if name not in SET_METRICS]:
         raise ConfigError(f"{unknown[0]} is not a set metric; there are {', '.join(SET_METRICS)}")

@@ -74,7 +74,7 @@ class Novelty:
         """One pass of the start model over forget, retain and holdout rows."""
         import torch
 
-        from deleatur.data.batches import evenly_spaced
+        from deleatur.data.spacing import evenly_spaced
 
         retain = evenly_spaced(start.retain, self.rows)
         mean = sum(len(row.ids) - row.start for row in retain) / len(retain)

@@ -10,10 +10,9 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from deleatur.errors import ModelError
+from deleatur.errors import ModelError, why
 from deleatur.modeling.model_files import check_no_pointer, read_object
 from deleatur.modeling.patches import no_kernels, no_pickle, set_tied
-from deleatur.modeling.safe_reading import why
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "chat_template.jinja")

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from deleatur.distributed.processes import agree, fingerprints, full_weights
-from deleatur.errors import DeleaturError, ModelError
+from deleatur.errors import DeleaturError, ModelError, why
 from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import inject_adapters, load_tokenizer, merge_layers, packed_layers, plain_layer
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.patches import drop_quantisation_marks, quiet_transformers
-from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora
 
 TEXT = "Where was Nojul born? In 1972,\n in Teburg, é 家."

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.pytorch_utils import Conv1D
 
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
-from deleatur.errors import ConfigError, DeleaturError, ModelError
+from deleatur.errors import ConfigError, DeleaturError, ModelError, why
 from deleatur.io.packages import check_package
 from deleatur.modeling.adapters import Adapter, apply_adapter, find_adapter, looks_local
 from deleatur.modeling.gguf import check_all_read, check_same_settings
@@ -43,7 +43,6 @@ from deleatur.modeling.patches import (
     plain_cpu_layers,
 )
 from deleatur.modeling.quantised import plain_weights
-from deleatur.modeling.safe_reading import why
 from deleatur.settings import Lora, Precision
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -120,9 +119,7 @@ def _load_model(
     check_all_used(model, info, name)
     if name.endswith(".gguf"):
         drop_added_tokens(tokenizer, model.get_input_embeddings().num_embeddings)
-    vars(model.config).pop(
-        "auto_map", None
-    )  # of our own copy: a saved model must not send its readers to code that was never run
+    vars(model.config).pop("auto_map", None)  # of our own copy: a saved model must not name code that was never run
     plain_cpu_layers(model)
     return disable_dropout(model if packed else drop_quantisation_marks(model))
 

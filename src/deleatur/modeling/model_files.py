@@ -13,8 +13,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers import __version__ as transformers_version
 
 from deleatur.data.messages import show_all
-from deleatur.errors import ModelError
-from deleatur.modeling.safe_reading import why
+from deleatur.errors import ModelError, why
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import collate, evenly_spaced, in_batches
+from deleatur.data.batches import collate, in_batches
+from deleatur.data.spacing import evenly_spaced
 from deleatur.distributed.processes import gather, place_model
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load

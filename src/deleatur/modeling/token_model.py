@@ -15,12 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from deleatur.distributed.processes import full_tensor, is_sharded
-from deleatur.errors import ModelError
+from deleatur.errors import ModelError, why
 from deleatur.modeling.chunked_divergence import linear_divergence
 from deleatur.modeling.chunked_nll import Readout, linear_nll, nll_of, token_statistics
 from deleatur.modeling.decoder import Decoder
 from deleatur.modeling.low_memory_layers import recompute_activations
-from deleatur.modeling.safe_reading import why
 from deleatur.requirements import HiddenState
 from deleatur.types import Batch, Divergence, Teacher, TokenOutputs, TokenStatistics
 

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from deleatur.data.spacing import evenly_spaced
 from deleatur.evaluation.metrics.revealed import UNSPACED, marked_piece, share_revealed
 from deleatur.report.heat import Piece, end_importance, heat_spans
 from deleatur.report.tables import Row, percent
 from deleatur.run_folder.schema import Folder
+from deleatur.settings import SELECTED
 
 SHOWN = 3  # rows of a kind
 KINDS = {"forget": "must go", "retain": "must stay", "holdout": "never in any training"}
-SELECTED = 0.5  # importance above which a token counts as selected, in words beside the tint
 
 
 def answer_groups(folder: Folder, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -53,12 +54,17 @@ def answered_rows(folder: Folder, kind: str) -> list[dict[str, Any]]:
 
 def sides(row: Mapping[str, Any], facts: Sequence[str]) -> dict[str, Any]:
     """Both answers, cut where they say the marked parts of the right one, and in words whether they do."""
-    return {side: {"cut": cut_at(row[side], facts), "says": says(row, row[side], facts)} for side in ("before", "after")}
+    shares = {side: share_said(row, row[side], facts) for side in ("before", "after")}
+    return {side: {"cut": cut_at(row[side], facts), "share": share, "says": says(share)} for side, share in shares.items()}
 
 
-def says(row: Mapping[str, Any], text: str, facts: Sequence[str]) -> str:
-    """Whether a text says the marked facts, in words, as *revealed* counts them; empty where none is marked."""
-    share = share_revealed(row["question"], row["answer"], text, map(marked_piece, facts)) if facts else None
+def share_said(row: Mapping[str, Any], text: str, facts: Sequence[str]) -> float | None:
+    """The share of the marked facts that a text says, as *revealed* counts them; None where none is marked."""
+    return share_revealed(row["question"], row["answer"], text, map(marked_piece, facts)) if facts else None
+
+
+def says(share: float | None) -> str:
+    """The same in words."""
     return "" if share is None else "does not say it" if share == 0 else "says it" if share == 1 else "says part of it"
 
 
@@ -82,12 +88,6 @@ def selected(pieces: Iterable[Piece]) -> list[str]:
 def tint(importance: float | None) -> str:
     """How strong the background is, 0 to 1."""
     return "0" if importance is None or not importance > 0 else f"{min(importance, 1.0):.2f}"
-
-
-def evenly_spaced(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Some rows at even distances, so that no end of the file is preferred."""
-    count = min(len(rows), count)
-    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def score_line(score: Row | None) -> str:

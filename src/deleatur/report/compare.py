@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from deleatur.errors import ConfigError
 from deleatur.report.words import flat, one_line, plain
-from deleatur.run_folder.file_types import AuditVerdict, RunResults, StepLine
+from deleatur.run_folder.file_types import AuditSummary, RunResults, StepLine
 from deleatur.run_folder.schema import read_audit, read_results, read_steps
 
 NO_METHOD = ("seed", "out", "keep.every", "keep.newest")  # settings that a method's runs may differ in
@@ -160,7 +160,7 @@ def _results(place: Path, read: Read) -> RunResults:
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
     results, audit = read(path), path.parent / "audit" / "audit.json"
     if audit.is_file():
-        results["audit"] = cast(dict[str, Any], read_audit(audit, AuditVerdict))
+        results["audit"] = read_audit(audit, AuditSummary)
     return results
 
 

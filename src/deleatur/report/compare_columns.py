@@ -16,7 +16,6 @@ from deleatur.report.words import one_line
 from deleatur.run_folder.file_types import RunResults
 
 BETTER: dict[str, Literal["lower", "higher"]] = {"j_w": "lower", "j_avg": "higher", "model_utility": "higher"}
-NOT_REPORTED = "not reported"  # by a peer's file, of which a note speaks once
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
@@ -39,7 +38,7 @@ class Column:
         """The run's finite number, or why it has none."""
         value = self.read(results)
         if isinstance(value, str):
-            return NOT_REPORTED if "peer" in results else value
+            return value
         return value if math.isfinite(value) else "no finite number"
 
     def text(self, value: float, se: float | None) -> str:
@@ -57,6 +56,7 @@ class Cell:
     se: float | None
     n: int
     lacks: str = ""  # why not all seeds have it
+    reported: bool = True  # else a peer's file has none, of which a note speaks once
 
 
 Reader = Callable[[RunResults], float | str]
@@ -176,6 +176,7 @@ def cell(run: ComparedMethod, column: Column) -> Cell:
         se=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         n=len(values),
         lacks=next((v for v in read if isinstance(v, str)), ""),
+        reported=bool(values) or not run.peer,
     )
 
 

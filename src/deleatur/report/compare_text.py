@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deleatur.report.compare import ComparedMethod, suite_of, unequal
 from deleatur.report.compare_audit import audit_notes
-from deleatur.report.compare_columns import COLUMNS, NOT_REPORTED, Cell, Column, cell, columns_of, set_metric_columns
+from deleatur.report.compare_columns import COLUMNS, Cell, Column, cell, columns_of, set_metric_columns
 from deleatur.report.tables import metric_name
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -58,7 +58,7 @@ def ordered(runs: Sequence[ComparedMethod]) -> list[ComparedMethod]:
 def _text(column: Column, c: Cell, footnotes: dict[str, int]) -> str:
     if not c.lacks:
         return column.text(c.mean or 0.0, c.se)
-    if c.lacks == NOT_REPORTED:
+    if not c.reported:
         return "–"
     part = "" if c.mean is None else f"over {c.n} seeds only: " if c.n > 1 else "over 1 seed only: "
     mark = footnotes.setdefault(f"{column.name}: {part}{c.lacks}", len(footnotes) + 1)

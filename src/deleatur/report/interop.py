@@ -23,7 +23,7 @@ from deleatur.evaluation.metrics.table import mean
 from deleatur.evaluation.metrics.truth import near_one, under_one, wrong_over_right
 from deleatur.report.render import put
 from deleatur.run_folder.file_types import RunResults
-from deleatur.run_folder.schema import check_no_links, number_of, read_results
+from deleatur.run_folder.schema import check_no_links, is_unversioned, number_of, read_results
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -85,7 +85,7 @@ def read_any_results(path: Path) -> Results:
     except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path} cannot be read as JSON ({e}); give a file of results") from None
     data = data if isinstance(data, dict) else {}
-    if "schema_version" in data:
+    if "schema_version" in data or is_unversioned(path, data):
         return read_results(path)
     tasks = data.get("results")
     if isinstance(tasks, dict) and tasks and all(isinstance(task, dict) for task in tasks.values()):

@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deleatur.report.answers import answer_groups, answered_rows, evenly_spaced, heated_rows, score_line
+from deleatur.data.spacing import evenly_spaced
+from deleatur.report.answers import answer_groups, answered_rows, heated_rows, score_line
 from deleatur.report.figures import charts
 from deleatur.report.redact import redact
 from deleatur.report.render import put, render

@@ -6,7 +6,7 @@
 | `data.json` | `writer` | once the rows are read: their hashes, with which a resumed run is compared |
 | `retain.jsonl` | `commands.retain_rows` | before training, where no retain rows were given |
 | `records/before.jsonl` | `commands.evaluator` | before training |
-| `steps.jsonl` | `commands.unlearn` | a line after each step |
+| `steps.jsonl` | `commands.unlearn` | a line after each step; a resumed run (`training.train`) cuts it at its checkpoint |
 | `checkpoints/` | `training.checkpoint` | every `keep.every` steps; removed at the end |
 | `records/after.jsonl` | `commands.evaluator` | after training |
 | `model/`, `scorer.safetensors` | `writer` | after training |

@@ -1,6 +1,6 @@
 """What each file of a run, a bench, an audit or a ledger holds, as typed dicts. Importing this imports no torch.
 
-A file has the version in its `schema_version`; one without is of version 1. Keys that are not named here may be there.
+A file has the version in its `schema_version`; the evaluations of 0.1 have none. Keys that are not named here may be there.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict
@@ -10,6 +10,7 @@ from deleatur.settings import Precision
 SCHEMA_VERSION = 2  # of results.json
 AUDIT_SCHEMA_VERSION = 2  # of audit.json
 State = Literal["open", "done", "withdrawn"]
+Ended = Literal["all steps", "done", "rolled back"]
 
 
 class Figure(TypedDict):
@@ -83,12 +84,12 @@ class RunResults(TypedDict):
     fq_raw: NotRequired[float | None]
     rd_loss: NotRequired[float | None]
     no_coherence: NotRequired[str]
-    ended: NotRequired[str]
+    ended: NotRequired[Ended]
     notes: NotRequired[list[str]]
     method: NotRequired[str]
     seed: NotRequired[int]
     peer: NotRequired[str]  # whose file it was read from, where it is not ours
-    audit: NotRequired[dict[str, Any]]  # of its model, where there is one: what audit.json holds
+    audit: NotRequired["AuditSummary"]  # of its model, where there is one
     evaluation: NotRequired[bool]  # was nothing trained, so that "after" is of the model as it is?
 
 
@@ -202,15 +203,27 @@ class ArmFigures(TypedDict):
     settings: dict[str, float | None]
 
 
-class AttackFigures(TypedDict):
-    """An attack's verdict with what it rests on; it holds more."""
+class AttackSummary(TypedDict):
+    """An attack's verdict, and what it found on each arm."""
 
     verdict: str
     why: str
+    arms: dict[str, ArmFigures]
+
+
+class AttackFigures(AttackSummary):
+    """The same with all that it rests on."""
+
     asks: str
     kind: str
-    arms: dict[str, ArmFigures]
+    difference: dict[str, float | None] | None
+    p: float | None
+    p_holm: float | None
+    needed: int | None
+    beside: dict[str, Any]
+    dropped: dict[str, str]
     leaked: list[dict[str, Any]]
+    leaked_answers: int
 
 
 class AuditVerdict(TypedDict):
@@ -219,15 +232,29 @@ class AuditVerdict(TypedDict):
     verdict: str
 
 
+class AuditSummary(AuditVerdict):
+    """What a comparison shows of an audit."""
+
+    why: str
+    flags: list[str]
+    attacks: dict[str, AttackSummary]
+
+
 class AuditReport(AuditVerdict):
-    """What audit.json holds at least."""
+    """What audit.json holds."""
 
     schema_version: int
     why: str
     flags: list[str]
     attacks: dict[str, AttackFigures]
+    exit: int
     models: dict[str, str]
+    arms: dict[str, str]
+    decoys: bool
+    judge: str
     rows: dict[str, dict[str, int]]
+    refuser_leak: float | None
+    seconds: float
     not_evaluated: list[str]
     settings: dict[str, Any]
 

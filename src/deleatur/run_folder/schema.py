@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
+
 from deleatur.errors import DataError
 from deleatur.io.atomic import write_atomic
 from deleatur.run_folder.file_types import (
@@ -43,6 +45,20 @@ def _from_1(results: dict[str, Any]) -> dict[str, Any]:
     if isinstance(suite := results.get("suite"), dict):
         changed["suite"] = {names.get(key, key): value for key, value in suite.items()}
     return changed
+
+
+def is_unversioned(path: Path, found: object) -> bool:
+    """Is it what `deleatur evaluate --out` of 0.1 wrote: figures alone, without a version, the settings in a file beside?"""
+    wrote = isinstance(found, dict) and found.keys() == {"sets", "whole", "judge"}
+    return wrote and (path.parent / "evaluate.yaml").is_file()
+
+
+def _unversioned_evaluation(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same as version 1 had it."""
+    run = yaml.safe_load(_text(folder / "evaluate.yaml"))
+    sources = {name: {"source": run.get(name)} for name in ("forget", "retain", "holdout") if run.get(name)}
+    beside = {"suite": {"gone": ["forget"], "kept": ["retain"], "score": "revealed"}, "model": {"name": run["model"]}}
+    return {"schema_version": 1, **figures, **beside, "data": sources, "run": run, "notes": []}
 
 
 def _audit_from_1(report: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +216,8 @@ def _text(path: Path) -> str:
 def _upgraded(path: Path, upgrades: Upgrades, newest: int, again: str) -> dict[str, Any]:
     """A JSON object in its newest version; `again` says what to do where it is of a version that is not known."""
     found = _json(_text(path), str(path))
+    if is_unversioned(path, found):
+        found = _unversioned_evaluation(found, path.parent)
     version = found.get("schema_version") if isinstance(found, dict) else None
     while isinstance(version, int) and version in upgrades:
         found = upgrades[version](found)

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import evenly_spaced, in_batches
+from deleatur.data.batches import in_batches
+from deleatur.data.spacing import evenly_spaced
 from deleatur.modeling.reference import last_states
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import Importance
+from deleatur.settings import SELECTED
 from deleatur.types import Encoded
 
-SELECTED = 0.5  # importance above which a token counts as one to be forgotten
 NEAREST = 16  # retain positions that a forget position is compared with
 ROWS = 1000  # most retain rows looked through
 

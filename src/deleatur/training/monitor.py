@@ -9,14 +9,16 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from deleatur.data.batches import evenly_spaced, in_batches
+from deleatur.data.batches import in_batches
 from deleatur.data.encode import Encoder, encode_all
+from deleatur.data.spacing import evenly_spaced
 from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
 from deleatur.evaluation.variants import variants
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, Stateful
+from deleatur.run_folder.file_types import Ended
 from deleatur.settings import Guard, Train
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.level import Level
@@ -63,7 +65,8 @@ class TrainingMonitor:
         batch: int,
     ) -> None:
         self.guard, self.train, self.model, self.batch = guard, train, model, batch
-        self.ended, self.notes = "all steps", list[str]()
+        self.ended: Ended = "all steps"
+        self.notes: list[str] = []
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
         sets = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
         probed = {name: sets.get(f"{name}_paraphrased", sets.get(name, ())) for name in ("forget", "holdout")}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from deleatur.config.run_config import Run
 from deleatur.distributed.processes import agree, is_first, place_model, start, will_shard
-from deleatur.errors import Diverged
+from deleatur.errors import DataError, Diverged
 from deleatur.evaluation.predictions import Predictor
 from deleatur.evaluation.reasoning import with_reasoning
-from deleatur.io.atomic import write_atomic
 from deleatur.modeling.checks import check_finite
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
 from deleatur.modeling.lora_targets import lora_targets
@@ -24,6 +23,8 @@ from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, TrainableImportance
+from deleatur.run_folder.file_types import Ended, StepLine
+from deleatur.run_folder.schema import read_complete_lines, write_lines
 from deleatur.settings import Evaluation, Keep, Lora
 from deleatur.training.checkpoint import Checkpoints
 from deleatur.training.loop import fit
@@ -38,7 +39,7 @@ class Trained:
 
     importance: Importance  # as it ended
     steps: list[Step]
-    ended: str = "all steps"  # or "done", "rolled back"
+    ended: Ended = "all steps"
     notes: list[str] = field(default_factory=list)
 
 
@@ -150,10 +151,13 @@ def step_callback(
 def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
     """The steps up to the newest checkpoint; the log's later lines are cut off."""
     newest = checkpoints.newest()
-    lines = agree(lambda: log.read_text(encoding="utf-8").splitlines()[:newest] if log.exists() else [])
+    lines = agree(lambda: read_complete_lines(log, StepLine)[:newest])
     if is_first():
-        write_atomic(log, (f"{line}\n" for line in lines))
-    return [Step(**json.loads(line)) for line in lines]
+        write_lines(log, lines)
+    try:
+        return [Step(**cast(dict[str, Any], line)) for line in lines]
+    except TypeError as e:
+        raise DataError(f"{log} holds a step of another version ({e}); start a new run") from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deleatur.auditing.arms import Arm, halves, spread
+from deleatur.auditing.arms import Arm, halves
 from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.attacks import ATTACKS, EXPOSING, choose, depth, nearer
 from deleatur.auditing.attacks.ask import WAYS
@@ -20,6 +20,7 @@ from deleatur.auditing.finetuning import restore_weights
 from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings, quick
 from deleatur.auditing.states import changed, nll_with, states
 from deleatur.data.encode import Encoder
+from deleatur.data.spacing import evenly_spaced
 from deleatur.data.world import World
 from deleatur.errors import ConfigError
 from deleatur.modeling.token_model import TokenModel
@@ -125,9 +126,9 @@ def test_the_nearest_retain_rows_are_worded_alike(world: World) -> None:
 
 
 def test_rows_are_spread() -> None:
-    rows = tuple(Example(id=str(i), prompt=(), answer="x") for i in range(10))
-    assert [e.id for e in spread(rows, 3)] == ["0", "3", "6"]
-    assert spread(rows, 20) == rows
+    rows = [Example(id=str(i), prompt=(), answer="x") for i in range(10)]
+    assert [e.id for e in evenly_spaced(rows, 3)] == ["0", "3", "6"]
+    assert evenly_spaced(rows, 20) == rows
 
 
 def test_the_scale_of_nearness_runs_from_control_to_original() -> None:

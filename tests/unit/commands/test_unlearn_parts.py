@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deleatur.commands.evaluator import precision_of
-from deleatur.data.batches import evenly_spaced
+from deleatur.data.spacing import evenly_spaced
 from deleatur.importance import Learned, Uniform
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example

@@ -46,6 +46,7 @@ def report(**changed: Any) -> dict[str, Any]:
         "needed": None,
         "flags": ["DAMAGED"],
         "attacks": {"ask": ask},
+        "exit": 1,
         "models": dict.fromkeys(names, "/home/me/secret-model"),
         "arms": dict.fromkeys(names, "an arm"),
         "rows": {name: {"n": 24, "subjects": 2} for name in names},

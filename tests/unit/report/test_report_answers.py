@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from deleatur.data.spacing import evenly_spaced
 from deleatur.report import write_report
-from deleatur.report.answers import SHOWN, answer_groups, answered_rows, cut_at, evenly_spaced, says, selected
+from deleatur.report.answers import SHOWN, answer_groups, answered_rows, cut_at, says, selected, share_said
 from deleatur.report.heat import Piece
 from deleatur.report.tables import rows_of
 from deleatur.run_folder.schema import read_folder
@@ -60,11 +61,11 @@ def test_unseen_rows_are_shown_with_the_others_where_they_were_evaluated(folder:
 )
 def test_the_page_says_in_words_whether_the_fact_is_given(text: str, words: str) -> None:
     """As *revealed* counts it: the marked part as whole words, whatever their case."""
-    assert says(ROW, text, FACTS) == words
+    assert says(share_said(ROW, text, FACTS)) == words
 
 
 def test_without_marked_parts_nothing_is_claimed() -> None:
-    assert says(ROW, "anything", []) == ""
+    assert says(share_said(ROW, "anything", [])) == ""
 
 
 def test_a_text_is_cut_at_the_fact_and_its_pieces_are_the_text() -> None:

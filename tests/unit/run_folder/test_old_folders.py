@@ -77,20 +77,13 @@ def test_a_newer_version_is_refused(old):
 
 
 def test_resuming_a_finished_old_evaluation_gives_it_in_todays_names(old, tmp_path):
-    """`evaluate FOLDER --resume` and `forget FOLDER --resume` hand out what is there, upgraded."""
+    """`evaluate FOLDER --resume` and `forget FOLDER --resume` give what is there, upgraded. 0.1 wrote the figures alone."""
     first = json.loads((old / "results.json").read_text(encoding="utf-8"))
-    evaluation = {
-        "schema_version": 1,
-        "sets": first["after"],
-        "whole": first["whole"]["after"],
-        "judge": "contained",
-        "notes": [],
-        "suite": {key: first["suite"][key] for key in ("gone", "kept", "score")},
-        **{key: first[key] for key in ("model", "data", "run")},
-    }
+    evaluation = {"sets": first["after"], "whole": first["whole"]["after"], "judge": "contained"}
     path = tmp_path / "results.json"
     path.write_text(json.dumps(evaluation), encoding="utf-8")
+    (tmp_path / "evaluate.yaml").write_text("model: tiny\nforget: forget.jsonl\nretain: null\nsuite: null\n")
     now = schema.read_current(path)
     assert now["set_metrics"] == first["whole"]["after"]
-    assert now["suite"]["forget_sets"] == first["suite"]["gone"]
+    assert (now["model"]["name"], now["suite"]["forget_sets"]) == ("tiny", ["forget"])
     assert read_results(path)["set_metrics"] == {"after": first["whole"]["after"]}

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from deleatur.auditing.arms import Arm, halves, spread
+from deleatur.auditing.arms import Arm, halves
 from deleatur.auditing.asking import mean_nll
 from deleatur.auditing.attacks.table import Attack, Findings, both_forms
 from deleatur.auditing.cells import Value
 from deleatur.auditing.finetuning import fine_tune, restore_weights
 from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import encode_all
+from deleatur.data.spacing import evenly_spaced
 from deleatur.settings import Train
 from deleatur.types import Example
 
@@ -81,7 +82,7 @@ def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tu
         pairs = _pairs(e)
         return max((len(pairs & other) / max(len(pairs | other), 1) for other in wanted), default=0.0)
 
-    return spread(sorted(retain, key=likeness, reverse=True)[:most], most)
+    return tuple(evenly_spaced(sorted(retain, key=likeness, reverse=True)[:most], most))
 
 
 def _pairs(example: Example) -> frozenset[tuple[str, str]]:

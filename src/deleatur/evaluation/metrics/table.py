@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deleatur.types import Record
 
-Figure = dict[str, float | int]
+MetricValue = dict[str, float | int]
 RETRAINED = "needs a model retrained without the forget rows (--evaluation.retrained)"
 
 
@@ -41,7 +41,7 @@ class Evidence:
 class SetMetric:
     """A number over whole sets ({"value": …, "n": …} and what else belongs to it), or a sentence that says what it lacks."""
 
-    of: Callable[[Evidence], Figure | str]
+    of: Callable[[Evidence], MetricValue | str]
     target: str  # what a model has that forgot exactly what it must
     meaning: str
     source: str = ""
@@ -56,7 +56,7 @@ class RunMetric:
     source: str
 
 
-def mean(values: Sequence[float]) -> Figure:
+def mean(values: Sequence[float]) -> MetricValue:
     """Mean, count and standard error (0 for a single value)."""
     n, centre = len(values), sum(values) / len(values)
     spread = math.sqrt(sum((v - centre) ** 2 for v in values) / (n - 1)) if n > 1 else 0.0

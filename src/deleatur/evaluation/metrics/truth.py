@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deleatur.evaluation.metrics.probability import TINY, average
-from deleatur.evaluation.metrics.table import RETRAINED, Evidence, Figure
+from deleatur.evaluation.metrics.table import RETRAINED, Evidence, MetricValue
 
 if TYPE_CHECKING:
     from deleatur.types import Record
@@ -49,7 +49,7 @@ def under_one(r: float) -> float:
     return max(0.0, 1 - r)
 
 
-def forget_quality(evidence: Evidence) -> Figure | str:
+def forget_quality(evidence: Evidence) -> MetricValue | str:
     """p-value of the two-sample Kolmogorov-Smirnov test of r on forget rows, this model against the retrained one."""
     from scipy.stats import ks_2samp
 

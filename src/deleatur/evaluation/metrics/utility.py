@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deleatur.evaluation.metrics.probability import normalised_probability, probability
 from deleatur.evaluation.metrics.rouge import rouge_l
-from deleatur.evaluation.metrics.table import Evidence, Figure
+from deleatur.evaluation.metrics.table import Evidence, MetricValue
 from deleatur.evaluation.metrics.truth import truth_ratio_kept
 
 PARTS = {
@@ -14,7 +14,7 @@ PARTS = {
 }
 
 
-def model_utility(evidence: Evidence) -> Figure | str:
+def model_utility(evidence: Evidence) -> MetricValue | str:
     """Harmonic mean of three means on each of three sets, in [0, 1]; 0 where one of the nine is (TOFU, 2401.06121).
 
     Probability (on real authors and world facts against the wrong answers), ROUGE-L recall, and the truth ratio's utility
