@@ -66,7 +66,7 @@ def push(folder: Path, name: str) -> None:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of a deleatur run")
     except Exception as e:  # the hub and the network behind it each raise what they like
         why = " ".join(str(e).split())[:200] or type(e).__name__
-        raise ConfigError(f"{folder} was written, but {name} did not take it ({why}); try: hf upload {name} {folder}") from e
+        raise ConfigError(f"{folder} was written, but not uploaded to {name} ({why}); try: hf upload {name} {folder}") from e
 
 
 def licence_of(base: str) -> str | None:
