@@ -62,7 +62,7 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(path: Path) -> Cell:
     """Raises ConfigError where the file is none of an audit's."""
     try:
-        found = read_json(path, dict[str, Any])
+        found: Any = read_json(path, Cell)
         fields = {name: found.pop(key) for name, key in KEYS.items() if key in found} | found
         check_type(fields, Cell, str(path))
         return as_type(fields, Cell)
