@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from deleatur.auditing.arms import Inputs
 from deleatur.auditing.conduct import conduct
-from deleatur.auditing.finetuning import train
+from deleatur.auditing.finetuning import fine_tune_steps
 from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.world import World, make_world
@@ -66,7 +66,7 @@ def make(folder: Path, tokenizer: PreTrainedTokenizerFast, rows: tuple[Example, 
     lm = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokenizer), max_position_embeddings=512))
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
     how = Train(epochs=STEPS * BATCH, batch=BATCH, lr=RATE, gamma=0.0)
-    train(TokenModel(lm), encoded, steps=STEPS, settings=how, seed=seed)
+    fine_tune_steps(TokenModel(lm), encoded, steps=STEPS, settings=how, seed=seed)
     save(lm, tokenizer, folder)
     return folder
 

@@ -29,7 +29,7 @@ HOOKED = ("deleatur", "beartype.checked")
 with jaxtyping.install_import_hook(*HOOKED):
     import deleatur.settings
     import deleatur.types
-import deleatur.data.rows  # unchecked: this door is there to be given wrong types, and refuses them in its own words
+import deleatur.data.rows  # unchecked: the row reader is there to be given wrong types, and refuses them in its own words
 
 jaxtyping.install_import_hook(*HOOKED)
 typing.TYPE_CHECKING = True  # losses and importances name their types for a checker only, so that --help is quick

@@ -10,7 +10,7 @@ __all__ = ["Progress", "Step"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What one optimiser step did."""
+    """What one optimizer step did."""
 
     step: int
     loss: float

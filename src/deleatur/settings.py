@@ -136,7 +136,7 @@ class Train:
     tokens: int | None = None
     """Most tokens of all rows in one forward, at least 1, in place of `batch`; a pair that has more goes alone."""
     accumulate: int = 1
-    """Forwards per optimiser step, at least 1."""
+    """Forwards per optimizer step, at least 1."""
     lr: float = 2e-5
     """Peak learning rate of AdamW, above 0; reached after the warm-up, then falling linearly to 0."""
     warmup: float = 0.1
@@ -162,7 +162,7 @@ class Train:
     only: str | None = None
     """Regular expression found in the names of the weights to train; none trains all."""
     precision: Precision = "fp32"
-    """fp32, or bf16 weights with an fp32 master copy in the optimiser."""
+    """fp32, or bf16 weights with an fp32 master copy in the optimizer."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter more time."""
 

@@ -43,7 +43,7 @@ def test_the_demo_prints_what_happens_and_no_settings(told):
         "3 people who do not exist",
         "The model learns",
         "It reads: ",
-        "is asked about all of them",
+        "is evaluated on all of them",
         "Asked “",
         "Now it forgets",
     ]

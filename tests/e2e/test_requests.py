@@ -96,7 +96,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(copied, call, refused, home):
     assert "there is no ledger at other.jsonl" in refused("request", "run", "--ledger", "other.jsonl")
     assert f"these rows are request {known}, which is done" in refused("request", "add", "--forget", "first.jsonl")
     assert "gone.jsonl is not there" in refused("request", "add", "--forget", "gone.jsonl")
-    assert "--retain is the ledger's to say" in refused("request", "run", "--retain", "keep.jsonl")
+    assert "--retain is set by the ledger" in refused("request", "run", "--retain", "keep.jsonl")
     assert "no action 'runn'" in refused("request", "runn")
     shutil.copy(home.file("holdout"), "third.jsonl")
     call("request", "add", "--forget", "third.jsonl", "--retain", "keep.jsonl")

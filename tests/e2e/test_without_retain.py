@@ -90,7 +90,7 @@ def test_show_makes_the_rows_and_leaves_nothing(home, call, speaks, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_answer_is_language_the_run_is_refused_before_anything_is_written(home, call, tmp_path):
+def test_where_no_answer_is_coherent_the_run_is_refused_before_anything_is_written(home, call, tmp_path):
     said = call(*command(home, "run"))
     assert said.code == 2
     assert "no retain rows can be made of them; give rows as --retain" in said.err

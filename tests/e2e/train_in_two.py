@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.config.method import requirements_of
-from deleatur.data.batches import Schedule, windows
+from deleatur.data.batches import Schedule, step_windows
 from deleatur.distributed.processes import full_tensor, place_model
 from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
@@ -64,7 +64,7 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     logged = []
     fit(
         model,
-        windows(
+        step_windows(
             forget,
             retain,
             schedule,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from deleatur.data.batches import Schedule, windows
+from deleatur.data.batches import Schedule, step_windows
 from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import GradientDifference
@@ -43,12 +43,12 @@ def forward(lm, rows: list[Encoded]) -> tuple[list[torch.Tensor], list[torch.Ten
 def naive(lm, forget: list[Encoded], retain: list[Encoded], settings: Learned) -> tuple[torch.Tensor, torch.Tensor]:
     """The method of method.md in one function; returns the scorer."""
     w, b = torch.zeros(32, requires_grad=True), torch.zeros(1, requires_grad=True)
-    steps = len(list(windows(forget, retain, DEALT)))
+    steps = len(list(step_windows(forget, retain, DEALT)))
     warm = round(TRAIN.warmup * steps)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=TRAIN.lr, weight_decay=TRAIN.weight_decay)
     scorer = torch.optim.SGD([w, b], lr=SCORER_RATE, momentum=settings.momentum, weight_decay=settings.weight_decay)
     lm.train()
-    for step, window in enumerate(windows(forget, retain, DEALT)):
+    for step, window in enumerate(step_windows(forget, retain, DEALT)):
         rows = [row for batch in window for row in batch.rows[: batch.forget]]
         partners = [row for batch in window for row in batch.rows[batch.forget :]]
         nll, states = forward(lm, rows)
@@ -86,13 +86,13 @@ def test_the_alternation_is_the_one_written_out(objective, make_llama, forget_ro
     """Eight steps and four turns: the same model to 1e-6 (a twentieth of one step), the same scorer to 1e-4."""
     ours, theirs = make_llama(), make_llama()
     forget, settings = forget_rows[:22], LEARNED[objective]
-    steps, loss = len(list(windows(forget, retain_rows, DEALT))), GradientDifference(saturation=BETA)
+    steps, loss = len(list(step_windows(forget, retain_rows, DEALT))), GradientDifference(saturation=BETA)
     importance = LearnedImportance(
         settings, TrainingContext(loss=loss, reference=Reference(), train=TRAIN, width=32, steps=steps)
     )
     fit(
         TokenModel(ours).prepare(),
-        windows(forget, retain_rows, DEALT),
+        step_windows(forget, retain_rows, DEALT),
         Method(loss=loss, importance=importance, settings=TRAIN),
         steps=steps,
     )

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from deleatur.auditing.asking import Generator, Question
-from deleatur.auditing.finetuning import merge_and_unfreeze, train
+from deleatur.auditing.finetuning import fine_tune_steps, merge_and_unfreeze
 from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.data.spacing import evenly_spaced
@@ -111,7 +111,7 @@ class Arm:
         self.predicted.update(zip(missing, self.generator.predictions(missing), strict=True))
         return [self.predicted[row] for row in rows]
 
-    def health(self) -> float:
+    def retain_nll(self) -> float:
         """NLL of retain rows that no attack trains on, nats a token: what an attack did to the rest of the model."""
         return self.generator.nll(encode_all(self.encoder, self.probe))
 
@@ -204,7 +204,7 @@ def _teach(arm: Arm) -> float:
     )
     leak = 1.0
     for done in range(0, settings.refuser_steps, CHUNK):
-        train(arm.model, rows, steps=CHUNK, settings=how, seed=settings.seed + done)
+        fine_tune_steps(arm.model, rows, steps=CHUNK, settings=how, seed=settings.seed + done)
         if not (leak := greedy_leak(arm)):
             break
     return leak

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.run_folder.schema import read_json, write_lines
-from deleatur.run_folder.shapes import as_type
+from deleatur.run_folder.shapes import as_type, check_type
 from deleatur.types import Example, Span
 
-Value = float | tuple[float, ...] | None  # of a row: a number, several, or not asked
+KEYS = {"retain_nll": "health"}  # of a file, where they differ from the fields of a cell
+Value = float | tuple[float, ...] | None  # of a row: a number, several, or not evaluated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +41,7 @@ class Cell:
     setting: str
     answered: tuple[Answered, ...] = ()
     values: Mapping[str, tuple[Value, ...]] | None = None
-    health: float | None = None  # NLL of retain rows afterwards, nats
+    retain_nll: float | None = None  # NLL of retain rows afterwards, nats
     trained: tuple[float, float] | None = None  # NLL of the rows that were trained, before and after
     beside: bool = False  # for comparison only: not among the settings of which the largest counts
     seconds: float = 0.0
@@ -54,12 +56,15 @@ def write_cell(folder: Path, cell: Cell) -> None:
     """Write a cell to its path, atomically."""
     path = path_of(folder, cell.attack, cell.arm, cell.setting)
     path.parent.mkdir(exist_ok=True)
-    write_lines(path, [asdict(cell)])
+    write_lines(path, [{KEYS.get(name, name): value for name, value in asdict(cell).items()}])
 
 
 def read_cell(path: Path) -> Cell:
     """Raises ConfigError where the file is none of an audit's."""
     try:
-        return as_type(read_json(path, Cell), Cell)
+        found: Any = read_json(path, Cell)
+        fields = {name: found.pop(key) for name, key in KEYS.items() if key in found} | found
+        check_type(fields, Cell, str(path))
+        return as_type(fields, Cell)
     except (DataError, TypeError) as e:
         raise ConfigError(f"{path} is not a result of an audit ({e}); remove it, then use --resume") from e

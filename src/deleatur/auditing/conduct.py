@@ -63,7 +63,7 @@ def _report(
     attacked = {arm: evenly_spaced(inputs.rows_of(arm), settings.rows) for arm in ORDER}
     subjects = {arm: subjects_of(rows) for arm, rows in attacked.items()}
     subjects["unseen"] = subjects_of(evenly_spaced(inputs.holdout, settings.rows))
-    rules = Rules(subjects=subjects, alive=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
+    rules = Rules(subjects=subjects, max_retain_nll=0.0, depth_threshold=settings.depth_threshold, refuser_leak=leak)
     found = judge_attacks(cells, judged(cells, judge), rules, settings, inputs.decoys)
     if not cells:
         found["why"] = f"{min(map(len, attacked.values()))} rows are available, {MIN_ROWS} are needed"
@@ -84,10 +84,10 @@ def _report(
 
 def _limitations(inputs: Inputs) -> list[str]:
     """What this audit does not cover."""
-    control = ["a retrained model: the control is the audited model, asked about unseen rows"] if inputs.decoys else []
+    control = ["a retrained model: the control is the audited model, evaluated on unseen rows"] if inputs.decoys else []
     return [
         *control,
-        "Q4_K_M and other K-quants: no quantiser for them is at hand (convert the model, and audit the .gguf file)",
+        "Q4_K_M and other K-quants: no quantiser for them is available (convert the model, and audit the .gguf file)",
         "other phrasings, languages, prompts found by optimisation, and attackers who know more of the rows",
         "facts that the rows do not mark or say",
     ]

@@ -40,7 +40,7 @@ def fine_tune(
         add_adapters(model.lm, Lora(rank=rank, alpha=2 * rank))
         model.prepare()
     epochs = -(-steps * settings.batch // max(len(rows), 1)) + 1
-    train(model, rows, steps=steps, settings=replace(settings, epochs=epochs, gamma=0.0), seed=seed)
+    fine_tune_steps(model, rows, steps=steps, settings=replace(settings, epochs=epochs, gamma=0.0), seed=seed)
     merge_and_unfreeze(model)
 
 
@@ -52,7 +52,7 @@ def merge_and_unfreeze(model: TokenModel) -> None:
     model.eval()
 
 
-def train(model: TokenModel, rows: Sequence[Encoded], *, steps: int, settings: Train, seed: int) -> None:
+def fine_tune_steps(model: TokenModel, rows: Sequence[Encoded], *, steps: int, settings: Train, seed: int) -> None:
     """So many steps of plain fine-tuning on the rows, in random order; bf16 is that of the products, not of the weights."""
     method = Method(loss=GradientDifference(), importance=Uniform(), settings=settings)
     batches = fine_tuning_batches(rows, epochs=settings.epochs, batch=settings.batch, seed=seed)

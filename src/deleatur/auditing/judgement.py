@@ -64,7 +64,7 @@ def judge_attacks(
     """Verdicts of all attacks and of the audit, flags, and the figures that they rest on."""
     base = {c.arm: c for c in cells if c.attack == "base"}
     control = base.get(CONTROL)
-    rules = replace(rules, alive=max_nll(control.health if control else None))
+    rules = replace(rules, max_retain_nll=max_nll(control.retain_nll if control else None))
     names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
     judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
     p_values = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}

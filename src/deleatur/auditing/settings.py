@@ -94,7 +94,21 @@ class AuditSettings:
 
 
 def quick(settings: AuditSettings) -> AuditSettings:
-    """The settings of an audit of minutes: fewer attacks, rows, samples, formats and steps; the same rules."""
+    """The settings of an audit of minutes: fewer attacks, rows, samples, formats and steps; the same rules.
+
+    Args:
+        settings: Of the whole audit.
+
+    Returns:
+        Those with `ask`, `draw`, `compress`, `relearn` and `member` alone of the attacks, at most 24 rows, NF4 as the only
+        format, and products in bf16.
+
+    Examples:
+        >>> from deleatur.auditing import AuditSettings, quick
+        >>> settings = quick(AuditSettings(rows=10))
+        >>> settings.rows, settings.samples, settings.formats
+        (10, 2, ('nf4',))
+    """
     attacks = tuple(a for a in settings.attacks if a in ("ask", "draw", "compress", "relearn", "member"))
     return replace(
         settings,

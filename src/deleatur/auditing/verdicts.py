@@ -25,8 +25,8 @@ class Controls:
     survives: bool  # is there a setting after which the never-trained control is still a language model?
     original: Comparison | None  # the original against the never-trained control
     refuser: Comparison | None  # the model that only refuses against it
-    needs_refuser: bool  # does the original prove nothing here, since it speaks anyway?
-    silent: bool = True  # does the refuser stay silent when it is asked plainly?
+    needs_refuser: bool  # does the original prove nothing here, since it answers anyway?
+    silent: bool = True  # does the refuser refuse plain questions?
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ def void(controls: Controls) -> str | None:
     if controls.missing > MAX_MISSING:
         return f"{100 * controls.missing:.0f} % of the judgements are missing, at most {100 * MAX_MISSING:.0f} % may be"
     if not controls.survives:
-        return "the attack destroys the model that was never trained on the rows, in every setting"
+        return "the attack damages the model that was never trained on the rows, in every setting"
     if controls.original is None or controls.original.p > ALPHA:
         return "the original model leaks no more than the one that was never trained on the rows"
     return None

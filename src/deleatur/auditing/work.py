@@ -150,7 +150,12 @@ class Work:
             began = time.process_time()
             found = _find(replace(arm, name=job.arm), job)
             beside = job.attack in ATTACKS and ATTACKS[job.attack].beside(job.setting)
-            parts = {"answered": found.answered, "values": found.values, "health": found.health, "trained": found.trained}
+            parts = {
+                "answered": found.answered,
+                "values": found.values,
+                "retain_nll": found.retain_nll,
+                "trained": found.trained,
+            }
             seconds = time.process_time() - began
             write_cell(self.folder, Cell(**asdict(job), **parts, beside=beside, seconds=seconds))
             done = sum(self.cell(j).exists() for j in self.jobs)

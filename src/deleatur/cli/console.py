@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # what they bring with them would make a list of names slow
     from deleatur.types import Encoded
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # [brackets] and :colons: are the user's own
-TALK, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
+STDERR, OUT = Console(stderr=True, **PLAIN), Console(**PLAIN)
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def watch() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    bars = Bars(*columns, console=TALK)
+    bars = Bars(*columns, console=STDERR)
     tasks: dict[str, Any] = {}
     if not is_first():
         yield Progress()
@@ -63,13 +63,13 @@ def watch() -> Iterator[Progress]:
     def phase(text: str) -> None:
         """Print a phase; its bars start again."""
         tasks.clear()
-        TALK.print(text)
+        STDERR.print(text)
 
     def advance(what: str, done: int, total: int, note: str = "") -> None:
         """Move a bar on; where output is no terminal, print a line for each tenth."""
-        if not TALK.is_terminal:
+        if not STDERR.is_terminal:
             if 10 * done // total > 10 * (done - 1) // total:  # a log gets ten lines
-                TALK.print(f"  {what} {done}/{total}  {note}".rstrip())
+                STDERR.print(f"  {what} {done}/{total}  {note}".rstrip())
             return
         bars.start()  # not before there is something to show, so that a refusal stands alone
         if what not in tasks:

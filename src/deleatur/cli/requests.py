@@ -85,7 +85,7 @@ def _list(args: list[str]) -> None:
 def _run(args: list[str], make_run: MakeRun) -> None:
     command, more = parse_known(RequestRun, args, verb="request run")
     if given := [a for a in more if a.split("=")[0] in ("--forget", "--retain", "--holdout", "--held", "--suite", "--out")]:
-        raise ConfigError(f"{given[0].split('=')[0]} is the ledger's to say; give rows to deleatur request add")
+        raise ConfigError(f"{given[0].split('=')[0]} is set by the ledger; give rows to deleatur request add")
     from deleatur.commands.requests import RunInputs, run_requests
 
     def run_of(inputs: RunInputs) -> Run:

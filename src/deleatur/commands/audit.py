@@ -45,7 +45,7 @@ def audit(
         original: The model before unlearning: name, folder or .gguf file.
         folder: Folder of the audit, made where it is missing and readable by its owner alone; it gets `audit.json`, the
             page `audit.html`, and a file for each attack, model and setting.
-        retrained: Model never trained on the forget rows. Without one, the audited model is asked about the holdout rows
+        retrained: Model never trained on the forget rows. Without one, the audited model is evaluated on the holdout rows
             of `run` instead, which then must be there.
         settings: Which attacks are made and how large they are; `deleatur.auditing.quick(settings)` takes minutes.
         progress: Callbacks for phases.

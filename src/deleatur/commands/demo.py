@@ -89,7 +89,7 @@ def demo_progress(demo: Demo, out: Path, progress: Progress) -> Progress:
         if what == WHAT and done == total and not (out / "steps.jsonl").exists():
             progress.phase("Which words are new, compared with the rows to keep? These are to be forgotten.")
 
-    progress.phase("The model is asked about all of them, and about people it never heard of.")
+    progress.phase("The model is evaluated on all of them, and on people it never heard of.")
     return replace(progress, phase=lambda text: None, step=tell, evaluated=evaluated)
 
 

@@ -26,7 +26,7 @@ class FineTuning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """How long the demo takes: fine-tuning, forgetting, and how the model is asked before and after."""
+    """How long the demo takes: fine-tuning, forgetting, and how the model is evaluated before and after."""
 
     fine_tuning: Train
     forgetting: Train  # of it epochs, batch, precision, and which weights are trained

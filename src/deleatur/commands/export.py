@@ -66,7 +66,7 @@ def push(folder: Path, name: str) -> None:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of a deleatur run")
     except Exception as e:  # the hub and the network behind it each raise what they like
         raise ConfigError(
-            f"{folder} was written, but {name} was not uploaded ({why(e)}); try: hf upload {name} {folder}"
+            f"{folder} was written, but not uploaded to {name} ({why(e)}); try: hf upload {name} {folder}"
         ) from e
 
 

@@ -94,7 +94,7 @@ def with_made_retain_rows(session: Session, run: Run) -> Session:
         retain = read_rows(str(path), settings=data)
     else:
         session.progress.phase(
-            f"No retain rows were given: the model is asked {len(questions)} questions about others and of everyday"
+            f"No retain rows were given: the model answers {len(questions)} questions about others and everyday matters"
         )
         rows = list(chosen(questions, _answers(session, run.evaluation, questions), forget))
         if not rows:

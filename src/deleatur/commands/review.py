@@ -154,7 +154,7 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
     try:
         server = ThreadingHTTPServer((HOST, port), partial(Handler, marking, token))
     except OSError as e:
-        raise ConfigError(f"port {port} cannot be had ({e.strerror}); give another --port, or none") from e
+        raise ConfigError(f"port {port} is not available ({e.strerror}); give another --port, or none") from e
     server.daemon_threads = True
     begun(f"http://{HOST}:{server.server_port}/{token}/")
     try:
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         length = self.headers.get("Content-Length", "")
         if place not in ("save", "end") or self.headers.get_content_type() != "application/json":
-            self.reply(404, "There is nothing to post to here.")
+            self.reply(404, "Unknown address.")
         elif not length.isdigit() or int(length) > MAX_BYTES:
             self.reply(413, "That is too much.")
         else:

@@ -44,7 +44,7 @@ class Run:
     forget: str | None = None
     """Rows to forget: file, folder, or data set name."""
     retain: str | None = None
-    """Rows to keep: file, folder, or data set name (default: made from the model's own answers)."""
+    """Rows to keep: file, folder, or data set name; where none are given, `forget` makes them from the model's answers."""
     holdout: str | None = None
     """Unseen rows, evaluated for comparison."""
     held: str | None = None

@@ -44,7 +44,7 @@ class Schedule:
     seed: int = 0
 
 
-def windows(
+def step_windows(
     forget: Sequence[Encoded],
     retain: Sequence[Encoded],
     schedule: Schedule,
@@ -53,7 +53,7 @@ def windows(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[list[Batch]]:
-    """The batches of each optimiser step: every forget row once an epoch, each with a random retain row.
+    """The batches of each optimizer step: every forget row once an epoch, each with a random retain row.
 
     A batch has at least one forget row. `preferred` holds for each forget row the answers to give instead, of which one is
     drawn each time. With several processes each takes its share of every batch, so a step holds the same rows whatever

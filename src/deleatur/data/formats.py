@@ -91,8 +91,8 @@ def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
         raise refusal(name, f"two columns share a name among {show_columns(head)}; rename one")
     for number, cells in enumerate(rows, 1):
         if len(cells) != width:
-            seen = f"{len(cells)} cells stand under {width} columns, parted at {mark!r}"
-            needed = "quote cells that hold it or line breaks, and part the heading and all rows at the same"
+            seen = f"{len(cells)} cells but {width} columns, split at {mark!r}"
+            needed = "quote cells that hold it or line breaks, and use the same separator in heading and rows"
             raise refusal(f"{name}, row {number}", f"{seen}; {needed}")
         kept = [cell for k, cell in enumerate(cells) if k not in indices]
         yield f"row {number}", {column: cell or None for column, cell in zip(head, kept, strict=True)}

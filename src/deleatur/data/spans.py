@@ -25,7 +25,7 @@ def spans_of(place: str, values: Sequence[object], lead: int, length: int) -> tu
     reach = {False: 0, True: 0}  # how far the spans to forget and those to keep have come
     for span in sorted(spans, key=lambda span: span.start):
         if span.start < reach[not span.keep]:
-            raise refusal(place, f"spans to forget and to keep overlap at character {span.start + lead}; part them")
+            raise refusal(place, f"spans to forget and to keep overlap at character {span.start + lead}; separate them")
         reach[span.keep] = max(reach[span.keep], span.end)
     return tuple(spans)
 

@@ -59,7 +59,7 @@ def quality(
 ) -> dict[str, float | None]:
     """FQ, RD and UQ of one metric, a side's sets pooled as the mean of their values; None where one of the sets lacks it.
 
-    An answer counts as forgotten only where it neither says the fact nor has stopped being language: the forget score after
+    An answer counts as forgotten only where it neither says the fact nor is incoherent: the forget score after
     is UNFORGOTTEN where `after` has it; `fq_raw` is FQ without that condition. RD counts drift both ways, `rd_loss` loss
     alone. Plain texts have no question, so they have no `revealed`.
     """
@@ -78,7 +78,9 @@ def lacking_coherence(records: Mapping[str, Sequence[Record]]) -> dict[str, str]
     answered = [r for rows in records.values() for r in rows if r.question]
     if not answered or any(r.start_tokens is not None for r in answered):
         return {}
-    return {"no_coherence": "the model before training was not at hand to score the answers (--evaluation.start names one)"}
+    return {
+        "no_coherence": "the model before training was not available to score the answers (--evaluation.start names one)"
+    }
 
 
 def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when: str = "") -> list[str]:

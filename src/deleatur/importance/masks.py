@@ -196,7 +196,7 @@ class TokenUnlearn:
     """mix·|log p − log p without the prompt| + (1 − mix)·entropy under the start model, soft or the top share (2605.00364).
 
     Each of the two is scaled to [0, 1] within the answer before they are mixed (an answer of one token gets 0), and the
-    prompt is hidden behind copies of the answer's last token, its end: both our reading, the paper's text was not at hand.
+    prompt is hidden behind copies of the answer's last token, its end: both our reading, the paper's text was not available.
 
     Raises:
         ConfigError: A setting is out of the range that its line gives.

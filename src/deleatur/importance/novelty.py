@@ -90,7 +90,7 @@ class Novelty:
 
 
 class Tests(NamedTuple):
-    """What `novelty` finds of each scored token of the rows asked about, in their order."""
+    """What `novelty` finds of each scored token of the scored rows, in their order."""
 
     leverage: Float[Tensor, " N"]
     nll: Float[Tensor, " N"]  # nats
@@ -100,7 +100,7 @@ class Tests(NamedTuple):
 
 
 def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *scored: Sequence[Encoded]) -> Tests:
-    """The tests of all scored tokens of the rows `asked` about, against the retain rows, each of these without itself."""
+    """The tests of all scored tokens of the rows in `scored`, against the retain rows, each of these without itself."""
     import torch
 
     rows = [row for part in scored for row in part]

@@ -57,7 +57,7 @@ class Decoder:
     def run(
         self, rows: Sequence[Sequence[int]], device: torch.device, **extra: bool
     ) -> tuple[Any, list[Int[Tensor, " L"]] | None]:
-        """What the decoder makes of rows end to end, and where each token of each row lies; None, None where it can't."""
+        """The states of rows end to end, and where each token of each row lies; None, None where that is not possible."""
         if self.positions and self.lm.config._attn_implementation == self.positions:
             ends = zip(rows, accumulate(map(len, rows)), strict=True)
             return self._run_by_positions(rows, **extra), [torch.arange(end - len(row), end) for row, end in ends]

@@ -63,8 +63,8 @@ def try_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
         raise ModelError(f"saved, {name} would be read again {seen}; use the transformers that it was made for")
     if (again(TEXT)["input_ids"], again.chat_template) != (tokenizer(TEXT)["input_ids"], tokenizer.chat_template):
         raise ModelError(
-            f"saved, the tokenizer of {name} would be read again as another one ({type(again).__name__}, which cuts text "
-            "otherwise); save it as a class of its own family first"
+            f"saved, the tokenizer of {name} would be read again as another one ({type(again).__name__}, which tokenizes "
+            "differently); save it as a class of its own family first"
         )
 
 

@@ -20,7 +20,7 @@ from deleatur.modeling.packed_attention import KeyValueCache, share
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
 
-STILL = 7 / 8  # share of the rows in a batch that still speak below which it is worth copying what those know
+COMPACT_BELOW = 7 / 8  # compact the KV cache when at most this share of the sequences is unfinished
 
 
 def greedy(
@@ -120,7 +120,7 @@ def _packed(
         going = [b for b, row in enumerate(running) if row[-1] not in ends]
         if not going or not left:
             break
-        if len(going) <= STILL * len(running):
+        if len(going) <= COMPACT_BELOW * len(running):
             cache.keep(going)
             running, tokens, at = [running[b] for b in going], tokens[going], at[going]
         states = model.decoder.run_next(tokens, CachedRows(cache=cache, at=at)).last_hidden_state[0]

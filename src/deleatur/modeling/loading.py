@@ -143,9 +143,7 @@ def _fix_generation(model: PreTrainedModel, name: str) -> None:
 def _nf4(name: str, is_adapter: bool) -> dict[str, Any]:
     check_package("bitsandbytes", "lora.bits 4")
     if will_shard():
-        raise ConfigError(
-            "lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both share bf16 weights out as well)"
-        )
+        raise ConfigError("lora.bits 4 goes with neither FSDP2 nor ZeRO-3; leave one out (both shard bf16 weights as well)")
     if name.endswith(".gguf") or is_adapter:
         raise ConfigError(f"lora.bits 4 needs plain safetensors, which {name} is not; load and save it as such first")
     from transformers import BitsAndBytesConfig

@@ -166,7 +166,7 @@ def needs_code(name: str) -> bool:
 
 
 def check_weight_files(name: str) -> None:
-    """Raise ModelError where a folder lacks weights as safetensors, or some of their files are not whole."""
+    """Raise ModelError where a folder lacks weights as safetensors, or some of their files are incomplete or damaged."""
     folder = Path(name)
     if not folder.is_dir():
         return
@@ -178,7 +178,7 @@ def check_weight_files(name: str) -> None:
             with safe_open(str(file), "pt"):
                 pass
         except SafetensorError as e:
-            raise ModelError(f"{file} is not whole ({why(e)}); get it again from where the model came") from e
+            raise ModelError(f"{file} is incomplete or damaged ({why(e)}); get it again from where the model came") from e
 
 
 def check_hub(name: str) -> None:

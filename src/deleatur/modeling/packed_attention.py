@@ -92,6 +92,9 @@ def make_pack(rows: Sequence[Sequence[int]], *, window: int | None = None) -> Pa
         rows: Token ids of each sequence, at least one each. What a sequence has in common with the beginning of an earlier
             one lies in the row once.
         window: Tokens that a token attends to, itself among them, at least 1; none: all before it.
+
+    Returns:
+        The sequences as one row, `pack.tree.ids`, with the mask of its attention.
     """
     at = torch.arange(max(map(len, rows)))
     seen = at[:, None] >= at

@@ -39,7 +39,7 @@ CHECKED = {
 """The newest version of each library with which the tests of its patches passed; None: with a stand-in only."""
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPU it warns of missing kernels that are not used
-# DeepSpeed speaks on stdout, from every process, and sets the level of its log itself
+# DeepSpeed logs to stdout, from every process, and sets the level of its log itself
 logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed calls names that torch gives new ones
 transformers_logging.disable_progress_bar()  # the terminal has progress bars of its own
@@ -60,7 +60,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def quiet_optuna() -> None:
-    """optuna logs errors alone. Reason: it says each trial on stderr, where the terminal has a bar. Library: optuna."""
+    """optuna logs errors alone. Reason: it logs each trial on stderr, where the terminal has a bar. Library: optuna."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

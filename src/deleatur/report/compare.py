@@ -189,7 +189,7 @@ def _terms(results: RunResults) -> dict[str, str]:
     if not trained:  # another model is what it is compared for
         return {k: v for k, v in settings.items() if k not in ("model", "evaluation.start")} | data | suite
     more = {"model": results["model"]["name"], "steps": plain(results["cost"].get("steps"))}
-    more |= {"FQ and RD": "of language, and drift" if "fq_raw" in results else "by their former definitions"}
+    more |= {"FQ and RD": "of coherent answers, and drift" if "fq_raw" in results else "by their former definitions"}
     return {k: v for k, v in settings.items() if not k.startswith(METHOD)} | data | suite | more
 
 

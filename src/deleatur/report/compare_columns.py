@@ -139,7 +139,7 @@ COLUMNS = (
     ),
 )
 COSTS = (
-    Column(name="steps", digits=0, meaning="optimiser steps", read=_given("cost", "steps")),
+    Column(name="steps", digits=0, meaning="optimizer steps", read=_given("cost", "steps")),
     Column(
         name="s/step", better="lower", digits=2, meaning="median time of a step", read=_given("cost", "seconds_per_step")
     ),

@@ -51,7 +51,7 @@ def fit(
     on_step: Callable[[Step], int | None] = lambda step: None,
     checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Train `model` in place, one optimiser step a window. Raises Diverged before a step that is not finite.
+    """Train `model` in place, one optimizer step a window. Raises Diverged before a step that is not finite.
 
     With `checkpoints` it resumes after the newest, to the same bits, and raises Interrupted after the step in which a signal
     came; `windows` starts with the first step's in any case. Every loss is a sum divided by the count over all batches and

@@ -96,7 +96,7 @@ class ModelOptimizer:
         return norm
 
     def _move(self, loss: float) -> float:
-        """The optimiser's step, and the gradient's norm before it was clipped; no step where one is not finite."""
+        """The optimizer's step, and the gradient's norm before it was clipped; no step where one is not finite."""
         norm = float(full_tensor(nn.utils.clip_grad_norm_(self.weights.master, self.settings.clip)))
         if math.isfinite(norm) and math.isfinite(loss):
             self.optimizer.step()
@@ -125,7 +125,8 @@ class ModelOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state of the same model and settings. Raises ConfigError where another engine had kept it."""
         if self._kept().keys() - state.keys():
-            raise ConfigError("the checkpoint was saved under the other of FSDP2 and ZeRO-3; resume with that one")
+            engine = "ZeRO-3" if "moments" in state else "FSDP2"
+            raise ConfigError(f"the checkpoint was saved under {engine}; resume under {engine}")
         self._put_back(state)
         self.schedule.load_state_dict(state["schedule"])
         self.alpha, self.cooling = state["alpha"], tuple(state["cooling"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from deleatur.config.method import MethodSettings
 from deleatur.config.run_config import Run
-from deleatur.data.batches import Schedule, windows
+from deleatur.data.batches import Schedule, step_windows
 from deleatur.data.encode import Encoder, encode_all
 from deleatur.distributed.processes import start
 from deleatur.errors import ConfigError
@@ -110,7 +110,7 @@ def step_batches(
         seed=seed,
     )
     share = {"process": accelerator.process_index, "processes": accelerator.num_processes}
-    return windows(rows["forget"], rows["retain"], schedule, preferred=preferred, **share)
+    return step_windows(rows["forget"], rows["retain"], schedule, preferred=preferred, **share)
 
 
 def preferred_rows(loss: ForgetLoss, forget: Sequence[Encoded], encoder: Encoder) -> list[list[Encoded]]:

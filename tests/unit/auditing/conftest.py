@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from deleatur.auditing.arms import Inputs
 from deleatur.auditing.conduct import conduct
-from deleatur.auditing.finetuning import train
+from deleatur.auditing.finetuning import fine_tune_steps
 from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.world import World, make_world
@@ -78,7 +78,7 @@ def make(
     encoded = encode_all(make_encoder(tokenizer, Data()), rows)
     if steps:
         how = Train(epochs=steps * 12, batch=12, lr=5e-3, gamma=0.0)
-        train(TokenModel(lm), encoded, steps=steps, settings=how, seed=seed)
+        fine_tune_steps(TokenModel(lm), encoded, steps=steps, settings=how, seed=seed)
     save(lm, tokenizer, folder)
 
 

@@ -180,11 +180,12 @@ def test_hooks_are_taken_off(make_llama: Callable[..., object], forget_rows: lis
 
 def test_a_cell_is_read_as_it_was_written(tmp_path: Path) -> None:
     answered = Answered(row=1, question="Who?", answer="Ada.", spans=((0, 3),), given=("Bob.", "Ada"))
-    cell = Cell(
-        attack="ask", arm="audited", setting="plain", answered=(answered,), values={"cloze": (0.5, None)}, trained=(2.0, 1.0)
-    )
+    found = {"values": {"cloze": (0.5, None)}, "trained": (2.0, 1.0), "retain_nll": 0.25}
+    cell = Cell(attack="ask", arm="audited", setting="plain", answered=(answered,), **found)
     write_cell(tmp_path, cell)
-    assert read_cell(path_of(tmp_path, "ask", "audited", "plain")) == cell
+    path = path_of(tmp_path, "ask", "audited", "plain")
+    assert '"health": 0.25' in path.read_text()  # the key that files of earlier audits have
+    assert read_cell(path) == cell
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"answered": 5}', "[1]"])

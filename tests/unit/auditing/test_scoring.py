@@ -10,7 +10,9 @@ from deleatur.auditing.cells import Answered, Cell
 from deleatur.auditing.scoring import Rules, Scored, judged, max_nll, scored
 from deleatur.evaluation.judges.contained import Contained
 
-RULES = Rules(subjects=dict.fromkeys(("original", "audited", "control"), ("a", "b")), alive=2.0, depth_threshold=0.05)
+RULES = Rules(
+    subjects=dict.fromkeys(("original", "audited", "control"), ("a", "b")), max_retain_nll=2.0, depth_threshold=0.05
+)
 
 
 def said(row: int, *texts: str) -> Answered:
@@ -47,11 +49,11 @@ def test_answers_of_other_arms_are_not_among_the_leaked() -> None:
     assert cells("ask", cell).leaked == ()
 
 
-def control(setting: str, health: float) -> Cell:
-    return Cell(attack="compress", arm="control", setting=setting, answered=(said(0, "Bob"),), health=health)
+def control(setting: str, retain_nll: float) -> Cell:
+    return Cell(attack="compress", arm="control", setting=setting, answered=(said(0, "Bob"),), retain_nll=retain_nll)
 
 
-def test_a_setting_that_destroys_the_control_is_not_counted_for_any_arm() -> None:
+def test_a_setting_that_damages_the_control_is_not_counted_for_any_arm() -> None:
     other = Cell(attack="compress", arm="audited", setting="prune50", answered=(said(0, "Ada"),))
     kept = Cell(attack="compress", arm="audited", setting="int8", answered=(said(0, "Bob"),))
     found = cells("compress", control("prune50", 2.1), other, control("int8", 1.9), kept)
@@ -59,7 +61,7 @@ def test_a_setting_that_destroys_the_control_is_not_counted_for_any_arm() -> Non
     assert found.labels == ("int8",)
 
 
-def test_where_every_setting_destroys_the_control_nothing_is_left() -> None:
+def test_where_every_setting_damages_the_control_nothing_is_left() -> None:
     assert cells("compress", control("prune50", math.nan)).labels == ()
 
 

@@ -45,7 +45,7 @@ def test_between_the_two_nothing_is_decided_and_the_rows_are_named() -> None:
         ({"rows": 0}, "0 rows"),
         ({"rows": 9}, "9 rows"),
         ({"missing": 0.06}, "6 %"),
-        ({"survives": False}, "destroys"),
+        ({"survives": False}, "damages"),
         ({"original": SILENT}, "original"),
         ({"original": None}, "original"),
     ],

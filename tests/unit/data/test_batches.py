@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deleatur.data.batches import Schedule, collate, fine_tuning_batches, in_batches, windows
+from deleatur.data.batches import Schedule, collate, fine_tuning_batches, in_batches, step_windows
 from deleatur.types import Encoded, Example
 
 
@@ -39,7 +39,7 @@ def dealt(forget: int = 12, retain: int = 20, **changed) -> list[list[tuple[tupl
     asked = {"epochs": 3, "batch": 4, "accumulate": 1, "seed": 0} | changed
     return [
         [tuple(zip(places(b.rows[: b.forget]), places(b.rows[b.forget + b.preferred :]), strict=True)) for b in window]
-        for window in windows(rows(forget), rows(retain, prefix="r"), **scheduled(asked))
+        for window in step_windows(rows(forget), rows(retain, prefix="r"), **scheduled(asked))
     ]
 
 
@@ -150,7 +150,7 @@ class TestWindows:
     def test_an_idle_process_joins_with_a_batch_of_which_nothing_is_scored(self):
         """One forget row, two processes: the second has no row and must meet the first in the forward all the same."""
         asked = {"epochs": 1, "batch": 4, "accumulate": 1, "seed": 0, "processes": 2}
-        (busy,), (idle,) = (next(windows(rows(1), rows(3, prefix="r"), **scheduled(asked), process=p)) for p in (0, 1))
+        (busy,), (idle,) = (next(step_windows(rows(1), rows(3, prefix="r"), **scheduled(asked), process=p)) for p in (0, 1))
         assert (busy.forget, len(busy)) == (1, 2)
         assert (idle.forget, len(idle), len(idle.scored)) == (0, 0, 0)
         assert idle.ids.numel() > 0

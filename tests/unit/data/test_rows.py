@@ -1,4 +1,4 @@
-"""The door: what is a row, what is not, and that every refusal is one DataError of one line."""
+"""The row reader: what is a row, what is not, and that every refusal is one DataError of one line."""
 
 from __future__ import annotations
 
@@ -464,14 +464,14 @@ class TestBrokenFiles:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            ("question,answer\nWho?,Ada,Bo\n", ["row 1: 3 cells stand under 2 columns", "quote"]),
+            ("question,answer\nWho?,Ada,Bo\n", ["row 1: 3 cells but 2 columns", "quote"]),
             ("question,answer\nWho?,Ada\nWho?\n", ["row 2: 1 cells"]),
             ('question,answer\nWho?,"Ada', ["line 2: broken CSV: unexpected end of data", "quote"]),
             ('question,answer\nWho?,"Ada" Bo\n', ["line 2: broken CSV"]),
             ("question,answer,answer\nWho?,Ada,Bo\n", ["two columns share a name", "'answer'"]),
             ("question,answer\nWho?,\n", ["row 1: answer is empty"]),
             ("question,answer,spans\nWho?,Ada,0-3\n", ["row 1: spans is ‹3 characters›", "a JSON list"]),
-            ("question;answer\nWho?;Ada;Bo\n", ["row 1: 3 cells stand under 2 columns"]),
+            ("question;answer\nWho?;Ada;Bo\n", ["row 1: 3 cells but 2 columns"]),
             ("question,answer\nWho?,A\0\n", [r"row 1: answer holds '\x00'"]),
         ],
     )
@@ -632,7 +632,7 @@ rows_like = st.builds(
 
 
 def check_examples_or_one_line(call) -> None:
-    """The promise of the door: what leaves it is whole, and what does not leaves one printable line."""
+    """The promise of the row reader: what leaves it is whole, and what does not leaves one printable line."""
     try:
         examples = call()
     except DataError as e:

@@ -265,7 +265,7 @@ class TestConversations:
 
 
 @pytest.mark.parametrize("given", [{"question": ["Who?"], "answer": ["Ada."]}, "forget.jsonl", Path("forget.jsonl"), None])
-def test_what_holds_no_rows_in_memory_is_told_what_does(given):
+def test_what_holds_no_rows_in_memory_is_refused_with_what_does(given):
     with pytest.raises(DataError, match=r'forget: a \w+ is no list of rows; give a list of objects .*to_dict\("records"\)'):
         check_are_rows("forget", given)
 
@@ -309,7 +309,7 @@ class TestFiles:
         with pytest.raises(DataError, match=r"holds 'a.json', 'a.jsonl', whose rows would be one; give one of these files"):
             read_rows(str(tmp_path), settings=Data())
 
-    def test_answers_by_their_questions_are_told_the_form_of_a_row(self, tmp_path):
+    def test_answers_by_their_questions_are_refused_with_the_form_of_a_row(self, tmp_path):
         (tmp_path / "a.json").write_text(json.dumps({"Who is it?": "Ada.", "Where is she?": "In Rome."}))
         with pytest.raises(
             DataError, match=r'an object of named columns is needed, such as \{"question": "…", "answer": "…"\}'
@@ -341,7 +341,7 @@ class TestFiles:
             ('question;answer;"note, if any"\nWho?;Ada.;\n', "unknown column beside question/answer: ‹12 characters›"),
             (
                 "question;answer\nWho?,Ada.\n",
-                "1 cells stand under 2 columns, parted at ';'; .*part the heading and all rows",
+                "1 cells but 2 columns, split at ';'; .*use the same separator in heading and rows",
             ),
             ("question,answer;\nWho?,Ada.\n", "--data.columns question=question 'answer=answer;' takes these two"),
             ("\ufeffquestion,answer\nWho?,Ada.\n".encode("utf-16-le"), "seems to be UTF-16; save the file as UTF-8"),

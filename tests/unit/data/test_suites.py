@@ -1,4 +1,4 @@
-"""Suites by name, and the way that every one of them takes its rows: from the root, else from the hub, through one door."""
+"""Suites by name, and the way that every one of them takes its rows: from the root, else the hub, through one row reader."""
 
 from __future__ import annotations
 

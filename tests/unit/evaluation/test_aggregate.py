@@ -113,7 +113,7 @@ class TestQuality:
         found = {"fq": 50.0, "rd": 0.0, "uq": pytest.approx(200 / 3), "fq_raw": 50.0, "rd_loss": 0.0}
         assert quality(before, after) == found
 
-    def test_an_answer_that_is_no_language_is_not_forgotten(self):
+    def test_an_answer_that_is_incoherent_is_not_forgotten(self):
         """Of four answers one says the fact and one is a loop: F is ½, so FQ is 50, and 75 by the bare score."""
         scored = {"start_nll": 1.0, "shuffled_nll": 8.0, "start_tokens": 9}
         before = measure({"forget": [row("Tessholm")] * 4, "retain": [row("Tessholm")]}, score="revealed")

@@ -86,7 +86,7 @@ def test_an_incomplete_line_is_cut_off(asked, path, forget_rows):
     assert kept.read_bytes() == whole
 
 
-def test_a_journal_of_other_rows_or_terms_is_not_used(asked, path, forget_rows):
+def test_a_cache_of_other_rows_or_terms_is_not_used(asked, path, forget_rows):
     asked(forget_rows[:5], BatchCache(path, ("these weights", 1)))
     other, _ = asked(forget_rows[5:10], BatchCache())
     assert asked(forget_rows[5:10], BatchCache(path, ("these weights", 1))) == (other, [5, 5, 2])

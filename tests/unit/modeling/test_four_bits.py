@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from deleatur.commands.evaluator import precision_of
 from deleatur.data.batches import collate
 from deleatur.errors import ConfigError
-from deleatur.modeling import loading as door
+from deleatur.modeling import loading
 from deleatur.modeling.loading import add_adapters, load, merge_adapters, save
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
@@ -152,7 +152,7 @@ class TestRefusals:
             load(str(folder), bits=4)
 
     def test_weights_sharded_over_processes_are_refused(self, folder, monkeypatch):
-        monkeypatch.setattr(door, "will_shard", lambda: True)
+        monkeypatch.setattr(loading, "will_shard", lambda: True)
         with pytest.raises(ConfigError, match="neither FSDP2 nor ZeRO-3"):
             load(str(folder), bits=4)
 

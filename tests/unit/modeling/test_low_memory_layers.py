@@ -1,4 +1,4 @@
-"""Lean layers against transformers' and PEFT's own: the same states and gradients, less of them kept."""
+"""Low-memory layers against transformers' and PEFT's own: the same states and gradients, less of them kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Exact(LlamaRMSNorm):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_norm(dtype):
+def test_a_norm_is_as_exact_as_transformers_own(dtype):
     torch.manual_seed(0)
     module = LlamaRMSNorm(48)
     module.weight.data.normal_()
@@ -67,7 +67,7 @@ def test_a_norm(dtype):
 
 @pytest.mark.parametrize("act", ["silu", "gelu_pytorch_tanh", "relu"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_gated_layer(dtype, act, llama):
+def test_a_gated_layer_is_as_exact_as_transformers_own(dtype, act, llama):
     config = deepcopy(llama.config)
     config.hidden_act = act
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def test_a_gated_layer(dtype, act, llama):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_adapted_layer(dtype, llama):
+def test_an_adapted_layer_is_as_exact_as_pefts_own(dtype, llama):
     add_adapters(llama, Lora(rank=4, alpha=9))
     torch.manual_seed(0)
     module = llama.model.layers[0].mlp.up_proj

@@ -62,7 +62,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tokenizer of others": (text("tokenizer.json", "{}"), r"cannot load the tokenizer of .*; correct its files, or get"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"has no tokenizer\.json; copy the tokenizer's files from"),
-    "weights cut off": (lambda f: cut(f / "model.safetensors"), rf"model\.safetensors is not whole .*; {AGAIN}"),
+    "weights cut off": (lambda f: cut(f / "model.safetensors"), rf"model\.safetensors is incomplete or damaged .*; {AGAIN}"),
     "weights are a pointer": (text("model.safetensors", LFS), r"model\.safetensors is a pointer of Git LFS .*; run git lfs"),
     "weights renamed": (
         lambda f: (f / "model.safetensors").rename(f / "weights.safetensors"),
@@ -75,7 +75,7 @@ IN_PARTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: first(f).unlink(),
         r"lacks model-00001-of-\d+\.safetensors, which its .* names; get that",
     ),
-    "a part is cut off": (lambda f: cut(first(f)), rf"model-00001-of-\d+\.safetensors is not whole .*; {AGAIN}"),
+    "a part is cut off": (lambda f: cut(first(f)), rf"model-00001-of-\d+\.safetensors is incomplete or damaged .*; {AGAIN}"),
     "the index is cut off": (text(INDEX, '{"weight'), rf"{INDEX} cannot be read .*; {AGAIN}"),
     "the index names none": (text(INDEX, "{}"), r"does not say which weight is in which file; get it again"),
     "the index is missing": (lambda f: (f / INDEX).unlink(), r"has no model\.safetensors and no .*; get the files of the w"),

@@ -33,7 +33,7 @@ def report(**changed: Any) -> dict[str, Any]:
         "finds_refuser": True,
         "arms": dict.fromkeys(("original", "audited", "control", "refuser"), arm),
         "beside": {},
-        "dropped": {"prune50": "it destroys the control"},
+        "dropped": {"prune50": "it damages the control"},
         "missing": 0.0,
         "leaked": [leak],
         "leaked_answers": 1,

@@ -89,7 +89,7 @@ def test_with_a_retrained_model_the_attack_should_be_where_it_is_there() -> None
     assert verdict(ran(attack=near)).headline == "Forgotten, and nothing else lost"
 
 
-def test_answers_that_were_no_language_before_are_not_this_runs_doing() -> None:
+def test_answers_that_were_incoherent_before_are_not_this_runs_doing() -> None:
     assert verdict(ran(broken=(0.5, 0.5))).headline == "Forgotten, and nothing else lost"
 
 
@@ -125,7 +125,7 @@ def test_a_technical_note_comes_last() -> None:
     assert said.lines[-1] == said.notes[0] == "30 of 272 weights did not change."
 
 
-def test_why_language_was_not_measured_is_said() -> None:
+def test_why_coherence_was_not_measured_is_said() -> None:
     said = verdict(ran(broken=None, no_coherence="the start model is gone"))
     assert "Whether the answers are coherent was not measured: the start model is gone." in said.reasons
 

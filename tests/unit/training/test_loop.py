@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deleatur.config.method import requirements_of
-from deleatur.data.batches import Schedule, collate, fine_tuning_batches, windows
+from deleatur.data.batches import Schedule, collate, fine_tuning_batches, step_windows
 from deleatur.errors import ConfigError, Diverged
 from deleatur.importance import Learned, Uniform
 from deleatur.importance.atwu import LearnedImportance
@@ -69,7 +69,7 @@ def train(lm, forget, kept, *, loss=SATURATED, importance=None, seed=0, **change
     settings = Train(**{"epochs": 2, "batch": 8, "lr": 1e-3} | changed)
     model = TokenModel(lm).prepare()
     dealt = Schedule(**{n: getattr(settings, n) for n in ("epochs", "batch", "tokens", "accumulate")}, seed=seed)
-    count = len(list(windows(forget, kept, dealt)))
+    count = len(list(step_windows(forget, kept, dealt)))
     importance = importance or Learned(every=2, lr=0.5)
     reference = make_reference(model, [*forget, *kept], requirements_of(loss, importance, settings), batch=8)
     if isinstance(importance, Learned):
@@ -78,7 +78,7 @@ def train(lm, forget, kept, *, loss=SATURATED, importance=None, seed=0, **change
     steps: list[Step] = []
     fit(
         model,
-        windows(forget, kept, dealt),
+        step_windows(forget, kept, dealt),
         Method(loss=loss, importance=importance, settings=settings, reference=reference),
         steps=count,
         on_step=steps.append,
@@ -132,7 +132,7 @@ class TestStep:
     def test_a_step_logs_the_losses_of_its_rows_before_it(self, make_llama, forget_rows, retain_rows):
         """loss = α·mean NLL(retain) + γ·(1/N)·forget loss, with importance ½ in the first step; means over tokens."""
         lm = make_llama()
-        (window,) = list(windows(forget_rows[:5], retain_rows, Schedule(epochs=1, batch=8)))[:1]
+        (window,) = list(step_windows(forget_rows[:5], retain_rows, Schedule(epochs=1, batch=8)))[:1]
         with torch.no_grad():
             forget, retain = TokenModel(lm).prepare()(window[0]).split(window[0].forget)
         value = SATURATED(forget, torch.full_like(forget.nll, 0.5), Reference())
@@ -154,7 +154,7 @@ class TestStep:
         """Windows of 2×3 rows: the turn after the second step gets all six forget rows of it and all six retain rows."""
         seen, rows = Seen(), forget_rows[:12]
         steps = train(make_llama(), rows, retain_rows, importance=seen, batch=2, accumulate=3, epochs=1)
-        window = list(windows(rows, retain_rows, Schedule(epochs=1, batch=2, accumulate=3)))[1]
+        window = list(step_windows(rows, retain_rows, Schedule(epochs=1, batch=2, accumulate=3)))[1]
         assert [s.scorer is None for s in steps] == [True, False]
         ((forget, retain),) = seen.turns
         assert forget.rows == tuple(row for b in window for row in b.rows[: b.forget])

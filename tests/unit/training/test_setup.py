@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from deleatur.commands.inputs import rows_suite
 from deleatur.config.run_config import Run
-from deleatur.data.batches import Schedule, collate, windows
+from deleatur.data.batches import Schedule, collate, step_windows
 from deleatur.data.encode import encode_all
 from deleatur.errors import ConfigError, DataError, ModelError
 from deleatur.importance import ETW, Learned, Uniform
@@ -181,8 +181,10 @@ class TestPreferred:
         place = {row: k for k, row in enumerate(rows["forget"])}
         met: dict[int, list[Encoded]] = {k: [] for k in place.values()}
         for process in range(processes):
-            bare = windows(rows["forget"], rows["retain"], dealt, process=process, processes=processes)
-            full = windows(rows["forget"], rows["retain"], dealt, process=process, processes=processes, preferred=instead)
+            bare = step_windows(rows["forget"], rows["retain"], dealt, process=process, processes=processes)
+            full = step_windows(
+                rows["forget"], rows["retain"], dealt, process=process, processes=processes, preferred=instead
+            )
             for without, batch in zip((b for w in bare for b in w), (b for w in full for b in w), strict=True):
                 ends = batch.forget, batch.forget + batch.preferred
                 assert batch.preferred == batch.forget == without.forget
@@ -195,7 +197,11 @@ class TestPreferred:
     def test_the_draw_is_the_seeds(self, rows, plain):
         instead, dealt = preferred_rows(DPO(), rows["forget"], plain), Schedule(epochs=2, batch=4)
         drawn = [
-            [b.rows for w in windows(rows["forget"], rows["retain"], replace(dealt, seed=s), preferred=instead) for b in w]
+            [
+                b.rows
+                for w in step_windows(rows["forget"], rows["retain"], replace(dealt, seed=s), preferred=instead)
+                for b in w
+            ]
             for s in (0, 0, 1)
         ]
         assert drawn[0] == drawn[1] != drawn[2]

@@ -63,7 +63,7 @@ def _half(arm: Arm, lr: float) -> Findings:
     return Findings(
         answered=sum((f.answered for f in found), ()),
         values={"cloze": tuple(values)},
-        health=max(f.health or 0.0 for f in found),
+        retain_nll=max(f.retain_nll or 0.0 for f in found),
         trained=max((f.trained for f in found if f.trained), key=lambda pair: pair[1] - pair[0]),
     )
 

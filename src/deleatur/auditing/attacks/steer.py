@@ -38,7 +38,7 @@ def run(arm: Arm, setting: str) -> Findings:
     original = load_file(arm.folder / MEANS)["holdout" if arm.rows == arm.unseen else "forget"]
     means, parts = _means(arm, arm.rows), halves(arm.subjects)
     values: list[Value] = [None] * len(arm.rows)
-    answered, health = (), []
+    answered, retain_nll = (), []
     for tested, others in (parts, parts[::-1]):
         towards = original[others].mean(0) - means[others].mean(0)
         size = means[others].mean(0).norm(dim=1)
@@ -49,11 +49,11 @@ def run(arm: Arm, setting: str) -> Findings:
             with changed(arm.model, moved(_window(arm, towards, size, float(first), int(second)))):
                 questions = [q for q in arm.questions() if q.row in set(tested)]
                 made = both_forms(arm, questions, encode_all(arm.encoder, rows))
-            answered, health = answered + made.answered, [*health, made.health or 0.0]
+            answered, retain_nll = answered + made.answered, [*retain_nll, made.retain_nll or 0.0]
             found = (made.values or {})["cloze"]
         for place, value in zip(tested, found, strict=True):
             values[place] = value
-    return Findings(answered=answered, values={"cloze": tuple(values)}, health=max(health, default=None))
+    return Findings(answered=answered, values={"cloze": tuple(values)}, retain_nll=max(retain_nll, default=None))
 
 
 def _means(arm: Arm, rows: tuple[Example, ...]) -> Float[Tensor, "rows layers D"]:
@@ -88,7 +88,7 @@ def _random(arm: Arm, rows: list[Example], size: Float[Tensor, " layers"], stren
 
 
 STEER = Attack(
-    asks="Plain questions and cloze while states are moved along the original's minus the asked model's mean state, read "
+    asks="Plain questions and cloze while states are moved along the original's minus the audited model's mean state, read "
     "from rows about other subjects, by .2, .5 and 1 of the state's size, in three windows of layers; random directions "
     "beside it.",
     source="2606.03291",

@@ -20,7 +20,7 @@ class Findings:
     answered: tuple[Answered, ...] = ()
     values: Mapping[str, tuple[Value, ...]] | None = None
     trained: tuple[float, float] | None = None
-    health: float | None = None  # measured while the model was changed
+    retain_nll: float | None = None  # measured while the model was changed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ def both_forms(arm: Arm, questions: Sequence[Question] | None = None, rows: Sequ
     return Findings(
         answered=answered(questions, [(a,) for a in arm.generator.answer(questions)]),
         values={"cloze": tuple(cloze(encoded, predictions))},
-        health=arm.health(),
+        retain_nll=arm.retain_nll(),
     )
 
 

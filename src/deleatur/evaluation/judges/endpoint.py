@@ -115,7 +115,7 @@ class Connection:
         request = Request(f"{self.url}/{path}", json.dumps(body).encode() if body else None, headers)
         proxies = ProxyHandler({}) if is_own_machine(self.url) else ProxyHandler()
         try:
-            with build_opener(proxies, Stay).open(request, timeout=SECONDS) as reply:
+            with build_opener(proxies, NoRedirects).open(request, timeout=SECONDS) as reply:
                 return json.loads(reply.read())
         except HTTPError as e:
             with e:
@@ -156,7 +156,7 @@ class TemporaryFailure(Exception):
         self.wait, self.unclear, self.away = wait, unclear, away
 
 
-class Stay(HTTPRedirectHandler):
+class NoRedirects(HTTPRedirectHandler):
     """Follow no redirection: it could send texts and key to another server."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:

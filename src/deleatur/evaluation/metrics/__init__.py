@@ -211,7 +211,7 @@ SET_METRICS: dict[str, SetMetric] = {
     "j_w": SetMetric(
         of=j_w,
         target="0",
-        meaning="forget rows given away by the worst answer to any variant (other words, shots); judged, else revealed",
+        meaning="forget rows given away by the worst answer to any variant (paraphrases, shots); judged, else revealed",
         source=ATWU,
     ),
     "j_avg": SetMetric(

@@ -22,7 +22,7 @@ TRIPLES = 8  # of words, at least: in fewer a refrain or "no, no, no" weighs too
 def incoherent(record: Record) -> float | None:
     """1 where the greedy answer is incoherent, else 0; None where nothing was generated, or no start model scored it.
 
-    No language is an answer without text, one that is half loops or more (`looped`, `repeated`), and one of 8 tokens or
+    Incoherent is an answer without text, one that is half loops or more (`looped`, `repeated`), and one of 8 tokens or
     more whose mean NLL under the start model is above two thirds of that of the same tokens shuffled. Words make sense in
     their order: whatever the language, in code too, that share is .0 to .6 where the model knows the language; of tokens
     without order it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself and one that

@@ -7,11 +7,11 @@ def metrics_markdown() -> str:
     """The page docs/metrics.md: the tables, and how to read them."""
     rows = [("metric", "unit", "on forget rows", "meaning", "source")]
     rows += [(name, m.unit or "share", m.forget, m.meaning, m.source) for name, m in METRICS.items()]
-    wholes = [("figure", "target", "meaning", "source")]
-    wholes += [(name, w.target, w.meaning, w.source) for name, w in SET_METRICS.items()]
+    set_rows = [("figure", "target", "meaning", "source")]
+    set_rows += [(name, w.target, w.meaning, w.source) for name, w in SET_METRICS.items()]
     runs = [("figure", "target", "meaning", "source")]
     runs += [(name, r.target, r.meaning, r.source) for name, r in RUN_METRICS.items()]
-    return PAGE.format(rows=_markdown(rows), wholes=_markdown(wholes), runs=_markdown(runs))
+    return PAGE.format(rows=_markdown(rows), set_rows=_markdown(set_rows), runs=_markdown(runs))
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
@@ -41,7 +41,7 @@ retrained model (`retrained`) or from .5, whichever side it is on. `se` of `spec
 tokens, for what was drawn; `forget` and `unseen` are the two means, and with a retrained model rows are compared with
 themselves.
 
-{wholes}
+{set_rows}
 
 ## Of a run
 

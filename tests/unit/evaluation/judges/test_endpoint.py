@@ -224,7 +224,7 @@ def test_replies_of_another_form_are_tried_again_and_then_an_error(server, make,
         ('{"answer": "YES"}', 1.0),
     ],
 )
-def test_yes_and_no_are_read_in_any_dress(reply, verdict):
+def test_yes_and_no_are_read_in_any_format(reply, verdict):
     assert read_verdict(json.loads(chat(reply)[2])) == verdict
 
 

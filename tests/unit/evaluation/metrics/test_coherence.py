@@ -40,7 +40,7 @@ class TestControls:
     model, to which a true sentence on another subject is as unlikely (6 nats a token) as shuffled words to the other."""
 
     @pytest.mark.parametrize("model", MODELS)
-    def test_the_start_models_own_answers_are_language(self, model):
+    def test_the_start_models_own_answers_are_coherent(self, model):
         assert share(model, lambda kind: kind == "its own") <= 0.02
 
     @pytest.mark.parametrize("model", MODELS)
@@ -74,7 +74,7 @@ class TestIncoherent:
         assert incoherent(record(start_nll=ORDER * 8 - 0.01)) == 0.0
         assert incoherent(record(start_nll=ORDER * 8 + 0.01)) == 1.0
 
-    def test_an_answer_too_short_to_have_an_order_is_language(self):
+    def test_an_answer_too_short_to_have_an_order_is_coherent(self):
         assert incoherent(record("Kragford", start_nll=12.0, shuffled_nll=12.0, start_tokens=MIN_TOKENS - 1)) == 0.0
 
     @pytest.mark.parametrize("text", ["", "  \n"])
