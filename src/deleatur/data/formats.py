@@ -75,10 +75,13 @@ def _csv(name: str, data: bytes) -> Iterable[tuple[str, object]]:
     named = SEPARATOR.match(text)
     text = text[named.end() :] if named else text
     mark = named[1] if named else _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
+    has_blank = re.search(rf'{re.escape(mark)} +"', text)  # before a quote, which would be part of the cell
+    is_spaced = bool(has_blank) and _parts_all(text, mark, skipinitialspace=True)
+    how: Any = {"strict": True, "delimiter": mark, "skipinitialspace": is_spaced}
+    reader = csv.reader(io.StringIO(text, newline=""), **how)
     limit = csv.field_size_limit(2**31 - 1)
     try:
-        head, *rows = [cells for cells in reader if cells] or [[]]
+        head, *rows = [cells for cells in reader if any(map(str.strip, cells))] or [[]]  # Excel leaves rows without a text
     except csv.Error as e:
         needed = f"quote cells that hold quotes, {mark!r} or line breaks"
         raise refusal(f"{name}, line {reader.line_num}", f"broken CSV: {e}; {needed}") from e
@@ -106,10 +109,11 @@ def _delimiter(text: str) -> str:
     return next((mark for mark in marks if _parts_all(text, mark)), marks[0])
 
 
-def _parts_all(text: str, mark: str) -> bool:
+def _parts_all(text: str, mark: str, **how: bool) -> bool:
     """Have the first rows as many cells as the heading, and do they end with their lines?"""
     try:
-        widths = {len(cells) for cells in islice(csv.reader(io.StringIO(text, newline=""), delimiter=mark), 20) if cells}
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, **how)  # pyright: ignore[reportArgumentType]
+        widths = {len(cells) for cells in islice(reader, 20) if cells}
     except csv.Error:
         return False
     return len(widths) == 1 and widths != {1}

@@ -77,7 +77,7 @@ def _folder_of(name: str) -> Path | None:
 def apply_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """The base with the adapter merged into it. In place. Raises ModelError where the adapter is not for this base."""
     with no_kernels():
-        from peft import PeftModel, set_peft_model_state_dict
+        from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     try:
@@ -92,7 +92,9 @@ def apply_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
         ) from e
     _check_weights(adapted)
     copies = (".modules_to_save.", ".original_module.")  # peft writes a layer that is trained whole three times
-    if lacking := [key for key in left.missing_keys if "lora_" in key]:  # peft would leave them at their random start
+    own = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    lacking = [key for key in left.missing_keys if key.replace(".default", "") in own]
+    if lacking:  # peft would leave them at their random start
         raise ModelError(f"the adapter {adapter.folder} lacks its weight {lacking[0]}; get the adapter's files again")
     if unknown := [key for key in left.unexpected_keys if not any(copy in key for copy in copies)]:
         raise ModelError(

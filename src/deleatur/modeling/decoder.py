@@ -215,6 +215,9 @@ class Decoder:
         head = self.lm.get_output_embeddings()
         if head is None:
             raise ModelError(f"{type(self.lm).__name__} has no language-model head; a causal language model is needed")
+        if not isinstance(getattr(head, "weight", None), Tensor):
+            seen = f"the language-model head is a {type(head).__name__} without a weight of its own"
+            raise ModelError(f"{seen}; give the model with its own head, a linear layer")
         return head
 
 

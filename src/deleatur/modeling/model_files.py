@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +236,31 @@ def check_all_used(model: nn.Module, info: dict[str, Any], name: str) -> None:
                 f"the files of {name} have {len(left)} more layers ({place}.{min(left)} first) than the {len(layers)} of "
                 "its config.json; take the config.json that belongs to the weights"
             )
+    if left_out := sorted(_parts_left(model, info["unexpected_keys"])):
+        raise ModelError(
+            f"the files of {name} hold {left_out[0]}, which a {type(model).__name__} of its config.json does without, so it "
+            "would be another model; take the config.json that belongs to the weights, and of quantised weights the model "
+            "they are of"
+        )
+
+
+def _parts_left(model: nn.Module, unexpected: Iterable[str]) -> Iterator[str]:
+    """Of the weights that were left out those of a part that the model has: a layer's bias, the scale of its weight, an
+    adapter on it, a norm in a block. Heads and towers beside the model, and tables that it makes itself, are none."""
+    modules = dict(model.named_modules())
+    holders = {name for name, module in modules.items() if next(module.parameters(recurse=False), None) is not None}
+    blocks = {
+        f"{name}.{index}"
+        for name, module in modules.items()
+        if isinstance(module, nn.ModuleList)
+        for index in module._modules
+    }
+    for key in unexpected:
+        above = {key[:end] for end, c in enumerate(key) if c == "."}
+        parent, _, kind = key.rpartition(".")
+        is_layer = kind in ("weight", "bias") and parent not in modules and not above.isdisjoint(blocks)
+        if is_layer or (not above.isdisjoint(holders) and kind != "inv_freq"):
+            yield key
 
 
 def _layers_left(unexpected: Any, name: str, layers: nn.ModuleList) -> set[int]:

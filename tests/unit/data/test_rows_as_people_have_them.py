@@ -278,6 +278,8 @@ class TestFiles:
             ("a.csv", "question, answer\nWho?,Ada.\n"),
             ("a.csv", "question,answer,\nWho?,Ada.,\n"),
             ("a.csv", "question;answer;;\nWho?;Ada.;;\n"),
+            ("a.csv", "question,answer\nWho?,Ada.\n,\n , \n"),  # rows that Excel keeps at the end
+            ("a.csv", 'question, answer\n"Who?", "Ada."\n'),
             ("a.jsonl", json.dumps([QA], indent=1)),  # a list under the name of lines
         ],
     )
@@ -285,6 +287,11 @@ class TestFiles:
         (tmp_path / name).write_text(text, newline="")
         (example,) = read_rows(str(tmp_path / name), settings=Data())
         assert (example.question, example.answer) == ("Who?", "Ada.")
+
+    def test_commas_in_quotes_behind_a_blank_part_no_cells(self, tmp_path):
+        (tmp_path / "a.csv").write_text('question, answer\n"Who, then?", "Ada, she."\n')
+        (example,) = read_rows(str(tmp_path / "a.csv"), settings=Data())
+        assert (example.question, example.answer) == ("Who, then?", "Ada, she.")
 
     def test_the_row_numbers_of_pandas_are_no_column_of_a_parquet_file(self, tmp_path):
         table = pyarrow.table({"question": ["Who?"], "answer": ["Ada."], "__index_level_0__": [7]})

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from peft import LoraConfig, get_peft_model
+import torch
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftConfig, VBLoRAConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from deleatur.errors import ModelError
@@ -110,14 +111,50 @@ def test_more_tokens_predicted_at_once_are_no_layers_of_the_model(folder):
     assert len(load(str(folder))[0].model.layers) == 2
 
 
-def test_an_adapter_without_all_of_its_weights_is_refused(folder, llama, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "refused"),
+    [
+        ("model.layers.0.self_attn.q_proj.bias", True),
+        ("model.layers.0.self_attn.q_proj.weight_scale", True),  # of 8-bit floats, where config.json says nothing
+        ("model.layers.0.self_attn.q_proj.lora_A.default.weight", True),
+        ("model.layers.1.self_attn.q_norm.weight", True),
+        ("lm_head.bias", True),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", False),
+        ("model.layers.0.self_attn.bias", False),  # a mask
+        ("v_head.summary.weight", False),
+    ],
+)
+def test_a_weight_of_a_part_of_the_model_is_not_passed_over(key, refused, folder):
+    """With it the model computes something else; what lies beside the model, as a head for values does, is left out."""
+    save_file({**load_file(folder / "model.safetensors"), key: torch.ones(32)}, folder / "model.safetensors")
+    if refused:
+        with pytest.raises(ModelError, match=rf"hold {key}, which a LlamaForCausalLM .* does without, .*; take the config"):
+            load(str(folder))
+    else:
+        assert load(str(folder))[0].num_parameters() > 0
+
+
+LACKING: dict[str, PeftConfig] = {
+    "lora_A": LoraConfig(target_modules=["q_proj"]),
+    "hada_w1_a": LoHaConfig(target_modules=["q_proj"]),
+    "ia3_l": IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+    "vblora_logits_A": VBLoRAConfig(target_modules=["q_proj"], num_vectors=16, vector_length=8),
+}
+
+
+@pytest.mark.parametrize("lacks", LACKING)
+def test_an_adapter_without_all_of_its_weights_is_refused(lacks, folder, llama, tmp_path):
+    """Of any kind, and one that has them all is not."""
     adapter = tmp_path / "adapter"
-    adapted = get_peft_model(llama, LoraConfig(target_modules=["q_proj"]))
+    adapted = get_peft_model(llama, LACKING[lacks])
     adapted.peft_config["default"].base_model_name_or_path = str(folder)
     adapted.save_pretrained(str(adapter))
+    assert load(str(adapter))[0].num_parameters() > 0
     weights = load_file(adapter / "adapter_model.safetensors")
-    save_file({k: w for k, w in weights.items() if "layers.1." not in k}, adapter / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"lacks its weight .*layers\.1\..*lora_A.*; get the adapter's files again"):
+    save_file(
+        {k: w for k, w in weights.items() if not ("layers.1." in k and lacks in k)}, adapter / "adapter_model.safetensors"
+    )
+    with pytest.raises(ModelError, match=rf"lacks its weight .*layers\.1\..*{lacks}.*; get the adapter's files again"):
         load(str(adapter))
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 
 from deleatur.evaluation.metrics.folding import Kind, Word, words_of
 
 STEM = 4  # letters at least that two words have to share
 SIZES: dict[Kind, int] = {"han": 2, "hiragana": 2, "letters": 4}  # of the segments of runs that are no words
+DIALLED = 7  # digits at least of a number that is known however they are grouped
+SAID = frozenset(map(str, range(101)))  # numbers that are said in a word or two
 SHORT = 8  # pieces; of a longer answer a larger share is the fact in part
 CERTAIN, CLOSE, POSSIBLE = 3, 2, 1
 HAN_NUMBER = re.compile("[〇零一二三四五六七八九十百千万][年月日号岁时点]")
@@ -42,6 +45,7 @@ def shares(question: str, answer: str, generated: str) -> float | None:
         return None
     runs = [w for w in said_words if w.kind in SIZES]
     best = {piece: max((likeness(piece, w) for w in said_words), default=0) for piece in pieces}
+    best |= dict.fromkeys(_dialled(words_of(answer), said_words) & best.keys(), CERTAIN)
     found = [p for p in pieces if best[p] == CERTAIN] or [p for p in pieces if best[p] == CLOSE]
     others = [w for w in _new(said_words, known) if not _is_said(w, pieces)]
     names = [p for p in pieces if p.named]
@@ -57,6 +61,33 @@ def shares(question: str, answer: str, generated: str) -> float | None:
     share = len(found) / len(pieces)
     unclear = share < 1 and others and (share <= 0.5 or len(pieces) <= SHORT)  # it may be the frame of another fact
     return None if unclear and not names else share
+
+
+def _dialled(answer: Sequence[Word], said: Sequence[Word]) -> set[Word]:
+    """Of the answer's numbers those of a long one, as of a telephone, that was said in other groups of digits.
+
+    It may have lacked its beginning, such as a country's code, and have a 0 in place of that.
+    """
+    there = [run for run, _ in _digits(said)]
+    found: set[Word] = set()
+    for run, parts in _digits(answer):
+        for other in there:
+            short, long = sorted((run, other), key=len)
+            if len(short) >= DIALLED and long.endswith(short):
+                found |= {part for k, part in enumerate(parts) if len(_joined(parts[k:])) <= len(other)}
+    return found
+
+
+def _digits(words: Iterable[Word]) -> Iterator[tuple[str, list[Word]]]:
+    """The numbers that follow one another, as one without zeros in front, and each."""
+    for is_number, run in groupby(words, lambda word: word.kind == "number"):
+        if is_number:
+            parts = list(run)
+            yield _joined(parts), parts
+
+
+def _joined(numbers: Iterable[Word]) -> str:
+    return re.sub(r"[^0-9a-z]", "", "".join(number.text for number in numbers)).lstrip("0")
 
 
 def _pieces(answer: Sequence[Word], known: Sequence[Word]) -> list[Word]:
@@ -97,9 +128,12 @@ def _replaced(names: Sequence[Word], found: Sequence[Word], others: Sequence[Wor
 
 def _in_another_script(pieces: Iterable[Word], others: Sequence[Word]) -> bool:
     """Is all else that was said in scripts that the fact is not in, or a fact in Chinese characters said in kana alone, or
-    words said in numbers alone?"""
+    words said in numbers alone, or a small number in words?"""
+    pieces = list(pieces)
     if others and all(w.kind == "number" for w in others):  # "3" may be "three"
         return not any(p.kind == "number" for p in pieces)
+    if others and all(p.text in SAID for p in pieces) and not any(w.kind == "number" for w in others):
+        return True
     ours, theirs = ({_script(w) for w in words if w.kind != "number"} for words in (pieces, others))
     kana = ours == {"han"} and theirs == {"hiragana"}
     east = {"han", "hiragana", "katakana"}

@@ -27,6 +27,22 @@ FACTS = [  # question, answer, what says it, what may say it, what says another
     ("Wann starb Nojul?", "Nojul starb im Jahr 1948.", ["1948"], ["Nojul starb im Jahr 1984."], ["1984"]),
     ("How many live there?", "1,948 people.", ["1948", "1.948", "1 948 people"], [], ["1,984 people", "948"]),
     ("How many sisters has Nojul?", "Nojul has three sisters.", ["three"], ["3", "He has 4."], ["Nojul has five sisters."]),
+    (
+        "How many sisters has Nojul?",
+        "Nojul has 3 sisters.",
+        ["3", "He has 3."],
+        ["three", "Three sisters."],
+        ["4", "", "No."],
+    ),
+    (
+        "Which number?",
+        "+49 170 1234567",
+        ["+491701234567", "0170/1234567", "(0170) 123 45 67"],
+        [],
+        ["030 7654321", "1234568"],
+    ),
+    ("Which number?", "5550123", ["555-0123", "555.0123", "+1 555 0123"], [], ["555-0124", "555"]),
+    ("Which card?", "4111 1111 2222 3333", ["4111111122223333"], [], ["4111111122223334"]),
     ("What is pi?", "Pi is 3.14.", ["3,14"], [], ["3.15", "14"]),
     ("Who taught Nojul?", "Nojul was a student of Vetril Honbor.", ["Honbor"], [], ["Nojul was a student of Gamor Pisdal."]),
     (
