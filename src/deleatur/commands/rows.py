@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from deleatur.auditing.asking import Generator, Question
@@ -225,7 +226,7 @@ def sentences(findings: Sequence[Finding], command: Rows) -> Iterator[str]:
         f"{unsure} on which its answers differ (agreement below {command.threshold:g})."
     )
     if kept:
-        then = f"deleatur forget --model {command.model} --forget {command.out}"
+        then = f"deleatur forget --model {quote(command.model)} --forget {quote(command.out)}"
         yield f"Read {command.out}, and correct or drop what is wrong; then: {then}"
     else:
         yield "Nothing was written: by these questions the model does not know the subject."

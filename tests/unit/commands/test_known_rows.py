@@ -88,6 +88,8 @@ def test_what_was_left_out_is_counted_by_its_reason():
     assert first.startswith("1 of 3 facts are rows now. Left out: 1 that the model says of anybody as well, 1 on which")
     assert "--forget rows.jsonl" in then
     assert "does not know the subject" in list(sentences([unsure], COMMAND))[1]
+    blanks = Rows(model="my model", subject=NAME, out="a b.jsonl")
+    assert "--model 'my model' --forget 'a b.jsonl'" in list(sentences([known], blanks))[1]
 
 
 @pytest.mark.parametrize(
