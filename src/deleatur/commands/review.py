@@ -108,6 +108,8 @@ def marking_of(command: Review, progress: Progress = Progress()) -> Marking:
     if len(prompts) > 1:  # one file has rows of one form
         raise ConfigError(f"{source} has single questions and conversations; review them as two files")
     out = Path(command.out or f"{Path(source).stem}-reviewed.jsonl")
+    if out.suffix not in (".jsonl", ".ndjson"):
+        raise ConfigError(f"--out is {out}, but must be a file that ends in .jsonl")
     if out.exists() and not command.replace:
         raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
     if not out.absolute().parent.is_dir():
