@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from two_requests import WAYS, lines, write_files
 
-from deleatur.commands.request_folders import is_next
+from deleatur.commands.request_folders import check_same, is_next
+from deleatur.config.run_config import from_yaml
+from deleatur.errors import ConfigError
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 
 
@@ -43,6 +47,14 @@ def test_an_unfinished_run_is_left_where_another_request_was_done_in_the_meantim
     first, second = lines(done / "requests.jsonl")
     assert is_next(done / second["run"], [first])
     assert not is_next(done / second["run"], [first, second])
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_options(done):
+    run = done / lines(done / "requests.jsonl")[1]["run"]
+    begun = from_yaml(run / "run.yaml")
+    check_same(run, lambda inputs: replace(begun, out=inputs.out), None)
+    with pytest.raises(ConfigError, match=r"was begun with other settings \(seed: 0\); give the same options to go on, or"):
+        check_same(run, lambda inputs: replace(begun, seed=7), None)
 
 
 def test_the_ledger_has_no_text_of_any_row(done):
