@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from two_requests import WAYS, lines, write_files
 
+from deleatur.commands.request_folders import check_same, is_next
+from deleatur.config.run_config import from_yaml
+from deleatur.errors import ConfigError
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 
 
@@ -35,6 +40,21 @@ def test_both_are_forgotten_after_the_second_run(done):
         (first["sha256"], 0, False),
         (second["sha256"], 0, False),
     ]
+
+
+def test_an_unfinished_run_is_left_where_another_request_was_done_in_the_meantime(done):
+    """The second run began with the first one's model."""
+    first, second = lines(done / "requests.jsonl")
+    assert is_next(done / second["run"], [first])
+    assert not is_next(done / second["run"], [first, second])
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_options(done):
+    run = done / lines(done / "requests.jsonl")[1]["run"]
+    begun = from_yaml(run / "run.yaml")
+    check_same(run, lambda inputs: replace(begun, out=inputs.out), None)
+    with pytest.raises(ConfigError, match=r"was begun with other settings \(seed: 0\); give the same options to go on, or"):
+        check_same(run, lambda inputs: replace(begun, seed=7), None)
 
 
 def test_the_ledger_has_no_text_of_any_row(done):
@@ -82,8 +102,9 @@ def test_a_withdrawn_request_is_not_checked_and_is_added_again_unchanged(copied,
     assert f"request {name} is withdrawn" in refused("request", "run", "--request", name)
     (copied / "first.jsonl").rename("elsewhere.jsonl")
     assert call("request", "verify").code == 0, "its rows are no longer needed"
-    (copied / "elsewhere.jsonl").rename("first.jsonl")
-    assert "done. Next" in call("request", "add", "--forget", "first.jsonl", "--retain", "keep.jsonl").out
+    said = call("request", "add", "--forget", "elsewhere.jsonl", "--retain", "keep.jsonl")
+    assert "done. Next: deleatur request verify" in said.out
+    assert call("request", "verify").code == 0, "they are read where they are now"
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(copied, call, refused, home):

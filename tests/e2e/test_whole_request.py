@@ -58,7 +58,7 @@ def test_the_commands_of_the_page_on_requests_lead_from_a_name_to_a_checked_gguf
             said = call(*args, *next((more for start, more in options.items() if command.startswith(start)), ()))
             print(f"$ {command}\n{said.out}{said.err}")
             if args[0] == "audit":
-                report = json.loads((tmp_path / run / "audit" / "audit.json").read_text())
+                report = json.loads((tmp_path / "runs" / f"audit-{Path(run).name}" / "audit.json").read_text())
                 assert said.code == report["exit"], said.err
                 leaked = report["verdict"] in ("VOID", "LEAK")
                 continue

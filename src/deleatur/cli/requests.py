@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.table import Column, Table
@@ -12,6 +13,7 @@ from rich.table import Column, Table
 from deleatur.cli.console import OUT, watch
 from deleatur.cli.parsing import parse, parse_known
 from deleatur.commands.request_options import (
+    LEDGER,
     REQUEST_USAGE,
     RequestAdd,
     RequestList,
@@ -25,8 +27,12 @@ from deleatur.data.messages import printable
 from deleatur.errors import ConfigError
 from deleatur.report.tables import percent
 from deleatur.run_folder.file_types import Measured, Request
-from deleatur.run_folder.ledger import read_ledger, short
+from deleatur.run_folder.ledger import place_of, read_ledger, short
 
+LEFT = {
+    "open": " It stays open; the next run begins where this one did.",
+    "withdrawn": " It was withdrawn in the meantime, and is not checked any more.",
+}
 MakeRun = Callable[[list[str]], Run]
 
 
@@ -52,7 +58,9 @@ def _add(args: list[str]) -> None:
     from deleatur.commands.requests import add
 
     added = add(command)
-    print(f"Request {short(added)}, {added['count']} rows, {added['state']}. Next: deleatur request run")
+    where = "" if command.ledger == LEDGER else f" --ledger {quote(command.ledger)}"
+    then = f"Next: deleatur request {'run' if added['state'] == 'open' else 'verify'}{where}"
+    print(f"Request {short(added)}, {added['count']} rows, {added['state']}. {then}")
 
 
 def _withdraw(args: list[str]) -> None:
@@ -86,7 +94,8 @@ def _run(args: list[str], make_run: MakeRun) -> None:
     command, more = parse_known(RequestRun, args, verb="request run")
     if given := [a for a in more if a.split("=")[0] in ("--forget", "--retain", "--holdout", "--held", "--suite", "--out")]:
         raise ConfigError(f"{given[0].split('=')[0]} is set by the ledger; give rows to deleatur request add")
-    from deleatur.commands.requests import RunInputs, run_requests
+    from deleatur.commands.request_folders import RunInputs
+    from deleatur.commands.requests import run_requests
 
     def run_of(inputs: RunInputs) -> Run:
         """The run of a request from its inputs and the options given."""
@@ -101,10 +110,10 @@ def _run(args: list[str], make_run: MakeRun) -> None:
         attempts = run_requests(command, run_of, progress)
     for attempt in attempts:
         print_checks(attempt.checked)
-        left = "" if attempt.request["state"] == "done" else " It stays open; the next run begins where this one did."
+        left = LEFT.get(attempt.request["state"], "")
         OUT.print(f"Request {short(attempt.request)}: {attempt.request['verdict']}.{left}", style="bold", soft_wrap=True)
-        OUT.print(f"Run: {attempt.request['run']}", soft_wrap=True)
-    raise SystemExit(int(any(a.request["state"] != "done" for a in attempts)))
+        OUT.print(f"Run: {place_of(Path(command.ledger), attempt.request['run'] or '')}", soft_wrap=True)
+    raise SystemExit(int(any(a.request["state"] == "open" for a in attempts)))
 
 
 def _verify(args: list[str]) -> None:

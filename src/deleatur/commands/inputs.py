@@ -15,6 +15,7 @@ from deleatur.data.rows import read_rows, refuse_overlap, root_of
 from deleatur.data.suites import read_suite
 from deleatur.data.windows import windows
 from deleatur.errors import ConfigError, ModelError
+from deleatur.evaluation.metrics.folding import folded
 from deleatur.modeling.checks import check_finite, check_known, check_room
 from deleatur.modeling.loading import load_tokenizer
 from deleatur.protocols import AimsAtLevel, Prepares
@@ -37,13 +38,21 @@ def suite_of(run: Run) -> Suite:
         for_held = replace(run.data, columns=(), ignore=(), turns="last")  # held rows are written by us
         settings = {name: for_held if name == "held" else run.data for name in sources}
         given = {name: source for name, source in sources.items() if source is not None}
-        suite = rows_suite({name: read_rows(source, settings=settings[name]) for name, source in given.items()})
+        sets = {name: read_rows(source, settings=settings[name]) for name, source in given.items()}
+        suite = rows_suite(free_held(sets))
         compared = RETRAINED if run.evaluation.retrained else ()
         suite = replace(suite, set_metrics=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
     if {"forget", "retain"} <= suite.sets.keys():
         refuse_overlap(suite.sets["forget"], suite.sets["retain"])
     by_judge = run.judge.kind != "contained" and suite.score == "revealed"
     return replace(suite, score="judged") if by_judge else suite
+
+
+def free_held(sets: Mapping[str, tuple[Example, ...]]) -> dict[str, tuple[Example, ...]]:
+    """The sets, of held rows only those that ask what no forget row asks: an answer cannot be held and forgotten at once."""
+    asked = {folded(e.question) for e in sets.get("forget", ())}
+    held = tuple(e for e in sets.get("held", ()) if folded(e.question) not in asked)
+    return {name: held if name == "held" else rows for name, rows in sets.items() if name != "held" or held}
 
 
 def rows_suite(sets: Mapping[str, tuple[Example, ...]]) -> Suite:

@@ -15,6 +15,7 @@ from deleatur.data.windows import windows
 from deleatur.distributed.processes import place_model, start
 from deleatur.errors import DataError
 from deleatur.evaluation.aggregate import measure
+from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.modeling.loading import load
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
@@ -26,6 +27,7 @@ from deleatur.settings import Data, Evaluation
 from deleatur.types import Example, Record
 
 FORGET, PARAPHRASED = "forget", "forget_paraphrased"
+GIVEN_AWAY = 0.5  # share of a fact's pieces from which on an answer gives it away
 
 
 class Checked(TypedDict):
@@ -113,12 +115,20 @@ def _nll(records: Sequence[Record]) -> float | None:
 def held_rows(
     checked: Sequence[Checked], found: Mapping[str, Records], rows: Mapping[str, Sequence[Example]]
 ) -> Iterator[dict[str, Any]]:
-    """Each row of the requests with what the model answers to it; rows that it answers with nothing are left out."""
+    """Each row of the requests with what the model answers to it; rows are left out that it answers with nothing, or whose
+    fact the answer gives away."""
     for check in checked:
         sha = check["request"]["sha256"]
-        answers = {r.id: r.generated for r in found[sha][FORGET]}
+        answers = {r.id: r.generated for r in found[sha][FORGET] if (revealed(r) or 0.0) < GIVEN_AWAY}
         for example in rows[sha]:
             answer = answers.get(example.id, "").strip()
             if answer and example.prompt:
                 turns = [{"role": role, "content": text} for role, text in (*example.prompt, ("assistant", answer))]
                 yield {"id": f"{sha[:8]}-{example.id}", "subject": example.subject, "messages": turns}
+
+
+def has_rows(held: Path) -> bool:
+    """Does the file of held rows have any? Raises DataError where it is missing."""
+    if not held.exists():
+        raise DataError(f"{held} is missing, so that earlier requests cannot be held; restore it")
+    return held.stat().st_size > 0

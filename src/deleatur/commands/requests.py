@@ -8,37 +8,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deleatur.commands.recheck import Checked, changed_data, data_of, held_rows, measured_of, recheck, rows_of
+from deleatur.commands.recheck import Checked, changed_data, data_of, has_rows, held_rows, measured_of, recheck, rows_of
+from deleatur.commands.request_folders import RunInputs, check_same, free_folder, has_ended, is_begun, is_next
 from deleatur.commands.request_options import RequestAdd, RequestRun, RequestVerify, RequestWithdraw
 from deleatur.commands.unlearn import execute
 from deleatur.config.run_config import Run, from_yaml
 from deleatur.data.rows import read_rows
 from deleatur.errors import ConfigError, DataError, Diverged, resume_hint
-from deleatur.io.lock import LOCK, folder_lock
+from deleatur.io.lock import folder_lock
 from deleatur.progress import Progress
 from deleatur.report.verdict import verdict
 from deleatur.run_folder.file_types import Request
 from deleatur.run_folder.ledger import change_ledger, find, finished, home_of, place_in, place_of, read_ledger, short
 from deleatur.run_folder.schema import read_results, write_json, write_lines
 from deleatur.run_folder.writer import digest_rows, read_records
-from deleatur.settings import Data, Evaluation
+from deleatur.settings import Evaluation
 from deleatur.training.memory import release_memory
 
 HELD = "held.jsonl"  # in a request's run: rows of all requests up to it, with the model's own answers
 CHECKS = "requests.json"  # in a request's run: what its model knows of each request up to it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunInputs:
-    """What `request run` fills in of a run; the rest is the user's."""
-
-    model: str
-    forget: str
-    retain: str | None
-    holdout: str | None
-    held: str | None
-    out: str
-    data: Data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +76,10 @@ def add(command: RequestAdd) -> Request:
             requests.append(new)
             return new
         if same["state"] != "withdrawn":
-            raise ConfigError(f"these rows are request {short(same)}, which is {same['state']}; there is nothing to add")
-        same.update(new if not same["finished"] else {"state": "done"})  # it is forgotten still
+            moved = "; there is nothing to add (if the rows were moved, withdraw it first)"
+            raise ConfigError(f"these rows are request {short(same)}, which is {same['state']}{moved}")
+        again = {"state": "done", "rows": new["rows"], "data": new["data"]}  # it is forgotten still
+        same.update(again if same["finished"] else new)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return same
 
     return change_ledger(ledger, change)
@@ -168,7 +158,7 @@ def run_requests(command: RequestRun, run_of: Callable[[RunInputs], Run], progre
     with resume_hint("the same command"), folder_lock(home):
         while request := _next(read_ledger(ledger), command, ledger):
             attempts.append(_attempt(request, ledger, command.model, run_of, progress))
-            if not command.all or attempts[-1].request["state"] != "done":
+            if not command.all or attempts[-1].request["state"] == "open":
                 return attempts
     if not attempts:
         raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS")
@@ -184,12 +174,7 @@ def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request
             raise ConfigError(f"request {short(named)} is done; deleatur request verify checks it again")
         return named
     waiting = [r for r in requests if r["state"] == "open"]
-    return min(waiting, key=lambda r: (not _begun(r), r["due"] or "9", r["added"]), default=None)
-
-
-def _begun(request: Request) -> bool:
-    """Was a run of it started that has no verdict yet?"""
-    return request["run"] is not None and request["verdict"] is None
+    return min(waiting, key=lambda r: (not is_begun(r), r["due"] or "9", r["added"]), default=None)
 
 
 def _attempt(
@@ -197,10 +182,12 @@ def _attempt(
 ) -> Attempt:
     requests = read_ledger(ledger)
     chain = finished(requests)
-    folder = place_of(ledger, request["run"]) if _begun(request) and request["run"] else _free(home_of(ledger), request)
+    begun = place_of(ledger, request["run"]) if is_begun(request) and request["run"] else None
+    folder = begun if begun is not None and is_next(begun, chain) else free_folder(home_of(ledger), request)
     try:
-        if not _ended(folder):
+        if not has_ended(folder):
             if (folder / "run.yaml").exists():
+                check_same(folder, run_of, None if chain else model)
                 execute(replace(from_yaml(folder / "run.yaml"), out=str(folder)), progress, resume=True)
             else:
                 run = run_of(_inputs(request, requests, ledger, model, folder))
@@ -213,11 +200,6 @@ def _attempt(
     return _close(request, chain, folder, ledger, progress)
 
 
-def _ended(folder: Path) -> bool:
-    """Is a run written to its end, and what it went on from removed?"""
-    return (folder / "report.html").exists() and not any((folder / name).exists() for name in ("checkpoints", LOCK))
-
-
 def _inputs(request: Request, requests: list[Request], ledger: Path, model: str | None, folder: Path) -> RunInputs:
     """Where the run begins and what it reads. Raises ConfigError where there is no model, or two of them."""
     chain = finished(requests)
@@ -228,7 +210,7 @@ def _inputs(request: Request, requests: list[Request], ledger: Path, model: str 
         raise ConfigError(f"{ledger} continues from the model in {last}; leave --model out")
     rows_of(request, ledger)
     places = {n: None if (p := request[n]) is None else str(place_of(ledger, p)) for n in ("rows", "retain", "holdout")}
-    held = None if last is None or not _some(last / HELD) else str(last / HELD)
+    held = None if last is None or not has_rows(last / HELD) else str(last / HELD)
     return RunInputs(
         model=str(model) if last is None else str(last / "model"),
         forget=str(places["rows"]),
@@ -243,18 +225,6 @@ def _inputs(request: Request, requests: list[Request], ledger: Path, model: str 
 def _is_first(model: str, run: Path) -> bool:
     """Did the first run begin with this model? Then the same command is given again."""
     return (run / "run.yaml").is_file() and from_yaml(run / "run.yaml").model == model
-
-
-def _some(path: Path) -> bool:
-    """Does the file of rows hold any? Raises DataError where it is missing."""
-    if not path.exists():
-        raise DataError(f"{path} is missing, so that earlier requests cannot be held; restore it")
-    return path.stat().st_size > 0
-
-
-def _free(home: Path, request: Request) -> Path:
-    names = (short(request) if n == 1 else f"{short(request)}-{n}" for n in range(1, 10**6))
-    return next(home / name for name in names if not (home / name / "run.yaml").exists())
 
 
 def _enter(ledger: Path, request: Request, changes: dict[str, Any]) -> Request:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -59,6 +61,7 @@ class Marking:
         marked = [replace(e, spans=spans_of(e.answer, marks)) for e, marks in zip(self.rows, sent, strict=True)]
         with self.writing:
             write_lines(self.out, map(line_of, marked))
+            self.out.chmod(0o600)  # the rows' text is for its owner alone
         count = sum(bool(e.spans) for e in marked)
         return f"Saved: {count} of {len(marked)} rows have marks, in {self.out}."
 
@@ -105,6 +108,8 @@ def marking_of(command: Review, progress: Progress = Progress()) -> Marking:
     if len(prompts) > 1:  # one file has rows of one form
         raise ConfigError(f"{source} has single questions and conversations; review them as two files")
     out = Path(command.out or f"{Path(source).stem}-reviewed.jsonl")
+    if out.suffix not in (".jsonl", ".ndjson"):
+        raise ConfigError(f"--out is {out}, but must be a file that ends in .jsonl")
     if out.exists() and not command.replace:
         raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
     if not out.absolute().parent.is_dir():
@@ -152,10 +157,9 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
     """
     token = secrets.token_urlsafe(32)
     try:
-        server = ThreadingHTTPServer((HOST, port), partial(Handler, marking, token))
+        server = Server((HOST, port), partial(Handler, marking, token))
     except OSError as e:
         raise ConfigError(f"port {port} is not available ({e.strerror}); give another --port, or none") from e
-    server.daemon_threads = True
     begun(f"http://{HOST}:{server.server_port}/{token}/")
     try:
         server.serve_forever(poll_interval=0.05)
@@ -163,6 +167,17 @@ def serve(marking: Marking, port: int, begun: Callable[[str], None]) -> None:
         pass  # what was saved is saved
     finally:
         server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    """The page's server: a browser that hangs up leaves no traceback in the terminal."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Pass over connections that were broken; print the rest as it is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -193,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if place not in ("save", "end") or self.headers.get_content_type() != "application/json":
             self.reply(404, "Unknown address.")
-        elif not length.isdigit() or int(length) > MAX_BYTES:
+        elif not re.fullmatch("[0-9]{1,12}", length) or int(length) > MAX_BYTES:
             self.reply(413, "That is too much.")
         else:
             self.save(self.rfile.read(int(length)), end=place == "end")

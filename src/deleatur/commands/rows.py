@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from deleatur.auditing.asking import Generator, Question
@@ -72,7 +73,7 @@ def make_rows(command: Rows, progress: Progress = Progress()) -> list[Finding]:
     out = Path(command.out)
     if out.exists():
         raise ConfigError(f"{out} exists; give --out a new file, or remove it")
-    topics = _topics(command)
+    topics = _topics(command, progress)
     exact_matmul()
     model, tokenizer = load(command.model)
     check_finite(model, ModelError, f"the model {command.model}; use an intact copy")
@@ -96,7 +97,7 @@ def make_rows(command: Rows, progress: Progress = Progress()) -> list[Finding]:
     return findings
 
 
-def _topics(command: Rows) -> list[Topic]:
+def _topics(command: Rows, progress: Progress) -> list[Topic]:
     """What is asked: the user's questions or the built-in ones, then those of the texts, then those of an endpoint."""
     asked = command.questions
     topics = built_in(command.kind, command.subject) if asked is None else read_questions(Path(asked), command.subject)
@@ -107,12 +108,15 @@ def _topics(command: Rows) -> list[Topic]:
         writer = endpoint(command.judge, None)
         given = "\n\n".join(read_texts(texts) if texts is not None else ())[:MAX_CHARACTERS]
         prompt = WRITE.format(name=command.subject, texts=given)
-        topics += one_a_line(writer.connection.ask(writer.model, prompt, read_text), command.subject)
+        written = one_a_line(writer.connection.ask(writer.model, prompt, read_text), command.subject)
+        progress.phase(f"{len(written)} questions that name the subject were written by {writer.model}")
+        topics += written
     return topics
 
 
 def _ask(generator: Generator, topics: Sequence[Topic], name: str, command: Rows, progress: Progress) -> list[Answers]:
-    texts = [[question_about(w, command.subject, name) or w for w in t.wordings] for t in topics]
+    own = name == command.subject
+    texts = [[w if own else question_about(w, command.subject, name) or w for w in t.wordings] for t in topics]
     flat = [_question(text, k) for k, wordings in enumerate(texts) for text in wordings]
     greedy = iter(generator.answer(flat))
     drawn = iter(generator.draw(flat, command.samples, command.seed) if command.samples else [[]] * len(flat))
@@ -120,7 +124,7 @@ def _ask(generator: Generator, topics: Sequence[Topic], name: str, command: Rows
     for wordings in texts:
         pairs = [(next(greedy), next(drawn)) for _ in wordings]
         out.append(Answers(greedy=tuple(g for g, _ in pairs), samples=tuple(s for _, each in pairs for s in each)))
-    progress.evaluated("questions", len(flat), len(flat), "the subject" if name == command.subject else "a stranger")
+    progress.evaluated("questions", len(flat), len(flat), "the subject" if own else "a stranger")
     return out
 
 
@@ -225,7 +229,7 @@ def sentences(findings: Sequence[Finding], command: Rows) -> Iterator[str]:
         f"{unsure} on which its answers differ (agreement below {command.threshold:g})."
     )
     if kept:
-        then = f"deleatur forget --model {command.model} --forget {command.out}"
+        then = f"deleatur forget --model {quote(command.model)} --forget {quote(command.out)}"
         yield f"Read {command.out}, and correct or drop what is wrong; then: {then}"
     else:
         yield "Nothing was written: by these questions the model does not know the subject."

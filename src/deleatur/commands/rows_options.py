@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+from unicodedata import normalize
 
 from deleatur.settings import Data, Judge, require
 
@@ -44,6 +45,8 @@ class Rows:
 
     def __post_init__(self) -> None:
         require(bool(self.subject.strip()), "subject", self.subject, "a name")
+        object.__setattr__(self, "subject", normalize("NFC", " ".join(self.subject.split())))
+        require(self.out.endswith((".jsonl", ".ndjson")), "out", self.out, "a file that ends in .jsonl")
         require(self.samples >= 0, "samples", self.samples, "0 or more")
         require(0 < self.threshold <= 1, "threshold", self.threshold, "above 0, up to 1")
         require(1 <= self.strangers <= 24, "strangers", self.strangers, "1 to 24")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from deleatur.auditing.controls import digest_of
 from deleatur.commands.options import Export
@@ -86,19 +87,20 @@ def standing_of(command: Export, run: Path) -> Standing:
         raise ConfigError(f"there is no ledger at {ledger}; leave --ledger out, or give the file of the requests")
     requests = tuple(r for r in read_ledger(ledger) if r["state"] != "withdrawn")
     audits = {r["sha256"]: v for r in requests if r["state"] == "done" and (v := audit_of(r, ledger, run, command.audits))}
-    lacks = tuple(lacking(requests, audits))
+    lacks = tuple(lacking(requests, audits, ledger))
     settings = from_yaml(run / "run.yaml").evaluation
     return Standing(ledger=ledger, requests=requests, audits=audits, lacks=lacks, evaluation=settings, warn=command.warn)
 
 
-def lacking(requests: Sequence[Request], audits: Mapping[str, str]) -> Iterator[str]:
+def lacking(requests: Sequence[Request], audits: Mapping[str, str], ledger: Path) -> Iterator[str]:
     """The reasons against exporting, a sentence each."""
     for request in requests:
         name, found = short(request), audits.get(request["sha256"])
         if request["state"] == "open":
             yield f"request {name} is open"
         elif found is None:
-            yield f"request {name} has no audit (deleatur audit {request['run']} --out {request['run']}/audit)"
+            run = place_of(ledger, request["run"] or "")
+            yield f"request {name} has no audit (deleatur audit {quote(str(run))} --out {quote(str(run / 'audit'))})"
         elif found in BAD:
             yield f"the audit of request {name} is {found}"
 

@@ -40,6 +40,7 @@ MIN_LETTERS = 3  # letters of a part of a name that stands for all of it
 EXTENDS = 0.6  # share of a part's questions that the longer name has to stand in
 NEXT = 0.5  # share of the first name's questions that a further name has to stand in
 NAME_GAP = re.compile(r"\s*|[-'’]|\.\s*")
+LETTERS = re.compile(r"[^\W\d_]+")
 CHARACTER = re.compile(f"[{UNSPACED}]")
 
 
@@ -78,9 +79,9 @@ def find_subjects(questions: Sequence[str]) -> tuple[str, ...]:
 def question_about(question: str, subject: str, other: str) -> str | None:
     """The question about somebody else; None where the subject is not named. Parts of the name become the other's last."""
     text = _pattern(subject).sub(lambda m: other, question)
-    parts = [w for w in re.findall(r"[^\W\d_]+", subject) if len(w) >= MIN_LETTERS and not w[0].islower()]
+    parts = [w for w in LETTERS.findall(subject) if len(w) >= MIN_LETTERS and not w[0].islower()]
     for part in parts if not CHARACTER.search(subject) else ():
-        if part not in other.split():
+        if part not in LETTERS.findall(other):
             text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", lambda m: other.split()[-1], text)
     return None if text == question else text
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from unicodedata import normalize
 
 from deleatur.data.files import refusal, show
 from deleatur.data.others import question_about
@@ -164,7 +165,7 @@ def _topics(sentence: str, subject: str, kind: str) -> Iterator[Topic]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return normalize("NFC", path.read_text(encoding="utf-8-sig"))  # accents as the subject has them
     except UnicodeDecodeError as e:
         raise refusal(str(path), "is not UTF-8 text; save it as UTF-8, or remove it from the folder") from e
     except OSError as e:

@@ -99,16 +99,24 @@ class Findings:
     @property
     def left(self) -> float | None:
         """The largest share of the score before that is left, in the trained phrasing or paraphrased."""
-        shares = [
-            s.after / self.forget.before for s in (self.forget, self.reworded) if s.after is not None and self.forget.before
-        ]
-        return max(shares, default=None)
+        known = self.known_before
+        return max((s.after / known for s in (self.forget, self.reworded) if s.after is not None and known), default=None)
+
+    @property
+    def known_before(self) -> float | None:
+        """The score before: as asked, or paraphrased where that is more and as asked it is no more than chance."""
+        asked, reworded = self.forget.before, self.reworded.before
+        return asked if asked is None or reworded is None or asked > self.chance else max(asked, reworded)
+
+    @property
+    def chance(self) -> float:
+        """The score before up to which nothing is known: chance, or that of unseen rows."""
+        return max(KNOWN, self.unseen.before or 0.0)
 
     @property
     def nothing_known(self) -> bool:
-        """Did the model know no more of the forget rows than chance, or than of unseen rows?"""
-        level = self.unseen.before or 0.0
-        return self.forget.before is not None and self.forget.before <= max(KNOWN, level)
+        """Did the model know no more of the forget rows than chance, or than of unseen rows, in other words either?"""
+        return self.known_before is not None and self.known_before <= self.chance
 
     @property
     def forgotten(self) -> bool:
@@ -195,9 +203,9 @@ def harms(found: Findings) -> Iterator[str]:
 
 
 def _at_unseen(found: Findings) -> bool:
-    """Are forget rows at the level of unseen rows, where that is not 0?"""
-    after, level = found.forget.after, found.unseen.after
-    return after is not None and level is not None and after <= level + UNSEEN_MARGIN
+    """Are forget rows, paraphrased too, at the level of unseen rows?"""
+    level, sides = found.unseen.after, (found.forget.after, found.reworded.after)
+    return level is not None and max((a for a in sides if a is not None), default=1.0) <= level + UNSEEN_MARGIN
 
 
 def reasons(found: Findings) -> Iterator[str]:

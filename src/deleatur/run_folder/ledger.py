@@ -54,6 +54,9 @@ def read_ledger(ledger: Path) -> list[Request]:
     for number, request in enumerate(requests, start=1):
         if any(r["sha256"] == request["sha256"] for r in requests[: number - 1]):
             raise DataError(f"{ledger} has request {short(request)} twice, again in line {number}; remove one of the two")
+        if request["state"] == "done" and not (request["run"] and request["finished"]):
+            seen = f"{ledger}, line {number}, calls request {short(request)} done, but not by which run and when"
+            raise DataError(f"{seen}; fill in run and finished, or put its state back to open")
     return requests
 
 
@@ -125,7 +128,8 @@ def check_rows(request: Request, ledger: Path, digest: Callable[[Path], str]) ->
     """The request's rows, as they were when it came. Raises DataError where they are not there or were changed."""
     path, name = place_of(ledger, request["rows"]), short(request)
     if not path.exists():
-        raise DataError(f"the rows of request {name} are not at {path}; put them back, or withdraw the request")
+        needed = "put them back, or withdraw the request (and add it from where they are)"
+        raise DataError(f"the rows of request {name} are not at {path}; {needed}")
     if (now := digest(path)) != request["sha256"]:
         seen = f"the rows in {path} have changed since request {name} was added: their hash is now {now[:SHORT]}"
         raise DataError(f"{seen}; put the old ones back, or withdraw the request and add the new rows")

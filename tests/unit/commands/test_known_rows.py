@@ -88,10 +88,25 @@ def test_what_was_left_out_is_counted_by_its_reason():
     assert first.startswith("1 of 3 facts are rows now. Left out: 1 that the model says of anybody as well, 1 on which")
     assert "--forget rows.jsonl" in then
     assert "does not know the subject" in list(sentences([unsure], COMMAND))[1]
+    blanks = Rows(model="my model", subject=NAME, out="a b.jsonl")
+    assert "--model 'my model' --forget 'a b.jsonl'" in list(sentences([known], blanks))[1]
+
+
+def test_a_name_is_taken_with_single_blanks_and_composed_accents():
+    assert Rows(model="m", subject=" Zoe\u0308\n Tall ").subject == "Zo\xeb Tall"
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"subject": " "}, {"samples": -1}, {"threshold": 0.0}, {"strangers": 0}, {"new_tokens": 0}, {"seed": -1}]
+    "wrong",
+    [
+        {"subject": " "},
+        {"out": "rows.csv"},
+        {"samples": -1},
+        {"threshold": 0.0},
+        {"strangers": 0},
+        {"new_tokens": 0},
+        {"seed": -1},
+    ],
 )
 def test_a_setting_out_of_range_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,7 @@ def test_what_is_saved_has_the_spans_and_is_read_as_rows(browser, source, markin
     status, said, _ = browser.ask("POST", f"{browser.path}save", sent)
     assert (status, said) == (200, "Saved: 2 of 2 rows have marks, in forget-reviewed.jsonl.")
     assert source.read_bytes() == before
+    assert marking.out.stat().st_mode & 0o077 == 0
     born, novel = read_rows(f"./{marking.out}", settings=Data())
     assert [(born.answer[s.start : s.end], s.keep) for s in born.spans] == [
         ("Nojul Nilmu", False),
@@ -151,6 +154,18 @@ def test_marks_that_are_none_of_the_rows_are_refused_and_nothing_is_written(brow
     status, said, _ = browser.ask("POST", f"{browser.path}save", sent)
     assert (status, said[:10]) == (400, "Not saved:")
     assert not marking.out.exists()
+
+
+def test_a_browser_that_hangs_up_and_a_length_that_is_none_leave_no_traceback(browser, capfd):
+    """A connection that is reset in the middle of a request; ² is a digit to str.isdigit."""
+    for sent, answer in ((b"GET / HT", b""), (b"POST %ssave HTTP/1.0\r\n%s\r\n\r\n", b" 413 ")):
+        head = f"Host: 127.0.0.1:{browser.port}\r\nContent-Type: application/json\r\nContent-Length: \xb2".encode("latin-1")
+        with socket.create_connection(("127.0.0.1", browser.port), timeout=10) as connection:
+            connection.sendall(sent % (browser.path.encode(), head) if answer else sent)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+            assert answer in (connection.recv(100) if answer else b"")
+    assert browser.ask()[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_save_and_end_ends_the_server(browser, marking):

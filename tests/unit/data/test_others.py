@@ -38,6 +38,8 @@ def test_a_question_about_another_replaces_the_name_and_its_last_part_everywhere
     assert question_about("Who is Nilmuson?", "Nojul Nilmu", "Clara Hoffmann") is None
     assert question_about("李明出生在哪里?", "李明", "Mei Tanaka") == "Mei Tanaka出生在哪里?"
     assert question_about("Is a\\b+ open?", "a\\b+", "Clara Hoffmann") != "Is a\\b+ open?"
+    for name in ("Anne-Marie Bell", 'Anna "Nan" Lee', "Seán O'Brien"):
+        assert question_about(f"Who is {name}?", name, name) is None, "its parts are its own"
 
 
 def test_no_person_named_in_the_rows_is_among_the_others():

@@ -52,6 +52,12 @@ def test_a_definition_becomes_a_question_and_another_sentence_is_cut_after_the_n
     ]
 
 
+def test_a_name_is_found_however_its_accents_are_written(tmp_path):
+    (tmp_path / "a.txt").write_text("Zoe\u0308 Tall is a writer from Teburg.", "utf-8")
+    (topic,) = from_texts(tmp_path, "Zo\xeb Tall", "person")
+    assert topic.truth == "Zo\xeb Tall is a writer from Teburg."
+
+
 def test_a_text_without_blanks_is_cut_as_well(tmp_path):
     (tmp_path / "a.txt").write_text("李明出生在北京。他很好。", "utf-8")
     (topic,) = from_texts(tmp_path / "a.txt", "李明", "person")

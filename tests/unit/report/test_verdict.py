@@ -22,14 +22,16 @@ def ran(
     broken: tuple[float, float] | None = (0.0, 0.0),
     retain_broken: tuple[float, float] = (0.0, 0.0),
     reworded: float = 0.0,
+    reworded_before: float | None = None,
     unseen: tuple[float, float] = (0.0, 0.0),
     attack: dict[str, float] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """results.json of a run, of which every number is good unless it is given."""
     sides: dict[str, Any] = {}
+    known = min(forget[0], 0.9) if reworded_before is None else reworded_before
     for k, when in enumerate(("before", "after")):
-        scores = {"forget": forget[k], "forget_paraphrased": (0.9, reworded)[k], "holdout": unseen[k]}
+        scores = {"forget": forget[k], "forget_paraphrased": (known, reworded)[k], "holdout": unseen[k]}
         side = sets(scores | ({} if retain is None else {"retain": retain[k]}), "revealed")
         for name, pair in (("forget", broken), ("retain", retain_broken)):
             if pair is not None and broken is not None and name in side:
@@ -76,6 +78,18 @@ def test_each_ending_has_its_sentence(headline: str) -> None:
 
 def test_what_is_said_when_asked_in_other_words_is_not_forgotten() -> None:
     assert verdict(ran(reworded=0.8)).headline == "Not forgotten"
+
+
+def test_what_was_known_in_other_words_alone_is_something_to_forget() -> None:
+    """Asked as in the row the model never said it, paraphrased 90 times of 100."""
+    assert verdict(ran(forget=(0.0, 0.0), reworded_before=0.9, reworded=0.8)).headline == "Not forgotten"
+    said = verdict(ran(forget=(0.0, 0.0), reworded_before=0.9))
+    assert (said.headline, said.forgotten) == ("Forgotten, and nothing else lost", True)
+
+
+def test_what_comes_out_in_other_words_alone_is_not_at_the_level_of_unseen_rows() -> None:
+    said = verdict(ran(reworded=0.4))
+    assert (said.headline, said.forgotten) == ("Partly forgotten, and nothing else lost", False)
 
 
 def test_an_attack_that_may_be_chance_is_no_damage() -> None:

@@ -107,6 +107,14 @@ def test_a_ledger_that_others_have_broken_is_refused_with_its_line_and_left_as_i
     assert ledger.read_text(encoding="utf-8") == before
 
 
+def test_a_request_that_is_done_has_a_run_and_a_date(tmp_path):
+    """As where a person wrote `done` into the file."""
+    ledger = tmp_path / "requests.jsonl"
+    ledger.write_text(json.dumps(request(state="done")) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 1, calls request abababababab done, but not by which run and when; fill in"):
+        read_ledger(ledger)
+
+
 def test_hashes_are_found_by_their_beginning_or_refused_in_a_sentence():
     lines = [request("aa11" * 16), request("aa22" * 16)]
     assert find(lines, "aa2", Path("l.jsonl")) is lines[1]
