@@ -21,9 +21,13 @@ SMALL = ("--audit.new-tokens", "8", "--audit.refuser-steps", "15", "--audit.beni
 
 
 def as_mended(found: Path, path: Path) -> None:
-    """What a person makes of the rows that were found: each fact asked in two more of its questions."""
+    """What a person makes of the rows that were found: each fact in two more of its questions, few of them in three."""
     rows = [{"id": str(n)} | row for n, row in enumerate(lines(found))]
-    asked = [row | {"id": f"{row['id']}-{k}", "question": q} for row in rows for k, q in enumerate(row["paraphrases"][:2])]
+    more = (
+        [f"Please answer in one sentence. {row['question']}" for row in rows] if len(rows) < 4 else []
+    )  # an audit needs 10
+    questions = [(row, q) for row in rows for q in row["paraphrases"][:2]] + list(zip(rows, more, strict=False))
+    asked = [row | {"id": f"{row['id']}-{k}", "question": q} for k, (row, q) in enumerate(questions)]
     path.write_text("".join(json.dumps(row | {"paraphrases": []}) + "\n" for row in [*rows, *asked]), encoding="utf-8")
 
 
