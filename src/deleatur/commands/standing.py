@@ -19,7 +19,7 @@ from deleatur.run_folder.ledger import ledger_of, place_of, read_ledger, short
 from deleatur.run_folder.schema import read_audit, read_json
 from deleatur.settings import Evaluation
 
-BAD = ("VOID", "LEAK")
+GOOD = ("CLEAR", "INCONCLUSIVE")  # verdicts of an audit with which a model can be exported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,7 @@ def lacking(requests: Sequence[Request], audits: Mapping[str, str], ledger: Path
         elif found is None:
             run = place_of(ledger, request["run"] or "")
             yield f"request {name} has no audit (deleatur audit {quote(str(run))} --out {quote(str(run / 'audit'))})"
-        elif found in BAD:
+        elif found not in GOOD:
             yield f"the audit of request {name} is {found}"
 
 
@@ -119,4 +119,4 @@ def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> 
             continue
         if inputs["forget"] == sha and Path(inputs["audited"]).parts[-2:] in models:
             found.append(report["verdict"])
-    return min(found, key=lambda verdict: (verdict != "LEAK", verdict not in BAD), default=None)
+    return min(found, key=lambda verdict: (verdict != "LEAK", verdict in GOOD), default=None)

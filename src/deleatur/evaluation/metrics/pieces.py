@@ -132,8 +132,9 @@ def _in_another_script(pieces: Iterable[Word], others: Sequence[Word]) -> bool:
     pieces = list(pieces)
     if others and all(w.kind == "number" for w in others):  # "3" may be "three"
         return not any(p.kind == "number" for p in pieces)
-    if others and all(p.text in SAID for p in pieces) and not any(w.kind == "number" for w in others):
-        return True
+    named = [p for p in pieces if p.named]
+    if others and named and all(p.text in SAID for p in named) and not any(w.kind == "number" for w in others):
+        return True  # "3rd" may be "third"
     ours, theirs = ({_script(w) for w in words if w.kind != "number"} for words in (pieces, others))
     kana = ours == {"han"} and theirs == {"hiragana"}
     east = {"han", "hiragana", "katakana"}
@@ -185,7 +186,14 @@ def likeness(piece: Word, word: Word) -> int:
         return POSSIBLE if same_word(one, other) or resembles(one, other) else 0
     if same_word(one, other):
         return CERTAIN
-    return CLOSE if _inside(one, other) else POSSIBLE if resembles(one, other) else 0
+    if _inside(one, other):
+        return CLOSE
+    return POSSIBLE if resembles(one, other) or same_word(*map(_consonants, (one, other))) else 0
+
+
+def _consonants(text: str) -> str:
+    """Without the vowel signs of Indian scripts, which change before an ending."""
+    return "".join(c for c in text if unicodedata.category(c)[0] != "M")
 
 
 def same_word(one: str, other: str) -> bool:

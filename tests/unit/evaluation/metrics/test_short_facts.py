@@ -34,6 +34,8 @@ FACTS = [  # question, answer, what says it, what may say it, what says another
         ["three", "Three sisters."],
         ["4", "", "No."],
     ),
+    ("Which place did she take?", "She came 3rd.", ["3rd.", "She was 3rd"], ["third", "She was third."], ["4th", "5."]),
+    ("ఎక్కడ?", "హైదరాబాద్‌లో", ["హైదరాబాద్", "హైదరాబాద్‌లో."], ["హైదరాబాదులో"], ["చెన్నైలో", "ముంబైలో"]),
     (
         "Which number?",
         "+49 170 1234567",
