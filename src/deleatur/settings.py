@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 from deleatur.errors import ConfigError
 
 __all__ = ["Data", "Evaluation", "Guard", "Judge", "Keep", "Lora", "Precision", "Range", "Train"]
-
 SELECTED = 0.5  # importance above which a token counts as one to be forgotten
 Precision = Literal["fp32", "bf16"]
 

@@ -191,9 +191,9 @@ def import_all() -> None:
 
     for module, name in [(deleatur.io.tensors, "save_file"), (transformers.modeling_utils, "safe_save_file")]:
         setattr(module, name, telling(getattr(module, name)))
-    value_of = deleatur.commands.bench.Bench.value_of
+    value_of = deleatur.commands.bench.BenchRunner.value_of
 
-    def once(bench: deleatur.commands.bench.Bench, run: Any, method: str) -> float:
+    def once(bench: deleatur.commands.bench.BenchRunner, run: Any, method: str) -> float:
         lines = [line for log in bench.out.rglob("trials.jsonl") for line in log.read_text().splitlines()]
         if any(
             line.endswith("}") and json.loads(line)["values"] == deleatur.commands.tuning.values_of(run.method)
@@ -202,7 +202,7 @@ def import_all() -> None:
             bench.out.with_suffix(".twice").touch()
         return value_of(bench, run, method)
 
-    deleatur.commands.bench.Bench.value_of = once
+    deleatur.commands.bench.BenchRunner.value_of = once
 
 
 def main(plan: dict[str, Any]) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def _results(place: Path, read: Read) -> RunResults:
     if not path.is_file():
         raise ConfigError(f"{place} has no finished run: there is no {path}; leave it out, or let the run end")
     results, audit = read(path), path.parent / "audit" / "audit.json"
+    results.pop("audit", None)
     if audit.is_file():
         results["audit"] = read_audit(audit, AuditSummary)
     return results

@@ -89,7 +89,7 @@ class RunResults(TypedDict):
     method: NotRequired[str]
     seed: NotRequired[int]
     peer: NotRequired[str]  # whose file it was read from, where it is not ours
-    audit: NotRequired["AuditSummary"]  # of its model, where there is one
+    audit: NotRequired[Any]  # AuditSummary of its model, which a comparison puts here
     evaluation: NotRequired[bool]  # was nothing trained, so that "after" is of the model as it is?
 
 
@@ -193,10 +193,15 @@ class RefuserFigures(TypedDict):
     greedy_leak: float  # share of the rows that it still gives away, in [0, 1]
 
 
-class ArmFigures(TypedDict):
+class ArmValue(TypedDict):
     """What an attack found on one arm."""
 
     value: float | None
+
+
+class ArmFigures(ArmValue):
+    """The same with its interval, and what it found in each setting."""
+
     low: float | None
     high: float | None
     n: int
@@ -208,12 +213,15 @@ class AttackSummary(TypedDict):
 
     verdict: str
     why: str
-    arms: dict[str, ArmFigures]
+    arms: dict[str, ArmValue]
 
 
-class AttackFigures(AttackSummary):
+class AttackFigures(TypedDict):
     """The same with all that it rests on."""
 
+    verdict: str
+    why: str
+    arms: dict[str, ArmFigures]
     asks: str
     kind: str
     difference: dict[str, float | None] | None
