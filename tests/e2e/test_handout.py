@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from two_requests import lines
+from two_requests import WAYS, lines
 
 from deleatur.auditing.controls import digest_of
 from deleatur.data.rows import read_rows
@@ -94,3 +95,37 @@ def test_a_gguf_file_is_loaded_back_and_evaluated(audited, call, monkeypatch, fi
 def test_a_ledger_that_is_not_there_is_refused(audited, refused):
     _, second = lines(audited / "requests.jsonl")
     assert "there is no ledger at none.jsonl" in refused("export", second["run"], "model", "--ledger", "none.jsonl")
+
+
+def test_a_later_request_is_checked_in_every_exported_file_too(audited, call, fine_tuned_model):
+    """The second person asks after the first one's model was handed out, which knows the second still."""
+    first, second = lines(audited / "requests.jsonl")
+    waiting = second | {"state": "open", "run": None, "verdict": None, "finished": None, "before": None, "left": None}
+    (audited / "requests.jsonl").write_text(json.dumps(first) + "\n", encoding="utf-8")
+    assert call("export", first["run"], "model", "--gguf").code == 0
+    entered, *_ = lines(audited / "requests.jsonl")
+    assert entered["exported"] == ["model"]
+    (audited / "requests.jsonl").write_text(f"{json.dumps(entered)}\n{json.dumps(waiting)}\n", encoding="utf-8")
+    said = call("request", "run", *WAYS)
+    assert said.code == 0, said.err
+    name = second["sha256"][:12]
+    told = f"knows the rows of 1 of 2 requests: {name}; export the newest run, and replace this file wherever it is used."
+    assert said.out.splitlines()[-2:] == [f"Exported: model/{form} {told}" for form in ("model.safetensors", "model.gguf")]
+    (audited / "model" / "model.gguf").write_bytes(b"GGUF")
+    said = call("request", "verify")
+    assert (said.code, "none of the 2 requests that are done" in said.out) == (1, True)
+    assert f"Exported: model/model.safetensors {told}" in said.out
+    assert "Exported: model/model.gguf was not checked: " in said.out
+    shutil.rmtree(audited / "model")
+    said = call("request", "verify")
+    assert said.code == 0
+    assert said.out.splitlines()[-1] == "Exported: model was not checked: it is not there any more."
+
+
+def test_a_request_that_changes_nothing_checks_no_exported_file(audited, call):
+    _, second = lines(audited / "requests.jsonl")
+    assert call("export", second["run"], "model").code == 0
+    call("request", "add", "--forget", "keep.jsonl", "--retain", "first.jsonl")
+    said = call("request", "run", *WAYS, "--train.epochs", "1", "--train.lr", "1e-9")
+    assert said.code == 1, said.err
+    assert "Exported" not in said.out

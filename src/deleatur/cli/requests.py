@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
@@ -28,6 +28,10 @@ from deleatur.errors import ConfigError
 from deleatur.report.tables import percent
 from deleatur.run_folder.file_types import Measured, Request
 from deleatur.run_folder.ledger import place_of, read_ledger, short
+
+if TYPE_CHECKING:  # which import torch
+    from deleatur.commands.exported import ExportedFile
+    from deleatur.commands.recheck import Checked
 
 LEFT = {
     "open": " It stays open; the next run begins where this one did.",
@@ -107,12 +111,13 @@ def _run(args: list[str], make_run: MakeRun) -> None:
         return replace(run, data=inputs.data) if inputs.data != type(inputs.data)() else run
 
     with watch() as progress:
-        attempts = run_requests(command, run_of, progress)
+        attempts, exported = run_requests(command, run_of, progress)
     for attempt in attempts:
         print_checks(attempt.checked)
         left = LEFT.get(attempt.request["state"], "")
         OUT.print(f"Request {short(attempt.request)}: {attempt.request['verdict']}.{left}", style="bold", soft_wrap=True)
         OUT.print(f"Run: {place_of(Path(command.ledger), attempt.request['run'] or '')}", soft_wrap=True)
+    print_exported(exported)
     raise SystemExit(int(any(a.request["state"] == "open" for a in attempts)))
 
 
@@ -126,12 +131,28 @@ def _verify(args: list[str]) -> None:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         print_checks(found["requests"])
-        known = [short(c["request"]) for c in found["requests"] if c["known"]]
-        finding = f"knows the rows of {len(known)} of {len(found['requests'])} requests: {', '.join(known)}" if known else ""
-        finding = finding or f"knows the rows of none of the {len(found['requests'])} requests that are done"
         more = f"; open and not checked: {found['unchecked']}" if found["unchecked"] else ""
-        OUT.print(f"{found['model']} {finding}{more}.", style="bold", soft_wrap=True)
+        OUT.print(f"{found['model']} {_finding(found['requests'])}{more}.", style="bold", soft_wrap=True)
+        print_exported(found["exported"])
     raise SystemExit(found["exit"])
+
+
+def _finding(checked: Sequence[Checked]) -> str:
+    """How many requests a model knows, and which."""
+    if known := [short(c["request"]) for c in checked if c["known"]]:
+        return f"knows the rows of {len(known)} of {len(checked)} requests: {', '.join(known)}"
+    return f"knows the rows of none of the {len(checked)} requests that are done"
+
+
+def print_exported(files: Sequence[ExportedFile]) -> None:
+    """A line for each exported file, and what to do about one that knows what was forgotten since."""
+    for file in files:
+        if file["unchecked"] is not None:
+            OUT.print(f"Exported: {file['model']} was not checked: {file['unchecked']}.", soft_wrap=True)
+            continue
+        known = any(c["known"] for c in file["requests"])
+        then = "; export the newest run, and replace this file wherever it is used" if known else ""
+        OUT.print(f"Exported: {file['model']} {_finding(file['requests'])}{then}.", soft_wrap=True)
 
 
 def print_checks(checked: Sequence[Any]) -> None:

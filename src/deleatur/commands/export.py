@@ -47,9 +47,10 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
         save(model, tokenizer, part)
         if plan is not None:
             write_gguf(plan, model, tokenizer, part / "model.gguf", licence=licence)
-        lines = standing.check(part, [part, *sorted(part.glob("*.gguf"))], progress)
+        lines = standing.check(part, progress)
         card = model_card(found, version=__version__, licence=licence, named=command.name_rows, requests=lines)
         (part / "README.md").write_text(card, encoding="utf-8")
+    standing.enter(run, dest)
     if command.push is not None:
         progress.phase(f"Pushing {dest} to {command.push}")
         push(dest, command.push)

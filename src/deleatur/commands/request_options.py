@@ -18,7 +18,7 @@ A ledger of deletion requests: rows by hash and path, dates, run, verdict; no te
   add        add a request: rows to forget, rows to keep, the day until which it is due
   list       show the requests
   run        forget the next open request in the model that the last one left, and check all earlier ones again
-  verify     check a model, of any kind, against every request that is done
+  verify     check a model, of any kind, or all exported ones against every request that is done
   withdraw   take a request back
 
 The ledger is requests.jsonl, or what --ledger names; its runs lie in the folder beside it, here requests/.
@@ -78,7 +78,8 @@ class RequestVerify:
     """Check a model against every request that is done: is what was forgotten known again? Exits 1 where it is."""
 
     model: Annotated[str | None, tyro.conf.Positional] = None
-    """Folder of a run or model (also of an adapter), name on the hub, or .gguf file (default: the last request's model)."""
+    """Folder of a run or model (also of an adapter), name on the hub, or .gguf file (default: the last request's
+    model, and every model exported so far)."""
     ledger: str = LEDGER
     """File of the requests."""
     evaluation: Evaluation = field(default_factory=Evaluation)

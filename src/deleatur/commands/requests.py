@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deleatur.commands.exported import ExportedFile, check_exported
 from deleatur.commands.recheck import Checked, changed_data, data_of, has_rows, held_rows, measured_of, recheck, rows_of
 from deleatur.commands.request_folders import RunInputs, check_same, free_folder, has_ended, is_begun, is_next
 from deleatur.commands.request_options import RequestAdd, RequestRun, RequestVerify, RequestWithdraw
@@ -119,8 +120,11 @@ def _not_withdrawn(request: Request) -> None:
 def verify(command: RequestVerify, progress: Progress = Progress()) -> dict[str, Any]:
     """What a model knows of every request that is done: `deleatur request verify` from Python. Nothing is written.
 
+    Without a model it is the last run's, and every exported one beside it.
+
     Returns:
-        `model`, `requests` (each with `request`, `now`, `known`), `unchecked` (how many are open), and `exit`, 0 or 1.
+        `model`, `requests` (each with `request`, `now`, `known`), `exported` (the same for every exported file, or why it
+        was not checked), `unchecked` (how many requests are open), and `exit`, 0 or 1.
 
     Raises:
         DataError, ConfigError, ModelError: Rows are not there or have changed, or the model cannot be used.
@@ -136,16 +140,25 @@ def verify(command: RequestVerify, progress: Progress = Progress()) -> dict[str,
     if (Path(model) / "run.yaml").is_file():
         model = str(Path(model) / "model")
     checked, _ = recheck(model, done, ledger, command.evaluation, progress)
-    left = sum(r["state"] == "open" for r in requests)
-    return {"model": model, "requests": checked, "unchecked": left, "exit": int(any(c["known"] for c in checked))}
+    exported = [] if command.model else check_exported(ledger, command.evaluation, progress)
+    return {
+        "model": model,
+        "requests": checked,
+        "exported": exported,
+        "unchecked": sum(r["state"] == "open" for r in requests),
+        "exit": int(any(c["known"] for part in (checked, *(e["requests"] for e in exported)) for c in part)),
+    }
 
 
 def _last_run(requests: list[Request], ledger: Path) -> Path:
     return place_of(ledger, finished(requests)[-1]["run"] or "")
 
 
-def run_requests(command: RequestRun, run_of: Callable[[RunInputs], Run], progress: Progress = Progress()) -> list[Attempt]:
+def run_requests(
+    command: RequestRun, run_of: Callable[[RunInputs], Run], progress: Progress = Progress()
+) -> tuple[list[Attempt], list[ExportedFile]]:
     """Forget the next open request, or all: each in the model that the last one left, earlier ones held and checked again.
+    Where one was done, every model exported so far is checked for all requests; those are the second value.
 
     `run_of` makes a run of what the ledger says. A request is done where its rows are forgotten and no earlier one's are
     known again; else it stays open, and the next run begins where this one did. Raises ConfigError, DataError, ModelError
@@ -159,10 +172,12 @@ def run_requests(command: RequestRun, run_of: Callable[[RunInputs], Run], progre
         while request := _next(read_ledger(ledger), command, ledger):
             attempts.append(_attempt(request, ledger, command.model, run_of, progress))
             if not command.all or attempts[-1].request["state"] == "open":
-                return attempts
-    if not attempts:
-        raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS")
-    return attempts
+                break
+        if not attempts:
+            raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS")
+        done = [a.request for a in attempts if a.request["state"] == "done"]
+        settings = [from_yaml(place_of(ledger, r["run"] or "") / "run.yaml").evaluation for r in done[-1:]]
+        return attempts, [file for found in settings for file in check_exported(ledger, found, progress)]
 
 
 def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request | None:

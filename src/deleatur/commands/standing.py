@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from deleatur.auditing.controls import digest_of
+from deleatur.commands.exported import enter_export, files_of
 from deleatur.commands.options import Export
 from deleatur.commands.recheck import Checked, recheck, rows_of
 from deleatur.config.run_config import from_yaml
@@ -41,7 +42,7 @@ class Standing:
         for line in lacks:
             progress.phase(f"Warning: {line}")
 
-    def check(self, folder: Path, models: Sequence[Path], progress: Progress) -> list[str]:
+    def check(self, folder: Path, progress: Progress) -> list[str]:
         """Ask every written form of the model itself about every request that is done; returns the card's lines.
 
         Raises ConfigError where one knows rows of a request.
@@ -49,8 +50,7 @@ class Standing:
         done = [r for r in self.requests if r["state"] == "done"]
         if not done:
             return self._warnings(self.lacks)
-        names = {"model.safetensors" if m == folder else m.name: m for m in models}
-        found = {name: self._ask(name, model, done, progress) for name, model in names.items()}
+        found = {name: self._ask(name, model, done, progress) for name, model in files_of(folder).items()}
         known = [
             f"{name} knows the rows of request {short(c['request'])}"
             for name, part in found.items()
@@ -60,6 +60,11 @@ class Standing:
         self.require(known, progress)
         lines = [self._line(r, {name: part[number] for name, part in found.items()}) for number, r in enumerate(done)]
         return [*lines, *self._warnings([*self.lacks, *known])]
+
+    def enter(self, run: Path, folder: Path) -> None:
+        """Have the ledger remember the exported folder, so that later requests are checked in it too."""
+        if self.requests:
+            enter_export(self.ledger, run, folder)
 
     def _ask(self, name: str, model: Path, done: Sequence[Request], progress: Progress) -> list[Checked]:
         progress.phase(f"Checking {len(done)} requests in {name}")

@@ -292,3 +292,4 @@ class Request(TypedDict):
     finished: str | None  # when a run forgot it, UTC
     before: Measured | None  # that run's start model
     left: Measured | None  # its model
+    exported: NotRequired[list[str]]  # folders to which a model of its runs was exported
