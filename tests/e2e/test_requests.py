@@ -117,11 +117,16 @@ def test_what_cannot_be_done_is_said_in_a_sentence(copied, call, refused, home):
     assert "there is no ledger at other.jsonl" in refused("request", "run", "--ledger", "other.jsonl")
     assert f"these rows are request {known}, which is done" in refused("request", "add", "--forget", "first.jsonl")
     assert "gone.jsonl is not there" in refused("request", "add", "--forget", "gone.jsonl")
+    assert "requests.jsonl lies in ., so that it would count as rows" in refused("request", "add", "--forget", ".")
     assert "--retain is set by the ledger" in refused("request", "run", "--retain", "keep.jsonl")
     assert "no action 'runn'" in refused("request", "runn")
     shutil.copy(home.file("holdout"), "third.jsonl")
     call("request", "add", "--forget", "third.jsonl", "--retain", "keep.jsonl")
     assert "leave --model out" in refused("request", "run", "--model", home.model)
+    first, *others = lines(copied / "requests.jsonl")
+    changed = [first | {"data": {"from_tomorrow": 1}}, *others]
+    (copied / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed), encoding="utf-8")
+    assert "use the deleatur that wrote them, or correct `data` in its line" in refused("request", "verify")
 
 
 def test_the_first_run_needs_a_model(home, call, tmp_path):

@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # which import torch
     from deleatur.commands.recheck import Checked
 
 LEFT = {
-    "open": " It stays open; the next run begins where this one did.",
+    "open": " It stays open; the next run begins where this one did, with other options if you give them "
+    "(such as --train.epochs or --train.lr).",
     "withdrawn": " It was withdrawn in the meantime, and is not checked any more.",
 }
 MakeRun = Callable[[list[str]], Run]

@@ -51,7 +51,8 @@ def data_of(request: Request) -> Data:
     try:
         return Data(**values)
     except TypeError as e:
-        raise DataError(f"request {short(request)} has settings of its rows that are not known here ({e})") from e
+        seen = f"request {short(request)} has settings of its rows that this version does not know ({e})"
+        raise DataError(f"{seen}; use the deleatur that wrote them, or correct `data` in its line of the ledger") from e
 
 
 def rows_of(request: Request, ledger: Path) -> tuple[Example, ...]:

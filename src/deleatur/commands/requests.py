@@ -47,6 +47,8 @@ def add(command: RequestAdd) -> Request:
     """Add a request, or take one up again that was withdrawn. Raises DataError or ConfigError where rows cannot be used."""
     ledger = Path(command.ledger)
     rows = _required(command.forget)
+    if rows.is_dir() and ledger.resolve().is_relative_to(rows.resolve()):
+        raise ConfigError(f"{ledger} lies in {rows}, so that it would count as rows; give the rows a folder of their own")
     for other in filter(None, (command.retain, command.holdout)):
         read_rows(str(_required(other)), settings=command.data)
     examples = read_rows(str(rows), settings=command.data)
