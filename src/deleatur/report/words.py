@@ -19,6 +19,8 @@ def plain(value: Any) -> str:
     """A setting as YAML would have it, lists without brackets."""
     if isinstance(value, list):
         return ", ".join(map(plain, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.12g}" if value % 1 else str(value)  # 3 × 1e-4 is .0003, not what binary fractions make of it
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

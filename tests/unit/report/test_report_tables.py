@@ -4,6 +4,7 @@ import pytest
 
 from deleatur.report import Row, percent, rows_of, set_name
 from deleatur.report.tables import by_judge, lacking, set_metric_rows
+from deleatur.report.words import plain
 
 
 def score(value: float | None, n: int = 24, se: float = 0.01) -> dict[str, float | int | None]:
@@ -108,3 +109,14 @@ def test_a_cut_is_shown_with_the_count():
     data = {"forget": {"rows": 8}, "holdout": {"rows": 3}, "retain": None}
     counts = {row.set: row.count for row in rows_of({"before": figures, "after": figures, "data": data})}
     assert counts == {"forget": "3 of 8", "holdout": "3", "forget_paraphrased": "3"}
+
+
+def test_a_setting_is_shown_without_the_rounding_errors_of_binary_fractions():
+    assert [plain(value) for value in (3.0 * 1e-4, 0.1 + 0.2, 2.0, 1e-5, True, None)] == [
+        "0.0003",
+        "0.3",
+        "2.0",
+        "1e-05",
+        "true",
+        "none",
+    ]
