@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.finetuning import fine_tune_steps, merge_and_unfreeze
-from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.settings import K_QUANT, AuditSettings
 from deleatur.data.encode import Encoder, encode_all, encode_rows, make_encoder
 from deleatur.data.spacing import evenly_spaced
 from deleatur.distributed.processes import place_model
@@ -21,6 +21,7 @@ from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.lock import wait_lock
 from deleatur.io.tensors import write_tensors
+from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
 from deleatur.run_folder.file_types import RefuserFigures
@@ -123,8 +124,11 @@ def subjects_of(rows: Sequence[Example]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> Iterator[Arm]:
-    """An arm, ready for attacks. Raises ModelError where its model cannot be loaded, or does not learn to refuse."""
+    """An arm, ready for attacks. Raises ModelError where its model cannot be loaded, does not learn to refuse, or
+    has no place in a GGUF file that is asked for."""
     lm, tokenizer = load(inputs.model_of(name))
+    if "compress" in settings.attacks and K_QUANT in settings.formats:
+        plan_gguf(lm, tokenizer)
     model = TokenModel(lm).prepare()
     place_model(model)
     model.eval()

@@ -13,7 +13,7 @@ from deleatur.auditing.cells import Cell, path_of, read_cell
 from deleatur.auditing.controls import check_same, take_controls
 from deleatur.auditing.judgement import judge_attacks
 from deleatur.auditing.scoring import Rules, judged
-from deleatur.auditing.settings import AuditSettings
+from deleatur.auditing.settings import K_QUANT, AuditSettings
 from deleatur.auditing.verdicts import EXITS, MIN_ROWS
 from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
 from deleatur.data.spacing import evenly_spaced
@@ -51,7 +51,7 @@ def conduct(
     with wait_lock(folder / "report.lock"):
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
-        report["not_evaluated"] = left_out + _limitations(inputs)
+        report["not_evaluated"] = left_out + _limitations(inputs, settings)
         write_json(folder / "audit.json", _finite(report))
         return report
 
@@ -82,12 +82,12 @@ def _report(
     }
 
 
-def _limitations(inputs: Inputs) -> list[str]:
+def _limitations(inputs: Inputs, settings: AuditSettings) -> list[str]:
     """What this audit does not cover."""
     control = ["a retrained model: the control is the audited model, evaluated on unseen rows"] if inputs.decoys else []
     return [
         *control,
-        "Q4_K_M and other K-quants: no quantiser for them is available (convert the model, and audit the .gguf file)",
+        *(["Q4_K_M: not requested (--audit.formats … q4_k_m)"] if K_QUANT not in settings.formats else []),
         "other phrasings, languages, prompts found by optimisation, and attackers who know more of the rows",
         "facts that the rows do not mark or say",
     ]

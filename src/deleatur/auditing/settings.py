@@ -9,6 +9,7 @@ from deleatur.settings import Precision, require
 ATTACK_NAMES = ("ask", "choose", "draw", "compress", "relearn", "member", "nearer", "steer", "depth")
 WAY_NAMES = ("plain", "paraphrased", "affirmed", "role", "reversed", "shots3", "shots5", "again")
 FORMATS = ("int8", "nf4", "q4_0", "prune10", "prune30", "prune50")
+K_QUANT = "q4_k_m"  # by llama.cpp, which has to be there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,8 @@ class AuditSettings:
     samples: int = 64
     """Answers drawn for each question, at least 1 (200 in 2511.04934)."""
     formats: tuple[str, ...] = FORMATS
-    """Formats to which weights are rounded or pruned (int8, NF4, Q4_0: 2410.16454; pruned by magnitude)."""
+    """Formats to which weights are rounded or pruned (int8, NF4, Q4_0: 2410.16454; pruned by magnitude); q4_k_m too where
+    llama.cpp's llama-quantize is on the PATH."""
     benign_steps: tuple[int, ...] = (15, 30, 60)
     """Steps on the retain rows that are nearest in wording (2406.13356, 2602.03379)."""
     benign_lr: float = 2e-4
@@ -79,7 +81,7 @@ class AuditSettings:
             require(way in WAY_NAMES, "audit.ways", way, f"among {', '.join(WAY_NAMES)}")
         require("plain" in self.ways, "audit.ways", self.ways, "a list with plain in it")
         for name in self.formats:
-            require(name in FORMATS, "audit.formats", name, f"among {', '.join(FORMATS)}")
+            require(name in (*FORMATS, K_QUANT), "audit.formats", name, f"among {', '.join((*FORMATS, K_QUANT))}")
         counts = {"rows": self.rows, "new_tokens": self.new_tokens, "batch": self.batch, "samples": self.samples}
         counts |= {"half_steps": self.half_steps, "windows": self.windows, "patched_layers": self.patched_layers}
         counts |= {"refuser_steps": self.refuser_steps, "rank": self.rank, "train_batch": self.train_batch}

@@ -8,7 +8,7 @@ from typing import Any
 
 from deleatur.auditing.arms import Inputs
 from deleatur.auditing.conduct import conduct
-from deleatur.auditing.settings import AuditSettings, quick
+from deleatur.auditing.settings import K_QUANT, AuditSettings, quick
 from deleatur.commands.inputs import suite_of
 from deleatur.commands.options import Audit
 from deleatur.config.run_config import Run
@@ -16,6 +16,7 @@ from deleatur.data.files import NoRows
 from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.lock import wait_lock
+from deleatur.modeling.llama_cpp import check_tool
 from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
@@ -104,6 +105,8 @@ def audit_command(command: Audit, progress: Progress = Progress()) -> tuple[dict
 def _run_audit(
     inputs: Inputs, settings: AuditSettings, folder: Path, judge: Judge, progress: Progress, controls: Path | None = None
 ) -> dict[str, Any]:
+    if K_QUANT in settings.formats:
+        check_tool()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not an audit folder; give --out a new folder")

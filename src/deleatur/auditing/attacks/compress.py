@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from deleatur.auditing.arms import Arm
 from deleatur.auditing.attacks.table import Attack, Findings, both_forms
 from deleatur.auditing.finetuning import restore_weights
+from deleatur.auditing.settings import K_QUANT
+from deleatur.modeling.llama_cpp import rounded_by_llama_cpp
 from deleatur.modeling.token_model import TokenModel
 
 # the 16 levels of NF4 (2305.14314): quantiles of a normal distribution, scaled to [-1, 1], with an exact 0
@@ -92,16 +94,27 @@ def compress(model: TokenModel, to: str) -> None:
             module.weight.copy_(ROUND[to](module.weight.T.contiguous()).T)
 
 
+@torch.no_grad()
+def compress_by_file(arm: Arm, kind: str) -> None:
+    """Every weight as a GGUF file of the model has it after llama.cpp rounded it, in place."""
+    weights = rounded_by_llama_cpp(arm.model.lm, arm.encoder.tokenizer, kind)
+    for name, weight in arm.model.lm.named_parameters():
+        weight.copy_(weights[name])
+
+
 def run(arm: Arm, setting: str) -> Findings:
     """The model evaluated with its weights in another format."""
     with restore_weights(arm.model):
-        compress(arm.model, setting)
+        if setting == K_QUANT:
+            compress_by_file(arm, setting.upper())
+        else:
+            compress(arm.model, setting)
         return both_forms(arm)
 
 
 COMPRESS = Attack(
-    asks="Plain questions and cloze after the weights were rounded (int8; NF4 in blocks of 64; Q4_0 in blocks of 32) or the "
-    "smallest 10, 30 and 50 % of each matrix set to 0.",
+    asks="Plain questions and cloze after the weights were rounded (int8; NF4 in blocks of 64; Q4_0 in blocks of 32; Q4_K_M "
+    "by llama.cpp) or the smallest 10, 30 and 50 % of each matrix set to 0.",
     source="2410.16454",
     settings=lambda s: s.formats,
     run=run,
