@@ -1,4 +1,4 @@
-"""Weights rounded through a GGUF file by llama.cpp: a script stands for its tool, which rounds to Q4_0 by the package gguf."""
+"""Weights rounded through a GGUF file by llama.cpp: a script stands for its tool, rounding to Q4_0 by the package gguf."""
 
 from __future__ import annotations
 
