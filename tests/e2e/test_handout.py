@@ -56,6 +56,13 @@ def test_an_audit_that_is_missing_void_or_leaking_is_refused(audited, refused):
     assert f"request {first['sha256'][:12]} has no audit (deleatur audit {first['run']}" in said, "it is of other rows"
 
 
+def test_an_audit_of_weights_that_were_replaced_is_none(audited, refused):
+    first, second = lines(audited / "requests.jsonl")
+    place = audited / first["run"] / "audit" / "inputs.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"audited_weights": "of a run since deleted"}))
+    assert f"request {first['sha256'][:12]} has no audit" in refused("export", second["run"], "model")
+
+
 def test_an_open_request_is_refused_or_warned_of_and_named_in_the_card(audited, call, refused):
     _, second = lines(audited / "requests.jsonl")
     call("request", "add", "--forget", "keep.jsonl", "--retain", "first.jsonl")
@@ -113,13 +120,68 @@ def test_a_later_request_is_checked_in_every_exported_file_too(audited, call, fi
     assert said.out.splitlines()[-2:] == [f"Exported: model/{form} {told}" for form in ("model.safetensors", "model.gguf")]
     (audited / "model" / "model.gguf").write_bytes(b"GGUF")
     said = call("request", "verify")
-    assert (said.code, "none of the 2 requests that are done" in said.out) == (1, True)
+    assert (said.code, "does not know the rows of any of the 2 requests that are done" in said.out) == (1, True)
     assert f"Exported: model/model.safetensors {told}" in said.out
     assert "Exported: model/model.gguf was not checked: " in said.out
     shutil.rmtree(audited / "model")
     said = call("request", "verify")
     assert said.code == 0
     assert said.out.splitlines()[-1] == "Exported: model was not checked: it is not there any more."
+
+
+def test_what_was_done_is_told_and_checked_where_the_next_request_cannot_be_begun(audited, call):
+    first, second = lines(audited / "requests.jsonl")
+    waiting = second | {"state": "open", "run": None, "verdict": None, "finished": None, "before": None, "left": None}
+    (audited / "requests.jsonl").write_text(json.dumps(first) + "\n", encoding="utf-8")
+    assert call("export", first["run"], "model").code == 0
+    entered, *_ = lines(audited / "requests.jsonl")
+    missing = waiting | {"sha256": "f" * 64, "rows": "gone.jsonl"}
+    text = "".join(f"{json.dumps(line)}\n" for line in (entered, waiting, missing))
+    (audited / "requests.jsonl").write_text(text, encoding="utf-8")
+    said = call("request", "run", "--all", *WAYS)
+    assert (said.code, "the rows of request ffffffffffff are not at gone.jsonl" in said.err) == (2, True)
+    assert f"Request {second['sha256'][:12]}: Forgotten" in said.out
+    assert f"Exported: model/model.safetensors knows the rows of 1 of 2 requests: {second['sha256'][:12]}" in said.out
+
+
+def test_no_model_is_written_that_the_ledger_cannot_remember(audited, call, monkeypatch):
+    """Another process holds the ledger, or it became read-only: a later request would not be checked in the model."""
+    import deleatur.commands.standing as standing
+
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "requests.jsonl")
+
+    monkeypatch.setattr(standing, "enter_export", fail)
+    said = call("export", lines(audited / "requests.jsonl")[1]["run"], "model")
+    assert (said.code, "Permission denied" in said.err) == (2, True)
+    assert not [path for path in audited.iterdir() if path.name.startswith("model")]
+
+
+def test_a_requests_run_without_its_ledger_is_refused_or_warned_of(audited, call, refused):
+    _, second = lines(audited / "requests.jsonl")
+    shutil.copytree(audited / second["run"], audited / "elsewhere" / "run")
+    said = refused("export", "elsewhere/run", "model")
+    assert "elsewhere/run is the run of a request, but no ledger is beside it (--ledger names one); fix that" in said
+    assert (
+        call("export", "elsewhere/run", "model", "--ledger", "requests.jsonl", "--audits", "runs/none", "--warn").code == 0
+    )
+    assert call("export", "elsewhere/run", "again", "--warn").code == 0
+    assert "Exported although elsewhere/run is the run of a request" in (audited / "again" / "README.md").read_text()
+
+
+def test_a_model_exported_while_all_requests_are_withdrawn_is_remembered(audited, call):
+    """One may be taken up again, or a new one come."""
+    _, second = lines(audited / "requests.jsonl")
+    for request in lines(audited / "requests.jsonl"):
+        call("request", "withdraw", request["sha256"])
+    assert call("export", second["run"], "model", "--gguf").code == 0
+    call("request", "add", "--forget", "first.jsonl", "--retain", "keep.jsonl")
+    (audited / "model" / "model.safetensors").unlink()  # only the other form was kept
+    said = call("request", "verify")
+    assert said.code == 0
+    assert [line for line in said.out.splitlines() if line.startswith("Exported")] == [
+        "Exported: model/model.gguf does not know the rows of the request that is done."
+    ]
 
 
 def test_a_request_that_changes_nothing_checks_no_exported_file(audited, call):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ def check_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
     if not path.exists():
         write_json(path, now)
         return
-    before = read_json(path, AuditInputs)
-    if changed := [key for key in now if before.get(key) != now[key]]:
-        raise ConfigError(f"{folder} holds an audit of other {changed[0]}; use the same, or give --out a new folder")
+    if changed := _changed(read_json(path, AuditInputs), now):
+        raise ConfigError(
+            f"{folder} holds an audit of other {changed[0].replace('_', ' ')}; use the same, or give --out a new folder"
+        )
 
 
 def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progress: Progress = Progress()) -> None:
@@ -58,8 +59,8 @@ def take_controls(source: Path, work: Work) -> None:
     except DataError as e:
         raise ConfigError(f"{source} is not an audit folder ({e}); give --controls the folder of one") from e
     current = _described(work.inputs, work.settings)
-    if changed := [key for key in current if key != "audited" and current[key] != other.get(key)]:
-        raise ConfigError(f"{source} is an audit of other {changed[0]}; its controls say nothing here")
+    if changed := [key for key in _changed(other, current) if not key.startswith("audited")]:
+        raise ConfigError(f"{source} is an audit of other {changed[0].replace('_', ' ')}; its controls say nothing here")
     kept = [job for job in work.jobs if _is_control(job, work.inputs)]
     arms = dict.fromkeys(job.arm for job in kept)
     files = [file for attack in ATTACKS.values() for arm in arms if (file := attack.prepared(arm))]
@@ -82,8 +83,26 @@ def digest_of(rows: Sequence[Example]) -> str:
     return hashlib.sha256(json.dumps([[e.prompt, e.answer] for e in rows]).encode()).hexdigest()
 
 
+def weights_of(model: str) -> str | None:
+    """sha256 of a model's weights on this disk; None where there are none, such as of a name on the hub."""
+    place = Path(model)
+    files = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix in (".safetensors", ".bin"))
+    digests = []
+    for path in files:
+        with path.open("rb") as f:
+            digests.append(hashlib.file_digest(f, "sha256").hexdigest())
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
+
+
 def _described(inputs: Inputs, settings: AuditSettings) -> dict[str, Any]:
     sets = {"forget": inputs.forget, "retain": inputs.retain, "holdout": inputs.holdout}
     models = {"audited": inputs.audited, "original": inputs.original, "retrained": inputs.retrained}
     hashes = {name: digest_of(rows) for name, rows in sets.items()}
-    return json.loads(json.dumps(models | hashes | {"settings": asdict(settings)}))
+    found = {f"{name}_weights": weights_of(model) for name, model in models.items() if model}
+    weights = {name: value for name, value in found.items() if value is not None}
+    return json.loads(json.dumps(models | hashes | {"settings": asdict(settings)} | weights))
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What an audit was of other values of; weights only where both have them, which older audits and the hub's do not."""
+    return [key for key in now if before.get(key, now[key] if key.endswith("_weights") else None) != now[key]]

@@ -112,13 +112,15 @@ def _run(args: list[str], make_run: MakeRun) -> None:
         return replace(run, data=inputs.data) if inputs.data != type(inputs.data)() else run
 
     with watch() as progress:
-        attempts, exported = run_requests(command, run_of, progress)
+        attempts, exported, failed = run_requests(command, run_of, progress)
     for attempt in attempts:
         print_checks(attempt.checked)
         left = LEFT.get(attempt.request["state"], "")
         OUT.print(f"Request {short(attempt.request)}: {attempt.request['verdict']}.{left}", style="bold", soft_wrap=True)
         OUT.print(f"Run: {place_of(Path(command.ledger), attempt.request['run'] or '')}", soft_wrap=True)
     print_exported(exported)
+    if failed is not None:
+        raise failed
     raise SystemExit(int(any(a.request["state"] == "open" for a in attempts)))
 
 
@@ -142,7 +144,8 @@ def _finding(checked: Sequence[Checked]) -> str:
     """How many requests a model knows, and which."""
     if known := [short(c["request"]) for c in checked if c["known"]]:
         return f"knows the rows of {len(known)} of {len(checked)} requests: {', '.join(known)}"
-    return f"knows the rows of none of the {len(checked)} requests that are done"
+    done = "the request that is" if len(checked) == 1 else f"any of the {len(checked)} requests that are"
+    return f"does not know the rows of {done} done"
 
 
 def print_exported(files: Sequence[ExportedFile]) -> None:

@@ -50,7 +50,7 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
         lines = standing.check(part, progress)
         card = model_card(found, version=__version__, licence=licence, named=command.name_rows, requests=lines)
         (part / "README.md").write_text(card, encoding="utf-8")
-    standing.enter(run, dest)
+        standing.enter(run, dest)  # before the folder is there: what others may get is in the ledger
     if command.push is not None:
         progress.phase(f"Pushing {dest} to {command.push}")
         push(dest, command.push)

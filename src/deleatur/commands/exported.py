@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from deleatur.commands.recheck import Checked, recheck
-from deleatur.errors import DeleaturError, why
+from deleatur.errors import DeleaturError
 from deleatur.progress import Progress
 from deleatur.run_folder.file_types import Request
 from deleatur.run_folder.ledger import change_ledger, finished, place_in, place_of, read_ledger
@@ -25,7 +25,8 @@ class ExportedFile(TypedDict):
 
 def files_of(folder: Path) -> dict[str, Path]:
     """The forms of the model in an exported folder, by file name: its safetensors, which load as the folder, and GGUF."""
-    return {"model.safetensors": folder} | {path.name: path for path in sorted(folder.glob("*.gguf"))}
+    gguf = {path.name: path for path in sorted(folder.glob("*.gguf"))}
+    return gguf if gguf and not any(folder.glob("*.safetensors")) else {"model.safetensors": folder} | gguf
 
 
 def enter_export(ledger: Path, run: Path, folder: Path) -> None:
@@ -61,7 +62,7 @@ def _check(
         try:
             checked, unchecked = recheck(str(path), done, ledger, settings, progress)[0], None
         except DeleaturError as e:
-            checked, unchecked = [], why(e)
+            checked, unchecked = [], str(e)
         release_memory()
         found.append(ExportedFile(model=str(folder / name), requests=checked, unchecked=unchecked))
     return found

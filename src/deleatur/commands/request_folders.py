@@ -13,6 +13,8 @@ from deleatur.run_folder.file_types import Request
 from deleatur.run_folder.ledger import short
 from deleatur.settings import Data
 
+CHECKS = "requests.json"  # in a request's run: what its model knows of each request up to it
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInputs:

@@ -22,7 +22,8 @@ A ledger of deletion requests: rows by hash and path, dates, run, verdict; no te
   withdraw   take a request back
 
 The ledger is requests.jsonl, or what --ledger names; its runs lie in the folder beside it, here requests/.
-exits 0 when done, 1 when rows of a request are known (again), 2 when an input is invalid; run exits as forget does
+exits 0 when done, 1 when rows of a request are known (again), 2 when an input is invalid or an exported file cannot be
+checked; run exits as forget does
 """
 
 

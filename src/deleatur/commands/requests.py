@@ -10,12 +10,12 @@ from typing import Any
 
 from deleatur.commands.exported import ExportedFile, check_exported
 from deleatur.commands.recheck import Checked, changed_data, data_of, has_rows, held_rows, measured_of, recheck, rows_of
-from deleatur.commands.request_folders import RunInputs, check_same, free_folder, has_ended, is_begun, is_next
+from deleatur.commands.request_folders import CHECKS, RunInputs, check_same, free_folder, has_ended, is_begun, is_next
 from deleatur.commands.request_options import RequestAdd, RequestRun, RequestVerify, RequestWithdraw
 from deleatur.commands.unlearn import execute
 from deleatur.config.run_config import Run, from_yaml
 from deleatur.data.rows import read_rows
-from deleatur.errors import ConfigError, DataError, Diverged, resume_hint
+from deleatur.errors import ConfigError, DataError, DeleaturError, Diverged, resume_hint
 from deleatur.io.lock import folder_lock
 from deleatur.progress import Progress
 from deleatur.report.verdict import verdict
@@ -27,7 +27,6 @@ from deleatur.settings import Evaluation
 from deleatur.training.memory import release_memory
 
 HELD = "held.jsonl"  # in a request's run: rows of all requests up to it, with the model's own answers
-CHECKS = "requests.json"  # in a request's run: what its model knows of each request up to it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +125,8 @@ def verify(command: RequestVerify, progress: Progress = Progress()) -> dict[str,
 
     Returns:
         `model`, `requests` (each with `request`, `now`, `known`), `exported` (the same for every exported file, or why it
-        was not checked), `unchecked` (how many requests are open), and `exit`, 0 or 1.
+        was not checked), `unchecked` (how many requests are open), and `exit`: 0, 1 where rows are
+        known, 2 where an exported file is there that could not be checked.
 
     Raises:
         DataError, ConfigError, ModelError: Rows are not there or have changed, or the model cannot be used.
@@ -143,12 +143,13 @@ def verify(command: RequestVerify, progress: Progress = Progress()) -> dict[str,
         model = str(Path(model) / "model")
     checked, _ = recheck(model, done, ledger, command.evaluation, progress)
     exported = [] if command.model else check_exported(ledger, command.evaluation, progress)
+    known = any(c["known"] for part in (checked, *(e["requests"] for e in exported)) for c in part)
     return {
         "model": model,
         "requests": checked,
         "exported": exported,
         "unchecked": sum(r["state"] == "open" for r in requests),
-        "exit": int(any(c["known"] for part in (checked, *(e["requests"] for e in exported)) for c in part)),
+        "exit": 1 if known else 2 if any(e["unchecked"] and Path(e["model"]).exists() for e in exported) else 0,
     }
 
 
@@ -158,9 +159,10 @@ def _last_run(requests: list[Request], ledger: Path) -> Path:
 
 def run_requests(
     command: RequestRun, run_of: Callable[[RunInputs], Run], progress: Progress = Progress()
-) -> tuple[list[Attempt], list[ExportedFile]]:
+) -> tuple[list[Attempt], list[ExportedFile], DeleaturError | None]:
     """Forget the next open request, or all: each in the model that the last one left, earlier ones held and checked again.
-    Where one was done, every model exported so far is checked for all requests; those are the second value.
+    Where one was done, every model exported so far is checked for all requests; those are the second value. The third is
+    what a request failed with after others were done.
 
     `run_of` makes a run of what the ledger says. A request is done where its rows are forgotten and no earlier one's are
     known again; else it stays open, and the next run begins where this one did. Raises ConfigError, DataError, ModelError
@@ -168,18 +170,27 @@ def run_requests(
     """
     ledger = _there(command.ledger)
     home = home_of(ledger)
+    if home.exists() and not home.is_dir():
+        raise ConfigError(f"{home} is a file, but must be the folder of the runs; move the file, or rename the ledger")
     home.mkdir(mode=0o700, exist_ok=True)
     attempts: list[Attempt] = []
+    failed = None
     with resume_hint("the same command"), folder_lock(home):
         while request := _next(read_ledger(ledger), command, ledger):
-            attempts.append(_attempt(request, ledger, command.model, run_of, progress))
+            try:
+                attempts.append(_attempt(request, ledger, command.model, run_of, progress))
+            except DeleaturError as e:
+                if not attempts:
+                    raise
+                failed = e
+                break
             if not command.all or attempts[-1].request["state"] == "open":
                 break
         if not attempts:
             raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS")
         done = [a.request for a in attempts if a.request["state"] == "done"]
         settings = [from_yaml(place_of(ledger, r["run"] or "") / "run.yaml").evaluation for r in done[-1:]]
-        return attempts, [file for found in settings for file in check_exported(ledger, found, progress)]
+        return attempts, [file for found in settings for file in check_exported(ledger, found, progress)], failed
 
 
 def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from deleatur.auditing.controls import digest_of
+from deleatur.auditing.controls import digest_of, weights_of
 from deleatur.commands.exported import enter_export, files_of
 from deleatur.commands.options import Export
 from deleatur.commands.recheck import Checked, recheck, rows_of
+from deleatur.commands.request_folders import CHECKS
 from deleatur.config.run_config import from_yaml
 from deleatur.errors import ConfigError, DataError
 from deleatur.progress import Progress
@@ -27,7 +28,7 @@ GOOD = ("CLEAR", "INCONCLUSIVE")  # verdicts of an audit with which a model can 
 class Standing:
     """The requests that are not withdrawn, the verdicts of their audits by hash, and the reasons against exporting."""
 
-    ledger: Path
+    ledger: Path | None = None
     requests: tuple[Request, ...] = ()
     audits: Mapping[str, str] = field(default_factory=dict)
     lacks: tuple[str, ...] = ()
@@ -48,9 +49,9 @@ class Standing:
         Raises ConfigError where one knows rows of a request.
         """
         done = [r for r in self.requests if r["state"] == "done"]
-        if not done:
+        if self.ledger is None or not done:
             return self._warnings(self.lacks)
-        found = {name: self._ask(name, model, done, progress) for name, model in files_of(folder).items()}
+        found = {name: self._ask(name, model, done, self.ledger, progress) for name, model in files_of(folder).items()}
         known = [
             f"{name} knows the rows of request {short(c['request'])}"
             for name, part in found.items()
@@ -63,12 +64,12 @@ class Standing:
 
     def enter(self, run: Path, folder: Path) -> None:
         """Have the ledger remember the exported folder, so that later requests are checked in it too."""
-        if self.requests:
+        if self.ledger is not None:
             enter_export(self.ledger, run, folder)
 
-    def _ask(self, name: str, model: Path, done: Sequence[Request], progress: Progress) -> list[Checked]:
+    def _ask(self, name: str, model: Path, done: Sequence[Request], ledger: Path, progress: Progress) -> list[Checked]:
         progress.phase(f"Checking {len(done)} requests in {name}")
-        return recheck(str(model), done, self.ledger, self.evaluation, progress)[0]
+        return recheck(str(model), done, ledger, self.evaluation, progress)[0]
 
     def _line(self, request: Request, checks: Mapping[str, Checked]) -> str:
         before = (request["before"] or {}).get("revealed")
@@ -87,7 +88,8 @@ def standing_of(command: Export, run: Path) -> Standing:
     """What the ledger of a run says, by the options; nothing where there is no ledger."""
     ledger = Path(command.ledger) if command.ledger is not None else ledger_of(run)
     if ledger is None:
-        return Standing(ledger=run)
+        lost = (f"{run} is the run of a request, but no ledger is beside it (--ledger names one)",)
+        return Standing(lacks=lost if (run / CHECKS).is_file() else (), warn=command.warn)
     if not ledger.exists():
         raise ConfigError(f"there is no ledger at {ledger}; leave --ledger out, or give the file of the requests")
     requests = tuple(r for r in read_ledger(ledger) if r["state"] != "withdrawn")
@@ -111,9 +113,14 @@ def lacking(requests: Sequence[Request], audits: Mapping[str, str], ledger: Path
 
 
 def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> str | None:
-    """The verdict of the audit of a request's rows on its own run's model or of the exported one; the worst of several."""
+    """The verdict of the audit of a request's rows on its own run's model or of the exported one; the worst of several.
+
+    An audit of other weights is not counted, such as of a run whose folder was deleted and made again.
+    """
     home = place_of(ledger, request["run"] or "")
-    models = {(place.resolve().name, "model") for place in (home, run)}
+    models: dict[tuple[str, ...], str | None] = {
+        (place.resolve().name, "model"): weights_of(str(place / "model")) for place in (home, run)
+    }
     sha = digest_of(rows_of(request, ledger))
     found = []
     for folder in (home / "audit", Path("runs") / f"audit-{home.name}", *map(Path, more)):
@@ -122,6 +129,7 @@ def audit_of(request: Request, ledger: Path, run: Path, more: Sequence[str]) -> 
             report = read_audit(folder / "audit.json", AuditVerdict)
         except DataError:  # none, or not finished
             continue
-        if inputs["forget"] == sha and Path(inputs["audited"]).parts[-2:] in models:
+        audited, weights = Path(inputs["audited"]).parts[-2:], inputs.get("audited_weights")
+        if inputs["forget"] == sha and audited in models and models[audited] in (None, weights or models[audited]):
             found.append(report["verdict"])
     return min(found, key=lambda verdict: (verdict != "LEAK", verdict in GOOD), default=None)

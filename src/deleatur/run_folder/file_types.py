@@ -176,12 +176,15 @@ class BenchTerms(TypedDict):
 
 
 class AuditInputs(TypedDict):
-    """inputs.json: what an audit is about; of a set the hash of its rows."""
+    """inputs.json: what an audit is about; of a set the hash of its rows, of a model on disk that of its weights."""
 
     audited: str
     forget: str
+    audited_weights: NotRequired[str]
     original: NotRequired[str]
+    original_weights: NotRequired[str]
     retrained: NotRequired[str | None]
+    retrained_weights: NotRequired[str]
     retain: NotRequired[str]
     holdout: NotRequired[str]
     settings: NotRequired[dict[str, Any]]

@@ -93,3 +93,20 @@ def test_controls_of_other_rows_are_refused(workplace: Any, tmp_path: Path) -> N
     check_same(tmp_path / "controls", workplace.inputs("second", retain=workplace.world.retain[:9]), few(workplace))
     with pytest.raises(ConfigError, match="audit of other retain"):
         conduct(workplace.inputs("second"), few(workplace), tmp_path / "audit", Contained(), controls=tmp_path / "controls")
+
+
+def test_an_audit_of_a_model_that_was_replaced_in_its_place_does_not_go_on(workplace: Any, tmp_path: Path) -> None:
+    """A run's folder is deleted and made again, and its old verdict would be taken for that of the new model."""
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / "model.safetensors").write_bytes(b"old")
+    inputs = replace(workplace.inputs("second"), audited=str(place))
+    check_same(tmp_path, inputs, few(workplace))
+    check_same(tmp_path, inputs, few(workplace))
+    (place / "model.safetensors").write_bytes(b"new")
+    with pytest.raises(ConfigError, match="audit of other audited weights; use the same, or give --out a new folder"):
+        check_same(tmp_path, inputs, few(workplace))
+    kept = json.loads((tmp_path / "inputs.json").read_text())
+    kept = {key: value for key, value in kept.items() if not key.endswith("_weights")}
+    (tmp_path / "inputs.json").write_text(json.dumps(kept))
+    check_same(tmp_path, inputs, few(workplace))  # of an older version
