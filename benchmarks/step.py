@@ -35,6 +35,7 @@ from deleatur.losses import NPO, Erase, GradientDifference
 from deleatur.modeling.loading import DTYPES, add_adapters, checkpoint_activations
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.reference import make_reference
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import TrainingContext
@@ -141,7 +142,7 @@ def ours(case: Case, windows: Iterator[list[Batch]], met: list[Encoded], steps: 
         loss = NPO(beta=0.1)
     elif case.method == "Erase":  # with all that its recipe holds: unselected tokens, and retain rows by KL
         loss, settings = Erase(level=7.0), replace(settings, keep=1.0, retain="kl")
-    reference = make_reference(policy, met, requirements_of(loss, Uniform(), settings), batch=8)
+    reference = make_reference(StartPass(policy, batch=8), met, requirements_of(loss, Uniform(), settings))
     importance = Uniform()
     if case.method == "ATWU":
         context = {"train": settings, "width": policy.width, "steps": steps}

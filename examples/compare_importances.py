@@ -26,6 +26,7 @@ from deleatur.importance.novelty import novelty
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.reference import likelihoods, start_of
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Start
 
@@ -65,7 +66,9 @@ def main(args: Args) -> None:
     sets = {name: rows for name, rows in suite_of(run).sets.items() if name in ("forget", "retain")}
     rows = encode_sets(sets, tokenizer, run.data)
     network, other = TokenModel(model).prepare(), TokenModel(load(args.retrained)[0]).prepare()
-    own, without = (torch.cat([x.nll for x in likelihoods(m, rows["forget"], 16)]) for m in (network, other))
+    own, without = (
+        torch.cat([x.nll for x in likelihoods(StartPass(m, batch=16), rows["forget"])]) for m in (network, other)
+    )
     gap = without - own
     if args.gap:
         write_gap(Path(args.gap), rows["forget"], gap)
@@ -78,7 +81,7 @@ def main(args: Args) -> None:
         f"{len(rows['forget'])} forget rows, {len(gap)} scored tokens, {float((gap > GAP).float().mean()):.1%} with a gap\n"
     )
     print("| importance | " + " | ".join(truths) + " |\n|---|" + "---|" * len(truths))
-    start = start_of(network, rows, batch=16, precision="fp32")
+    start = start_of(StartPass(network, batch=16), rows, precision="fp32")
     for name, values in scored(start, rows, own):
         cells = [f"{roc_auc(values[where].numpy(), truth[where].numpy()):.3f}" for truth, where in truths.values()]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

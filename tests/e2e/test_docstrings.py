@@ -20,6 +20,7 @@ from deleatur import importance, losses
 from deleatur.data.encode import encode_all, make_encoder
 from deleatur.data.rows import rows_from
 from deleatur.modeling.reference import start_of
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Data
 from deleatur.types import Divergence, Reference
@@ -82,7 +83,7 @@ def shared(folder, make_tokens) -> dict[str, Any]:
         "importance": torch.ones(9),
         "reference": Reference(nll=lambda t: t.nll.detach(), logits=lambda t: t.logits.detach()),
         "start": start_of(
-            TokenModel(AutoModelForCausalLM.from_pretrained(folder / "tiny")), encoded, batch=8, precision="fp32"
+            StartPass(TokenModel(AutoModelForCausalLM.from_pretrained(folder / "tiny")), batch=8), encoded, precision="fp32"
         ),
     }
 

@@ -15,6 +15,7 @@ from deleatur.importance import Learned
 from deleatur.importance.atwu import LearnedImportance
 from deleatur.losses import CEU, DPO, NPO, Erase, GradientDifference
 from deleatur.modeling.reference import make_reference
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import TrainingContext
 from deleatur.settings import Train
@@ -58,7 +59,9 @@ def train(name: str, accelerator: Accelerator) -> tuple[list[dict], dict[str, to
     met = [*forget, *(row for instead in preferred for row in instead), *retain]
     # from another model: a divergence from the own start is flat there, and AdamW makes steps of rounding errors
     learned = Learned(objective=objective, every=2, lr=0.5, negatives=0.5)
-    reference = make_reference(TokenModel(start).prepare(), met, requirements_of(loss, learned, settings), batch=4)
+    reference = make_reference(
+        StartPass(TokenModel(start).prepare(), batch=4), met, requirements_of(loss, learned, settings)
+    )
     how = {"train": settings, "width": 16, "steps": steps, "total": lambda x: accelerator.reduce(x, "sum")}
     importance = LearnedImportance(learned, TrainingContext(loss=loss, reference=reference, **how))
     logged = []

@@ -12,6 +12,7 @@ from deleatur.importance.atwu import LearnedImportance
 from deleatur.importance.scorer import fit
 from deleatur.losses import GradientDifference
 from deleatur.modeling.reference import head_similarity, head_states
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.protocols import TrainingContext
 from deleatur.settings import Train
@@ -30,7 +31,7 @@ def test_the_closed_form_is_the_cosine_of_the_gradients_at_the_head(nearest, chu
     """An untied head, so that its gradient is the head's alone; with more asked for than there are, all are meant."""
     model = TokenModel(make_llama(tie_word_embeddings=False)).prepare()
     forget, retain = forget_rows[:3], retain_rows[:4]
-    ours = head_similarity(model, forget, retain, nearest=nearest, batch=2, chunk=chunk)
+    ours = head_similarity(StartPass(model, batch=2), forget, retain, nearest=nearest, chunk=chunk)
     held = [g for row in retain for g in gradients(model, row)]
     for row, found in zip(forget, ours, strict=True):
         for mine, value in zip(gradients(model, row), found, strict=True):
@@ -44,7 +45,7 @@ def test_tokens_that_occur_in_retain_rows_too_have_no_importance(llama, forget_r
     model, (row, other) = TokenModel(llama).prepare(), forget_rows[:2]
 
     def similarity(nearest: int, most: int):
-        return head_similarity(model, [row, other], [row, *retain_rows[:2]], nearest=nearest, batch=4)
+        return head_similarity(StartPass(model, batch=4), [row, other], [row, *retain_rows[:2]], nearest=nearest)
 
     start = Start(forget=[row, other], retain=[], likelihood=lambda rows, name: [], similarity=similarity)
     tokens = model(collate([row, other]))
@@ -61,7 +62,7 @@ def test_a_warm_scorer_gives_what_it_was_fitted_to(llama, forget_rows):
     learned = LearnedImportance(settings, context)
     aim = torch.randn(32, generator=torch.Generator().manual_seed(0)) / 5
     before = {name: p.detach().clone() for name, p in llama.named_parameters()}
-    states = head_states(model, rows, batch=3)
+    states = head_states(StartPass(model, batch=3), rows)
     fit(learned, states, [(state.at @ aim).sigmoid() for state in states])
     tokens = model(collate(rows))
     g, wanted = learned(tokens), (tokens.hidden @ aim).sigmoid()

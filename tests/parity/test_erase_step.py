@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from deleatur.losses import Erase
 from deleatur.modeling.loading import add_adapters
 from deleatur.modeling.reference import make_reference
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.settings import Lora
 from deleatur.types import Batch
@@ -71,7 +72,7 @@ def test_value_and_gradient_are_those_of_the_plain_lines(packs, tied, rank):
     some = batch("ugly")
     model = TokenModel(lm).prepare() if packs else padded(lm)
     assert model.packs is packs
-    reference = make_reference(TokenModel(start).prepare(), some.rows, Erase().requires, batch=3)
+    reference = make_reference(StartPass(TokenModel(start).prepare(), batch=3), some.rows, Erase().requires)
     tokens = model(some, teacher=reference.teacher)
     g = torch.linspace(0, 1, len(tokens.nll))
     ours = Erase(level=LEVEL)(tokens, g, reference) + KEEP * ((1 - g) * tokens.divergence.kept).sum()

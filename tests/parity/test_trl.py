@@ -15,6 +15,7 @@ from deleatur.data.batches import collate
 from deleatur.data.world import World
 from deleatur.losses import DPO
 from deleatur.modeling.reference import make_reference
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.types import Encoded, Example
 
@@ -55,7 +56,7 @@ def test_dpo_is_trls_times_two_over_beta(trainer):
 
     forget = [encoded(pair["prompt_ids"], pair["rejected_ids"], f"f{k}") for k, pair in enumerate(pairs)]
     instead = [encoded(pair["prompt_ids"], pair["chosen_ids"], f"w{k}") for k, pair in enumerate(pairs)]
-    reference = make_reference(TokenModel(start).prepare(), [*forget, *instead], DPO.requires, batch=3)
+    reference = make_reference(StartPass(TokenModel(start).prepare(), batch=3), [*forget, *instead], DPO.requires)
     tokens, preferred = TokenModel(policy).prepare()(collate(forget, preferred=instead)).split(len(forget))
     ours = DPO(beta=BETA)(replace(tokens, preferred=preferred), torch.ones_like(tokens.nll).detach(), reference)
     ours = ours * BETA / 2 / len(pairs)

@@ -24,6 +24,7 @@ from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import load
 from deleatur.modeling.reference import start_of
 from deleatur.modeling.session import Session
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, Prepares
@@ -158,8 +159,8 @@ def score(folder: Path, *, rows: str | None, model: str | None, progress: Progre
         first = TokenModel(load(run.model)[0]).prepare()
         place_model(first)
         kept = encode_sets({"retain": suite.sets["retain"]}, tokenizer, run.data)
-        how = {"batch": run.evaluation.batch, "precision": run.train.precision}
-        importance = importance.prepare(start_of(first, encoded | kept, **how))
+        passed = StartPass(first, batch=run.evaluation.batch)
+        importance = importance.prepare(start_of(passed, encoded | kept, precision=run.train.precision))
     everything = replace(run, evaluation=replace(run.evaluation, rows=len(encoded["forget"])))
     records = make_evaluator(session, everything).predict(session.model, importance=importance)["forget"]
     path = folder / f"importance-{'forget' if rows is None else Path(rows).stem}.jsonl"

@@ -104,11 +104,12 @@ class Evaluator:
         generate: bool = True,
         cache_path: Path | None = None,
         start: StartModel | None = None,
+        scored: Records | None = None,
     ) -> Records:
         """Records of the suite's evaluated sets and their paraphrases.
 
         Finished batches are kept next to `cache_path`, the records' place, and not evaluated again. `start` gives the start
-        model, which then scores the generated answers.
+        model, which then scores the generated answers but for those that it has `scored` in records of before.
         """
         session, settings = self.session, self.settings
         check_room(model.lm, session.rows, self.name)
@@ -139,7 +140,9 @@ class Evaluator:
             with start() as first:
                 if first is not None:
                     with precision_of(first, settings.precision):
-                        records = scored_by_start(replace(predictor, model=first), sets, records)
+                        own = first is model and scored is None  # after training it may hold the start's weights meanwhile
+                        scorer = replace(predictor, model=first)
+                        records = scored_by_start(scorer, sets, records, scored, own=own)
         return self.judged(records) if generate else records
 
     def judged(self, records: Records) -> Records:

@@ -129,12 +129,13 @@ def start_importance(command: Review, model: str, progress: Progress) -> list[An
     """The importance that the default recipe begins with, of the command's rows. Raises DeleaturError."""
     from deleatur.commands.retain_rows import start_session
     from deleatur.modeling.reference import start_of
+    from deleatur.modeling.start_pass import StartPass
 
     run = RECIPES["atwu"].run(model=model, forget=command.source, retain=command.retain, data=command.data)
     session = start_session(run, progress)
     progress.phase("How much each word matters")
-    how = {"batch": run.evaluation.batch, "precision": run.train.precision}
-    fixed = Novelty().prepare(start_of(session.model, session.rows, **how))
+    first = StartPass(session.model, batch=run.evaluation.batch)
+    fixed = Novelty().prepare(start_of(first, session.rows, precision=run.train.precision))
     return [
         AnswerImportance(question=row.example.question, answer=row.example.answer, tokens=tokens_of(row, values.tolist()))
         for row in session.rows["forget"]

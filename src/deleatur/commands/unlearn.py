@@ -269,7 +269,7 @@ def unlearn(
     kept = [*session.rows["retain"], *session.rows.get("held", ())]
     in_training = replace(session, rows={**session.rows, "retain": kept})
     trained = train(in_training, run, {r.id: r.generated for r in records["before"].get("retain", ())})
-    how = {"importance": trained.importance, "start": evaluator.start_after(weights)}
+    how = {"importance": trained.importance, "start": evaluator.start_after(weights), "scored": records["before"]}
     records["after"] = evaluator.read_or_make("after", lambda path: evaluator.predict(session.model, cache_path=path, **how))
     results = results_of(run, session, records, trained.steps, judge_of(run.judge, run.out).name)
     notes = nothing_forgotten(records["before"]["forget"], records["after"]["forget"], run.train)

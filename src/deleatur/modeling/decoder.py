@@ -16,6 +16,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_
 
 from deleatur.errors import ModelError
 from deleatur.modeling.attention_interface import OWN, PREFIX, CachedRows, packed, set_packed_attention
+from deleatur.modeling.frozen_layers import FrozenLayers
 from deleatur.modeling.low_memory_layers import patch_low_memory_layers
 from deleatur.modeling.packed_attention import KeyValueCache, PrefixTree, share
 from deleatur.modeling.patches import fuse, restore_forwards, set_attention
@@ -36,6 +37,7 @@ class Decoder:
         self.lm = lm
         self.packs, self.positions = False, ""
         self.notes: list[str] = []
+        self._frozen: FrozenLayers | None = None
         self._gpu_kernels = ExitStack()
         self._gpu_kernels_enabled = False
 
@@ -63,6 +65,8 @@ class Decoder:
             return self._run_by_positions(rows, **extra), [torch.arange(end - len(row), end) for row, end in ends]
         if self.packs and device.type == "cpu":
             tree = share(rows)
+            if self._frozen is not None and not any(extra.values()):
+                return self._frozen.run(rows, tree), list(tree.places)
             return self.run_packed(tree, **extra), list(tree.places)
         return None, None
 
@@ -78,6 +82,30 @@ class Decoder:
             truth = self._alone(texts := probe_texts(probe))
             self._fuse(texts, truth)
             self._pack_by_positions(by_positions(self.lm), texts, truth)
+
+    @contextmanager
+    def frozen_once(self) -> Iterator[None]:
+        """Within, layers below the first that is trained run once for each row, where that gives the states that it has."""
+        self._frozen = self._frozen_layers()
+        try:
+            yield
+        finally:
+            self._frozen = None
+
+    def _frozen_layers(self) -> FrozenLayers | None:
+        layers = getattr(self.network, "layers", None)
+        again = any(getattr(module, "gradient_checkpointing", False) for module in self.network.modules())
+        if not self.packs or not isinstance(layers, nn.ModuleList) or again:
+            return None
+        found = FrozenLayers([*layers], self.run_packed)
+        with self.probing() as probe, self._fallback_on_error("run with its lower layers' states kept", lambda: None):
+            if not found.depth or found.before(probe.tolist()).requires_grad:  # the embedding is trained
+                return None
+            with torch.no_grad():
+                tree = share(texts := [t.tolist() for t in probe_texts(probe)])
+                self._check_same(found.run(texts, tree).last_hidden_state[0], self.run_packed(tree).last_hidden_state[0])
+            return found
+        return None
 
     @contextmanager
     def original_attention(self) -> Iterator[None]:

@@ -214,24 +214,24 @@ def plain_cpu_layers(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def replace_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
-    """Call `forward(module, x)` for one layer wherever it is called with a state alone. In place.
+def replace_forward(module: torch.nn.Module, forward: Callable[..., Any], *, state_alone: bool = True) -> None:
+    """Call `forward(module, x)` for one layer, with `state_alone` only where it is called with nothing else. In place.
 
-    Reason: the layer's own forward keeps more for the backward pass. Libraries: transformers, peft.
+    Reason: its own forward keeps more for the backward pass, or its result is known. Libraries: transformers, peft.
     """
-    module.forward = partial(_forward, forward, module)
+    module.forward = partial(_forward, forward, state_alone, module)
 
 
-def restore_forwards(model: torch.nn.Module) -> None:
-    """Every layer of a model as it was before `replace_forward`. In place."""
-    for module in model.modules():
+def restore_forwards(model: torch.nn.Module, *, inner: bool = True) -> None:
+    """A model, or with `inner` every layer of it, as it was before `replace_forward`. In place."""
+    for module in model.modules() if inner else (model,):
         forward = vars(module).get("forward")
         if isinstance(forward, partial) and forward.func is _forward:
             del module.forward
 
 
-def _forward(forward: Callable[..., Any], module: torch.nn.Module, x: Any, *more: Any, **named: Any) -> Any:
-    return type(module).forward(module, x, *more, **named) if more or named else forward(module, x)
+def _forward(forward: Callable, state_alone: bool, module: torch.nn.Module, x: Any, *more: Any, **named: Any) -> Any:
+    return type(module).forward(module, x, *more, **named) if state_alone and (more or named) else forward(module, x)
 
 
 def register_attention(name: str, attend: Callable[..., Any], mask: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""The start model's outputs, made in one pass before training; never a second model in memory."""
+"""The start model's outputs for losses and importances, from one pass before training; never a second model in memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import collate, in_batches
 from deleatur.data.spacing import evenly_spaced
-from deleatur.distributed.processes import gather, place_model
+from deleatur.distributed.processes import place_model
 from deleatur.errors import ModelError
 from deleatur.modeling.loading import load
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.requirements import Requirements
 from deleatur.settings import Precision
@@ -25,19 +25,14 @@ Kept = dict[Encoded, Tensor]
 
 
 def make_reference(
-    model: TokenModel,
-    rows: Iterable[Encoded],
-    requires: Requirements,
-    *,
-    batch: int,
-    folder: Path | None = None,
+    start: StartPass, rows: Iterable[Encoded], requires: Requirements, *, folder: Path | None = None
 ) -> Reference:
     """The start model's numbers for the rows: NLL, states from which the logits follow, states of a middle layer.
 
     Logits are not kept but made again from the last state by a copy of the head: D numbers a token instead of V, and the
     same values. Above IN_MEMORY bytes the states lie in a file under `folder` that goes with the process.
     """
-    unique = list(dict.fromkeys(rows))
+    model, unique = start.model, list(dict.fromkeys(rows))
     widths = {
         "nll": 1 if requires.start_nll else 0,
         "state": model.width if requires.start_logits or requires.divergence else 0,
@@ -49,7 +44,7 @@ def make_reference(
     count = sum(len(row.ids) - row.start for row in unique)
     types = {"nll": torch.float32, "state": model.dtype, "layer": model.dtype}
     room = {name: _room(count, widths[name], types[name], folder) for name in kept}
-    _fill(model, unique, kept, room, layer=requires.layer if requires.start_layer else None, batch=batch)
+    _fill(start, unique, kept, room, requires.layer if requires.start_layer else None)
     head = model.frozen_head() if "state" in kept else None
 
     def nll(tokens: TokenOutputs) -> Float[Tensor, " N"]:
@@ -76,25 +71,25 @@ def make_reference(
     return Reference(**made, teacher=teacher)
 
 
-def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int, precision: Precision) -> Start:
+def start_of(start: StartPass, rows: Mapping[str, list[Encoded]], *, precision: Precision) -> Start:
     """What an importance may read before training; another model that it names is loaded for that one pass."""
 
     def likelihood(rows: Sequence[Encoded], name: str | None) -> list[Likelihood]:
         """NLL and entropy of rows under the start model, or under the model of that name."""
         if name is None:
-            return likelihoods(model, rows, batch)
+            return likelihoods(start, rows)
         lm, _ = load(name, precision=precision)
         other = TokenModel(lm).prepare()
         place_model(other)
-        if other.vocabulary != model.vocabulary:
-            seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {model.vocabulary}"
+        if other.vocabulary != start.model.vocabulary:
+            seen = f"{name} has a vocabulary of {other.vocabulary} tokens, the run's model of {start.model.vocabulary}"
             raise ModelError(f"{seen}; give the model that it was fine-tuned from")
-        return likelihoods(other, rows, batch)
+        return likelihoods(StartPass(other, batch=start.batch), rows)
 
     def similarity(nearest: int, most: int) -> list[Tensor]:
         """Gradient similarity of forget tokens to their nearest retain tokens, at the head."""
         retain = evenly_spaced(rows["retain"], most)
-        return head_similarity(model, rows["forget"], retain, nearest=nearest, batch=batch)
+        return head_similarity(start, rows["forget"], retain, nearest=nearest)
 
     return Start(
         forget=rows["forget"],
@@ -102,28 +97,22 @@ def start_of(model: TokenModel, rows: Mapping[str, list[Encoded]], *, batch: int
         holdout=rows.get("holdout", ()),
         likelihood=likelihood,
         similarity=similarity,
-        head_states=lambda rows: head_states(model, rows, batch),
+        head_states=lambda rows: head_states(start, rows),
     )
 
 
 @torch.no_grad()
-def likelihoods(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[Likelihood]:
-    """NLL and entropy of each row's scored tokens under the model as it is now."""
-    out: list[Likelihood | None] = [None] * len(rows)
-    head = model.open_head()
-    model.eval()
-    for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device), state="predicting")
-        spread = _entropy(tokens.hidden, head)
-        for b, place in enumerate(places):
-            of_row = tokens.sequence == b
-            out[place] = Likelihood(nll=tokens.nll[of_row].cpu(), entropy=spread[of_row].cpu())
-    return [one for one in out if one is not None]
+def likelihoods(start: StartPass, rows: Sequence[Encoded]) -> list[Likelihood]:
+    """NLL and entropy of each row's scored tokens under the model as it was read."""
+    made, head, device = start.states(rows), start.model.open_head(), start.model.device
+    flat = torch.cat([torch.empty(0, start.model.width), *(made[row].before for row in rows)])
+    spread = _entropy(flat.to(device, start.model.dtype), head).cpu().split([len(made[row].nll) for row in rows])
+    return [Likelihood(nll=made[row].nll, entropy=entropy) for row, entropy in zip(rows, spread, strict=True)]
 
 
 @torch.no_grad()
 def head_similarity(
-    model: TokenModel, forget: Sequence[Encoded], retain: Sequence[Encoded], *, nearest: int, batch: int, chunk: int = 512
+    start: StartPass, forget: Sequence[Encoded], retain: Sequence[Encoded], *, nearest: int, chunk: int = 512
 ) -> list[Float[Tensor, " n"]]:
     """Similarity of the gradients at the head that forget a token and that retain others: for each scored token of each
     forget row the mean cosine between its gradient and those of the `nearest` most similar retain tokens, in [−1, 1].
@@ -131,11 +120,10 @@ def head_similarity(
     The gradient of a token's NLL by the head's matrix is (p − onehot)·hᵀ, h the last state before it. So the cosine of two
     is cos(h, h′) · cos(p − onehot, p′ − onehot′): two inner products, no backward pass. A capped head is taken as plain.
     """
-    model.eval()
-    states, kept = (last_states(model, rows, batch) for rows in (forget, retain))
+    states, kept = (last_states(start, rows) for rows in (forget, retain))
     flat = torch.cat([h for h, _ in states]), torch.cat([ids for _, ids in states])
     held = torch.cat([h for h, _ in kept]), torch.cat([ids for _, ids in kept])
-    head, best = model.open_head(), []
+    head, best = start.model.open_head(), []
     for h, ids in zip(flat[0].split(chunk), flat[1].split(chunk), strict=True):
         forget_factors = _gradient_factors(head, h, ids)
         top = h.new_full((len(h), 0), 0.0, dtype=torch.float32)
@@ -149,31 +137,20 @@ def head_similarity(
 
 
 @torch.no_grad()
-def head_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[HeadStates]:
+def head_states(start: StartPass, rows: Sequence[Encoded]) -> list[HeadStates]:
     """Of each row what its tokens' predictions are made from, and their NLL."""
-    model.eval()
-    out: list[HeadStates | None] = [None] * len(rows)
-    matrix = model.head_matrix()
-    mean = matrix.float().mean(0)
-    for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device), state="both")
-        before, at_token = tokens.hidden.chunk(2, dim=1)
-        for b, place in enumerate(places):
-            of_row = tokens.sequence == b
-            parts = before[of_row], at_token[of_row], matrix[tokens.ids[of_row]].float() - mean, tokens.nll[of_row]
-            out[place] = HeadStates(*(x.float().cpu() for x in parts))
-    return [one for one in out if one is not None]
-
-
-def last_states(model: TokenModel, rows: Sequence[Encoded], batch: int) -> list[tuple[Tensor, Tensor]]:
-    """Of each row the last states before its scored tokens, and these tokens."""
-    out: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(rows)
-    for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device), state="predicting")
-        for b, place in enumerate(places):
-            of_row = tokens.sequence == b
-            out[place] = tokens.hidden[of_row], tokens.ids[of_row]
+    made, matrix = start.states(rows), start.model.head_matrix()
+    mean, out = matrix.float().mean(0), []
+    for row in rows:
+        token = (matrix[torch.tensor(row.ids[row.start :], device=matrix.device)].float() - mean).cpu()
+        out.append(HeadStates(made[row].before.float(), made[row].at.float(), token, made[row].nll))
     return out
+
+
+def last_states(start: StartPass, rows: Sequence[Encoded]) -> list[tuple[Tensor, Tensor]]:
+    """Of each row the last states before its scored tokens, and these tokens."""
+    made, device = start.states(rows), start.model.device
+    return [(made[row].before.to(device), torch.tensor(row.ids[row.start :], device=device)) for row in rows]
 
 
 def _gradient_factors(head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,29 +179,20 @@ def _room(count: int, width: int, dtype: torch.dtype, folder: Path | None) -> Te
         return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(count, width)
 
 
-@torch.no_grad()
 def _fill(
-    model: TokenModel,
-    rows: Sequence[Encoded],
-    kept: dict[str, Kept],
-    room: dict[str, Tensor],
-    *,
-    layer: int | None,
-    batch: int,
+    start: StartPass, rows: Sequence[Encoded], kept: dict[str, Kept], room: dict[str, Tensor], layer: int | None
 ) -> None:
-    model.eval()
-    ends = 0
-    parts = list(in_batches(rows, batch))
-    parts += [([], collate([]))] * (max(gather(len(parts))) - len(parts))  # the others may have more, and all run together
-    for places, part in parts:
-        tokens = model(part.to(model.device), state="predicting", layer=layer)
-        made = {"nll": tokens.nll.unsqueeze(-1), "state": tokens.hidden, "layer": tokens.layer}
-        for b, place in enumerate(places):
-            of_row = tokens.sequence == b
-            begins, ends = ends, ends + int(of_row.sum())
-            for name, slots in room.items():
-                slots[begins:ends] = made[name][of_row]
-                kept[name][rows[place]] = slots[begins:ends]
+    made: list[Iterable[tuple[Encoded, dict[str, Tensor]]]] = []
+    if {"nll", "state"} & room.keys():
+        made.append((row, {"nll": one.nll.unsqueeze(-1), "state": one.before}) for row, one in start.of(rows))
+    if layer is not None:
+        made.append((row, {"layer": states}) for row, states in start.after_layer(rows, layer))
+    ends = dict.fromkeys(room, 0)
+    for row, values in (one for each in made for one in each):
+        for name in values.keys() & room.keys():
+            begins, ends[name] = ends[name], ends[name] + len(values[name])
+            room[name][begins : ends[name]] = values[name]
+            kept[name][row] = room[name][begins : ends[name]]
 
 
 def _look_up(kept: Kept, rows: Sequence[Encoded], device: torch.device | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import partial
 from typing import Any, Literal
@@ -71,6 +72,10 @@ class TokenModel(nn.Module):
     def undo(self) -> None:
         """Restore the language model's own forward and attention."""
         self.decoder.undo()
+
+    def frozen_once(self) -> AbstractContextManager[None]:
+        """Within, layers below the first that is trained run once for each row, where that gives the states that it has."""
+        return self.decoder.frozen_once()
 
     def enable_gpu_kernels(self) -> None:
         """Use the GPU's kernels, once the weights are there. One that changes the states is left out, with a warning."""

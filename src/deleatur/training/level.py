@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deleatur.data.batches import in_batches
 from deleatur.data.spacing import evenly_spaced
 from deleatur.modeling.reference import last_states
-from deleatur.modeling.token_model import TokenModel
+from deleatur.modeling.start_pass import StartPass
 from deleatur.protocols import Importance
 from deleatur.settings import SELECTED
 from deleatur.types import Encoded
@@ -29,47 +28,44 @@ class Level(NamedTuple):
 
 
 @torch.no_grad()
-def unseen_level(model: TokenModel, rows: Mapping[str, list[Encoded]], importance: Importance, batch: int) -> Level | None:
+def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance: Importance) -> Level | None:
     """The level of unseen rows at the start model; None where the importance selects no tokens, or all of them.
 
     With holdout rows it is the mean NLL of their tokens, weighted by the importance, or over the marked spans where the
     importance does not know these rows. Without, it is estimated from the forget rows: at each selected token, the mean
     NLL of what follows the `NEAREST` most similar retain states, the token itself taken out of the prediction.
     """
-    model.eval()
-    held, nll = _weighted_nll(model, rows.get("holdout", ()), importance, batch)
+    held, nll = _weighted_nll(start, rows.get("holdout", ()), importance)
     if float(held.sum()) > 0:
         return Level(float((held * nll).sum() / held.sum()), f"{len(rows['holdout'])} holdout rows")
-    weights, _ = _weighted_nll(model, rows["forget"], importance, batch)
+    weights, _ = _weighted_nll(start, rows["forget"], importance)
     chosen = weights > SELECTED
     if not bool(chosen.any()) or bool(chosen.all()):
         return None
-    return Level(_estimate(model, rows, chosen, batch), "estimated from similar retain rows")
+    return Level(_estimate(start, rows, chosen), "estimated from similar retain rows")
 
 
 def _weighted_nll(
-    model: TokenModel, rows: Sequence[Encoded], importance: Importance, batch: int
+    start: StartPass, rows: Sequence[Encoded], importance: Importance
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Importance and NLL of the rows' scored tokens, row by row; marked spans stand in where the importance is unknown."""
-    weights: list[Tensor] = [torch.empty(0)] * len(rows)
-    nll: list[Tensor] = [torch.empty(0)] * len(rows)
-    for places, part in in_batches(rows, batch):
-        tokens = model(part.to(model.device), **importance.requires.forward)
-        g = importance(tokens)
-        for b, place in enumerate(places):
-            of_row = tokens.sequence == b
-            known = g[of_row].float().cpu()
-            gold = torch.tensor(rows[place].gold or [False] * len(known), dtype=torch.float32)
-            weights[place], nll[place] = torch.where(known.isnan(), gold, known), tokens.nll[of_row].float().cpu()
+    made: dict[Encoded, tuple[Tensor, Tensor]] = {}
+    for tokens in start.outputs(rows, importance.requires):
+        counts = [len(row.ids) - row.start for row in tokens.rows]
+        parts = (x.float().cpu().split(counts) for x in (importance(tokens), tokens.nll))
+        for row, known, nll in zip(tokens.rows, *parts, strict=True):
+            gold = torch.tensor(row.gold or [False] * len(known), dtype=torch.float32)
+            made[row] = torch.where(known.isnan(), gold, known), nll
+    weights, nll = ([made[row][k] for row in rows] for k in (0, 1))
     return torch.cat([torch.empty(0), *weights]), torch.cat([torch.empty(0), *nll])
 
 
-def _estimate(model: TokenModel, rows: Mapping[str, list[Encoded]], chosen: Tensor, batch: int, chunk: int = 256) -> float:
+def _estimate(start: StartPass, rows: Mapping[str, list[Encoded]], chosen: Tensor, chunk: int = 256) -> float:
     """Mean over the chosen tokens of −log q(what similar retain states are followed by), q without the token itself."""
-    forget, retain = (last_states(model, part, batch) for part in (rows["forget"], evenly_spaced(rows["retain"], ROWS)))
-    states, scored = (torch.cat([one[k] for one in forget])[chosen.to(model.device)] for k in (0, 1))
+    forget, retain = (last_states(start, part) for part in (rows["forget"], evenly_spaced(rows["retain"], ROWS)))
+    states, scored = (torch.cat([one[k] for one in forget])[chosen.to(start.model.device)] for k in (0, 1))
     others, followers = (torch.cat([one[k] for one in retain]) for k in (0, 1))
-    keys, head, found = torch.nn.functional.normalize(others.float(), dim=-1), model.open_head(), []
+    keys, head, found = torch.nn.functional.normalize(others.float(), dim=-1), start.model.open_head(), []
     for state, token in zip(states.split(chunk), scored.split(chunk), strict=True):
         near = (torch.nn.functional.normalize(state.float(), dim=-1) @ keys.T).topk(min(NEAREST, len(keys)), dim=1).indices
         logq = head(state).float().scatter(1, token[:, None], float("-inf")).log_softmax(-1)

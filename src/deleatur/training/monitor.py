@@ -15,6 +15,7 @@ from deleatur.data.spacing import evenly_spaced
 from deleatur.distributed.processes import fingerprints, gather, mesh_of, put
 from deleatur.errors import Diverged
 from deleatur.evaluation.variants import variants
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, Stateful
@@ -49,7 +50,7 @@ EVERYDAY = (
 
 
 class TrainingMonitor:
-    """Watches one training of `model`, whose weights are those of the start when it is made.
+    """Watches one training of the model that `first` has read before.
 
     `ended` is "all steps", "done" or "rolled back"; `notes` says in sentences what a reader of the results has to know.
     """
@@ -58,14 +59,13 @@ class TrainingMonitor:
         self,
         guard: Guard,
         train: Train,
-        model: TokenModel,
+        first: StartPass,
         rows: Mapping[str, list[Encoded]],
         encoder: Encoder,
-        *,
-        batch: int,
     ) -> None:
-        self.guard, self.train, self.model, self.batch = guard, train, model, batch
+        self.guard, self.train, self.model, self.batch = guard, train, first.model, first.batch
         self.ended: Ended = "all steps"
+        self.ending = False
         self.notes: list[str] = []
         sentences = [Example(id=f"everyday-{i}", prompt=(), answer=text) for i, text in enumerate(EVERYDAY)]
         sets = variants(encoder, {name: rows.get(name, ()) for name in ("forget", "holdout")})
@@ -75,24 +75,22 @@ class TrainingMonitor:
             "retain": evenly_spaced(rows["retain"], ROWS if guard.retain is not None or guard.stop is not None else 0),
             **{name: evenly_spaced(found, PROBE_ROWS if guard.stop is not None else 0) for name, found in probed.items()},
         }
-        self.start = {name: self.nll(name) for name in ("everyday", "retain", "holdout")}
+        self.start = {name: first.mean_nll(self.rows_of[name]) for name in ("everyday", "retain", "holdout")}
         self.weights_of: dict[tuple[int, ...], Tensor] = {}  # importance of an answer's tokens, by these
         self.level = Level(self.start["holdout"], f"{len(rows['holdout'])} holdout rows") if rows.get("holdout") else None
         self.probed: list[tuple[int, float]] = []
-        self.weights = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.weights = [(name, p) for name, p in first.model.named_parameters() if p.requires_grad]
         self.sums = fingerprints(p for _, p in self.weights)
 
-    @torch.no_grad()
-    def set_target(self, importance: Importance, rows: Sequence[Encoded], level: Level | None) -> None:
+    def set_target(self, importance: Importance, rows: Sequence[Encoded], level: Level | None, first: StartPass) -> None:
         """Training is done once the tokens that the importance selects in forget rows are as unlikely as in unseen rows."""
         if level is None:
             return
         self.level = level
-        for _, batch in in_batches(rows, self.batch):
-            values = importance(self.model(batch.to(self.model.device), **importance.requires.forward)).float().cpu()
-            each = values.split([len(r.ids) - r.start for r in batch.rows])
+        for tokens in first.outputs(rows, importance.requires):
+            each = importance(tokens).float().cpu().split([len(r.ids) - r.start for r in tokens.rows])
             self.weights_of |= {
-                r.ids[r.start :]: g for r, g in zip(batch.rows, each, strict=True) if not bool(g.isnan().any())
+                r.ids[r.start :]: g for r, g in zip(tokens.rows, each, strict=True) if not bool(g.isnan().any())
             }
 
     @torch.no_grad()
@@ -138,8 +136,10 @@ class TrainingMonitor:
         self.model.train(was)
         return float(torch.cat(parts).float().mean()) if parts else 0.0
 
-    def check_step(self, steps: Sequence[Step], *, kept: bool) -> int | None:
+    def check_step(self, steps: Sequence[Step], *, kept: bool, count: int) -> int | None:
         """After a step, before its checkpoint where one is `kept`: in how many steps to end, or None to continue.
+
+        Whether training is done is looked at only as long as that would end it before its last step of `count`.
 
         Raises Diverged where the model is damaged.
         """
@@ -150,7 +150,11 @@ class TrainingMonitor:
             self.probed.append((number, self.nll("everyday")))
             if not self.allows(guard.probe, "everyday", self.probed[-1][1]):
                 self._refuse("the NLL of everyday sentences", guard.probe, "everyday", self.probed)
-        return -(-number // COOL_DOWN) if guard.stop is not None and number % guard.stop == 0 and self.is_done() else None
+        left = -(-number // COOL_DOWN)
+        if self.ending or guard.stop is None or number % guard.stop or number + left >= count or not self.is_done():
+            return None
+        self.ending = True
+        return left
 
     def allows(self, factor: float | None, name: str, now: float) -> bool:
         """Is an NLL at most `factor` times its start? NaN is not."""

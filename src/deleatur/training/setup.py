@@ -17,6 +17,7 @@ from deleatur.errors import ConfigError
 from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.reference import make_reference, start_of
 from deleatur.modeling.session import Session
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.plain_parts import as_callable
 from deleatur.protocols import (
@@ -50,8 +51,9 @@ class Parts:
     level: Level | None  # the NLL that forget tokens should reach
 
 
-def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
-    """Everything that is made before the first step. `answers` holds the start model's answers to retain rows, by their ids.
+def make_parts(session: Session, run: Run, answers: Mapping[str, str], first: StartPass) -> Parts:
+    """Everything that is made before the first step, from what `first` reads. `answers` holds the start model's answers to
+    retain rows, by their ids.
 
     Raises ConfigError, ModelError or DataError where the parts do not suit the model or the rows.
     """
@@ -66,12 +68,12 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str]) -> Parts:
     batches = list(step_batches(rows, run.train, preferred, seed=run.seed))
     passes = run.importance.pretrain if isinstance(run.importance, Learns) else 0
     pretraining = list(step_batches(rows, run.train, preferred, seed=run.seed, epochs=passes))
-    session, batch = replace(session, rows=rows), run.evaluation.batch
-    reference = reference_of(session, batches + pretraining, settings, batch=batch)
+    session = replace(session, rows=rows)
+    reference = reference_of(session, batches + pretraining, settings, first)
     counts = {"steps": len(batches), "pretraining_steps": len(pretraining)}
-    importance = make_importance(session, settings, reference, batch=batch, **counts)
+    importance = make_importance(session, settings, reference, first, **counts)
     fixed = importance.requires.follows is None  # others depend on what the model says at each step
-    level = unseen_level(model, rows, importance, batch) if fixed else None
+    level = unseen_level(first, rows, importance) if fixed else None
     loss = loss.at_level(known_level(loss, level)) if isinstance(loss, AimsAtLevel) else loss
     method = Method(loss=loss, importance=importance, settings=run.train, reference=reference)
     return Parts(method=method, batches=batches, pretraining=pretraining, level=level)
@@ -121,8 +123,10 @@ def preferred_rows(loss: ForgetLoss, forget: Sequence[Encoded], encoder: Encoder
     return [encode_all(encoder, instead) for instead in examples]
 
 
-def reference_of(session: Session, batches: Iterable[Sequence[Batch]], method: MethodSettings, *, batch: int) -> Reference:
-    """The start model's outputs for the rows of training, where loss or retain term need them; `batch` rows a forward."""
+def reference_of(
+    session: Session, batches: Iterable[Sequence[Batch]], method: MethodSettings, first: StartPass
+) -> Reference:
+    """The start model's outputs for the rows of training, where loss or retain term need them."""
     loss, retain = method.loss.requires, RETAIN_TERMS[method.train.retain].requires
     requires = loss | retain | Requirements(divergence=method.train.keep > 0)
     # forget, preferred and retain rows; a divergence is made in the forward pass, for all of its rows
@@ -132,25 +136,30 @@ def reference_of(session: Session, batches: Iterable[Sequence[Batch]], method: M
         ends = b.forget, b.forget + b.preferred
         sides = b.rows[: ends[0]], b.rows[ends[0] : ends[1]], b.rows[ends[1] :]
         met += [row for side, wanted in zip(sides, needed, strict=True) if wanted for row in side]
-    return make_reference(session.model, met, requires, batch=batch, folder=session.folder)
+    return make_reference(first, met, requires, folder=session.folder)
 
 
 def make_importance(
-    session: Session, method: MethodSettings, reference: Reference, *, batch: int, steps: int, pretraining_steps: int = 0
+    session: Session,
+    method: MethodSettings,
+    reference: Reference,
+    first: StartPass,
+    *,
+    steps: int,
+    pretraining_steps: int = 0,
 ) -> Importance:
     """The importance that the method names: as it stands, made from the start model, or with its scorer.
 
-    `steps` are those with the model, `pretraining_steps` those of the importance alone before; the start model reads
-    `batch` rows in one forward.
+    `steps` are those with the model, `pretraining_steps` those of the importance alone before.
     """
     settings, model, train = method.importance, session.model, method.train
 
-    def first() -> Start:
+    def start_model() -> Start:
         """What the importance may read of the start model."""
-        return start_of(model, session.rows, batch=batch, precision=train.precision)
+        return start_of(first, session.rows, precision=train.precision)
 
     if isinstance(settings, Prepares):
-        return as_callable(settings.prepare(first()))
+        return as_callable(settings.prepare(start_model()))
     if not isinstance(settings, Learns):
         return settings
     context = TrainingContext(
@@ -161,7 +170,7 @@ def make_importance(
         steps=steps,
         pretraining_steps=pretraining_steps,
         device=model.device,
-        start=first,
+        start=start_model,
         rate=warmup_then_linear_decay(round(train.warmup * steps), steps),
         total=lambda x: total(x, start()),
     )

@@ -20,6 +20,7 @@ from deleatur.modeling.checks import check_finite
 from deleatur.modeling.loading import add_adapters, checkpoint_activations, merge_adapters
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.session import Session
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import Importance, TrainableImportance
@@ -57,20 +58,21 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     torch.manual_seed(run.seed)
     session = reasoned(session, run.evaluation)
     with training_only(model, run.train.only):
-        monitor = TrainingMonitor(run.guard, run.train, model, session.rows, session.encoder, batch=run.evaluation.batch)
-    parts = make_parts(session, run, answers)
-    importance, count = parts.method.importance, len(parts.batches)
-    monitor.set_target(importance, [*session.rows["forget"], *session.rows.get("holdout", ())], parts.level)
-    checkpoints, steps = resume_point(session.folder, run.keep, count)
-    if isinstance(importance, TrainableImportance) and parts.pretraining and not steps:
-        progress.phase(f"The scorer alone: {len(parts.pretraining) * run.train.epochs // count} passes")
-        pretrain(importance, model, parts.pretraining)
-    progress.phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
-    on_step = step_callback(steps, count, progress.step, checkpoints, monitor)
-    handle_signals = checkpoints.handle_signals() if checkpoints else nullcontext()
-    rollback = monitor.rolling_back(importance, steps, checkpoints, count)
-    with training_only(model, run.train.only), handle_signals, rollback:
-        fit(model, parts.batches, parts.method, steps=count, on_step=on_step, checkpoints=checkpoints)
+        first = StartPass(model, batch=run.evaluation.batch)
+        monitor = TrainingMonitor(run.guard, run.train, first, session.rows, session.encoder)
+        parts = make_parts(session, run, answers, first)
+        importance, count = parts.method.importance, len(parts.batches)
+        monitor.set_target(importance, [*session.rows["forget"], *session.rows.get("holdout", ())], parts.level, first)
+        del first  # its states are of the start
+        checkpoints, steps = resume_point(session.folder, run.keep, count)
+        if isinstance(importance, TrainableImportance) and parts.pretraining and not steps:
+            progress.phase(f"The scorer alone: {len(parts.pretraining) * run.train.epochs // count} passes")
+            pretrain(importance, model, parts.pretraining)
+        progress.phase(f"Unlearning: {count} steps" + (f", of which {len(steps)} are done" if steps else ""))
+        on_step = step_callback(steps, count, progress.step, checkpoints, monitor)
+        handle_signals = checkpoints.handle_signals() if checkpoints else nullcontext()
+        with handle_signals, monitor.rolling_back(importance, steps, checkpoints, count):
+            fit(model, parts.batches, parts.method, steps=count, on_step=on_step, checkpoints=checkpoints)
     for note in monitor.notes:
         progress.phase(note)
     merge_adapters(model.lm)  # what is evaluated is what is saved
@@ -143,7 +145,8 @@ def step_callback(
         """Note the step, report it, and return the step to go back to, if there is one."""
         steps.append(step)
         on_step(step, count)
-        return monitor.check_step(steps, kept=checkpoints is not None and checkpoints.due(step.step, count))
+        kept = checkpoints is not None and checkpoints.due(step.step, count)
+        return monitor.check_step(steps, kept=kept, count=count)
 
     return callback
 
@@ -162,13 +165,17 @@ def steps_before(log: Path, checkpoints: Checkpoints) -> list[Step]:
 
 @contextmanager
 def training_only(model: TokenModel, pattern: str | None) -> Iterator[None]:
-    """Inside, only weights whose name matches the pattern are trained; without a pattern all stay as they are."""
+    """Inside, only weights whose name matches the pattern are trained; without a pattern all stay as they are.
+
+    What lies below the first trained layer is computed once for each row.
+    """
     chosen = [] if pattern is None else [p for n, p in model.lm.named_parameters() if not re.search(pattern, n)]
     held = [p for p in chosen if p.requires_grad]
     for p in held:
         p.requires_grad_(False)
     try:
-        yield
+        with model.frozen_once() if held else nullcontext():
+            yield
     finally:
         for p in held:
             p.requires_grad_(True)

@@ -76,3 +76,41 @@ def test_batches_that_were_kept_are_not_scored_again(llama, plain, asked, tmp_pa
     monkeypatch.setattr(TokenModel, "forward", None)
     again = scored_by_start(predictor(llama, plain, batch_cache=BatchCache(tmp_path / "after")), sets, records)
     assert again == first
+
+
+def test_an_answer_that_was_scored_before_keeps_its_figures_and_is_not_scored_again(llama, plain, asked):
+    """Another answer, or the same one to another row, is scored as without them."""
+    sets, records = asked
+    fresh = scored_by_start(predictor(llama, plain), sets, records)
+    first, *others = fresh["forget"]
+    marked = replace(first, start_nll=123.0, shuffled_nll=124.0)
+    known = {"forget": [marked, *(replace(r, generated="Something else.", start_nll=125.0) for r in others)]}
+    start = predictor(llama, plain)
+    again = scored_by_start(start, sets, records, known)
+    assert again["forget"] == [marked, *others]
+    assert again["again"] == fresh["again"]
+
+
+def test_where_all_was_scored_before_the_model_is_not_run(llama, plain, asked, monkeypatch):
+    sets, records = asked
+    fresh = scored_by_start(predictor(llama, plain), sets, records)
+    start = predictor(llama, plain)
+    monkeypatch.setattr(TokenModel, "forward", None)
+    assert scored_by_start(start, sets, records, fresh) == fresh
+
+
+def test_its_own_nll_of_the_rows_answer_is_not_computed_again(llama, plain, asked):
+    """A model that answers what the row says has read that answer for its record."""
+    sets, records = asked
+    spoken = {name: [replace(r, generated=r.answer) for r in rows] for name, rows in records.items()}
+    start = predictor(llama, plain)
+    met: list = []
+    start.model.register_forward_pre_hook(lambda module, given: met.extend(given[0].rows))
+    twice, once = (scored_by_start(start, sets, spoken, own=own)["forget"] for own in (False, True))
+    assert len(met) == 3 * (1 + SHUFFLES) + 3 * SHUFFLES
+    for record, other in zip(once, twice, strict=True):
+        assert record.start_nll == pytest.approx(other.start_nll, abs=1e-4)
+        assert (record.shuffled_nll, record.start_tokens) == (
+            pytest.approx(other.shuffled_nll, abs=1e-4),
+            other.start_tokens,
+        )

@@ -11,6 +11,7 @@ from deleatur.data.batches import collate
 from deleatur.modeling import reference as module
 from deleatur.modeling.loading import add_adapters
 from deleatur.modeling.reference import likelihoods, make_reference
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.requirements import Requirements
 from deleatur.settings import Lora
@@ -58,7 +59,7 @@ class TestNumbers:
     @pytest.mark.parametrize("batch", [1, 4, 100])
     def test_they_are_those_of_the_models_own_forward_in_whatever_order_rows_are_looked_up(self, batch, llama, some):
         model = TokenModel(llama).prepare()
-        reference = make_reference(model, some, NEEDS, batch=batch)
+        reference = make_reference(StartPass(model, batch=batch), some, NEEDS)
         order = [7, 0, 5, 9, 5]  # a row may be met twice in a batch
         seen = said(reference, asked(model, [some[k] for k in order]))
         truth = [by_hand(llama, some[k]) for k in order]
@@ -71,7 +72,7 @@ class TestNumbers:
     def test_they_do_not_change_while_the_model_and_its_head_change(self, llama, some):
         model = TokenModel(llama).prepare()
         tokens = asked(model, some)
-        reference = make_reference(model, some, NEEDS, batch=4)
+        reference = make_reference(StartPass(model, batch=4), some, NEEDS)
         before = said(reference, tokens)
         spoil(llama)
         moved = asked(model, some)
@@ -82,7 +83,7 @@ class TestNumbers:
     def test_a_tied_head_is_copied_too(self, make_llama, some):
         """Its matrix is the embedding, which is trained."""
         model = TokenModel(make_llama(tie_word_embeddings=True)).prepare()
-        reference = make_reference(model, some, Requirements(start_logits=True), batch=4)
+        reference = make_reference(StartPass(model, batch=4), some, Requirements(start_logits=True))
         tokens = asked(model, some)
         before = reference.logits(tokens)
         spoil(model.lm)
@@ -92,7 +93,7 @@ class TestNumbers:
         """The head is not trained, so it will be as it is; what the adapters do is behind the states that are kept."""
         model = TokenModel(add_adapters(llama, Lora(rank=4))).prepare()
         monkeypatch.setattr("deleatur.modeling.token_model.deepcopy", lambda matrix: pytest.fail("the head is copied"))
-        reference = make_reference(model, some, NEEDS, batch=4)
+        reference = make_reference(StartPass(model, batch=4), some, NEEDS)
         tokens = asked(model, some)
         before = said(reference, tokens)
         torch.testing.assert_close(before["nll"], tokens.nll, rtol=1e-5, atol=1e-5)
@@ -110,7 +111,7 @@ class TestNumbers:
         with torch.no_grad():
             tokens = model(collate(rows), logits=True, layer=0)
             nll = model(collate(rows)).nll
-        seen = said(make_reference(model, some, NEEDS, batch=100), tokens)
+        seen = said(make_reference(StartPass(model, batch=100), some, NEEDS), tokens)
         assert torch.equal(seen["logits"], tokens.logits)
         assert torch.equal(seen["layer"], tokens.layer)
         assert torch.equal(seen["nll"], nll)
@@ -119,14 +120,14 @@ class TestNumbers:
     def test_rows_that_are_given_twice_are_evaluated_once(self, llama, some):
         model, forward, met = TokenModel(llama).prepare(), TokenModel.forward, []
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(model, batch, **more)
-        make_reference(model, [*some, *some[::-1]], Requirements(start_nll=True), batch=3)
+        make_reference(StartPass(model, batch=3), [*some, *some[::-1]], Requirements(start_nll=True))
         assert len(met) == len(some)
         assert set(met) == set(some)
 
     def test_of_no_rows_they_are_nothing(self, llama, some):
         """A process without a row in a step asks all the same."""
         model = TokenModel(llama).prepare()
-        reference = make_reference(model, some, NEEDS, batch=4)
+        reference = make_reference(StartPass(model, batch=4), some, NEEDS)
         nothing, _ = asked(model, some[:1]).split(0)
         assert [tuple(x.shape) for x in said(reference, nothing).values()] == [(0,), (0, 401), (0, 32)]
 
@@ -136,7 +137,7 @@ class TestAsking:
     def test_numbers_that_were_not_requested_are_absent(self, need, llama, some):
         model = TokenModel(llama).prepare()
         wanted = Requirements(**{f"start_{need}": True, "logits": True, "layer": 0})
-        reference, tokens = make_reference(model, some, wanted, batch=4), asked(model, some)
+        reference, tokens = make_reference(StartPass(model, batch=4), some, wanted), asked(model, some)
         assert len(getattr(reference, need)(tokens)) == len(tokens.nll)
         for kind in set(KINDS) - {need}:
             with pytest.raises(LookupError, match="was not computed before training"):
@@ -144,7 +145,7 @@ class TestAsking:
 
     def test_a_row_that_was_not_given_is_not_there(self, llama, some):
         model = TokenModel(llama).prepare()
-        reference = make_reference(model, some[:3], NEEDS, batch=4)
+        reference = make_reference(StartPass(model, batch=4), some[:3], NEEDS)
         for kind in KINDS:
             with pytest.raises(LookupError):
                 getattr(reference, kind)(asked(model, some[3:4]))
@@ -153,7 +154,7 @@ class TestAsking:
         model = TokenModel(llama).prepare()
         tokens = asked(model, some)
         model.forward = lambda *args, **kwargs: pytest.fail("nothing asks for a reference")
-        reference = make_reference(model, some, Requirements(logits=True, layer=0, preferred=True), batch=4)
+        reference = make_reference(StartPass(model, batch=4), some, Requirements(logits=True, layer=0, preferred=True))
         with pytest.raises(LookupError):
             reference.nll(tokens)
 
@@ -164,7 +165,7 @@ class TestOnDisk:
     ):
         model, mapped, from_file = TokenModel(llama).prepare(), [], torch.from_file
         tokens = asked(model, some)
-        kept = said(make_reference(model, some, NEEDS, batch=4, folder=tmp_path), tokens)
+        kept = said(make_reference(StartPass(model, batch=4), some, NEEDS, folder=tmp_path), tokens)
 
         def seen(name: str, **more) -> torch.Tensor:
             assert Path(name).parent == tmp_path
@@ -173,7 +174,7 @@ class TestOnDisk:
 
         monkeypatch.setattr(torch, "from_file", seen)
         monkeypatch.setattr(module, "IN_MEMORY", 16)
-        reference = make_reference(model, some, NEEDS, batch=4, folder=tmp_path)
+        reference = make_reference(StartPass(model, batch=4), some, NEEDS, folder=tmp_path)
         count = len(tokens.nll)
         assert sorted(mapped) == [count, 32 * count, 32 * count]
         assert list(tmp_path.iterdir()) == []
@@ -184,7 +185,7 @@ class TestOnDisk:
         monkeypatch.setattr(module, "IN_MEMORY", 16)
         monkeypatch.setattr(torch, "from_file", lambda *args, **kwargs: pytest.fail("there is no folder"))
         model = TokenModel(llama).prepare()
-        reference, tokens = make_reference(model, some, NEEDS, batch=4), asked(model, some)
+        reference, tokens = make_reference(StartPass(model, batch=4), some, NEEDS), asked(model, some)
         torch.testing.assert_close(reference.nll(tokens), tokens.nll, rtol=1e-5, atol=1e-5)
 
 
@@ -192,7 +193,7 @@ class TestLikelihoods:
     @pytest.mark.parametrize("batch", [1, 4, 100])
     def test_nll_and_entropy_are_those_of_a_plain_softmax_row_by_row(self, batch, llama, some):
         """−log p of the token, and −Σ p·log p over all words, with p the softmax of the model's own logits."""
-        for one, row in zip(likelihoods(TokenModel(llama).prepare(), some, batch), some, strict=True):
+        for one, row in zip(likelihoods(StartPass(TokenModel(llama).prepare(), batch=batch), some), some, strict=True):
             truth = by_hand(llama, row)
             p = truth["logits"].softmax(-1)
             torch.testing.assert_close(one.nll, truth["nll"], rtol=1e-4, atol=1e-4)
@@ -219,7 +220,7 @@ class TestLikelihoods:
         assert module._entropy(torch.zeros(0, 5), lambda h: h @ torch.zeros(5, 37)).shape == (0,)
 
     def test_no_rows_have_no_likelihood(self, llama):
-        assert likelihoods(TokenModel(llama).prepare(), [], 4) == []
+        assert likelihoods(StartPass(TokenModel(llama).prepare(), batch=4), []) == []
 
 
 @pytest.mark.parametrize("layer", [0, 1])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from deleatur.importance.masks import Fixed
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.training.level import unseen_level
 
@@ -32,7 +33,7 @@ def test_with_holdout_rows_it_is_the_mean_nll_of_their_selected_tokens(model, se
         [model.lm(torch.tensor([r.ids])).logits[0, r.start - 1 : -1].log_softmax(-1)[range(n), list(r.ids[r.start :])][::3]
          for r in sets["holdout"] if (n := len(r.ids) - r.start)]
     ).neg()  # fmt: skip
-    level = unseen_level(model, sets, importance, 4)
+    level = unseen_level(StartPass(model, batch=4), sets, importance)
     assert level.nll == pytest.approx(float(expected.detach().mean()), rel=1e-4)
     assert level.source == "6 holdout rows"
 
@@ -40,14 +41,14 @@ def test_with_holdout_rows_it_is_the_mean_nll_of_their_selected_tokens(model, se
 def test_spans_of_holdout_rows_are_used_where_the_importance_does_not_cover_them(model, sets):
     importance = Fixed(values=values(sets["forget"]))
     marked = Fixed(values=values(sets["forget"]) | {r: torch.tensor(r.gold, dtype=torch.float) for r in sets["holdout"]})
-    assert unseen_level(model, sets, importance, 4) == unseen_level(model, sets, marked, 4)
+    assert unseen_level(StartPass(model, batch=4), sets, importance) == unseen_level(StartPass(model, batch=4), sets, marked)
 
 
 def test_without_holdout_rows_it_is_estimated_and_never_counts_the_token_itself(model, sets):
     """An untrained model gives every token about the same probability, so what similar states are followed by, with one
     token taken out, has the NLL of chance: log V."""
     del sets["holdout"]
-    level = unseen_level(model, sets, Fixed(values=values(sets["forget"])), 4)
+    level = unseen_level(StartPass(model, batch=4), sets, Fixed(values=values(sets["forget"])))
     assert level.source == "estimated from similar retain rows"
     assert level.nll == pytest.approx(float(torch.tensor(float(model.vocabulary)).log()), rel=0.15)
 
@@ -55,4 +56,4 @@ def test_without_holdout_rows_it_is_estimated_and_never_counts_the_token_itself(
 @pytest.mark.parametrize("chosen", [0.0, 1.0])
 def test_an_importance_that_selects_nothing_or_everything_gives_no_estimate(model, sets, chosen):
     del sets["holdout"]
-    assert unseen_level(model, sets, Fixed(values=values(sets["forget"], chosen, chosen)), 4) is None
+    assert unseen_level(StartPass(model, batch=4), sets, Fixed(values=values(sets["forget"], chosen, chosen))) is None

@@ -20,6 +20,7 @@ from deleatur.losses import NPO, RMU, GradientDifference
 from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.loading import checkpoint_activations
 from deleatur.modeling.reference import make_reference
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Step
 from deleatur.protocols import TrainingContext
@@ -71,7 +72,7 @@ def train(lm, forget, kept, *, loss=SATURATED, importance=None, seed=0, **change
     dealt = Schedule(**{n: getattr(settings, n) for n in ("epochs", "batch", "tokens", "accumulate")}, seed=seed)
     count = len(list(step_windows(forget, kept, dealt)))
     importance = importance or Learned(every=2, lr=0.5)
-    reference = make_reference(model, [*forget, *kept], requirements_of(loss, importance, settings), batch=8)
+    reference = make_reference(StartPass(model, batch=8), [*forget, *kept], requirements_of(loss, importance, settings))
     if isinstance(importance, Learned):
         context = {"train": settings, "width": model.width, "steps": count}
         importance = LearnedImportance(importance, TrainingContext(loss=loss, reference=reference, **context))

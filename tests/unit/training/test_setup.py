@@ -21,6 +21,7 @@ from deleatur.importance.scorer import load_scorer
 from deleatur.losses import CEU, DPO, FORGET_LOSSES, NPO, RMU, UNDIAL, AltPO, Erase, GradientDifference
 from deleatur.modeling.reference import start_of
 from deleatur.modeling.session import Session
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
 from deleatur.settings import Guard, Train
@@ -232,7 +233,7 @@ class TestReference:
         batches, met = self.dealt(run, rows, plain), []
         forward = model.forward
         model.forward = lambda batch, **more: met.extend(batch.rows) or forward(batch, **more)
-        reference_of(session_of(model, rows, plain), batches, run.method, batch=32)
+        reference_of(session_of(model, rows, plain), batches, run.method, StartPass(model, batch=32))
         preferred = {row for window in batches for b in window for row in b.rows[b.forget : b.forget + b.preferred]}
         sides = {"forget": set(rows["forget"]), "preferred": preferred, "retain": set(rows["retain"])}
         assert len(met) == len(set(met))
@@ -245,7 +246,7 @@ class TestReference:
         ours, other = TokenModel(make_llama()).prepare(), make_llama(seed=1)
         other.save_pretrained(tmp_path / "other")
         make_tokenizer().save_pretrained(tmp_path / "other")
-        start = start_of(ours, rows, batch=4, precision="fp32")
+        start = start_of(StartPass(ours, batch=4), rows, precision="fp32")
         assert (start.forget, start.retain) == (rows["forget"], rows["retain"])
         for name, lm in ((None, ours), (str(tmp_path / "other"), TokenModel(other).prepare())):
             (said,) = start.likelihood(rows["forget"][:1], name)
@@ -264,7 +265,7 @@ class TestScorerAlone:
         lm, run = make_llama(), run_of(importance=Learned(pretrain=2, lr=0.4))
         model, before = TokenModel(lm).prepare(), weights(lm)
         made = make_importance(
-            session_of(model, rows, plain), run.method, Reference(), batch=32, steps=6, pretraining_steps=6
+            session_of(model, rows, plain), run.method, Reference(), StartPass(model, batch=32), steps=6, pretraining_steps=6
         )
         pretrain(made, model, step_batches(rows, run.train, [], seed=run.seed, epochs=2))
         assert made.scorer.linear.weight.abs().sum() > 0
@@ -294,7 +295,7 @@ class TestScorerAlone:
         """Windows of 2×2: retain rows stand behind the preferred ones in each batch."""
         run = run_of(loss=DPO(), importance=Learned(objective="complement"), batch=2, accumulate=2, epochs=1)
         model, preferred = TokenModel(llama).prepare(), preferred_rows(run.loss, rows["forget"], plain)
-        made = make_importance(session_of(model, rows, plain), run.method, Reference(), batch=32, steps=3)
+        made = make_importance(session_of(model, rows, plain), run.method, Reference(), StartPass(model, batch=32), steps=3)
         shown: list[tuple[TokenOutputs, TokenOutputs]] = []
         monkeypatch.setattr(made, "update", lambda forget, retain: shown.append((forget, retain)) or {})
         pretrain(made, model, step_batches(rows, run.train, preferred, seed=run.seed))
@@ -393,7 +394,7 @@ class TestJoint:
         run = run_of(loss=loss, importance=settings, alpha=0.8, gamma=1.7, clip=free, lr=rate, epochs=1, warmup=0.4)
         ours, theirs = make_llama(), make_llama()
         model = TokenModel(ours).prepare()
-        made = make_importance(session_of(model, rows, plain), run.method, Reference(), batch=32, steps=3)
+        made = make_importance(session_of(model, rows, plain), run.method, Reference(), StartPass(model, batch=32), steps=3)
         unsettle(made.scorer)
         scorer = Scorer(32)
         scorer.load_state_dict(made.scorer.state_dict())
