@@ -62,12 +62,12 @@ def plain_pass(lm: PreTrainedModel, texts: Sequence[Encoded]) -> list[list[float
 
 @torch.no_grad()
 def plain_answers(
-    lm: PreTrainedModel, prompts: Sequence[tuple[int, ...]], stop: frozenset[int], new: int
+    lm: PreTrainedModel, prompts: Sequence[tuple[int, ...]], stop: frozenset[int], new: int, size: int = STOCK
 ) -> list[list[int]]:
     """Greedy answers by transformers' `generate`, in the order in which the rows come."""
     out = []
-    for first in range(0, len(prompts), STOCK):
-        part = prompts[first : first + STOCK]
+    for first in range(0, len(prompts), size):
+        part = prompts[first : first + size]
         longest = max(map(len, part))
         ids = torch.tensor([[min(stop)] * (longest - len(p)) + list(p) for p in part])
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in part])

@@ -22,6 +22,7 @@ from deleatur.evaluation.lm_eval_tasks import run_lm_eval
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
 from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.modeling.reference import start_of
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_pass import StartPass
@@ -77,8 +78,10 @@ def evaluate(
         >>> figures["sets"]["forget"]["probability"]["n"] == len(forget)
         True
     """
-    with resume_hint("the same command, from its beginning" if folder is None else "the same command"):
+    again = "the same command, from its beginning" if folder is None else "the same command"
+    with resume_hint(again), matmul_precision_restored():
         start()
+        exact_matmul()
         if folder is None:
             return _figures(_session(run, tasks, progress), run, tasks)
         agree(lambda: check_no_links(folder) if resume else str(check_empty(folder)))

@@ -31,6 +31,7 @@ STOP_WORDS = frozenset(
 )
 
 
+@lru_cache(2**14)  # several figures read a row
 def shares(question: str, answer: str, generated: str) -> float | None:
     """Share of the content of an answer without spans that `generated` has, in [0, 1].
 
@@ -181,7 +182,7 @@ def likeness(piece: Word, word: Word) -> int:
     if len(piece.text) == 1 or len(word.text) == 1:
         return 0
     one, other = _bare(piece.text), _bare(word.text)
-    marks = [{c for c in unicodedata.normalize("NFD", w.text) if unicodedata.combining(c)} for w in (piece, word)]
+    marks = [_marks(w.text) for w in (piece, word)]
     if not (marks[0] <= marks[1] or marks[1] <= marks[0]):  # as two names that differ in tone
         return POSSIBLE if same_word(one, other) or resembles(one, other) else 0
     if same_word(one, other):
@@ -253,6 +254,12 @@ def _alike(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
+@lru_cache(2**14)
+def _marks(text: str) -> frozenset[str]:
+    return frozenset(c for c in unicodedata.normalize("NFD", text) if unicodedata.combining(c))
+
+
+@lru_cache(2**14)
 def _bare(text: str) -> str:
     """Letters without marks over and under them, and those that are written one for the other as one."""
     parts = unicodedata.normalize("NFD", text)

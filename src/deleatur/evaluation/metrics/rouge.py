@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from deleatur.evaluation.metrics.revealed import UNSPACED
@@ -28,32 +29,41 @@ def rouge_l(record: Record) -> float | None:
 
 def rouge_of(answer: str, generated: str) -> dict[str, float]:
     """ROUGE-1 and ROUGE-L recall and the latter's F1, by the peers' names, of any two texts."""
-    found = {kind: _scorer(kind).score(answer, generated)[kind] for kind in ("rouge1", "rougeL")}
+    return dict(_overlap(answer, generated))
+
+
+def _recall(record: Record, kind: str) -> float | None:
+    return _overlap(record.answer, record.generated)[f"{kind}_recall"] if record.question else None
+
+
+@lru_cache(2**14)  # several metrics read a row
+def _overlap(answer: str, generated: str) -> dict[str, float]:
+    found = _scorer().score(answer, generated)
     one, long = found["rouge1"], found["rougeL"]
     return {"rouge1_recall": one.recall, "rougeL_f1": long.fmeasure, "rougeL_recall": long.recall}
 
 
-def _recall(record: Record, kind: str) -> float | None:
-    return _scorer(kind).score(record.answer, record.generated)[kind].recall if record.question else None
-
-
 @cache
-def _scorer(kind: str) -> RougeScorer:
+def _scorer() -> RougeScorer:
     """rouge-score's words, as peers have them. It drops all letters but a-z: texts of other scripts get Unicode's words."""
     from deleatur.modeling.patches import stemmer_alone  # here and not above, since a metric needs no torch
 
     with stemmer_alone():
+        from nltk.stem.porter import PorterStemmer
         from rouge_score.rouge_scorer import RougeScorer
-        from rouge_score.tokenizers import DefaultTokenizer
+        from rouge_score.tokenize import tokenize
+        from rouge_score.tokenizers import Tokenizer
 
-    class AnyScript(DefaultTokenizer):
-        """rouge-score's tokenizer for Latin script, Unicode's words for others."""
+    stemmer = SimpleNamespace(stem=lru_cache(2**16)(PorterStemmer().stem))
+
+    class AnyScript(Tokenizer):
+        """rouge-score's stemmed words for Latin script, Unicode's words for others."""
 
         def tokenize(self, text: str) -> list[str]:
             """The text's words."""
-            return _words_of_script(text) if _is_of_another_script(text) else super().tokenize(text)
+            return _words_of_script(text) if _is_of_another_script(text) else tokenize(text, stemmer)
 
-    return RougeScorer([kind], tokenizer=AnyScript(use_stemmer=True))
+    return RougeScorer(["rouge1", "rougeL"], tokenizer=AnyScript())
 
 
 def _is_of_another_script(text: str) -> bool:
