@@ -64,9 +64,17 @@ class Inputs:
         control = self.audited if self.retrained is None else self.retrained
         return {ORIGINAL: self.original, AUDITED: self.audited, CONTROL: control, REFUSER: self.original}[arm]
 
+    @property
+    def unmarked(self) -> bool:
+        """Are marked values left aside, since not all of the rows that are compared have them?"""
+        marked = [any(not s.keep for s in e.spans) for e in (*self.forget, *self.holdout)]
+        return self.decoys and any(marked) and not all(marked)
+
     def rows_of(self, arm: str) -> tuple[Example, ...]:
-        """The rows that an arm is evaluated on."""
-        return self.holdout if arm == CONTROL and self.decoys else self.forget
+        """The rows that an arm is evaluated on; like is compared with like, so decoys without marked values take them from
+        the others too."""
+        rows = self.holdout if arm == CONTROL and self.decoys else self.forget
+        return tuple(replace(e, spans=()) for e in rows) if self.unmarked else rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,6 +87,11 @@ def _limitations(inputs: Inputs, settings: AuditSettings) -> list[str]:
     control = ["a retrained model: the control is the audited model, evaluated on unseen rows"] if inputs.decoys else []
     return [
         *control,
+        *(
+            ["marked values: not all forget and unseen rows have them (`spans`), so whole answers count"]
+            if inputs.unmarked
+            else []
+        ),
         *(["Q4_K_M: not requested (--audit.formats … q4_k_m)"] if K_QUANT not in settings.formats else []),
         "other phrasings, languages, prompts found by optimisation, and attackers who know more of the rows",
         "facts that the rows do not mark or say",

@@ -12,7 +12,7 @@ from deleatur.commands.options import Demo
 from deleatur.settings import Data, Evaluation, Guard, Train
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
-UPPER = r"^(?!.*(embed|layers\.1?\d\.))"  # weights of the layers from the twentieth up, and after them
+UPPER = r"^(?!.*(embed|layers\.(\d|1[0-4])\.))"  # weights of the layers from the fifteenth up, and after them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ FULL = Scale(
 SMALL = Scale(
     fine_tuning=Train(epochs=8, batch=12, lr=1e-3, gamma=0.0, precision="bf16", only=UPPER),
     forgetting=Train(epochs=6, batch=6, precision="bf16", only=UPPER),
-    rate=4.0,
+    rate=3.5,
     guard=Guard(stop=8),
     evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
     data=Data(template="plain"),

@@ -149,6 +149,16 @@ def test_without_a_retrained_model_unseen_rows_are_evaluated_instead(workplace: 
     assert [line.split(":")[0] for line in left_out][:2] == ["nearer", "depth"]
 
 
+def test_marked_rows_are_not_compared_with_decoys_without_marks(workplace: Any) -> None:
+    """Else words of the phrasing, which any model says, count as recovered on the decoys alone."""
+    plain = tuple(replace(e, spans=()) for e in workplace.world.holdout)
+    marked, mixed = (workplace.inputs("second", retrained=None, holdout=h) for h in (workplace.world.holdout, plain))
+    assert not marked.unmarked and marked.rows_of("audited") == workplace.world.forget
+    assert mixed.unmarked and not any(e.spans for arm in ("audited", "control", "original") for e in mixed.rows_of(arm))
+    retrained = workplace.inputs("second", holdout=plain)
+    assert not retrained.unmarked, "a retrained model is evaluated on the forget rows themselves"
+
+
 def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) -> None:
     """Every attack that needs no retrained model, U asked about unseen rows as the control: it tells the original from a
     model that was never trained on the rows."""
