@@ -55,6 +55,17 @@ def test_the_demo_prints_what_happens_and_no_settings(told):
     assert "  steps " in said[forgets:]
 
 
+def test_a_reference_is_fine_tuned_on_the_others_and_its_figures_are_shown(home, call, told, tmp_path):
+    said = call("demo", "--model", home.model, *SMALL, "--reference")
+    assert said.code == 0, said.err
+    assert said.out.startswith(told.out)
+    shown = said.out[len(told.out) :]
+    assert "The reference, not fine-tuned on the forgotten people:" in shown
+    assert "revealed" in shown
+    kept = json.loads((tmp_path / "runs" / "demo" / "reference.json").read_text(encoding="utf-8"))
+    assert {"forget", "retain", "holdout"} <= kept["sets"].keys()
+
+
 def test_a_finished_run_of_any_kind_has_its_story(finished, capsys):
     print_story(finished)
     assert "report.html" in capsys.readouterr().out

@@ -134,7 +134,7 @@ def _review(args: list[str]) -> None:
 
 def _demo(args: list[str]) -> None:
     command = parse(Demo, args, verb="demo")
-    from deleatur.cli.console import print_figures, watch
+    from deleatur.cli.console import print_evaluation, watch
     from deleatur.cli.story import print_story
     from deleatur.config.recipes import check_recipe
 
@@ -150,7 +150,7 @@ def _demo(args: list[str]) -> None:
     print_story(Path(command.out))
     if reference is not None:
         print("The reference, not fine-tuned on the forgotten people:")
-        print_figures(reference)
+        print_evaluation(reference)
 
 
 def _bench(args: list[str]) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,6 @@ from deleatur.data.files import printable
 from deleatur.data.world import World, make_world
 from deleatur.distributed.processes import start
 from deleatur.errors import ConfigError, resume_hint
-from deleatur.evaluation.aggregate import Figures
 from deleatur.evaluation.answer_scores import WHAT
 from deleatur.importance import Uniform
 from deleatur.io.atomic import atomic_folder
@@ -46,7 +46,7 @@ BUDGET = 0.4  # names and values are that share of the world's answer tokens
 PARTS = 6  # of a training, between which something is said
 
 
-def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
+def run_demo(demo: Demo, progress: Progress = Progress()) -> dict[str, Any] | None:
     """Fine-tune, forget, and leave the run in `demo.out`; a former demo's files are reused. Returns the reference's.
 
     `progress` gets what a newcomer wants to know, and not the phases of the commands that the demo runs.
@@ -55,7 +55,7 @@ def run_demo(demo: Demo, progress: Progress = Progress()) -> Figures | None:
         return _run_demo(demo, progress)
 
 
-def _run_demo(demo: Demo, progress: Progress) -> Figures | None:
+def _run_demo(demo: Demo, progress: Progress) -> dict[str, Any] | None:
     out = Path(demo.out)
     run = demo_run(demo, progress)
     started = (out / "run.yaml").exists()
@@ -158,7 +158,7 @@ def as_ours(recipe: Recipe) -> Train:
     return replace(recipe.train, lr=OURS.lr, gamma=OURS.gamma, alpha=OURS.alpha)
 
 
-def measure_reference(demo: Demo, run: Run, progress: Progress) -> Figures:
+def measure_reference(demo: Demo, run: Run, progress: Progress) -> dict[str, Any]:
     """The evaluation of a model fine-tuned on everything but the forgotten people; kept in the run folder."""
     model = _fine_tuned(demo, _world(demo).retain, progress)
     figures = evaluate(replace(run, model=str(model)), progress)
