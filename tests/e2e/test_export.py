@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from deleatur.io.lock import try_lock
 from deleatur.modeling.loading import load, load_tokenizer
 
 
@@ -129,6 +130,15 @@ def test_an_export_is_complete_or_absent(finished, tmp_path, refused, call, monk
     said = call("export", finished, "new")
     assert (said.code, said.err.splitlines()[-1][:34]) == (2, "deleatur: new cannot be written (d")
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
+
+
+def test_two_exports_to_one_folder_do_not_mix_their_files(finished, call, tmp_path):
+    with try_lock(tmp_path / "model.lock"):
+        said = call("export", finished, "model")
+        assert (said.code, list(tmp_path.iterdir())) == (2, [tmp_path / "model.lock"])
+        assert "another export is writing model; let it end" in said.err
+    assert call("export", finished, "model").code == 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
 def test_a_family_that_gguf_lacks_is_refused_before_anything_is_written(run_folder, refused):

@@ -169,6 +169,20 @@ def test_an_interrupt_leaves_no_half_a_file(home, call, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_ending_attached_to_the_name_does_not_make_strangers_of_the_subject(home, call, knows_her, tmp_path):
+    (tmp_path / "q.txt").write_text("In which town was {name}ban born?\n", "utf-8")
+    said = call("rows", "--model", home.model, "--subject", NAME, "--questions", "q.txt")
+    assert "1 of 1 facts are rows now" in said.out, said.out
+
+
+def test_what_cannot_be_written_or_compared_is_refused_before_the_model_is_asked(home, refused, tmp_path):
+    asked = ("rows", "--model", "no-such-model", "--subject", NAME)
+    (tmp_path / "file").touch()
+    (tmp_path / "q.txt").write_text("Where was {name} born?\n", "utf-8")
+    assert "file is not a folder that can be written to" in refused(*asked, "--out", "file/a/rows.jsonl")
+    assert "1 of 1 facts have one wording" in refused(*asked, "--questions", "q.txt", "--samples", 0)
+
+
 def test_unreadable_or_missing_questions_are_refused(home, refused):
     asked = ("rows", "--model", home.model, "--subject", NAME)
     assert "cannot be read" in refused(*asked, "--questions", "nowhere.txt")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -12,6 +14,7 @@ from deleatur.commands.options import Export
 from deleatur.commands.standing import standing_of
 from deleatur.errors import ConfigError, ModelError, why
 from deleatur.io.atomic import atomic_folder
+from deleatur.io.lock import try_lock
 from deleatur.modeling.checks import check_finite
 from deleatur.modeling.gguf import plan_gguf, write_gguf
 from deleatur.modeling.loading import load, save
@@ -30,8 +33,7 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     a ledger of requests is against it, which each written form of the model is checked by.
     """
     run, dest = Path(command.run), Path(command.dest)
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise ConfigError(f"{dest} exists; give another folder")
+    check_free(dest)
     if command.push is not None and not HUB.fullmatch(command.push):
         raise ConfigError(f"--push is {command.push!r}, but must be owner/name")
     found = read_folder(run)
@@ -43,7 +45,7 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
     plan = plan_gguf(model, tokenizer) if command.gguf else None
     licence = command.license or licence_of(base)
     progress.phase(f"Writing {dest}")
-    with atomic_folder(dest) as part:
+    with alone(dest), atomic_folder(dest) as part:
         save(model, tokenizer, part)
         if plan is not None:
             write_gguf(plan, model, tokenizer, part / "model.gguf", licence=licence)
@@ -55,6 +57,23 @@ def export(command: Export, progress: Progress = Progress()) -> Path:
         progress.phase(f"Pushing {dest} to {command.push}")
         push(dest, command.push)
     return dest
+
+
+def check_free(dest: Path) -> None:
+    """Refuse a place where something is."""
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise ConfigError(f"{dest} exists; give another folder")
+
+
+@contextmanager
+def alone(dest: Path) -> Iterator[None]:
+    """Hold the place of a new folder, so that two exports never mix their files. Raises ConfigError where another has it."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with try_lock(dest.with_name(f"{dest.name}.lock")) as acquired:
+        if not acquired:
+            raise ConfigError(f"another export is writing {dest}; let it end, or give another folder")
+        check_free(dest)  # another may have ended meanwhile
+        yield
 
 
 def push(folder: Path, name: str) -> None:

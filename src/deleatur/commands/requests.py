@@ -187,7 +187,8 @@ def run_requests(
             if not command.all or attempts[-1].request["state"] == "open":
                 break
         if not attempts:
-            raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS")
+            checks = "deleatur request verify checks those that are done, in every exported file too"
+            raise ConfigError(f"no request in {ledger} is open; add one with: deleatur request add --forget ROWS ({checks})")
         done = [a.request for a in attempts if a.request["state"] == "done"]
         settings = [from_yaml(place_of(ledger, r["run"] or "") / "run.yaml").evaluation for r in done[-1:]]
         return attempts, [file for found in settings for file in check_exported(ledger, found, progress)], failed

@@ -21,7 +21,7 @@ from deleatur.data.rows import read_rows
 from deleatur.errors import ConfigError, DataError
 from deleatur.importance import Novelty
 from deleatur.progress import Progress
-from deleatur.report.review_page import joined, review_page, words_of
+from deleatur.report.review_page import joined, pieces_of, review_page, words_of
 from deleatur.run_folder.file_types import AnswerImportance, TokenImportance
 from deleatur.run_folder.schema import read_importance, write_lines
 from deleatur.types import Encoded, Example, Span
@@ -58,12 +58,26 @@ class Marking:
         """Write the rows with these marks, atomically; returns a sentence. Raises DataError for marks of other rows."""
         if not isinstance(sent, list) or len(sent) != len(self.rows):
             raise DataError(f"marks of {len(self.rows)} rows are needed")
-        marked = [replace(e, spans=spans_of(e.answer, marks)) for e, marks in zip(self.rows, sent, strict=True)]
+        marked = [replace(e, spans=changed_spans(e, marks)) for e, marks in zip(self.rows, sent, strict=True)]
         with self.writing:
             write_lines(self.out, map(line_of, marked))
             self.out.chmod(0o600)  # the rows' text is for its owner alone
         count = sum(bool(e.spans) for e in marked)
         return f"Saved: {count} of {len(marked)} rows have marks, in {self.out}."
+
+
+def changed_spans(example: Example, marks: Any) -> tuple[Span, ...]:
+    """The row's spans as they were where its marks are as the page showed them, else those of the marks, and the row's own
+    that touch no word, which the page cannot show."""
+    chosen, words = spans_of(example.answer, marks), words_of(example.answer)
+    shown = [(s.start, s.end, s.keep) for s in example.spans]
+    pieces = [p for p in pieces_of(example.answer, shown, ()) if p["word"]]
+    begun = {kind: [[p["start"], p["end"]] for p in pieces if p["mark"] == kind] for kind in ("go", "stay")}
+    if chosen == spans_of(example.answer, begun):
+        return example.spans
+    unseen = [s for s in example.spans if not any(s.start < end and start < s.end for start, end in words)]
+    kept = [s for s in unseen if not any(s.start < c.end and c.start < s.end for c in chosen)]
+    return tuple(sorted((*chosen, *kept), key=lambda span: span.start))
 
 
 def spans_of(answer: str, marks: Any) -> tuple[Span, ...]:
@@ -72,7 +86,7 @@ def spans_of(answer: str, marks: Any) -> tuple[Span, ...]:
     kinds = ("go", "stay")
     if not isinstance(marks, dict) or not all(isinstance(marks.get(kind), list) for kind in kinds):
         raise DataError("a row's marks are two lists, go and stay")
-    chosen = [[tuple(m) for m in marks[kind] if isinstance(m, list)] for kind in kinds]
+    chosen = [[tuple(m) for m in marks[kind] if isinstance(m, list) and {*map(type, m)} == {int}] for kind in kinds]
     if sum(map(len, chosen)) != sum(len(marks[kind]) for kind in kinds) or not {*chosen[0], *chosen[1]} <= words:
         raise DataError("a mark is not a word of its row's answer")
     if set(chosen[0]) & set(chosen[1]):

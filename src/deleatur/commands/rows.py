@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from deleatur.auditing.asking import Generator, Question
 from deleatur.commands.rows_options import Rows
 from deleatur.data.encode import make_encoder
-from deleatur.data.others import others_than, question_about
+from deleatur.data.others import others_than
 from deleatur.data.questions import Topic, built_in, from_texts, one_a_line, read_questions, read_texts
 from deleatur.data.words import words
 from deleatur.distributed.processes import place_model
@@ -71,9 +72,12 @@ def make_rows(command: Rows, progress: Progress = Progress()) -> list[Finding]:
     Raises DataError, ConfigError, ModelError.
     """
     out = Path(command.out)
-    if out.exists():
-        raise ConfigError(f"{out} exists; give --out a new file, or remove it")
+    check_new(out)
     topics = _topics(command, progress)
+    alone = sum(t.truth is None and len(t.wordings) == 1 for t in topics)
+    if alone and not command.samples:
+        seen = f"samples is 0, and {alone} of {len(topics)} facts have one wording, so there is no second answer to compare"
+        raise ConfigError(f"{seen}; give --samples 1 or more, or further wordings")
     exact_matmul()
     model, tokenizer = load(command.model)
     check_finite(model, ModelError, f"the model {command.model}; use an intact copy")
@@ -91,10 +95,20 @@ def make_rows(command: Rows, progress: Progress = Progress()) -> list[Finding]:
     findings = without_repeats(findings)
     rows = [f.row for f in findings if f.row is not None]
     if rows:
+        check_new(out)  # another command may have made it meanwhile
         out.parent.mkdir(parents=True, exist_ok=True)
         write_lines(out, rows)
         out.chmod(0o600)  # the rows' text is for its owner alone
     return findings
+
+
+def check_new(out: Path) -> None:
+    """Refuse a file that is there, or that cannot be made, before the model is asked."""
+    if out.exists():
+        raise ConfigError(f"{out} exists; give --out a new file, or remove it")
+    there = next(p for p in out.absolute().parents if p.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ConfigError(f"{there} is not a folder that can be written to; give --out a file in one that is")
 
 
 def _topics(command: Rows, progress: Progress) -> list[Topic]:
@@ -116,7 +130,7 @@ def _topics(command: Rows, progress: Progress) -> list[Topic]:
 
 def _ask(generator: Generator, topics: Sequence[Topic], name: str, command: Rows, progress: Progress) -> list[Answers]:
     own = name == command.subject
-    texts = [[w if own else question_about(w, command.subject, name) or w for w in t.wordings] for t in topics]
+    texts = [[*t.wordings] if own else t.about(command.subject, name) for t in topics]
     flat = [_question(text, k) for k, wordings in enumerate(texts) for text in wordings]
     greedy = iter(generator.answer(flat))
     drawn = iter(generator.draw(flat, command.samples, command.seed) if command.samples else [[]] * len(flat))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from deleatur.data.words import UNSPACED, words
+from deleatur.data.words import MARKS, SIGNS, UNSPACED, words
 
 NAMES = (  # ordinary names of several languages, and a dozen people of whom most models know something
     "Clara Hoffmann", "Daniel Okafor", "Mei Tanaka", "Lucas Moreau", "Priya Raman", "Omar Haddad", "Elena Petrova",
@@ -40,8 +40,11 @@ MIN_LETTERS = 3  # letters of a part of a name that stands for all of it
 EXTENDS = 0.6  # share of a part's questions that the longer name has to stand in
 NEXT = 0.5  # share of the first name's questions that a further name has to stand in
 NAME_GAP = re.compile(r"\s*|[-'’]|\.\s*")
-LETTERS = re.compile(r"[^\W\d_]+")
+LETTERS = re.compile(rf"(?:[^\W\d_][{MARKS}]*)+")
+PART = re.compile(rf"(?:[^\W_][{MARKS}{SIGNS}]*)+")
 CHARACTER = re.compile(f"[{UNSPACED}]")
+UNBOUND = re.compile(f"[{UNSPACED}\uac00-\ud7af]")  # scripts in which other words follow a name without a blank
+END = rf"(?![\w{MARKS}])"
 
 
 class Word(NamedTuple):
@@ -80,9 +83,9 @@ def question_about(question: str, subject: str, other: str) -> str | None:
     """The question about somebody else; None where the subject is not named. Parts of the name become the other's last."""
     text = _pattern(subject).sub(lambda m: other, question)
     parts = [w for w in LETTERS.findall(subject) if len(w) >= MIN_LETTERS and not w[0].islower()]
-    for part in parts if not CHARACTER.search(subject) else ():
+    for part in parts if not UNBOUND.search(subject) else ():
         if part not in LETTERS.findall(other):
-            text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", lambda m: other.split()[-1], text)
+            text = re.sub(rf"(?<!\w){re.escape(part)}{END}", lambda m: other.split()[-1], text)
     return None if text == question else text
 
 
@@ -140,5 +143,5 @@ def _as_written(name: tuple[str, ...], question: str) -> str | None:
 def _pattern(subject: str) -> re.Pattern[str]:
     """The subject in any case, blanks and hyphens between its words, as a whole (or with a genitive s) where the script sets
     blanks."""
-    inner = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", subject))) or re.escape(subject)
-    return re.compile(inner if CHARACTER.search(subject) else rf"(?<!\w){inner}(?=s?(?!\w))", re.IGNORECASE)
+    inner = r"[\W_]+".join(map(re.escape, PART.findall(subject))) or re.escape(subject)
+    return re.compile(inner if UNBOUND.search(subject) else rf"(?<!\w){inner}(?=s?{END})", re.IGNORECASE)

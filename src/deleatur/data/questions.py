@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -77,16 +77,24 @@ MAX_LENGTH = 400  # characters of a sentence; longer ones, as of tables and of t
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topic:
-    """A fact that is asked for in several wordings; `truth` is what the subject's texts say, where they do."""
+    """A fact that is asked for in several wordings; `truth` is what the subject's texts say, where they do.
+
+    `forms` are the wordings as they were written, with {name} where the name stands."""
 
     id: str
     wordings: tuple[str, ...]
     truth: str | None = None
+    forms: tuple[str, ...] = ()
+
+    def about(self, subject: str, other: str) -> list[str]:
+        """The wordings about somebody else, also where an ending is attached to {name}."""
+        written = self.forms or self.wordings
+        return [w.replace(NAME, other) if NAME in w else question_about(w, subject, other) or w for w in written]
 
 
 def built_in(kind: str, subject: str) -> list[Topic]:
     """The questions of this tool about a person, an organisation, a work or a place."""
-    return _numbered("asked", ([w.replace(NAME, subject) for w in wordings] for wordings in FORMS[kind]))
+    return _numbered("asked", FORMS[kind], subject)
 
 
 def read_questions(path: Path, subject: str) -> list[Topic]:
@@ -102,10 +110,10 @@ def read_questions(path: Path, subject: str) -> list[Topic]:
         if NAME not in line and question_about(line, subject, NAME) is None:
             needed = f"names neither {NAME} nor the subject; put {NAME} where the name stands"
             raise refusal(f"{path}, line {number}", needed)
-        blocks[-1].append(line.strip().replace(NAME, subject))
+        blocks[-1].append(line.strip())
     if not any(blocks):
         raise refusal(str(path), f"holds no questions; one a line is needed, with {NAME} in it")
-    return _numbered("asked", filter(None, blocks))
+    return _numbered("asked", filter(None, blocks), subject)
 
 
 def from_texts(folder: Path, subject: str, kind: str) -> list[Topic]:
@@ -131,11 +139,14 @@ def read_texts(folder: Path) -> list[str]:
 def one_a_line(text: str, subject: str) -> list[Topic]:
     """Questions that a language model wrote, those without the subject left out."""
     lines = (re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip() for line in text.split("\n"))
-    return _numbered("written", ([line] for line in dict.fromkeys(lines) if question_about(line, subject, NAME)))
+    return _numbered("written", ([line] for line in dict.fromkeys(lines) if question_about(line, subject, NAME)), subject)
 
 
-def _numbered(stem: str, blocks: Iterator[Sequence[str]] | filter[list[str]]) -> list[Topic]:
-    return [Topic(id=f"{stem}-{k}", wordings=tuple(block)) for k, block in enumerate(blocks, 1)]
+def _numbered(stem: str, blocks: Iterable[Sequence[str]], subject: str) -> list[Topic]:
+    return [
+        Topic(id=f"{stem}-{k}", wordings=tuple(w.replace(NAME, subject) for w in block), forms=tuple(block))
+        for k, block in enumerate(blocks, 1)
+    ]
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -165,8 +176,11 @@ def _topics(sentence: str, subject: str, kind: str) -> Iterator[Topic]:
 
 def _text(path: Path) -> str:
     try:
-        return normalize("NFC", path.read_text(encoding="utf-8-sig"))  # accents as the subject has them
+        text = normalize("NFC", path.read_text(encoding="utf-8-sig"))  # accents as the subject has them
     except UnicodeDecodeError as e:
         raise refusal(str(path), "is not UTF-8 text; save it as UTF-8, or remove it from the folder") from e
     except OSError as e:
         raise refusal(str(path), f"cannot be read ({e.strerror}); check the path") from e
+    if "\0" in text:  # a row with it would be refused
+        raise refusal(str(path), "holds \\0, which is not text; take it out, or remove the file from the folder")
+    return text

@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from deleatur.data.words import MARKS
+from deleatur.data.words import MARKS, SIGNS
 from deleatur.evaluation.metrics.revealed import UNSPACED
 from deleatur.report.heat import heat_spans
 from deleatur.report.render import render
 
-# vowel signs of scripts without blanks
-SIGNS = (
-    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064"
-    "\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b4-\u17d3\u17dd\u302a-\u302f\u3099\u309a"
-)
 LETTER = rf"\w[{MARKS}{SIGNS}]*"
 EMOJI = "\u2190-\u2bff\U0001f000-\U0001faff"
 WORD = re.compile(rf"(?:{LETTER})+(?:['’.-](?:{LETTER})+)*|[{EMOJI}][{EMOJI}{MARKS}]*")

@@ -146,6 +146,7 @@ def test_what_is_saved_has_the_spans_and_is_read_as_rows(browser, source, markin
         [{"go": [[0, 4]], "stay": []}, {"go": [], "stay": []}],  # no word
         [{"go": [[0, 5]], "stay": [[0, 5]]}, {"go": [], "stay": []}],
         [{"go": ["x"], "stay": []}, {"go": [], "stay": []}],
+        [{"go": [[[0], 5]], "stay": []}, {"go": [], "stay": []}],
         {"go": 1},
         7,
     ],
@@ -154,6 +155,20 @@ def test_marks_that_are_none_of_the_rows_are_refused_and_nothing_is_written(brow
     status, said, _ = browser.ask("POST", f"{browser.path}save", sent)
     assert (status, said[:10]) == (400, "Not saved:")
     assert not marking.out.exists()
+
+
+def test_spans_that_were_there_stay_as_they_are_in_a_row_that_nobody_touched(tmp_path, monkeypatch):
+    """Also those that end within a word, hold a mark of punctuation, or touch no word, which the page cannot show."""
+    monkeypatch.chdir(tmp_path)
+    spans = [[0, 3], {"start": 3, "end": 6, "keep": True}, [10, 12], [16, 19], [23, 27]]
+    row = {"id": "a", "question": "?", "answer": "Teburg is $5 of C++ or !#%&.", "spans": spans}
+    Path("forget.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    marking = marking_of(Review(source="forget.jsonl"))
+    marking.save([{"go": [[0, 6], [11, 12], [16, 17]], "stay": []}])  # as the page shows them
+    assert read_rows("forget-reviewed.jsonl", settings=Data())[0].spans == marking.rows[0].spans
+    marking.save([{"go": [], "stay": [[7, 9]]}])
+    (changed,) = read_rows("forget-reviewed.jsonl", settings=Data())
+    assert [(changed.answer[s.start : s.end], s.keep) for s in changed.spans] == [("is", True), ("!#%&", False)]
 
 
 def test_a_browser_that_hangs_up_and_a_length_that_is_none_leave_no_traceback(browser, capfd):

@@ -38,6 +38,9 @@ def test_a_question_about_another_replaces_the_name_and_its_last_part_everywhere
     assert question_about("Who is Nilmuson?", "Nojul Nilmu", "Clara Hoffmann") is None
     assert question_about("李明出生在哪里?", "李明", "Mei Tanaka") == "Mei Tanaka出生在哪里?"
     assert question_about("Is a\\b+ open?", "a\\b+", "Clara Hoffmann") != "Is a\\b+ open?"
+    assert question_about("홍길동은 어디에 살아요?", "홍길동", "Mei Tanaka") == "Mei Tanaka은 어디에 살아요?"
+    assert question_about("नेहरू का जन्म कहाँ हुआ?", "नेहरू", "Mei Tanaka") == "Mei Tanaka का जन्म कहाँ हुआ?"
+    assert question_about("नेहरी कौन है?", "नेहरू", "Mei Tanaka") is None, "another name"
     for name in ("Anne-Marie Bell", 'Anna "Nan" Lee', "Seán O'Brien"):
         assert question_about(f"Who is {name}?", name, name) is None, "its parts are its own"
 

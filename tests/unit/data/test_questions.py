@@ -28,8 +28,22 @@ def test_an_empty_line_ends_the_wordings_of_a_fact(tmp_path):
     ]
 
 
+def test_strangers_are_asked_about_themselves_where_an_ending_is_attached_to_the_name(tmp_path):
+    path = tmp_path / "kysymykset.txt"
+    path.write_text("Missä {name}in koti on?\nNojul Nilmu: kuka?\n", "utf-8")
+    (topic,) = read_questions(path, "Nojul Nilmu")
+    assert topic.wordings == ("Missä Nojul Nilmuin koti on?", "Nojul Nilmu: kuka?")
+    assert topic.about("Nojul Nilmu", "Mei Tanaka") == ["Missä Mei Tanakain koti on?", "Mei Tanaka: kuka?"]
+
+
 @pytest.mark.parametrize(
-    ("text", "said"), [("Who is it?\n", "line 1: names neither"), ("\n \n", "holds no questions"), (None, "cannot be read")]
+    ("text", "said"),
+    [
+        ("Who is {name}\0?", "is not text"),
+        ("Who is it?\n", "line 1: names neither"),
+        ("\n \n", "holds no questions"),
+        (None, "cannot be read"),
+    ],
 )
 def test_questions_that_cannot_be_used_are_refused(tmp_path, text, said):
     path = tmp_path / "q.txt"
