@@ -90,7 +90,10 @@ def known_level(loss: AimsAtLevel, level: Level | None) -> float:
     if loss.level is not None:
         return loss.level
     if level is None:
-        raise ConfigError("loss.level is unknown: give holdout rows, a level in nats, or an importance that selects tokens")
+        raise ConfigError(
+            "loss.level is unknown, since the importance selects none or all of the forget tokens: give holdout rows, a level in "
+            "nats, or more retain rows of the same kind"
+        )
     return level.nll
 
 
