@@ -91,8 +91,8 @@ def known_level(loss: AimsAtLevel, level: Level | None) -> float:
         return loss.level
     if level is None:
         raise ConfigError(
-            "loss.level is unknown, since the importance selects none or all of the forget tokens: give holdout rows, a level in "
-            "nats, or more retain rows of the same kind"
+            "loss.level is unknown, since the importance selects none or all of the forget tokens: give holdout rows, a "
+            "level in nats, or more retain rows of the same kind"
         )
     return level.nll
 
