@@ -170,7 +170,10 @@ def test_no_file_is_written_but_where_it_was_asked_for(walled):
     and a layer of each kind. The probe of a folder for temporary files, eight letters without a prefix, four bytes.
     """
     work = walled.root / "work"
-    asked = [work / name for name in ("again", "run", "compared", "exported", "exported.part", "bench", "demo", "models")]
+    asked = [
+        work / name
+        for name in ("again", "run", "compared", "exported", "exported.part", "exported.lock", "bench", "demo", "models")
+    ]
     written = [Path(path) for path in walled.told["written"]]
     assert any(path.is_relative_to(work / "run") for path in written)
     others = {path for path in written if not any(path.is_relative_to(place) for place in asked)}
