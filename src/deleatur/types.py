@@ -293,6 +293,7 @@ class Record:
     shuffled_nll: float | None = None
     start_tokens: int | None = None  # how many they are, without the end of turn
     cut: bool | None = None  # did what was generated reach the limit of tokens before its end?
+    beyond: bool = False  # and does the right answer say the fact only beyond that limit?
     restated_answer: str | None = None  # the text of `restated`
     wrong_answers: tuple[str, ...] = ()  # the texts of `wrong`
     reasoning: str | None = None  # what the model thought before the answer, where its template opens a block for that

@@ -169,6 +169,24 @@ def test_a_requests_run_without_its_ledger_is_refused_or_warned_of(audited, call
     assert "Exported although elsewhere/run is the run of a request" in (audited / "again" / "README.md").read_text()
 
 
+def test_the_ledger_of_others_does_not_stand_in_for_the_runs_own(audited, call, refused):
+    _, second = lines(audited / "requests.jsonl")
+    (audited / "other").mkdir()
+    call("request", "add", "--forget", "keep.jsonl", "--ledger", "other/requests.jsonl")
+    call("request", "withdraw", lines(audited / "other" / "requests.jsonl")[0]["sha256"], "--ledger", "other/requests.jsonl")
+    said = refused("export", second["run"], "model", "--ledger", "other/requests.jsonl")
+    assert f"{second['run']} is the run of a request in another ledger; fix that" in said
+
+
+def test_the_card_has_no_path_of_this_machine(audited, call):
+    first, second = lines(audited / "requests.jsonl")
+    (audited / first["run"] / "audit" / "inputs.json").unlink()
+    assert call("export", audited / second["run"], "model", "--warn").code == 0
+    card = (audited / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"Exported although request {first['sha256'][:12]} has no audit." in card
+    assert str(audited) not in card
+
+
 def test_a_model_exported_while_all_requests_are_withdrawn_is_remembered(audited, call):
     """One may be taken up again, or a new one come."""
     _, second = lines(audited / "requests.jsonl")

@@ -100,10 +100,16 @@ def test_a_withdrawn_request_is_not_checked_and_is_added_again_unchanged(copied,
     assert said.out.startswith(f"Request {name} is withdrawn; what a run has forgotten stays forgotten")
     assert f"request {name} is withdrawn; to take it up again" in refused("request", "withdraw", name[:5])
     assert f"request {name} is withdrawn" in refused("request", "run", "--request", name)
+    row, *others = lines(copied / "first.jsonl")
+    more = json.dumps(row | {"paraphrases": [*row["paraphrases"], "Which?"]})
+    (copied / "more.jsonl").write_text("\n".join([more, *map(json.dumps, others)]), encoding="utf-8")
+    assert ", open. Next" in call("request", "add", "--forget", "more.jsonl").out, "another wording is another request"
+    call("request", "withdraw", lines(copied / "requests.jsonl")[-1]["sha256"])
     (copied / "first.jsonl").rename("elsewhere.jsonl")
     assert call("request", "verify").code == 0, "its rows are no longer needed"
-    said = call("request", "add", "--forget", "elsewhere.jsonl", "--retain", "keep.jsonl")
+    said = call("request", "add", "--forget", "elsewhere.jsonl", "--retain", "keep.jsonl", "--due", "2027-01-01")
     assert "done. Next: deleatur request verify" in said.out
+    assert lines(copied / "requests.jsonl")[0]["due"] == "2027-01-01"
     assert call("request", "verify").code == 0, "they are read where they are now"
 
 
@@ -119,6 +125,8 @@ def test_what_cannot_be_done_is_said_in_a_sentence(copied, call, refused, home):
     assert "gone.jsonl is not there" in refused("request", "add", "--forget", "gone.jsonl")
     assert "requests.jsonl lies in ., so that it would count as rows" in refused("request", "add", "--forget", ".")
     assert "--retain is set by the ledger" in refused("request", "run", "--retain", "keep.jsonl")
+    assert "--data.max-length is set by the ledger" in refused("request", "run", "--data.max-length=99")
+    assert "the model's name is empty" in refused("request", "verify", "")
     assert "no action 'runn'" in refused("request", "runn")
     shutil.copy(home.file("holdout"), "third.jsonl")
     call("request", "add", "--forget", "third.jsonl", "--retain", "keep.jsonl")
@@ -127,6 +135,30 @@ def test_what_cannot_be_done_is_said_in_a_sentence(copied, call, refused, home):
     changed = [first | {"data": {"from_tomorrow": 1}}, *others]
     (copied / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed), encoding="utf-8")
     assert "use the deleatur that wrote them, or correct `data` in its line" in refused("request", "verify")
+
+
+def test_every_row_of_a_request_is_asked_with_room_for_its_answer_whatever_the_options(
+    home, call, tmp_path, fine_tuned_model
+):
+    """Of two rows and one token of each answer nothing would be seen, so a run that teaches nothing would be done."""
+    write_files(home, tmp_path)
+    call("request", "add", "--forget", "first.jsonl", "--retain", "keep.jsonl")
+    little = ("--evaluation.rows", "2", "--evaluation.new-tokens", "1")
+    nothing = ("--train.lr", "1e-9", "--train.epochs", "1")
+    said = call("request", "run", "--model", fine_tuned_model, *WAYS, *nothing, *little)
+    (request,) = lines(tmp_path / "requests.jsonl")
+    assert (said.code, request["state"], request["before"]["revealed"]) == (1, "open", 1)
+    results = json.loads((tmp_path / request["run"] / "results.json").read_text())
+    assert results["after"]["forget"]["revealed"] == {"value": 1.0, "n": 6, "se": 0.0}
+
+
+def test_a_request_that_is_named_ends_with_its_run_also_with_all(copied, call):
+    first, second = lines(copied / "requests.jsonl")
+    waiting = second | {"state": "open", "run": None, "verdict": None, "finished": None, "before": None, "left": None}
+    (copied / "requests.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(waiting)}\n", encoding="utf-8")
+    said = call("request", "run", "--request", second["sha256"], "--all", *WAYS)
+    assert (said.code, said.err.splitlines()[-1:][0].startswith("deleatur:")) == (0, False), said.err
+    assert f"Request {second['sha256'][:12]}: Forgotten" in said.out
 
 
 def test_the_first_run_needs_a_model(home, call, tmp_path):

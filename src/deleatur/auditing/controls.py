@@ -79,8 +79,9 @@ def _is_control(job: Job, inputs: Inputs) -> bool:
 
 
 def digest_of(rows: Sequence[Example]) -> str:
-    """What inputs.json has of a set: sha256 of the rows' prompts and answers."""
-    return hashlib.sha256(json.dumps([[e.prompt, e.answer] for e in rows]).encode()).hexdigest()
+    """What inputs.json has of a set: sha256 of the rows' prompts, answers and paraphrases."""
+    content = [[e.prompt, e.answer, *([e.paraphrases] if e.paraphrases else [])] for e in rows]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def weights_of(model: str) -> str | None:

@@ -38,6 +38,7 @@ LEFT = {
     "(such as --train.epochs or --train.lr).",
     "withdrawn": " It was withdrawn in the meantime, and is not checked any more.",
 }
+SET_BY_LEDGER = ("--forget", "--retain", "--holdout", "--held", "--suite", "--out")
 MakeRun = Callable[[list[str]], Run]
 
 
@@ -97,8 +98,9 @@ def _list(args: list[str]) -> None:
 
 def _run(args: list[str], make_run: MakeRun) -> None:
     command, more = parse_known(RequestRun, args, verb="request run")
-    if given := [a for a in more if a.split("=")[0] in ("--forget", "--retain", "--holdout", "--held", "--suite", "--out")]:
-        raise ConfigError(f"{given[0].split('=')[0]} is set by the ledger; give rows to deleatur request add")
+    names = [a.split("=")[0] for a in more]
+    if given := [n for n in names if n in SET_BY_LEDGER or n.startswith("--data.")]:
+        raise ConfigError(f"{given[0]} is set by the ledger; give it to deleatur request add")
     from deleatur.commands.request_folders import RunInputs
     from deleatur.commands.requests import run_requests
 

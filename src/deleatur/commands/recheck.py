@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from deleatur.commands.evaluator import make_evaluator
+from deleatur.commands.evaluator import OWN_ROWS, make_evaluator
 from deleatur.commands.inputs import check_usable, rows_suite
 from deleatur.config.run_config import Run, values_of
 from deleatur.data.encode import encode_all, make_encoder
@@ -24,7 +25,7 @@ from deleatur.run_folder.file_types import Measured, Request
 from deleatur.run_folder.ledger import check_rows, is_known, short
 from deleatur.run_folder.writer import Records, digest_rows
 from deleatur.settings import Data, Evaluation
-from deleatur.types import Example, Record
+from deleatur.types import Encoded, Example, Record
 
 FORGET, PARAPHRASED = "forget", "forget_paraphrased"
 GIVEN_AWAY = 0.5  # share of a fact's pieces from which on an answer gives it away
@@ -87,10 +88,17 @@ def recheck(
         encoded = {FORGET: encode_all(encoder, windows(encoder, rows[name]))}
         check_usable(lm, encoded, model)
         progress.phase(f"Request {short(request)}")
+        run = replace(run, evaluation=asking_all(settings, encoded[FORGET]))
         session = Session(model=network, encoder=encoder, suite=suite, rows=encoded, progress=progress)
         found[name] = make_evaluator(session, run).predict(network)
     measured = [(r, measured_of(found[r["sha256"]])) for r in requests]
     return [Checked(request=r, now=now, known=is_known(r, now)) for r, now in measured], found
+
+
+def asking_all(settings: Evaluation, rows: Sequence[Encoded]) -> Evaluation:
+    """The settings, but every one of the rows is evaluated, with room for its right answer."""
+    longest = max((len(row.offsets) for row in rows if row.example.prompt), default=0)
+    return replace(settings, rows=max(settings.rows or OWN_ROWS, len(rows)), new_tokens=max(settings.new_tokens, longest))
 
 
 def measured_of(records: Mapping[str, Sequence[Record]]) -> Measured:

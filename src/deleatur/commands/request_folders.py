@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deleatur.commands.inputs import encode_sets, suite_of
+from deleatur.commands.recheck import asking_all
 from deleatur.config.run_config import Run, from_yaml, to_yaml
 from deleatur.errors import ConfigError
 from deleatur.io.lock import LOCK
+from deleatur.modeling.loading import load_tokenizer
 from deleatur.run_folder.file_types import Request
 from deleatur.run_folder.ledger import short
 from deleatur.settings import Data
@@ -56,6 +59,18 @@ def check_same(folder: Path, run_of: Callable[[RunInputs], Run], model: str | No
         other = next((line.strip() for line in there if line not in given), "others are left out")
         seen = f"the run in {folder} was begun with other settings ({other})"
         raise ConfigError(f"{seen}; give the same options to go on, or remove that folder to begin anew")
+
+
+def in_full(run_of: Callable[[RunInputs], Run]) -> Callable[[RunInputs], Run]:
+    """Makes the same runs, but in each every forget row is evaluated, with room for its right answer."""
+
+    def full(inputs: RunInputs) -> Run:
+        """Raises ModelError, DataError."""
+        run = run_of(inputs)
+        rows = encode_sets({"forget": suite_of(run).sets["forget"]}, load_tokenizer(run.model), run.data)["forget"]
+        return replace(run, evaluation=asking_all(run.evaluation, rows))
+
+    return full
 
 
 def free_folder(home: Path, request: Request) -> Path:

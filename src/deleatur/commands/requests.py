@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deleatur.commands import request_folders as folders
 from deleatur.commands.exported import ExportedFile, check_exported
 from deleatur.commands.recheck import Checked, changed_data, data_of, has_rows, held_rows, measured_of, recheck, rows_of
-from deleatur.commands.request_folders import CHECKS, RunInputs, check_same, free_folder, has_ended, is_begun, is_next
+from deleatur.commands.request_folders import CHECKS, RunInputs
 from deleatur.commands.request_options import RequestAdd, RequestRun, RequestVerify, RequestWithdraw
 from deleatur.commands.unlearn import execute
 from deleatur.config.run_config import Run, from_yaml
@@ -80,7 +81,8 @@ def add(command: RequestAdd) -> Request:
         if same["state"] != "withdrawn":
             moved = "; there is nothing to add (if the rows were moved, withdraw it first)"
             raise ConfigError(f"these rows are request {short(same)}, which is {same['state']}{moved}")
-        again = {"state": "done", "rows": new["rows"], "data": new["data"]}  # it is forgotten still
+        given = ("rows", "data", "retain", "holdout", "due")
+        again = {name: new[name] for name in given} | {"state": "done"}  # it is forgotten still
         same.update(again if same["finished"] else new)  # pyright: ignore[reportArgumentType, reportCallIssue]
         return same
 
@@ -138,11 +140,13 @@ def verify(command: RequestVerify, progress: Progress = Progress()) -> dict[str,
         raise ConfigError(
             f"no request in {ledger} is done, so there is nothing to verify; deleatur request run does the next"
         )
-    model = command.model or str(_last_run(requests, ledger) / "model")
+    model = str(_last_run(requests, ledger) / "model") if command.model is None else command.model
+    if not model:
+        raise ConfigError("the model's name is empty; give a folder, a .gguf file or a name, or leave it out")
     if (Path(model) / "run.yaml").is_file():
         model = str(Path(model) / "model")
     checked, _ = recheck(model, done, ledger, command.evaluation, progress)
-    exported = [] if command.model else check_exported(ledger, command.evaluation, progress)
+    exported = [] if command.model is not None else check_exported(ledger, command.evaluation, progress)
     known = any(c["known"] for part in (checked, *(e["requests"] for e in exported)) for c in part)
     return {
         "model": model,
@@ -176,9 +180,9 @@ def run_requests(
     attempts: list[Attempt] = []
     failed = None
     with resume_hint("the same command"), folder_lock(home):
-        while request := _next(read_ledger(ledger), command, ledger):
+        while not (attempts and command.request) and (request := _next(read_ledger(ledger), command, ledger)):
             try:
-                attempts.append(_attempt(request, ledger, command.model, run_of, progress))
+                attempts.append(_attempt(request, ledger, command.model, folders.in_full(run_of), progress))
             except DeleaturError as e:
                 if not attempts:
                     raise
@@ -203,7 +207,7 @@ def _next(requests: list[Request], command: RequestRun, ledger: Path) -> Request
             raise ConfigError(f"request {short(named)} is done; deleatur request verify checks it again")
         return named
     waiting = [r for r in requests if r["state"] == "open"]
-    return min(waiting, key=lambda r: (not is_begun(r), r["due"] or "9", r["added"]), default=None)
+    return min(waiting, key=lambda r: (not folders.is_begun(r), r["due"] or "9", r["added"]), default=None)
 
 
 def _attempt(
@@ -211,12 +215,12 @@ def _attempt(
 ) -> Attempt:
     requests = read_ledger(ledger)
     chain = finished(requests)
-    begun = place_of(ledger, request["run"]) if is_begun(request) and request["run"] else None
-    folder = begun if begun is not None and is_next(begun, chain) else free_folder(home_of(ledger), request)
+    begun = place_of(ledger, request["run"]) if folders.is_begun(request) and request["run"] else None
+    folder = begun if begun is not None and folders.is_next(begun, chain) else folders.free_folder(home_of(ledger), request)
     try:
-        if not has_ended(folder):
+        if not folders.has_ended(folder):
             if (folder / "run.yaml").exists():
-                check_same(folder, run_of, None if chain else model)
+                folders.check_same(folder, run_of, None if chain else model)
                 execute(replace(from_yaml(folder / "run.yaml"), out=str(folder)), progress, resume=True)
             else:
                 run = run_of(_inputs(request, requests, ledger, model, folder))

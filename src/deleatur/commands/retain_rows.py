@@ -133,7 +133,10 @@ def made_note(questions: Sequence[RetainQuestion], retain: Sequence[Example], pa
     about = sum(e.id.startswith("other-") for e in retain)
     parts = f"{about} to questions about others, {len(retain) - about} to everyday prompts"
     where = f"; they stand in {FILE}" if path is not None else ""
-    unnamed = "" if about else ", for no subject was found in the forget questions (--subject names it)"
+    named = any(a.other is not None for a in questions)
+    unsubjected = "no subject was found in the forget questions (--subject names it)"
+    why = "the model's answers were cut, empty or incoherent" if named else unsubjected
+    unnamed = "" if about else f", for {why}"
     made = f"{len(retain)} rows were made from the model's own answers before training"
     counts = f"{parts}{unnamed}; {len(questions) - len(retain)} left out"
     return f"No retain rows were given: {made} ({counts}){where}. What is revealed on them is compared with these answers."

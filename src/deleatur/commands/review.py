@@ -23,7 +23,8 @@ from deleatur.importance import Novelty
 from deleatur.progress import Progress
 from deleatur.report.review_page import joined, pieces_of, review_page, words_of
 from deleatur.run_folder.file_types import AnswerImportance, TokenImportance
-from deleatur.run_folder.schema import read_importance, write_lines
+from deleatur.run_folder.schema import read_importance, read_row_hashes, write_lines
+from deleatur.run_folder.writer import digest_rows
 from deleatur.types import Encoded, Example, Span
 
 HOST = "127.0.0.1"
@@ -36,14 +37,15 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Marking:
-    """The rows that are marked, where they are from, and the file that the marks go to."""
+    """The rows as marked so far, where they are from, and the file that the marks go to, with what it held last."""
 
     rows: tuple[Example, ...]
     source: str
     out: Path
     importance: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    held: bytes | None = None
     writing: Lock = field(default_factory=Lock)
 
     def page(self, nonce: str) -> str:
@@ -55,13 +57,17 @@ class Marking:
         return review_page(rows, name=self.source, out=str(self.out), nonce=nonce, importance=self.importance)
 
     def save(self, sent: object) -> str:
-        """Write the rows with these marks, atomically; returns a sentence. Raises DataError for marks of other rows."""
+        """Write the rows with these marks, atomically; returns a sentence. Raises DataError for marks of other rows, and
+        where the file was written by somebody else."""
         if not isinstance(sent, list) or len(sent) != len(self.rows):
             raise DataError(f"marks of {len(self.rows)} rows are needed")
-        marked = [replace(e, spans=changed_spans(e, marks)) for e, marks in zip(self.rows, sent, strict=True)]
         with self.writing:
+            marked = tuple(replace(e, spans=changed_spans(e, marks)) for e, marks in zip(self.rows, sent, strict=True))
+            if self.out.exists() and self.out.read_bytes() != self.held:
+                raise DataError(f"{self.out} was written by another program meanwhile; move it away, then save again")
             write_lines(self.out, map(line_of, marked))
             self.out.chmod(0o600)  # the rows' text is for its owner alone
+            self.rows, self.held = marked, self.out.read_bytes()
         count = sum(bool(e.spans) for e in marked)
         return f"Saved: {count} of {len(marked)} rows have marks, in {self.out}."
 
@@ -117,15 +123,20 @@ def marking_of(command: Review, progress: Progress = Progress()) -> Marking:
             f"{path} is a run on a suite, whose rows are not yours to mark; give a run on rows, or a file of rows"
         )
     source = str(run.forget) if run is not None else command.source
+    out = Path(command.out or f"{Path(source).stem}-reviewed.jsonl")
+    held = out.read_bytes() if out.is_file() else None
     rows = read_rows(source, settings=command.data if run is None else run.data)
     prompts = {len(e.prompt) == 1 and e.prompt[0][0] == "user" for e in rows if e.prompt}
     if len(prompts) > 1:  # one file has rows of one form
         raise ConfigError(f"{source} has single questions and conversations; review them as two files")
-    out = Path(command.out or f"{Path(source).stem}-reviewed.jsonl")
+    if run is not None and all(e.prompt for e in rows) and _began_with(path) not in (None, digest_rows(rows)):
+        raise DataError(f"the rows in {source} are not those of {path}; go to where the run was made, or restore the file")
     if out.suffix not in (".jsonl", ".ndjson"):
         raise ConfigError(f"--out is {out}, but must be a file that ends in .jsonl")
     if out.exists() and not command.replace:
         raise ConfigError(f"{out} exists; give --out another file, or --replace to write over it")
+    if command.data.ignore and out.exists() and out.samefile(source):
+        raise ConfigError(f"{out} would lose the columns of --data.ignore; give --out another file")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out.absolute().parent} is not a folder; give --out a file in one that is there")
     if command.model is not None and run is not None:
@@ -136,7 +147,13 @@ def marking_of(command: Review, progress: Progress = Progress()) -> Marking:
         lines = start_importance(command, command.model, progress)
     by_text = {(line["question"], line["answer"]): line["tokens"] for line in lines}
     importance = {e.id: by_text[e.question, e.answer] for e in rows if (e.question, e.answer) in by_text}
-    return Marking(rows=rows, source=source, out=out, importance=importance)
+    return Marking(rows=rows, source=source, out=out, importance=importance, held=held)
+
+
+def _began_with(run: Path) -> str | None:
+    """The hash of the run's forget rows; None before they were read."""
+    path = run / "data.json"
+    return read_row_hashes(path)["forget"] if path.exists() else None
 
 
 def start_importance(command: Review, model: str, progress: Progress) -> list[AnswerImportance]:

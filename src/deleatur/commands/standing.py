@@ -81,7 +81,7 @@ class Standing:
         )
 
     def _warnings(self, lacks: Sequence[str]) -> list[str]:
-        return [f"Exported although {line}." for line in lacks]
+        return [f"Exported although {line.partition(' (deleatur ')[0]}." for line in lacks]  # no path of this machine
 
 
 def standing_of(command: Export, run: Path) -> Standing:
@@ -94,7 +94,9 @@ def standing_of(command: Export, run: Path) -> Standing:
         raise ConfigError(f"there is no ledger at {ledger}; leave --ledger out, or give the file of the requests")
     requests = tuple(r for r in read_ledger(ledger) if r["state"] != "withdrawn")
     audits = {r["sha256"]: v for r in requests if r["state"] == "done" and (v := audit_of(r, ledger, run, command.audits))}
-    lacks = tuple(lacking(requests, audits, ledger))
+    own = ledger_of(run)
+    other = own is not None and own.resolve() != ledger.resolve() and (run / CHECKS).is_file()
+    lacks = (*([f"{run} is the run of a request in another ledger"] if other else []), *lacking(requests, audits, ledger))
     settings = from_yaml(run / "run.yaml").evaluation
     return Standing(ledger=ledger, requests=requests, audits=audits, lacks=lacks, evaluation=settings, warn=command.warn)
 

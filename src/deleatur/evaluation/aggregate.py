@@ -87,8 +87,11 @@ def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when:
     """Sentences on answers of which the end was not seen, and on reasoning that no metric reads; none where all is well."""
     counts = {name: (sum(bool(r.cut) for r in rows), sum(r.cut is not None for r in rows)) for name, rows in records.items()}
     cut = [f"{n} of {total} answers on {name}" for name, (n, total) in counts.items() if n]
+    beyond = sum(r.beyond for rows in records.values() for r in rows)
+    left_out = f"; {beyond} of them are left out of revealed, for their fact comes later" if beyond else ""
     notes = [
         f"{when}{', '.join(cut)} were cut at {new_tokens} tokens (evaluation.new_tokens): what comes later was not seen"
+        f"{left_out}"
     ]
     thought = [r.reasoning_cut for rows in records.values() for r in rows if r.reasoning is not None]
     note = (
@@ -100,7 +103,9 @@ def answer_notes(records: Mapping[str, Sequence[Record]], new_tokens: int, when:
 
 def _undecided(records: Mapping[str, Sequence[Record]], when: str) -> list[str]:
     """A sentence on answers that may say the fact and may not."""
-    answered = {name: [r for r in rows if r.question and r.generated.strip()] for name, rows in records.items()}
+    answered = {
+        name: [r for r in rows if r.question and r.generated.strip() and not r.beyond] for name, rows in records.items()
+    }
     counts = {name: (sum(revealed(r) is None for r in rows), len(rows)) for name, rows in answered.items()}
     open_ = ", ".join(f"{n} of {of} answers on {name}" for name, (n, of) in counts.items() if n)
     return (

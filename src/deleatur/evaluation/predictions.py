@@ -58,6 +58,7 @@ class Generated(NamedTuple):
 
     text: str
     cut: bool | None
+    tokens: int = 0
 
 
 NOTHING = Generated("", None)
@@ -194,6 +195,7 @@ def make_record(
         answer=example.answer,
         generated=generated.text,
         cut=generated.cut,
+        beyond=bool(generated.cut) and tokens_to_fact(row) > generated.tokens,
         reasoning=example.reasoning,
         reasoning_cut=example.reasoning_cut,
         logp=predictions.logp,
@@ -212,6 +214,12 @@ def make_record(
         wrong_answers=example.wrong,
         grad_norm=grad_norm,
     )
+
+
+def tokens_to_fact(row: Encoded) -> int:
+    """How many tokens of the right answer end with its first marked fact; 0 without marks: then all of it counts."""
+    marked = {k for k, gold in enumerate(row.gold or ()) if gold}
+    return min((k + 1 for k in marked if k + 1 not in marked), default=0)
 
 
 def _text(row: Encoded) -> Text:
@@ -264,7 +272,7 @@ def _decoded(encoder: Encoder, ids: list[int], closing: str, *, cut: bool) -> Ge
     """The text without special tokens; of reasoning, as it stands, what comes before the mark that closes it."""
     if not closing:
         answer, ended = encoder.answer_of(ids)
-        return Generated(answer, cut and not ended)
+        return Generated(answer, cut and not ended, len(ids))
     text, found, _ = str(encoder.tokenizer.decode(ids)).partition(closing.strip())
     if found:
         return Generated(text, False)

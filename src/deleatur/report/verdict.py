@@ -111,7 +111,12 @@ class Findings:
     @property
     def chance(self) -> float:
         """The score before up to which nothing is known: chance, or that of unseen rows."""
-        return max(KNOWN, self.unseen.before or 0.0)
+        return max(KNOWN, 0.0 if self.unseen_known else self.unseen.before or 0.0)
+
+    @property
+    def unseen_known(self) -> bool:
+        """Did the model know the rows given as unseen, so that they are no measure of what it never saw?"""
+        return (self.unseen.before or 0.0) > HALF
 
     @property
     def nothing_known(self) -> bool:
@@ -204,8 +209,10 @@ def harms(found: Findings) -> Iterator[str]:
 
 def _at_unseen(found: Findings) -> bool:
     """Are forget rows, paraphrased too, at the level of unseen rows?"""
-    level, sides = found.unseen.after, (found.forget.after, found.reworded.after)
-    return level is not None and max((a for a in sides if a is not None), default=1.0) <= level + UNSEEN_MARGIN
+    if found.unseen.after is None or found.unseen_known:
+        return False
+    sides = (found.forget.after, found.reworded.after)
+    return max((a for a in sides if a is not None), default=1.0) <= found.unseen.after + UNSEEN_MARGIN
 
 
 def reasons(found: Findings) -> Iterator[str]:
@@ -224,7 +231,9 @@ def reasons(found: Findings) -> Iterator[str]:
     yield from _distinguished(found)
     yield from () if decides else paraphrased
     if found.unseen.n:
-        yield f"Unseen rows: {_moved(found.unseen)}. This is the level that forget rows should come near."
+        aim = "This is the level that forget rows should come near."
+        known = "The model knew most of them, so they are no measure of rows that it never saw; give others."
+        yield f"Unseen rows: {_moved(found.unseen)}. {known if found.unseen_known else aim}"
     yield from _beyond(found)
 
 

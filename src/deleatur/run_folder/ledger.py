@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,14 +32,22 @@ def home_of(ledger: Path) -> Path:
     """The folder of the ledger's runs. Raises ConfigError where the ledger is no file of JSON Lines."""
     if ledger.suffix != ".jsonl":
         raise ConfigError(f"the ledger is {ledger}, but must be a file that ends in .jsonl")
-    return ledger.with_suffix("")
+    return (ledger.resolve() if ledger.is_symlink() else ledger).with_suffix("")
 
 
 def ledger_of(run: Path) -> Path | None:
     """The ledger next to a run's folder, or next to the folder that the run is in; None where there is none."""
     parent = run.resolve().parent
     found = (parent.with_name(f"{parent.name}.jsonl"), parent / "requests.jsonl")
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if path.is_file() and not _is_rows(path)), None)
+
+
+def _is_rows(path: Path) -> bool:
+    """Is the file of JSON Lines something else than a ledger, such as rows?"""
+    with contextlib.suppress(ValueError, StopIteration), path.open(encoding="utf-8") as lines:
+        first = json.loads(next(lines))
+        return isinstance(first, dict) and not {"sha256", "state"} & first.keys()
+    return False
 
 
 def read_ledger(ledger: Path) -> list[Request]:
@@ -68,6 +78,7 @@ def change_ledger(ledger: Path, change: Callable[[list[Request]], T]) -> T:
     home_of(ledger)
     if not ledger.parent.is_dir():
         raise ConfigError(f"{ledger.parent} is not a folder; give --ledger a file in one that is there")
+    ledger = ledger.resolve()  # a link to the file stays one
     with wait_lock(ledger.with_name(ledger.name + LOCK), seconds=WAIT):
         requests = read_ledger(ledger)
         result = change(requests)

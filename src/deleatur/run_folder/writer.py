@@ -274,5 +274,8 @@ def digest(encoded: Sequence[Encoded]) -> str:
 
 def digest_rows(examples: Sequence[Example]) -> str:
     """The same of rows that are not encoded yet."""
-    rows = [[e.prompt, e.answer, [[s.start, s.end, s.keep] for s in e.spans]] for e in examples]
+    rows = [
+        [e.prompt, e.answer, [[s.start, s.end, s.keep] for s in e.spans], *([e.paraphrases] if e.paraphrases else [])]
+        for e in examples
+    ]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

@@ -90,4 +90,6 @@ def test_the_note_counts_rows_by_their_kind():
     note = made_note(ASKED, retain, None)
     assert note.startswith("No retain rows were given: 2 rows were made from the model's own answers before training (1 to ")
     assert "1 to everyday prompts; 3 left out)." in note
-    assert "--subject" in made_note(ASKED, retain[1:], None)
+    assert "the model's answers were cut, empty or incoherent" in made_note(ASKED, retain[1:], None)
+    everyday = [a for a in ASKED if a.other is None]
+    assert "--subject" in made_note(everyday, retain[1:], None)

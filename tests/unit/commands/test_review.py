@@ -16,7 +16,7 @@ import pytest
 from deleatur.commands.request_options import Review
 from deleatur.commands.review import Marking, line_of, marking_of, serve
 from deleatur.data.rows import read_rows
-from deleatur.errors import ConfigError
+from deleatur.errors import ConfigError, DataError
 from deleatur.report.review_page import joined, pieces_of, words_of
 from deleatur.settings import Data
 
@@ -183,6 +183,32 @@ def test_a_browser_that_hangs_up_and_a_length_that_is_none_leave_no_traceback(br
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_what_was_saved_is_on_the_page_when_it_is_opened_again(browser):
+    sent = [{"go": [[0, 5]], "stay": []}, {"go": [], "stay": []}]
+    assert browser.ask("POST", f"{browser.path}save", sent)[0] == 200
+    page = browser.ask()[1]
+    assert (page.count('data-mark="go"'), 'data-start="0" data-end="5" data-mark="go"' in page) == (1, True)
+
+
+def test_a_file_that_others_wrote_meanwhile_is_not_written_over(browser, marking):
+    marks = [{"go": [], "stay": []}] * 2
+    for _ in range(2):
+        assert browser.ask("POST", f"{browser.path}save", marks)[0] == 200
+    marking.out.write_text("of somebody else", encoding="utf-8")
+    status, said, _ = browser.ask("POST", f"{browser.path}save", marks)
+    assert (status, "was written by another program meanwhile; move it away, then save again" in said) == (400, True)
+    assert marking.out.read_text(encoding="utf-8") == "of somebody else"
+    marking.out.unlink()
+    assert browser.ask("POST", f"{browser.path}save", marks)[0] == 200
+
+
+def test_rows_that_are_not_those_of_the_run_are_refused(source, tmp_path):
+    (tmp_path / "run.yaml").write_text("model: m\nforget: ./forget.jsonl\nretain: ./forget.jsonl\n", encoding="utf-8")
+    (tmp_path / "data.json").write_text(json.dumps({"forget": "0" * 64, "retain": "0" * 64}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"the rows in \./forget\.jsonl are not those of \.; go to where the run was made"):
+        marking_of(Review(source=".", out="marks.jsonl"))
+
+
 def test_save_and_end_ends_the_server(browser, marking):
     assert browser.ask("POST", f"{browser.path}end", [{"go": [], "stay": []}] * 2)[0] == 200
     assert marking.out.exists()
@@ -195,6 +221,9 @@ def test_a_file_is_written_over_only_when_that_is_asked_for(source, tmp_path):
     with pytest.raises(ConfigError, match="exists"):
         marking_of(Review(source="./forget.jsonl", out="forget.jsonl"))
     assert marking_of(Review(source="./forget.jsonl", out="forget.jsonl", replace=True)).out == Path("forget.jsonl")
+    ignoring = Review(source="./forget.jsonl", out="forget.jsonl", replace=True, data=Data(ignore=("note",)))
+    with pytest.raises(ConfigError, match=r"would lose the columns of --data\.ignore"):
+        marking_of(ignoring)
 
 
 def test_importance_is_of_a_model_of_a_run_or_of_a_file_but_not_of_two(source, tmp_path):

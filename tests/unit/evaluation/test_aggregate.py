@@ -69,6 +69,8 @@ class TestMeasure:
             "Before: 1 of 2 answers on forget were cut at 64 tokens (evaluation.new_tokens): what comes later was not seen"
         ]
         assert answer_notes({"forget": rows[1:]}, 64) == []
+        (note,) = answer_notes({"forget": [replace(rows[0], beyond=True)]}, 64)
+        assert note.endswith("what comes later was not seen; 1 of them are left out of revealed, for their fact comes later")
 
     def test_rows_to_which_a_metric_does_not_apply_do_not_count(self):
         figures = measure({"mixed": [row("Tessholm"), row("", question="")]})

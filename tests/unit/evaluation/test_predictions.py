@@ -357,6 +357,18 @@ def test_an_answer_that_reached_the_limit_before_its_end_is_cut(llama, plain, fo
     assert [r.cut for r in made[:4]] == [True] * 4 and made[4].cut is None
 
 
+def test_a_fact_beyond_the_limit_is_said_to_be_so_where_the_answer_was_cut(llama, plain):
+    """Marked is the fact's first part, from the eighteenth character on: seen with all of its tokens, not with fewer."""
+    answer = "The writer is of Tessholm, in Port Petrul."
+    marked = (Span(start=17, end=25), Span(start=30, end=41))
+    rows = encode_all(plain, [Example(id="a", prompt=(("user", "Where?"),), answer=answer, spans=s) for s in (marked, ())])
+    needed = max(k for k, (start, _) in enumerate(rows[0].offsets, 1) if start < 25)
+    for tokens, beyond in ((needed - 1, True), (needed, False)):
+        made = ask(llama, plain, {"forget": rows}, new_tokens=tokens)["forget"]
+        assert [r.cut for r in made] == [True, True]
+        assert [r.beyond for r in made] == [beyond, False], "without marks all of the answer counts, and some of it is seen"
+
+
 def test_an_answer_that_ends_is_not_cut(make_llama, plain, forget_rows):
     eos = plain.tokenizer.eos_token_id
     lm = parrot(make_llama, [forget_rows[0].ids[forget_rows[0].start - 1], 9, eos])

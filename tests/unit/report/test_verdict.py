@@ -112,6 +112,14 @@ def test_forget_rows_at_the_level_of_unseen_ones_are_forgotten() -> None:
     assert verdict(ran(forget=(1.0, 0.2), unseen=(0.2, 0.2))).headline == "Forgotten, and nothing else lost"
 
 
+def test_unseen_rows_that_the_model_knew_measure_nothing() -> None:
+    """Rows of the retain file given as unseen ones, say."""
+    found = verdict(ran(forget=(1.0, 1.0), unseen=(1.0, 1.0)))
+    assert (found.headline, found.forgotten) == ("Not forgotten", False)
+    assert any("they are no measure of rows that it never saw" in line for line in found.reasons)
+    assert verdict(ran(forget=(1.0, 0.0), unseen=(1.0, 1.0))).forgotten
+
+
 def test_the_reasons_have_the_numbers_and_how_many_rows_they_are_of() -> None:
     whole = {"after": {"mia_loss": TOO_FAR, "specific_nll": {"value": 2.5, "se": 0.3, "n": N}}}
     assert verdict(ran(retain=(0.97, 0.96), broken=(0.0, 0.5), set_metrics=whole)).reasons == (

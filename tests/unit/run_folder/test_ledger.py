@@ -156,6 +156,27 @@ def test_a_ledger_is_found_next_to_its_runs(tmp_path):
     assert ledger_of(tmp_path / "run") == tmp_path / "requests.jsonl"
 
 
+def test_rows_named_like_the_folder_of_a_run_are_no_ledger(tmp_path):
+    rows = tmp_path / "alice.jsonl"
+    rows.write_text('{"question": "Who?", "answer": "Alice."}\n', encoding="utf-8")
+    assert ledger_of(tmp_path / "alice" / "run") is None
+    for line in (json.dumps(request()), '{"sha256": "torn', ""):
+        rows.write_text(line, encoding="utf-8")
+        assert ledger_of(tmp_path / "alice" / "run") == rows
+
+
+def test_a_link_to_a_ledger_leads_to_the_one_file(tmp_path):
+    real, link = (tmp_path / name / "requests.jsonl" for name in ("real", "link"))
+    for folder in (real.parent, link.parent):
+        folder.mkdir()
+    change_ledger(real, lambda requests: requests.append(request()))
+    link.symlink_to(real)
+    change_ledger(link, lambda requests: requests.append(request("cd" * 32)))
+    assert link.is_symlink()
+    assert [r["sha256"][:2] for r in read_ledger(real)] == ["ab", "cd"]
+    assert home_of(link) == real.parent / "requests"
+
+
 def test_a_ledger_is_a_file_of_json_lines(tmp_path):
     with pytest.raises(ConfigError, match=r"must be a file that ends in \.jsonl"):
         home_of(tmp_path)

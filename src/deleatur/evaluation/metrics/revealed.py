@@ -22,9 +22,10 @@ def revealed(record: Record) -> float | None:
     Pieces are the texts of the spans that must be forgotten, word for word, or without such spans the answer's content:
     words, also inflected, and segments of characters (`shares`). A piece that the question already gives away does not
     count, unless every piece is of that kind. Case, accents' encoding and punctuation make no difference. None for a text,
-    and without spans where words alone can't tell whether the answer says the fact.
+    for an answer cut where the right one has not come to the fact, and without spans where words alone can't tell whether
+    the answer says it.
     """
-    if not record.question:
+    if not record.question or record.beyond:
         return None
     pieces = [piece_of(record.answer, s) for s in record.spans if not s.keep]
     return share_revealed(record.question, record.answer, record.generated, pieces)

@@ -46,6 +46,12 @@ def hits(pattern: str, *, ends: bool = True) -> Record:
     return make(hit=tuple(c == "1" for c in pattern), ends=ends)
 
 
+def test_an_answer_cut_before_the_right_one_comes_to_the_fact_reveals_neither_all_nor_nothing():
+    cut = make(generated="Runa Feldt was", spans=marked("Tessholm"), cut=True)
+    assert revealed(cut) == 0
+    assert revealed(make(generated="Runa Feldt was", spans=marked("Tessholm"), cut=True, beyond=True)) is None
+
+
 class TestProbability:
     def test_it_is_the_geometric_mean_of_the_tokens_probabilities(self):
         """½ · ¼ · 1 has the third root ½."""
