@@ -18,6 +18,7 @@ from deleatur.errors import DataError
 from deleatur.evaluation.aggregate import measure
 from deleatur.evaluation.metrics.revealed import revealed
 from deleatur.modeling.loading import load
+from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
@@ -77,6 +78,7 @@ def recheck(
     """
     rows = {r["sha256"]: rows_of(r, ledger) for r in requests}
     start()
+    exact_matmul()
     lm, tokenizer = load(model, precision=settings.precision)
     network = TokenModel(lm).prepare()
     place_model(network)
