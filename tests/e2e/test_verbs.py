@@ -65,7 +65,7 @@ def test_own_rows_have_the_worst_case_attacks_with_holdout_and_a_comparison_with
     whole = json.loads((finished / "results.json").read_text(encoding="utf-8"))["set_metrics"]["after"]
     attacks = {"mia_loss", "mia_min_k", "mia_min_k_plus", "mia_zlib", "mia_grad_norm"}
     assert {*whole} == {"j_w", "j_avg", "specific_nll", "other_nll"} | attacks
-    assert whole["j_w"]["asked"] > whole["j_w"]["n"] == 6
+    assert whole["j_w"]["asked"] > whole["j_w"]["n"] == 1, "of five rows the fact comes after the tokens that were asked for"
     assert whole["mia_loss"]["low"] <= whole["mia_loss"]["value"] <= whole["mia_loss"]["high"]
     args = (
         "evaluate",
