@@ -120,7 +120,7 @@ def test_trials_maximise_what_was_asked_for(bench, tmp_path, monkeypatch, object
 @pytest.mark.parametrize("objective", [None, "uq"])
 def test_an_objective_that_is_nothing_at_the_start_is_refused(bench, objective):
     """UQ is what trials maximise unless something else is asked for."""
-    said = bench(objective=objective)
+    said = bench("--evaluation.new-tokens", "40", objective=objective)  # as many as the answers have
     assert said.code == 2
     assert "uq is not defined at a revealed of 0 before" in said.err
 
