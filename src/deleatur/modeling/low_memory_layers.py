@@ -64,9 +64,12 @@ def recompute_activations() -> Iterator[None]:
     known = RecomputableTensors()
 
     def keep(x: Tensor) -> Tensor | tuple[Recomputable, torch.Size]:
-        """What is saved for backward: the tensor, or how it is made again."""
+        """What is saved for backward: the tensor, or how it is made again.
+
+        Without its history: a saved output would hold its own graph, which is then freed by a backward pass alone.
+        """
         again = known.find(x)
-        return x if again is None else (again, x.shape)
+        return x.detach() if again is None else (again, x.shape)
 
     def give(kept: Tensor | tuple[Recomputable, torch.Size]) -> Tensor:
         """The tensor that was saved or is made again."""

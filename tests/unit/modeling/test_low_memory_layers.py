@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from copy import deepcopy
 from functools import partial
 from weakref import ref
@@ -182,3 +183,20 @@ def test_a_copy_runs_on_its_own_weights(llama):
     other.model.norm.weight.data.zero_()
     assert not other.model.norm(x).detach().any()
     assert llama.model.norm(x).detach().any()
+
+
+def test_what_no_backward_pass_runs_through_is_freed():
+    """As the layers above the one that RMU steers, at every step: a saved output must not hold its own graph."""
+    weight = torch.ones(8, requires_grad=True)
+
+    def with_graph() -> int:
+        """Tensors that are there and have a graph."""
+        gc.collect()
+        return sum(isinstance(o, torch.Tensor) and o.grad_fn is not None for o in gc.get_objects())
+
+    before = with_graph()
+    with low_memory_layers.recompute_activations():
+        made = (torch.ones(4, 8) * weight).softmax(-1)
+    assert with_graph() > before
+    del made
+    assert with_graph() == before
