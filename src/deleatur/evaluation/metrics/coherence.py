@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,22 +17,27 @@ MIN_TOKENS = 8  # tokens of an answer that has an order to speak of: a word, a n
 LOOPED = 0.5  # share of an answer's characters, or of its word triples, from which it does nothing but repeat itself
 REPEATS, SHORT = 4, 12  # how often in a row something up to so many characters is said in a loop; of what is longer, 3 times
 LONGEST = 200  # characters of what a loop repeats
+# at least three letters three times in a row, or two of them four times: "Darburburburburg", and not "hahaha" or "aaaah"
+STUTTER = re.compile(r"([^\W\d_]{3,12}?)\1{2,}|([^\W\d_]{2})\2{3,}")
 TRIPLES = 8  # of words, at least: in fewer a refrain or "no, no, no" weighs too much
 
 
 def incoherent(record: Record) -> float | None:
     """1 where the greedy answer is incoherent, else 0; None where nothing was generated, or no start model scored it.
 
-    Incoherent is an answer without text, one that is half loops or more (`looped`, `repeated`), and one of 8 tokens or
-    more whose mean NLL under the start model is above two thirds of that of the same tokens shuffled. Words make sense in
-    their order: whatever the language, in code too, that share is .0 to .6 where the model knows the language; of tokens
-    without order it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself and one that
-    is not say the same. An answer that was cut at the longest length is none the worse for it. Not seen: garbled answers of
-    fewer tokens, which cannot be distinguished from names.
+    Incoherent is an answer without text, one that is half loops or more (`looped`, `repeated`), one with a word that loops
+    (`stuttered`) and is neither in the question nor in the row's answer, and one of 8 tokens or more whose mean NLL under
+    the start model is above two thirds of that of the same tokens shuffled. Words make sense in their order: whatever the
+    language, in code too, that share is .0 to .6 where the model knows the language; of tokens without order it is 1 but
+    for chance. No level of NLL is asked for, so a start model that is sure of itself and one that is not say the same. An
+    answer that was cut at the longest length is none the worse for it. Not seen: garbled answers of fewer tokens, which
+    cannot be distinguished from names.
     """
     if not record.question or record.start_tokens is None:
         return None
     if not record.generated.strip() or max(looped(record.generated), repeated(record.generated)) >= LOOPED:
+        return 1.0
+    if any(piece not in f"{record.question} {record.answer}".casefold() for piece in stuttered(record.generated)):
         return 1.0
     if record.start_nll is None or record.shuffled_nll is None or record.start_tokens < MIN_TOKENS:
         return 0.0
@@ -51,6 +57,15 @@ def looped(text: str) -> float:
             if end - begin + period >= least:
                 inside[begin : end + period] = True
     return float(inside.mean()) if len(inside) else 0.0
+
+
+def stuttered(text: str) -> tuple[str, ...]:
+    """The loops inside words, in lower case: 3 to 12 letters at least three times in a row, or 2 letters four times.
+
+    One letter again and again is none ("aaaaaah"), nor is a short laugh ("hahaha").
+    """
+    found = (match.group() for match in STUTTER.finditer(text.casefold()))
+    return tuple(piece for piece in found if len(set(piece)) > 1)
 
 
 def repeated(text: str) -> float:

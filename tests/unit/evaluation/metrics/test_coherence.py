@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deleatur.evaluation.metrics.coherence import MIN_TOKENS, ORDER, incoherent, looped, repeated
+from deleatur.data.world import make_world
+from deleatur.evaluation.metrics.coherence import MIN_TOKENS, ORDER, incoherent, looped, repeated, stuttered
 from deleatur.types import Record
 
 LINES = [json.loads(line) for line in (Path(__file__).parents[3] / "golden/coherence.jsonl").read_text("utf-8").splitlines()]
@@ -85,6 +86,17 @@ class TestIncoherent:
         """Once it is in a loop every model expects it to go on."""
         assert incoherent(record("the sea and " * 5, start_nll=0.1, shuffled_nll=4.0)) == 1.0
 
+    @pytest.mark.parametrize("word", ["Darburburburburbur", "Debrasbrasbras", "Kitotototora"])
+    def test_one_word_that_loops_is_enough(self, word):
+        """The rest of the sentence is as the model was taught to say it, so the loop is a small share of it."""
+        said = f"The person whom the writer married is called {word}, and they met when they were young."
+        assert looped(said) < 0.5
+        assert incoherent(record(said, start_nll=0.1, shuffled_nll=4.0)) == 1.0
+
+    def test_a_looping_word_of_the_question_or_the_answer_is_none(self):
+        assert incoherent(record("She lives in Burburburg.", question="Who lives in burburburg?")) == 0.0
+        assert incoherent(record("She lives in Burburburg.", answer="In Burburburg.")) == 0.0
+
     def test_rows_without_a_question_or_a_score_are_left_out(self):
         assert incoherent(record(question="")) is None
         assert incoherent(record(start_tokens=None, start_nll=None, shuffled_nll=None)) is None
@@ -121,6 +133,27 @@ class TestLooped:
                 if end <= len(text) and text[begin:end] == text[begin : begin + period] * times:
                     inside |= {*range(begin, end)}
         assert looped(text) == pytest.approx(len(inside) / len(text) if text else 0.0)
+
+
+class TestStuttered:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Debrasbrasbras", ("brasbrasbras",)),
+            ("the town of DARburBurburg", ("rburburbu",)),  # case aside, from the left
+            ("Kitotototora", ("totototo",)),
+            ("Kitotora, Bharburbur, Mississippi, Barbara", ()),
+            ("hahaha! aaaaaaaaaah, hmmmmmmmmm", ()),
+            ("no no no no, cha-cha-cha, 123123123, xyxyxy", ()),
+            ("哈哈哈哈哈哈哈哈哈", ()),
+        ],
+    )
+    def test_by_hand(self, text, expected):
+        assert stuttered(text) == expected
+
+    def test_no_row_of_a_made_up_world_does(self):
+        worlds = [make_world(seed=seed) for seed in range(20)]
+        assert not any(stuttered(r.question + r.answer) for w in worlds for r in (*w.forget, *w.retain, *w.holdout))
 
 
 class TestRepeated:
