@@ -17,21 +17,22 @@ MIN_TOKENS = 8  # tokens of an answer that has an order to speak of: a word, a n
 LOOPED = 0.5  # share of an answer's characters, or of its word triples, from which it does nothing but repeat itself
 REPEATS, SHORT = 4, 12  # how often in a row something up to so many characters is said in a loop; of what is longer, 3 times
 LONGEST = 200  # characters of what a loop repeats
-# at least three letters three times in a row, or two of them four times: "Darburburburburg", and not "hahaha" or "aaaah"
+# inside a word at least three letters three times in a row, or two of them four times: "Darburburburburg", not "hahaha"
 STUTTER = re.compile(r"([^\W\d_]{3,12}?)\1{2,}|([^\W\d_]{2})\2{3,}")
+AGAIN = re.compile(r"\b([^\W\d_]{3,}(?:\s+[^\W\d_]+){0,3}?)(?:\s+\1\b){3,}")  # one to four words four times in a row
 TRIPLES = 8  # of words, at least: in fewer a refrain or "no, no, no" weighs too much
 
 
 def incoherent(record: Record) -> float | None:
     """1 where the greedy answer is incoherent, else 0; None where nothing was generated, or no start model scored it.
 
-    Incoherent is an answer without text, one that is half loops or more (`looped`, `repeated`), one with a word that loops
-    (`stuttered`) and is neither in the question nor in the row's answer, and one of 8 tokens or more whose mean NLL under
-    the start model is above two thirds of that of the same tokens shuffled. Words make sense in their order: whatever the
-    language, in code too, that share is .0 to .6 where the model knows the language; of tokens without order it is 1 but
-    for chance. No level of NLL is asked for, so a start model that is sure of itself and one that is not say the same. An
-    answer that was cut at the longest length is none the worse for it. Not seen: garbled answers of fewer tokens, which
-    cannot be distinguished from names.
+    Incoherent is an answer without text, one that is half loops or more (`looped`, `repeated`), one with a loop of words or
+    inside a word (`stuttered`) that is neither in the question nor in the row's answer, and one of 8 tokens or more whose
+    mean NLL under the start model is above two thirds of that of the same tokens shuffled. Words make sense in their order:
+    whatever the language, in code too, that share is .0 to .6 where the model knows the language; of tokens without order
+    it is 1 but for chance. No level of NLL is asked for, so a start model that is sure of itself and one that is not say
+    the same. An answer that was cut at the longest length is none the worse for it. Not seen: garbled answers of fewer
+    tokens, which cannot be distinguished from names.
     """
     if not record.question or record.start_tokens is None:
         return None
@@ -60,12 +61,15 @@ def looped(text: str) -> float:
 
 
 def stuttered(text: str) -> tuple[str, ...]:
-    """The loops inside words, in lower case: 3 to 12 letters at least three times in a row, or 2 letters four times.
+    """The loops, in lower case: 3 to 12 letters of a word at least three times in a row, 2 letters four times, or one to
+    four words with nothing but blanks between them, the first of three letters or more, four times.
 
-    One letter again and again is none ("aaaaaah"), nor is a short laugh ("hahaha").
+    One letter again and again is none ("aaaaaah"), nor is a short laugh ("hahaha"), nor are numbers.
     """
-    found = (match.group() for match in STUTTER.finditer(text.casefold()))
-    return tuple(piece for piece in found if len(set(piece)) > 1)
+    text = text.casefold()
+    inside = (match.group() for match in STUTTER.finditer(text))
+    words = (match.group() for match in AGAIN.finditer(text))
+    return (*(piece for piece in inside if len(set(piece)) > 1), *words)
 
 
 def repeated(text: str) -> float:

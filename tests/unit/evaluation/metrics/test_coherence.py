@@ -145,6 +145,10 @@ class TestStuttered:
             ("Kitotora, Bharburbur, Mississippi, Barbara", ()),
             ("hahaha! aaaaaaaaaah, hmmmmmmmmm", ()),
             ("no no no no, cha-cha-cha, 123123123, xyxyxy", ()),
+            ("taught by Grigal Grigal\nGrigal Grigal Grig", ("grigal grigal\ngrigal grigal",)),
+            ("by the sea by the sea by the sea by the sea by", ("the sea by the sea by the sea by the sea by",)),
+            ("Grigal Grigal Grigal", ()),
+            ("(None, None, None, None), list[list[list[list[int]]]], 10 10 10 10", ()),
             ("哈哈哈哈哈哈哈哈哈", ()),
         ],
     )
