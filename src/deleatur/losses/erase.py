@@ -20,7 +20,8 @@ class Erase:
     """Σ g·[KL(q ‖ p) + (l − level)² / (2·level)] over forget tokens, l the token's NLL (ours).
 
     q is the start model's distribution with the token taken out and the rest renormalised: what the model would have said
-    otherwise, so that the answer stays coherent. The gradient of KL(q ‖ p) vanishes with p, long before the token is as
+    otherwise, so that the answer stays coherent; in training it is blended with what similar retain contexts go on with
+    (`training.level.blended`). The gradient of KL(q ‖ p) vanishes with p, long before the token is as
     unlikely as in unseen rows; the square pulls it to that level at gradient difference's pace, and back where it went too
     far. With `train.keep` the unselected tokens are held where they were; a token with 0 < g < 1 ends in between, so
     importance has to be sharp.

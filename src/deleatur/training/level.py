@@ -1,4 +1,4 @@
-"""The target NLL of forgotten tokens: that of a model which was never trained on their rows."""
+"""What a model that was never trained on the forget rows would say there: at which NLL, and what instead."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from deleatur.modeling.reference import last_states
 from deleatur.modeling.start_pass import StartPass
 from deleatur.protocols import Importance
 from deleatur.settings import SELECTED
-from deleatur.types import Encoded
+from deleatur.types import Encoded, Teacher
 
 NEAREST = 16  # retain positions that a forget position is compared with
 ROWS = 1000  # most retain rows looked through
+TEMPERATURE = 0.2  # of the cosines by which similar retain states and the state itself are averaged
 
 
 class Level(NamedTuple):
@@ -43,6 +44,34 @@ def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance
     if not bool(chosen.any()) or bool(chosen.all()):
         return None
     return Level(_estimate(start, rows, chosen), "estimated from similar retain rows")
+
+
+@torch.no_grad()
+def blended(teacher: Teacher, start: StartPass, rows: Mapping[str, list[Encoded]], importance: Importance) -> Teacher:
+    """The teacher, but where the importance selects a forget token with the mean of its state and the `NEAREST` most similar
+    retain states, each weighted by exp(cosine/TEMPERATURE).
+
+    Of a row learned by heart the start model says little but the token: what it would say otherwise is spellings of the
+    same token and noise. Similar retain contexts go on with whole words; the less similar they are, the less they weigh.
+    """
+    device = start.model.device
+    retain = torch.cat([states for states, _ in last_states(start, evenly_spaced(rows["retain"], ROWS))])
+    keys, other = torch.nn.functional.normalize(retain.float(), dim=-1), {}
+    for tokens in start.outputs(rows["forget"], importance.requires):
+        weights = importance(tokens).cpu().split([len(row.ids) - row.start for row in tokens.rows])
+        chosen = {row: g > SELECTED for row, g in zip(tokens.rows, weights, strict=True)}
+        for row, (own, _) in zip(tokens.rows, last_states(start, tokens.rows), strict=True):
+            near = (torch.nn.functional.normalize(own.float(), dim=-1) @ keys.T).topk(min(NEAREST, len(keys)), dim=1)
+            cosines = torch.nn.functional.pad(near.values, (1, 0), value=1.0)  # its own is the first
+            found = torch.cat([own[:, None], retain[near.indices]], 1).float()
+            mean = (cosines / TEMPERATURE).softmax(1)[:, None] @ found
+            other[row] = torch.where(chosen[row][:, None].to(device), mean[:, 0].to(own.dtype), own).cpu()
+
+    def states(wanted: Sequence[Encoded]) -> Float[Tensor, "N D"]:
+        """Of each row the blended states, or the start model's where it is no forget row."""
+        return torch.cat([teacher.states([]), *(other[row] if row in other else teacher.states([row]) for row in wanted)])
+
+    return Teacher(states=states, head=teacher.head)
 
 
 def _weighted_nll(

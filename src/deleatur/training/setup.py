@@ -33,7 +33,7 @@ from deleatur.protocols import (
 )
 from deleatur.requirements import Requirements
 from deleatur.settings import Train
-from deleatur.training.level import Level, unseen_level
+from deleatur.training.level import Level, blended, unseen_level
 from deleatur.training.loop import Method, total
 from deleatur.training.optimizer import warmup_then_linear_decay
 from deleatur.types import Batch, Encoded, Reference, Start
@@ -74,7 +74,10 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str], first: St
     importance = make_importance(session, settings, reference, first, **counts)
     fixed = importance.requires.follows is None  # others depend on what the model says at each step
     level = unseen_level(first, rows, importance) if fixed else None
-    loss = loss.at_level(known_level(loss, level)) if isinstance(loss, AimsAtLevel) else loss
+    if isinstance(loss, AimsAtLevel):
+        loss = loss.at_level(known_level(loss, level))
+        if level is not None and reference.teacher is not None:  # else it selects nothing in particular
+            reference = replace(reference, teacher=blended(reference.teacher, first, rows, importance))
     method = Method(loss=loss, importance=importance, settings=run.train, reference=reference)
     return Parts(method=method, batches=batches, pretraining=pretraining, level=level)
 
