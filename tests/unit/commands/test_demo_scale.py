@@ -14,7 +14,7 @@ def test_the_full_demo_is_the_one_of_the_results():
     """20 people, every weight, the chat template: what the tables of docs/results.md were made with."""
     assert scale_of(Demo(full=True)) is FULL
     assert (FULL.fine_tuning.only, FULL.forgetting.only, FULL.data, FULL.rate) == (None, None, Data(), 1.0)
-    assert (Demo(full=True).size, Demo().size, Demo(full=True, people=3).size) == (20, 10, 3)
+    assert (Demo(full=True).size, Demo().size, Demo(full=True, people=3).size) == (20, 8, 3)
 
 
 def test_where_bf16_is_slower_all_of_the_small_demo_is_in_fp32(monkeypatch):
