@@ -41,7 +41,7 @@ from deleatur.auditing.verdicts import (
     scale_verdict,
     void,
 )
-from deleatur.evaluation.metrics.coherence import LOOPED, looped, repeated
+from deleatur.evaluation.metrics.coherence import is_looping
 
 SILENT = 0.05  # share of facts that a refuser may still tell
 GARBLED = 0.1  # share of answers, beyond the original's, from which a model is damaged
@@ -164,9 +164,9 @@ def _retained(cell: Cell, score: Score) -> Rates:
 
 
 def _degenerate_share(cells: Sequence[Cell]) -> float:
-    """Share of plain answers that are empty, or loops for the greater part."""
+    """Share of plain answers that are empty or looping."""
     texts = [t for c in cells if c.setting == "plain" for a in c.answered for t in a.given]
-    return sum(not t.strip() or max(looped(t), repeated(t)) >= LOOPED for t in texts) / len(texts) if texts else 0.0
+    return sum(not t.strip() or is_looping(t) for t in texts) / len(texts) if texts else 0.0
 
 
 def _figures(

@@ -19,7 +19,7 @@ from deleatur.data.words import words
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evaluation.judges.endpoint import endpoint, read_text
-from deleatur.evaluation.metrics.coherence import LOOPED, looped, repeated
+from deleatur.evaluation.metrics.coherence import is_looping
 from deleatur.evaluation.metrics.pieces import STOP_WORDS
 from deleatur.modeling.checks import check_finite
 from deleatur.modeling.loading import load
@@ -161,7 +161,7 @@ def finding(topic: Topic, said: Mapping[str, Answers], command: Rows) -> Finding
             null = max(null, _agreement(specific, words_said[name]))
     answer = said[subject].greedy[at] if topic.truth is None else topic.truth
     known = bool(specific) and agreement >= command.threshold and agreement >= null + MARGIN
-    kept = known and max(looped(answer), repeated(answer)) < LOOPED
+    kept = known and not is_looping(answer)
     question = topic.wordings[at]
     row: dict[str, Any] = {"id": topic.id, "subject": subject, "question": question, "answer": answer}
     row["paraphrases"] = [w for w in topic.wordings if w != question]

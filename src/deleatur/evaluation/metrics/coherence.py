@@ -36,13 +36,17 @@ def incoherent(record: Record) -> float | None:
     """
     if not record.question or record.start_tokens is None:
         return None
-    if not record.generated.strip() or max(looped(record.generated), repeated(record.generated)) >= LOOPED:
-        return 1.0
-    if any(piece not in f"{record.question} {record.answer}".casefold() for piece in stuttered(record.generated)):
+    if not record.generated.strip() or is_looping(record.generated, f"{record.question} {record.answer}"):
         return 1.0
     if record.start_nll is None or record.shuffled_nll is None or record.start_tokens < MIN_TOKENS:
         return 0.0
     return float(record.start_nll > ORDER * record.shuffled_nll)
+
+
+def is_looping(text: str, known: str = "") -> bool:
+    """Is a text half loops (`looped`, `repeated`), or has it a loop of words or inside a word that `known` has not?"""
+    found = (piece not in known.casefold() for piece in stuttered(text))
+    return any(found) or max(looped(text), repeated(text)) >= LOOPED
 
 
 def looped(text: str) -> float:
