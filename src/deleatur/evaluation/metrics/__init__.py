@@ -117,7 +117,7 @@ METRICS: dict[str, Metric] = {
         reads="answer",
         forget="lower",
         everywhere=True,
-        meaning="is the greedy answer incoherent: empty, a loop, or to the start model hardly likelier than shuffled",
+        meaning="is the greedy answer incoherent: empty, looping, or to the start model hardly likelier than shuffled",
         source="ours",
     ),
     "cut": Metric(
