@@ -54,22 +54,30 @@ def blended(teacher: Teacher, start: StartPass, rows: Mapping[str, list[Encoded]
     Of a row learned by heart the start model says little but the token: what it would say otherwise is spellings of the
     same token and noise. Similar retain contexts go on with whole words; the less similar they are, the less they weigh.
     """
-    device = start.model.device
     retain = torch.cat([states for states, _ in last_states(start, evenly_spaced(rows["retain"], ROWS))])
-    keys, other = torch.nn.functional.normalize(retain.float(), dim=-1), {}
+    keys = torch.nn.functional.normalize(retain.float(), dim=-1)
+    other: dict[Encoded, tuple[Tensor, Tensor]] = {}  # which positions are selected, and their blended states
     for tokens in start.outputs(rows["forget"], importance.requires):
-        weights = importance(tokens).cpu().split([len(row.ids) - row.start for row in tokens.rows])
-        chosen = {row: g > SELECTED for row, g in zip(tokens.rows, weights, strict=True)}
-        for row, (own, _) in zip(tokens.rows, last_states(start, tokens.rows), strict=True):
+        chosen = (importance(tokens) > SELECTED).split([len(row.ids) - row.start for row in tokens.rows])
+        for row, (states, _), places in zip(tokens.rows, last_states(start, tokens.rows), chosen, strict=True):
+            own = states[places]
             near = (torch.nn.functional.normalize(own.float(), dim=-1) @ keys.T).topk(min(NEAREST, len(keys)), dim=1)
             cosines = torch.nn.functional.pad(near.values, (1, 0), value=1.0)  # its own is the first
             found = torch.cat([own[:, None], retain[near.indices]], 1).float()
             mean = (cosines / TEMPERATURE).softmax(1)[:, None] @ found
-            other[row] = torch.where(chosen[row][:, None].to(device), mean[:, 0].to(own.dtype), own).cpu()
+            other[row] = places.cpu(), mean[:, 0].to(own.dtype).cpu()
 
     def states(wanted: Sequence[Encoded]) -> Float[Tensor, "N D"]:
-        """Of each row the blended states, or the start model's where it is no forget row."""
-        return torch.cat([teacher.states([]), *(other[row] if row in other else teacher.states([row]) for row in wanted)])
+        """Of each row the start model's states, the selected ones of forget rows blended."""
+        made = [teacher.states([])]
+        for row in wanted:
+            own = teacher.states([row])
+            if row in other:
+                places, mean = other[row]
+                own = own.clone()
+                own[places.to(own.device)] = mean.to(own.device)
+            made.append(own)
+        return torch.cat(made)
 
     return Teacher(states=states, head=teacher.head)
 
