@@ -18,6 +18,7 @@ MORE = ("--train.epochs", "4", "--keep.every", "2", "--keep.newest", "2", "--eva
 METHODS = {
     "atwu in bf16": ("--train.precision", "bf16"),
     "two layers, bound, lora": ("--importance.depth", "2", "--train.bound", "0.1", "--lora.rank", "2"),
+    "upper layers": ("--train.only", r"layers\.1\.|model\.norm\."),
     "npo": ("--recipe", "npo-learned", "--importance.pretrain", "1"),
 }
 

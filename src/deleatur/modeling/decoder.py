@@ -92,6 +92,11 @@ class Decoder:
         finally:
             self._frozen = None
 
+    def read(self, rows: Sequence[Sequence[int]]) -> None:
+        """Within `frozen_once`, run those layers for rows as if they were met now."""
+        if self._frozen is not None:
+            self._frozen.read(rows)
+
     def _frozen_layers(self) -> FrozenLayers | None:
         layers = getattr(self.network, "layers", None)
         again = any(getattr(module, "gradient_checkpointing", False) for module in self.network.modules())
@@ -99,7 +104,7 @@ class Decoder:
             return None
         found = FrozenLayers([*layers], self.run_packed)
         with self.probing() as probe, self._fallback_on_error("run with its lower layers' states kept", lambda: None):
-            if not found.depth or found.before(probe.tolist()).requires_grad:  # the embedding is trained
+            if not found.depth or found.before([probe.tolist()])[0].requires_grad:  # the embedding is trained
                 return None
             with torch.no_grad():
                 tree = share(texts := [t.tolist() for t in probe_texts(probe)])

@@ -26,8 +26,8 @@ class FrozenLayers:
 
     run(tree)
 
-    with the states between kept by row. Each row goes through the lower layers alone, so that its states do not depend on
-    what it is batched with, and a resumed training has them to the bit.
+    with the states between kept by row. Rows that are met for the first time go through the lower layers together, which
+    rounds otherwise than alone: a training that resumes has to `read` the rows in the order in which it first met them.
     """
 
     def __init__(self, layers: Sequence[nn.Module], run: Run) -> None:
@@ -39,7 +39,9 @@ class FrozenLayers:
 
     def run(self, rows: Sequence[Sequence[int]], tree: PrefixTree) -> Any:
         """What the decoder makes of the tree of these rows."""
-        states = [each for each in map(self._states, map(tuple, rows)) if each is not None]
+        self.read(rows)
+        found = [self._kept.get(tuple(row)) for row in rows]
+        states = [each for each in found if each is not None]
         if len(states) < len(rows):
             return self._run(tree)
         joined = torch.empty(len(tree.ids), *states[0].shape[1:], dtype=states[0].dtype)
@@ -52,8 +54,19 @@ class FrozenLayers:
                 undo.callback(restore_forwards, layer, inner=False)
             return self._run(tree)
 
-    def before(self, row: Sequence[int]) -> Float[Tensor, "L D"]:
-        """The row's states before the first trained layer, all lower ones run."""
+    @torch.no_grad()
+    def read(self, rows: Sequence[Sequence[int]]) -> None:
+        """Compute and keep the states of those rows that are not kept yet, as far as there is room."""
+        new = [row for row in dict.fromkeys(map(tuple, rows)) if row not in self._kept]
+        if new and self._room > 0:
+            for row, made in zip(new, self.before(new), strict=True):
+                if self._room <= 0:
+                    break
+                self._kept[row] = made
+                self._room -= made.numel() * made.element_size()
+
+    def before(self, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "L D"]]:
+        """The rows' states before the first trained layer, all lower ones run."""
         seen: list[Tensor] = []
 
         def stop(module: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -62,17 +75,10 @@ class FrozenLayers:
             raise Reached
 
         hook = self._first.register_forward_pre_hook(stop)
+        tree = share(rows)
         try:
             with suppress(Reached):
-                self._run(share([row]))
+                self._run(tree)
         finally:
             hook.remove()
-        return seen[0][0]
-
-    @torch.no_grad()
-    def _states(self, row: tuple[int, ...]) -> Tensor | None:
-        """The row's states, kept; None where there is no room for them."""
-        if row not in self._kept and self._room > 0:
-            self._kept[row] = made = self.before(row)
-            self._room -= made.numel() * made.element_size()
-        return self._kept.get(row)
+        return [seen[0][0][places] for places in tree.places]

@@ -77,6 +77,10 @@ class TokenModel(nn.Module):
         """Within, layers below the first that is trained run once for each row, where that gives the states that it has."""
         return self.decoder.frozen_once()
 
+    def read(self, batch: Batch) -> None:
+        """Within `frozen_once`, keep what is computed once for each row of the batch, as the forward pass would."""
+        self.decoder.read([row.ids for row in batch.rows])
+
     def enable_gpu_kernels(self) -> None:
         """Use the GPU's kernels, once the weights are there. One that changes the states is left out, with a warning."""
         self.decoder.enable_gpu_kernels()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -78,7 +77,11 @@ def _fit(
     model.train()
     done_steps = _resume(checkpoints, optimizer, importance)
     forget_peak_memory()
-    for number, window in islice(enumerate(windows, start=1), done_steps, None):
+    for number, window in enumerate(windows, start=1):
+        if number <= done_steps:
+            for batch in window:
+                model.read(batch)  # what is computed once for a row then has the same bits
+            continue
         if number > optimizer.end:
             break
         began, cpu = time.perf_counter(), time.process_time()
