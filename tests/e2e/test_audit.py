@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def of_model(home: Any, *more: object) -> tuple[object, ...]:
     return ("audit", home.model, "--original", home.model, *home.rows, *more)
@@ -41,6 +43,15 @@ def test_other_settings_are_another_audit(call: Callable[..., Any], finished: Pa
     said = call("audit", finished, "--out", tmp_path / "audit", "--quick")
     assert said.code == 2
     assert "audit of other settings" in said.err
+
+
+@pytest.mark.parametrize("faster", ["bf16", "fp32"])
+def test_a_quick_audit_computes_in_the_faster_precision(
+    faster: str, call: Callable[..., Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deleatur.commands.audit.faster_precision", lambda: faster)
+    call("audit", finished, "--out", tmp_path / "audit", "--quick")
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["settings"]["precision"] == faster
 
 
 def test_a_folder_with_other_things_in_it_is_refused(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
-from functools import cache
-
-import torch
 
 from deleatur.commands.options import Demo
+from deleatur.modeling.machine import faster_precision
 from deleatur.settings import Data, Evaluation, Guard, Train
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
@@ -55,7 +52,7 @@ def scale_of(demo: Demo) -> Scale:
     """The demo's scale; the small one in the precision in which this machine is quicker."""
     if demo.full:
         return FULL
-    return SMALL if bf16_is_faster() else in_fp32(SMALL)
+    return SMALL if faster_precision() == "bf16" else in_fp32(SMALL)
 
 
 def in_fp32(scale: Scale) -> Scale:
@@ -66,20 +63,3 @@ def in_fp32(scale: Scale) -> Scale:
         forgetting=replace(scale.forgetting, precision="fp32"),
         evaluation=replace(scale.evaluation, precision="fp32"),
     )
-
-
-@cache
-def bf16_is_faster() -> bool:
-    """Does this machine multiply in bf16 faster than in fp32? A processor without it takes three times as long."""
-    if torch.cuda.is_available():
-        return True
-    seconds = []
-    for dtype in (torch.bfloat16, torch.float32):
-        x, weight = torch.ones(256, 512, dtype=dtype), torch.ones(1024, 512, dtype=dtype)
-        tries = []
-        for _ in range(5):
-            began = time.process_time()
-            torch.nn.functional.linear(x, weight)
-            tries.append(time.process_time() - began)
-        seconds.append(min(tries))
-    return seconds[0] < seconds[1]

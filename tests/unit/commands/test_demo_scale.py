@@ -19,11 +19,11 @@ def test_the_full_demo_is_the_one_of_the_results():
 
 def test_where_bf16_is_slower_all_of_the_small_demo_is_in_fp32(monkeypatch):
     precisions = {}
-    for faster in (True, False):
-        monkeypatch.setattr(demo_scale, "bf16_is_faster", lambda faster=faster: faster)
+    for faster in ("bf16", "fp32"):
+        monkeypatch.setattr(demo_scale, "faster_precision", lambda faster=faster: faster)
         scale = scale_of(Demo())
         precisions[faster] = {part.precision for part in (scale.fine_tuning, scale.forgetting, scale.evaluation)}
-    assert precisions == {True: {"bf16"}, False: {"fp32"}}
+    assert precisions == {"bf16": {"bf16"}, "fp32": {"fp32"}}
 
 
 def test_the_small_demo_trains_the_layers_from_the_fifteenth_up_and_the_last_norm():
