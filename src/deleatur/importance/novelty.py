@@ -40,7 +40,8 @@ class Novelty:
 
     Each is turned into a p-value, the share of retain tokens as new compared with the other retain rows, and these are
     combined as −Σ log p. The tokens of largest statistic are selected, as many as there are tokens that the vote gives
-    less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it.
+    less than `surprise`. One pass of the start model; no label, no step, and no order of rows changes it. Of holdout rows,
+    whose NLL is the level to reach, as large a share is selected, without the test of NLL.
 
     Raises:
         ConfigError: A setting is out of the range that its line gives.
@@ -80,12 +81,11 @@ class Novelty:
         mean = sum(len(row.ids) - row.start for row in retain) / len(retain)
         retain = within(evenly_spaced(retain, max(1, int(TOKENS / mean))), TOKENS)
         found = novelty(self, start, retain, start.forget, start.holdout)
-        statistic, surprised = found.statistic, (found.vote < self.surprise) & ~found.copied
+        surprised = (found.vote < self.surprise) & ~found.copied
         sizes = [len(row.ids) - row.start for row in (*start.forget, *start.holdout)]
         forget = sum(sizes[: len(start.forget)])
-        count = max(1, int(surprised[:forget].sum()))
-        threshold = statistic[:forget].topk(min(count, forget)).values[-1].clamp(min=1e-6)
-        values = (SHARPNESS * (statistic.clamp(min=1e-6) / threshold).log()).sigmoid()
+        share = float(surprised[:forget].float().mean())
+        values = torch.cat([_selecting(share, found.statistic[:forget]), _selecting(share, found.of_place[forget:])])
         return Fixed(values=dict(zip((*start.forget, *start.holdout), torch.split(values, sizes), strict=True)))
 
 
@@ -97,6 +97,7 @@ class Tests(NamedTuple):
     vote: Float[Tensor, " N"]  # probability by similar retain states
     copied: Bool[Tensor, " N"]
     statistic: Float[Tensor, " N"]  # Fisher's, 0 or more
+    of_place: Float[Tensor, " N"]  # the same without the test of the token's own NLL
 
 
 def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *scored: Sequence[Encoded]) -> Tests:
@@ -119,8 +120,17 @@ def novelty(settings: Novelty, start: Start, retain: Sequence[Encoded], *scored:
     leverage, nll, vote = map(torch.cat, zip(*parts, strict=True))
     repeats = torch.cat([copied(row) for row in rows])
     unusual = _log_rarity(leverage, left_out).masked_fill(repeats, 0.0)
-    statistic = 2 * unusual + _log_rarity(nll, held.nll) + _log_rarity(-vote, -retain_vote)
-    return Tests(leverage=leverage, nll=nll, vote=vote, copied=repeats, statistic=statistic)
+    of_place = 2 * unusual + _log_rarity(-vote, -retain_vote)
+    statistic = of_place + _log_rarity(nll, held.nll)
+    return Tests(leverage=leverage, nll=nll, vote=vote, copied=repeats, statistic=statistic, of_place=of_place)
+
+
+def _selecting(share: float, statistic: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The statistic as importance, above .5 for that share of the tokens."""
+    if not len(statistic):
+        return statistic
+    threshold = statistic.topk(max(1, round(share * len(statistic)))).values[-1].clamp(min=1e-6)
+    return (SHARPNESS * (statistic.clamp(min=1e-6) / threshold).log()).sigmoid()
 
 
 def within(rows: Sequence[Encoded], tokens: int) -> list[Encoded]:

@@ -70,6 +70,24 @@ def test_no_order_of_the_retain_rows_changes_it(rows):
         torch.testing.assert_close(plain.values[row], turned.values[row], rtol=1e-3, atol=1e-4)
 
 
+def test_of_unseen_rows_as_large_a_share_is_selected_whatever_their_nll(rows):
+    """Their NLL is the level that is asked for: tokens selected by it would be the unlikely ones alone."""
+    start, selected = start_of(rows, free_tokens(rows)), []
+    for most in (0.1, 9.0):
+        unseen = [h._replace(nll=most * torch.rand(len(h.nll))) for h in drawn(rows["holdout"], alien={0: 0, 1: 0}, seed=3)]
+        known = dict(zip(rows["holdout"], unseen, strict=True))
+
+        def states(asked, known=known):
+            return [known[r] if r in known else start.head_states([r])[0] for r in asked]
+
+        made = Novelty(surprise=0.002).prepare(replace(start, holdout=rows["holdout"], head_states=states))
+        chosen = {name: torch.cat([made.values[r] for r in rows[name]]) > 0.5 for name in ("forget", "holdout")}
+        shares = {name: float(each.float().mean()) for name, each in chosen.items()}
+        assert 0 < shares["holdout"] == pytest.approx(shares["forget"], abs=0.02)
+        selected.append(torch.cat([made.values[r] for r in rows["holdout"]]))
+    assert torch.equal(*selected)
+
+
 def test_the_tests_are_what_the_docstring_says(rows):
     """Leverage by an explicit inverse, the vote and the p-values by loops over single tokens."""
     start, some = start_of(rows, free_tokens(rows)), rows["retain"][:6]
