@@ -59,8 +59,8 @@ def blended(teacher: Teacher, start: StartPass, rows: Mapping[str, list[Encoded]
     other: dict[Encoded, tuple[Tensor, Tensor]] = {}  # which positions are selected, and their blended states
     for tokens in start.outputs(rows["forget"], importance.requires):
         chosen = (importance(tokens) > SELECTED).split([len(row.ids) - row.start for row in tokens.rows])
-        for row, (states, _), places in zip(tokens.rows, last_states(start, tokens.rows), chosen, strict=True):
-            own = states[places]
+        for row, (before, _), places in zip(tokens.rows, last_states(start, tokens.rows), chosen, strict=True):
+            own = before[places]
             near = (torch.nn.functional.normalize(own.float(), dim=-1) @ keys.T).topk(min(NEAREST, len(keys)), dim=1)
             cosines = torch.nn.functional.pad(near.values, (1, 0), value=1.0)  # its own is the first
             found = torch.cat([own[:, None], retain[near.indices]], 1).float()
