@@ -183,7 +183,8 @@ class Train:
         require(0 <= self.warmup < 1, "train.warmup", self.warmup, "in [0, 1)")
 
     def on_schedule(self, other: "Train") -> "Train":
-        """This method's rate, weights and terms on another's schedule and in its precision."""
+        """This method's rate, weights and terms on another's schedule, in its precision, and on its weights unless the
+        method trains some of its own."""
         return replace(
             self,
             epochs=other.epochs,
@@ -193,6 +194,7 @@ class Train:
             warmup=other.warmup,
             weight_decay=other.weight_decay,
             clip=other.clip,
+            only=self.only or other.only,
             precision=other.precision,
             checkpointing=other.checkpointing,
         )

@@ -8,6 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from deleatur.config.recipes import RECIPES
+from deleatur.settings import Train
+
 METHODS = ("graddiff", "wga", "spans")
 SHORT = ("--train.epochs", "1", "--train.batch", "4", "--evaluation.new-tokens", "4")
 
@@ -59,13 +62,20 @@ def test_every_method_gets_its_trials_and_every_seed_a_run(bench, call, tmp_path
 
 
 def test_each_run_starts_from_the_same_model(bench, tmp_path):
-    """The records before are asked once; a method gives the same numbers whatever ran before it."""
-    bench(methods=METHODS[1:], trials=1, seeds=(0,))
-    together = results(tmp_path / "b")[tmp_path / "b" / "spans" / "seed-0" / "results.json"]
-    bench("--out", "alone", methods=("spans",), trials=1, seeds=(0,))
-    alone = results(tmp_path / "alone")[tmp_path / "alone" / "spans" / "seed-0" / "results.json"]
+    """Its records and states are read once; a method gives the same numbers whatever ran before it."""
+    bench("--train.only", "mlp", methods=("npo", "atwu"), trials=1, seeds=(0,))
+    together = results(tmp_path / "b")[tmp_path / "b" / "atwu" / "seed-0" / "results.json"]
+    bench("--train.only", "mlp", "--out", "alone", methods=("atwu",), trials=1, seeds=(0,))
+    alone = results(tmp_path / "alone")[tmp_path / "alone" / "atwu" / "seed-0" / "results.json"]
     assert together["after"] == alone["after"]
     assert together["before"] == alone["before"]
+    assert together["run"]["train"]["only"] == "mlp"
+
+
+def test_a_method_with_weights_of_its_own_keeps_them():
+    """RMU trains three layers, whatever the bench trains with the others."""
+    rmu = RECIPES["rmu"].train
+    assert rmu.on_schedule(Train(only="mlp", epochs=3)) == replace(rmu, epochs=3, batch=8)
 
 
 def test_an_interrupted_bench_resumes_and_repeats_nothing(bench, tmp_path, monkeypatch):

@@ -29,9 +29,11 @@ def listen(event, args):
 written = set()
 sys.addaudithook(listen)
 from deleatur.cli.main import main
+peft = []
 for command in json.loads(sys.argv[1]):
     main(command)
-print(json.dumps({"written": sorted(written), "env": dict(os.environ)}))
+    peft.append("peft" in sys.modules)
+print(json.dumps({"written": sorted(written), "env": dict(os.environ), "peft": peft}))
 """
 
 
@@ -140,6 +142,11 @@ def test_telemetry_of_the_libraries_is_off(walled):
     assert told == {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     assert walled.told["env"]["HF_UPDATE_DOWNLOAD_COUNTS"] == "0"
     assert walled.told["env"]["DISABLE_SAFETENSORS_CONVERSION"] == "1"
+
+
+def test_peft_is_imported_for_adapters_only(walled):
+    """It takes seconds: the first command trains all weights, the second adapters."""
+    assert walled.told["peft"][:2] == [False, True]
 
 
 def test_what_the_rows_say_is_in_the_run_folder_alone(walled):

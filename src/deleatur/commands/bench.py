@@ -30,6 +30,7 @@ from deleatur.modeling.loading import load
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
 from deleatur.modeling.start_model import with_weights
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.protocols import Learns, ReadsBaseModel
@@ -42,6 +43,7 @@ from deleatur.training.train import train
 from deleatur.types import Encoded, Suite
 
 UQ = "uq"
+TRAINED = ("forget", "retain", "holdout")  # the sets that training reads
 
 
 def run_bench(base: Run, budget: Budget, progress: Progress = Progress()) -> list[Path]:
@@ -97,7 +99,10 @@ class BenchRunner:
         self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
         network, encoder = TokenModel(lm).prepare(), make_encoder(tokenizer, base.data)
         place_model(network)
-        self.session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress)
+        start = StartPass(network, batch=base.evaluation.batch)
+        start.states(row for name in TRAINED for row in rows.get(name, ()))  # whichever method comes first, to the same bits
+        session = Session(model=network, encoder=encoder, suite=self.suite, rows=rows, progress=progress, start=start)
+        self.session = session
         self.known = make_evaluator(replace(self.session, folder=self.out), base).before()
         self.before = measure(self.known["before"], score=self.suite.score)
         check_read(self.metric, budget, self.suite, self.before)

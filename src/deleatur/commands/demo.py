@@ -149,8 +149,7 @@ def train_of(recipe: Recipe, scale: Scale) -> Train:
     """The recipe's training at this scale; every published method has the demo's own rate and weights, since theirs are
     for larger models and batches."""
     settings = recipe.train if recipe.loss.requires.divergence else as_ours(recipe)
-    only = settings.only or scale.forgetting.only
-    return replace(settings.on_schedule(scale.forgetting), lr=scale.rate * settings.lr, only=only)
+    return replace(settings.on_schedule(scale.forgetting), lr=scale.rate * settings.lr)
 
 
 def as_ours(recipe: Recipe) -> Train:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,9 @@ def merged(adapted: Any) -> PreTrainedModel:
     Where embedding and head are one weight and only one of them is adapted, they are two afterwards. Raises ModelError for
     what can't be merged: a learned prompt is not part of the weights.
     """
-    with no_kernels():
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
     _check_weights(adapted)
     was, model = adapted.training, adapted.get_base_model()
-    off = any(isinstance(layer, BaseTunerLayer) and layer.disable_adapters for layer in model.modules())
+    off = any(layer.disable_adapters for layer in adapted_layers(model).values())
     adapted.eval()
     head = model.get_output_embeddings()
     ids = (torch.arange(2, 8, device=adapted.device) * head.weight.shape[0] // 10)[None]
@@ -167,25 +165,33 @@ def _untie(model: Any) -> None:
         bases[1].weight = torch.nn.Parameter(bases[1].weight.clone(), requires_grad=False)
 
 
+def adapted_layers(holder: torch.nn.Module) -> dict[str, Any]:
+    """The layers within a module that hold adapters, by their names."""
+    named = holder.named_modules()
+    return {name: layer for name, layer in named if _is_from("peft.tuners.tuners_utils", "BaseTunerLayer", layer)}
+
+
+def _is_from(module: str, kind: str, value: object) -> bool:
+    """Is the object of this class? A class whose module nobody has imported has none, and importing peft takes seconds."""
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], kind))
+
+
 def plain_model(model: Any) -> PreTrainedModel:
     """A model from Python without adapters: those of a PeftModel are merged. Raises ModelError for another kind of object.
 
     Where no weight takes gradients, as after PEFT's merge_and_unload, every weight does from now on.
     """
-    with no_kernels():
-        from peft import PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    wrapped = _is_from("peft", "PeftModel", model)
+    inner = model.get_base_model() if wrapped else model
     if getattr(inner, "is_quantized", False):
         raise ModelError("the weights of the model are quantised, and cannot be trained; call its dequantize() first")
-    if isinstance(model, PeftModel):
+    if wrapped:
         model = merged(model)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"the model is a {type(model).__name__}; give the PreTrainedModel or PeftModel itself, without a wrapper"
         )
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    if adapted_layers(model):
         raise ModelError("the model has adapters inside; give it as a PeftModel, or merge them first")
     if any(p.is_meta for p in model.parameters()):  # as device_map leaves what it puts on disk
         raise ModelError("some weights of the model are not in memory; load it without device_map, or with one GPU for all")

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from deleatur.distributed.processes import full_weights, gathered, is_first, will_shard
 from deleatur.errors import ConfigError, DeleaturError, ModelError, why
 from deleatur.io.packages import check_package
-from deleatur.modeling.adapters import Adapter, apply_adapter, find_adapter, looks_local
+from deleatur.modeling.adapters import Adapter, adapted_layers, apply_adapter, find_adapter, looks_local
 from deleatur.modeling.gguf import check_all_read, check_same_settings
 from deleatur.modeling.lora_targets import lora_targets
 from deleatur.modeling.model_files import (
@@ -265,11 +265,7 @@ def _replace(holder: torch.nn.Module, name: str, layer: torch.nn.Module) -> None
 
 def merge_layers(holder: torch.nn.Module) -> None:
     """Every adapter within a module merged and taken off. In place."""
-    with no_kernels():
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-    adapted = [(name, module) for name, module in holder.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name, module in adapted:
+    for name, module in adapted_layers(holder).items():
         base: Any = module.get_base_layer()
         if hasattr(getattr(base, "weight", None), "quant_state"):
             base = plain_layer(base, module.get_delta_weight("default"))  # pyright: ignore

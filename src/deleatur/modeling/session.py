@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deleatur.data.encode import Encoder
+from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress
 from deleatur.types import Encoded, Suite
@@ -23,3 +24,4 @@ class Session:
     progress: Progress = Progress()
     folder: Path | None = None  # the run's, where finished work is kept; without one nothing is written
     notes: tuple[str, ...] = ()  # sentences on where its rows are from
+    start: StartPass | None = None  # what the start model made of rows, where several trainings begin with it

@@ -1,5 +1,6 @@
 """Templates to text, text to files: no network, no scripts, the same bytes for the same view."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from deleatur.report.tables import by_judge, metric_name, percent, set_name
 
 def render(template: str, view: dict[str, Any]) -> str:
     """A page of this package; whatever the view says stays text unless it is markup."""
+    return _environment().get_template(template).render(view)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("deleatur.report", ""),
         autoescape=True,
@@ -20,7 +26,7 @@ def render(template: str, view: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "set_name": set_name, "metric_name": metric_name, "by_judge": by_judge}
-    return environment.get_template(template).render(view)
+    return environment
 
 
 def put(path: Path, text: str) -> Path:

@@ -58,7 +58,7 @@ def train(session: Session, run: Run, answers: Mapping[str, str]) -> Trained:
     torch.manual_seed(run.seed)
     session = reasoned(session, run.evaluation)
     with training_only(model, run.train.only):
-        first = StartPass(model, batch=run.evaluation.batch)
+        first = session.start or StartPass(model, batch=run.evaluation.batch)
         monitor = TrainingMonitor(run.guard, run.train, first, session.rows, session.encoder)
         parts = make_parts(session, run, answers, first)
         importance, count = parts.method.importance, len(parts.batches)
