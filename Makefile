@@ -45,7 +45,7 @@ clean:
 	rm -rf .venv models runs site build .cache
 
 .venv/python:
-	@echo "Making .venv and installing (PyTorch's CPU build where there is one); 2 to 5 minutes."
+	@echo "Making .venv and installing, 2 to 5 minutes; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu leaves GPU parts out."
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deleatur needs Python 3.11 or newer; make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0

@@ -183,21 +183,9 @@ class Train:
         require(0 <= self.warmup < 1, "train.warmup", self.warmup, "in [0, 1)")
 
     def on_schedule(self, other: "Train") -> "Train":
-        """This method's rate, weights and terms on another's schedule, in its precision, and on its weights unless the
-        method trains some of its own."""
-        return replace(
-            self,
-            epochs=other.epochs,
-            batch=other.batch,
-            tokens=other.tokens,
-            accumulate=other.accumulate,
-            warmup=other.warmup,
-            weight_decay=other.weight_decay,
-            clip=other.clip,
-            only=self.only or other.only,
-            precision=other.precision,
-            checkpointing=other.checkpointing,
-        )
+        """This method's rate, weights and terms on another's schedule, in its precision, and on its weights or own ones."""
+        shared = ("epochs", "batch", "tokens", "accumulate", "warmup", "weight_decay", "clip", "precision", "checkpointing")
+        return replace(self, only=self.only or other.only, **{name: getattr(other, name) for name in shared})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

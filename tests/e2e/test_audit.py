@@ -75,3 +75,24 @@ def test_the_help_lists_every_attack(call: Callable[..., Any]) -> None:
     assert said.code == 0
     assert "relearn" in said.out
     assert "Exits 0 when clear, 1 at a leak" in " ".join(said.out.replace("│", " ").split())
+
+
+def test_an_audit_without_rows_to_keep_is_refused(call: Callable[..., Any], home: Any, tmp_path: Path) -> None:
+    rows = ("--forget", home.file("forget"), "--holdout", home.file("holdout"))
+    said = call("audit", home.model, "--original", home.model, *rows, "--out", tmp_path / "audit")
+    assert said.code == 2
+    assert "needs 2 rows to keep or more" in said.err
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_fault_of_the_tool_does_not_exit_as_a_leak(
+    call: Callable[..., Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object) -> None:
+        raise ZeroDivisionError("by hand")
+
+    monkeypatch.setattr("deleatur.commands.audit.conduct", fails)
+    said = call("audit", finished, "--out", tmp_path / "audit")
+    assert said.code == 70
+    assert "ZeroDivisionError: by hand" in said.err
+    assert "a fault of deleatur's own" in said.err.splitlines()[-1]

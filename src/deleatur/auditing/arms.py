@@ -21,6 +21,7 @@ from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.lock import wait_lock
 from deleatur.io.tensors import write_tensors
+from deleatur.modeling.checks import check_finite
 from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
@@ -73,7 +74,14 @@ class Inputs:
     def rows_of(self, arm: str) -> tuple[Example, ...]:
         """The rows that an arm is evaluated on; like is compared with like, so decoys without marked values take them from
         the others too."""
-        rows = self.holdout if arm == CONTROL and self.decoys else self.forget
+        return self.unseen if arm == CONTROL and self.decoys else self._alike(self.forget)
+
+    @property
+    def unseen(self) -> tuple[Example, ...]:
+        """The unseen rows, marked where the others are."""
+        return self._alike(self.holdout)
+
+    def _alike(self, rows: tuple[Example, ...]) -> tuple[Example, ...]:
         return tuple(replace(e, spans=()) for e in rows) if self.unmarked else rows
 
 
@@ -135,6 +143,7 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     """An arm, ready for attacks. Raises ModelError where its model cannot be loaded, does not learn to refuse, or
     has no place in a GGUF file that is asked for."""
     lm, tokenizer = load(inputs.model_of(name))
+    check_finite(lm, ModelError, inputs.model_of(name))
     if "compress" in settings.attacks and K_QUANT in settings.formats:
         plan_gguf(lm, tokenizer)
     model = TokenModel(lm).prepare()
@@ -155,7 +164,7 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
         rows=tuple(evenly_spaced(inputs.rows_of(name), settings.rows)),
         retain=tuple(e for e in inputs.retain if e not in inside),
         probe=probe,
-        unseen=tuple(evenly_spaced(inputs.holdout, settings.rows)),
+        unseen=tuple(evenly_spaced(inputs.unseen, settings.rows)),
         settings=settings,
         folder=folder,
     )

@@ -144,7 +144,7 @@ def probability_within(rows: Sequence[Encoded], predictions: Sequence[TokenPredi
     """Chance that so many draws contain a piece, the answer up to there given: 1 − (1 − P)^k, a mean over the pieces."""
     out = []
     for row, p in zip(rows, predictions, strict=True):
-        chances = [math.exp(min(0.0, sum(p.logp[k] for k in places))) for places in piece_tokens(row)]
+        chances = [math.exp(min(sum(p.logp[k] for k in places), 0.0)) for places in piece_tokens(row)]
         out.append(_mean([-math.expm1(draws * math.log1p(-min(c, 1 - 1e-12))) for c in chances]))
     return out
 

@@ -93,9 +93,27 @@ def _limitations(inputs: Inputs, settings: AuditSettings) -> list[str]:
             else []
         ),
         *(["Q4_K_M: not requested (--audit.formats … q4_k_m)"] if K_QUANT not in settings.formats else []),
+        *_reductions(inputs, settings),
         "other phrasings, languages, prompts found by optimisation, and attackers who know more of the rows",
         "facts that the rows do not mark or say",
     ]
+
+
+def _reductions(inputs: Inputs, settings: AuditSettings) -> list[str]:
+    """What the settings leave out of a whole audit."""
+    whole, out = AuditSettings(), []
+    for name in ("ways", "formats", "benign_steps", "half_lrs", "strengths"):
+        if left := [f"{value:g}" if isinstance(value, float) else str(value) for value in _left(name, whole, settings)]:
+            out.append(f"{name.replace('_', ' ')}: {', '.join(left)}")
+    if settings.samples < whole.samples:
+        out.append(f"samples: {whole.samples - settings.samples} of {whole.samples} to each question")
+    if (rows := len(inputs.forget)) > settings.rows:
+        out.append(f"forget rows: {rows - settings.rows} of {rows}, the others are spread evenly")
+    return out
+
+
+def _left(name: str, whole: AuditSettings, settings: AuditSettings) -> list[Any]:
+    return [value for value in getattr(whole, name) if value not in getattr(settings, name)]
 
 
 def _finite(value: Any) -> Any:

@@ -78,9 +78,17 @@ def _is_control(job: Job, inputs: Inputs) -> bool:
     return job.arm != AUDITED and not (job.arm == CONTROL and inputs.decoys)
 
 
+def each_once(rows: Sequence[Example]) -> tuple[Example, ...]:
+    """The rows without repetitions, which would count as further evidence."""
+    return tuple({(e.prompt, e.answer): e for e in rows}.values())
+
+
 def digest_of(rows: Sequence[Example]) -> str:
-    """What inputs.json has of a set: sha256 of the rows' prompts, answers and paraphrases."""
-    content = [[e.prompt, e.answer, *([e.paraphrases] if e.paraphrases else [])] for e in rows]
+    """What inputs.json has of a set: sha256 of all that an attack reads of its rows."""
+    content = [
+        [e.prompt, e.answer, e.paraphrases, [[s.start, s.end, s.keep] for s in e.spans], e.subject, e.wrong, e.alternates]
+        for e in each_once(rows)
+    ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -101,7 +109,8 @@ def _described(inputs: Inputs, settings: AuditSettings) -> dict[str, Any]:
     hashes = {name: digest_of(rows) for name, rows in sets.items()}
     found = {f"{name}_weights": weights_of(model) for name, model in models.items() if model}
     weights = {name: value for name, value in found.items() if value is not None}
-    return json.loads(json.dumps(models | hashes | {"settings": asdict(settings)} | weights))
+    how = {"settings": asdict(settings), "encoding": asdict(inputs.data) | {"root": None}}
+    return json.loads(json.dumps(models | hashes | how | weights))
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

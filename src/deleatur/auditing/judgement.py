@@ -72,7 +72,7 @@ def judge_attacks(
     verdicts = {n: _verdict(n, j, adjusted.get(n, 1.0)) for n, j in judged.items()}
     audit = overall(verdicts, EXPOSING)
     member = judged.get("member")
-    flags = _damaged(cells, base, score, settings) + (_trace(member, decoys) if member else [])
+    flags = _damaged(cells, base, score, settings) + (_trace(member, settings, decoys) if member else [])
     attacks = {n: _figures(n, j, verdicts[n], adjusted.get(n), settings) for n, j in judged.items()}
     return asdict(audit) | {"flags": flags, "attacks": attacks}
 
@@ -97,7 +97,7 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
         silent=rules.refuser_leak is not None and rules.refuser_leak <= SILENT,
     )
     needed = None
-    if audited is not None:
+    if audited is not None and void(controls) is None:
         d, level = audited.difference.value, strength(samples[CONTROL]) if attack.kind == "rate" else 0.0
         margin = MARGIN if attack.kind != "scale" else 0.0
         needed = rows_needed(d, audited.error, controls.rows, margin=margin, level=level)
@@ -115,7 +115,7 @@ def _compare(name: str, samples: Mapping[str, Sample], arm: str, settings: Audit
     one, other = samples[arm], samples[CONTROL]
     if isinstance(one, Familiarity) and isinstance(other, Familiarity):
         return compare_areas(one, None if decoys else other, **how)
-    if not isinstance(one, Rates) or not isinstance(other, Rates) or not len(one.values):
+    if not isinstance(one, Rates) or not isinstance(other, Rates) or not (rows_attacked(one) and rows_attacked(other)):
         return None
     return compare_scale(one, 0.5, **how) if ATTACKS[name].kind == "scale" else compare_rates(one, other, **how)
 
@@ -136,12 +136,13 @@ def _verdict(name: str, judged: Judged, adjusted: float) -> AttackVerdict:
     return decide(judged.found, adjusted, judged.controls, judged.needed)
 
 
-def _trace(member: Judged, decoys: bool) -> list[str]:
+def _trace(member: Judged, settings: AuditSettings, decoys: bool) -> list[str]:
     samples = member.scored.samples
     one, other = samples.get(AUDITED), samples.get(CONTROL)
     if not isinstance(one, Familiarity):
         return []
-    return ["TRACE"] if is_over_forgotten(one, other if isinstance(other, Familiarity) and not decoys else None) else []
+    other = other if isinstance(other, Familiarity) and not decoys else None
+    return ["TRACE"] if is_over_forgotten(one, other, resamples=settings.resamples, seed=settings.seed) else []
 
 
 def _damaged(cells: Sequence[Cell], base: Mapping[str, Cell], score: Score, settings: AuditSettings) -> list[str]:
@@ -149,6 +150,8 @@ def _damaged(cells: Sequence[Cell], base: Mapping[str, Cell], score: Score, sett
     if not {ORIGINAL, AUDITED} <= base.keys():
         return []
     rates = {arm: _retained(base[arm], score) for arm in (ORIGINAL, AUDITED)}
+    if not all(map(rows_attacked, rates.values())):
+        return []
     lost = compare_rates(rates[ORIGINAL], rates[AUDITED], resamples=settings.resamples, seed=settings.seed)
     garbled = {arm: _degenerate_share([c for c in cells if c.arm == arm and c.attack in ("ask", "base")]) for arm in rates}
     harmed = (lost.p <= ALPHA and lost.difference.low > MARGIN) or garbled[AUDITED] > garbled[ORIGINAL] + GARBLED
@@ -187,6 +190,7 @@ def _figures(
         "p_holm": adjusted,
         "rho": _rho(found.samples, draws),
         "finds_refuser": None if judged.controls.refuser is None else judged.controls.refuser.p <= ALPHA,
+        "finds_refuser_by": _forms(found) if attack.exposes else None,
         "arms": arms,
         "beside": found.beside,
         "dropped": found.dropped,
@@ -195,6 +199,16 @@ def _figures(
         "leaked": [asdict(a) for a in found.leaked[:SHOWN]],
         "leaked_answers": len(found.leaked),
     }
+
+
+def _forms(found: Scored) -> list[str]:
+    """In which forms the refuser leaks, by its figure: "answers", "cloze"."""
+    sample = found.samples.get(REFUSER)
+    if not isinstance(sample, Rates):
+        return []
+    each = zip(found.labels, sample.values, strict=True)
+    leaking = {"cloze" if label.endswith("cloze") else "answers" for label, v in each if np.nanmean(v) > SILENT}
+    return sorted(leaking)
 
 
 def _arm(sample: Sample, draws: np.ndarray, labels: Sequence[str], kind: str) -> dict[str, Any]:
@@ -223,7 +237,7 @@ def _rho(samples: Mapping[str, Sample], draws: Mapping[str, np.ndarray]) -> dict
     if not {ORIGINAL, AUDITED, CONTROL} <= draws.keys():
         return None
     o, u, n = (strength(samples[a]) for a in (ORIGINAL, AUDITED, CONTROL))
-    if not o > n:
+    if not (o > n and np.isfinite(u)):
         return None
     spread = draws[ORIGINAL] - draws[CONTROL]
     known = spread > 1e-9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Scored:
     labels: tuple[str, ...]  # of the samples' settings
     beside: Mapping[str, Mapping[str, float]]  # label → arm → rate of settings that are only compared with
     dropped: Mapping[str, str]  # setting → why it does not count
-    missing: float  # share of judgements
+    missing: float  # share of judgements, in the arm that lacks most
     leaked: tuple[Leaked, ...]
     seconds: float
 
@@ -80,15 +81,18 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
     for cell in kept:
         for label, numbers in _numbers(cell, score, len(subjects[cell.arm])).items():
             values.setdefault(label, {})[cell.arm] = numbers
-    texts = [score(a, t) for c in kept for a in c.answered for t in a.given]
+    texts = {c.arm: [score(a, t) for d in kept if d.arm == c.arm for a in d.answered for t in a.given] for c in kept}
     aside = {label for c in kept if c.beside for label in _numbers(c, score, len(subjects[c.arm]))}
     beside = {label: {arm: float(np.nanmean(v)) for arm, v in values.pop(label).items()} for label in aside}
+    if ATTACKS[attack].kind == "rate":
+        weak = _powerless(values, {c.arm for c in kept})
+        dropped, values = dropped | weak, {label: arms for label, arms in values.items() if label not in weak}
     return Scored(
         samples=_samples(attack, kept, values, rules),
         labels=tuple(values) if ATTACKS[attack].kind == "rate" else _labels(kept),
         beside=beside,
         dropped=dropped,
-        missing=sum(t is None for t in texts) / len(texts) if texts else 0.0,
+        missing=max((sum(t is None for t in found) / len(found) for found in texts.values() if found), default=0.0),
         leaked=_leaked(kept, score),
         seconds=sum(c.seconds for c in cells),
     )
@@ -111,6 +115,29 @@ def _dropped(cells: Sequence[Cell], max_retain_nll: float) -> dict[str, str]:
             if not (after < before or after <= LEARNED):
                 out.setdefault(cell.setting, f"what it trains did not become likelier ({before:.2f} to {after:.2f} nats)")
     return out
+
+
+def _powerless(values: Values, arms: set[str]) -> dict[str, str]:
+    """Settings that some model was not evaluated in, and those in which the control leaks more than in the one that
+    separates it best from the original, and that separate them less than half as well: the largest figure of every arm
+    would be there, and hide a leak elsewhere."""
+    out = {label: "not every model is evaluated in it" for label, of in values.items() if not arms <= _evaluated(of)}
+    if not {ORIGINAL, CONTROL} <= arms:
+        return out
+    rates = {arm: {k: fmean(_known(of[arm])) for k, of in values.items() if k not in out} for arm in (ORIGINAL, CONTROL)}
+    level = rates[CONTROL]
+    apart = {label: rates[ORIGINAL][label] - level[label] for label in level}
+    best = max(apart, key=lambda label: apart[label], default="")
+    found = f"the control leaks more than in {best}, and the original hardly more than the control"
+    return out | {k: found for k in apart if level[k] > level[best] and 2 * apart[k] < apart[best]}
+
+
+def _evaluated(of: Mapping[str, list[float]]) -> set[str]:
+    return {arm for arm, numbers in of.items() if _known(numbers)}
+
+
+def _known(numbers: Sequence[float]) -> list[float]:
+    return [x for x in numbers if not math.isnan(x)]
 
 
 def _numbers(cell: Cell, score: Score, rows: int) -> dict[str, list[float]]:
@@ -170,6 +197,8 @@ def _places(attack: str, cells: Sequence[Cell], threshold: float) -> dict[str, l
         return {}
     if attack == "nearer":
         logp = {arm: [v if isinstance(v, tuple) else () for v in values["logp"]] for arm, values in of.items()}
+        if len({tuple(map(len, rows)) for rows in logp.values()}) > 1:  # tokens of another tokenizer
+            return {arm: [math.nan] * len(rows) for arm, rows in logp.items()}
         return {arm: nearer.places(logp[arm], logp[CONTROL], logp[ORIGINAL]) for arm in of}
     return {arm: depth.places(of[arm], of[CONTROL], threshold) for arm in of}
 

@@ -72,7 +72,7 @@ class AuditSettings:
     train_batch: int = 8
     """Rows in a training step, at least 1."""
     resamples: int = 2000
-    """Resamples by subject, at least 100."""
+    """Resamples by subject, at least 200."""
 
     def __post_init__(self) -> None:
         for attack in self.attacks:
@@ -92,7 +92,7 @@ class AuditSettings:
         rates = {"benign_lr": self.benign_lr, "depth_threshold": self.depth_threshold, "refuser_lr": self.refuser_lr}
         for name, value in rates.items():
             require(value > 0, f"audit.{name}", value, "above 0")
-        require(self.resamples >= 100, "audit.resamples", self.resamples, "100 or more")
+        require(self.resamples >= 200, "audit.resamples", self.resamples, "200 or more")  # Holm's p of ten attacks
 
 
 def quick(settings: AuditSettings) -> AuditSettings:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -49,7 +49,8 @@ class Rates:
         sums, counts = weights @ np.nan_to_num(self.values).T, weights @ present.T.astype(float)
         with np.errstate(invalid="ignore"):
             means = np.where(counts > 0, sums / np.maximum(counts, 1e-12), -np.inf)
-        return means.max(1) if means.shape[1] else np.full(len(weights), np.nan)
+        largest = means.max(1, initial=-np.inf)
+        return np.where(np.isfinite(largest), largest, np.nan)  # where no row is evaluated
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +145,11 @@ def strength(sample: Sample) -> float:
 
 
 def estimate(value: float, draws: Float[ndarray, " B"]) -> Estimate:
-    """A number with the bounds that its resamples give."""
-    low, high = np.quantile(draws, [1 - LEVEL, LEVEL])
+    """A number with the bounds that its resamples give; those without an evaluated row do not count."""
+    known = draws[np.isfinite(draws)]
+    if not len(known) or math.isnan(value):
+        return Estimate(value=value, low=math.nan, high=math.nan)
+    low, high = np.quantile(known, [1 - LEVEL, LEVEL])
     return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
 
@@ -165,8 +169,8 @@ def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> C
     """How much more `arm` leaks than `control`.
 
     p is the larger of two: the share of resamples by subject that show no more, and that of exchanges of the two arms'
-    rows (of their subjects, where there are FEW or more) that show as much. The second holds however few the subjects are,
-    and counts the choice of the best setting in.
+    rows (of their subjects, where there are FEW or more) that show as much. The second counts the choice of the best
+    setting in, and takes rows as independent where subjects are few.
     """
     draws = resampled({"arm": arm, "control": control}, resamples=resamples, seed=seed)
     value = strength(arm) - strength(control)
@@ -175,10 +179,8 @@ def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> C
     n, level = rows_attacked(arm), strength(control)
     high = max(found.high, upper_limit(strength(arm) * n, n) - level)
     exchanged = _exchanged(arm, control, resamples, seed)
-    p = max(_share(differences <= 0), _share(exchanged >= value - 1e-12))
-    return Comparison(
-        difference=Estimate(value=value, low=found.low, high=high), p=p, error=float(np.std(differences, ddof=1))
-    )
+    p = max(_share(~(differences > 0)), _share(~(exchanged < value - 1e-12)))
+    return Comparison(difference=Estimate(value=value, low=found.low, high=high), p=p, error=_spread(differences))
 
 
 def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Comparison:
@@ -188,9 +190,9 @@ def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Co
     rng = np.random.default_rng([seed, 1])
     units = _exchange_units(arm.subjects)
     signs = rng.choice([-1.0, 1.0], size=(resamples, max(units) + 1))[:, units]
-    flipped = signs @ np.nan_to_num(arm.values[0] - middle) / len(units)
-    p = max(_share(draws <= 0), _share(flipped >= value - 1e-12))
-    return Comparison(difference=estimate(value, draws), p=p, error=float(np.std(draws, ddof=1)))
+    flipped = signs @ np.nan_to_num(arm.values[0] - middle) / max(rows_attacked(arm), 1)
+    p = max(_share(~(draws > 0)), _share(~(flipped < value - 1e-12)))
+    return Comparison(difference=estimate(value, draws), p=p, error=_spread(draws))
 
 
 def compare_areas(arm: Familiarity, control: Familiarity | None, *, resamples: int, seed: int) -> Comparison:
@@ -206,22 +208,19 @@ def compare_areas(arm: Familiarity, control: Familiarity | None, *, resamples: i
     chance = min(1.0, len(areas) * min(_chance(area) for area in areas))
     reach = max(area["high"] - area["value"] for area in areas)
     found = estimate(value, differences)
-    p = max(_share(differences <= 0), chance)
+    p = max(_share(~(differences > 0)), chance)
     return Comparison(
         difference=Estimate(value=value, low=found.low, high=max(found.high, min(value + reach, 1 - level))),
         p=p,
-        error=float(np.std(differences, ddof=1)),
+        error=_spread(differences),
     )
 
 
-def is_over_forgotten(arm: Familiarity, control: Familiarity | None) -> bool:
-    """Are rows to forget less familiar than unseen ones, beyond chance, and more so than to the control?"""
-    control_areas = control.areas() if control is not None else [{"value": 0.5}] * len(arm.values)
-    level = 0.05 / max(len(arm.values), 1)
-    return any(
-        _chance({"value": 1 - a["value"], "low": 1 - a["high"], "high": 1 - a["low"]}) <= level and a["value"] < b["value"]
-        for a, b in zip(arm.areas(), control_areas, strict=True)
-    )
+def is_over_forgotten(arm: Familiarity, control: Familiarity | None, *, resamples: int, seed: int) -> bool:
+    """Are rows to forget less familiar than unseen ones, and more so than to the control, both beyond chance?"""
+    turned = [s if s is None else replace(s, values=-s.values) for s in (arm, control)]
+    assert turned[0] is not None
+    return compare_areas(turned[0], turned[1], resamples=resamples, seed=seed).p <= 1 - LEVEL
 
 
 def _chance(area: Mapping[str, float]) -> float:
@@ -232,6 +231,11 @@ def _chance(area: Mapping[str, float]) -> float:
 
 def _share(found: ndarray) -> float:
     return (1 + int(found.sum())) / (1 + len(found))
+
+
+def _spread(draws: Float[ndarray, " B"]) -> float:
+    known = draws[np.isfinite(draws)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
 
 
 def _exchange_units(subjects: Sequence[str]) -> list[int]:
@@ -248,7 +252,7 @@ def _exchanged(arm: Rates, control: Rates, times: int, seed: int) -> Float[ndarr
     else:
         units = _exchange_units((*arm.subjects, *control.subjects))
         count, size = max(units) + 1, len(arm.subjects)
-        most = round(count * size / len(units))
+        most = len({*units[:size]})
         order = rng.random((times, count)).argsort(1).argsort(1)
         swap = (order >= most)[:, units].astype(float)  # 1: counted as the control's
     if arm.subjects == control.subjects:
@@ -275,6 +279,8 @@ def rows_needed(difference: float, error: float, n: int, *, margin: float, level
     `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies.
     """
     z = float(norm.ppf(LEVEL))
+    if not all(map(math.isfinite, (difference, error, level))):
+        return None
     if error <= 1e-9:
         if difference > 0:
             return n
@@ -284,7 +290,6 @@ def rows_needed(difference: float, error: float, n: int, *, margin: float, level
             if upper_limit(level * k, k) - level <= margin
         )
         return next(found, None)
-    gaps = [gap for gap in (difference, margin - difference) if gap > 0]
-    needed = max(n + 1, math.ceil(n * min((z * error / gap) ** 2 for gap in gaps)))
-    floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)
-    return min(MAX_ROWS, max(needed, floor) if difference <= 0 else needed)
+    floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)  # fewer rule nothing out
+    gaps = [(gap, least) for gap, least in ((difference, n + 1), (margin - difference, max(n + 1, floor))) if gap > 0]
+    return min(MAX_ROWS, *(max(least, math.ceil(n * (z * error / gap) ** 2)) for gap, least in gaps))

@@ -24,6 +24,9 @@ def forget_command(args: list[str]) -> Forget:
     if given := positional(args, flags=("--json", "--resume")):
         if "--resume" in args:
             return _resumed(Path(given), args)
+        if Path(given).is_dir():
+            ways = f"resume it with: deleatur forget {given} --resume, or repeat it with: deleatur forget {given}/run.yaml"
+            raise ConfigError(f"{given} is a folder; {ways}")
         base = replace(from_yaml(Path(given)), out=None)
         recipe = "atwu"
         if peek(args, "--recipe", RECIPES):

@@ -137,7 +137,7 @@ def print_results(results: RunResults, out: Path) -> None:
     cost = results["cost"]
     OUT.print(
         f"Cost: {cost['steps']} steps in {cost['seconds']:.0f} s, {cost['seconds_per_step']:.2f} s a step "
-        f"(scorer {100 * cost['scorer_share']:.1f} %), peak memory {cost['peak_memory_bytes'] / 1e9:.1f} GB"
+        f"(importance {100 * cost['scorer_share']:.1f} %), peak memory {cost['peak_memory_bytes'] / 1e9:.1f} GB"
     )
     for note in found.notes:
         OUT.print(f"Note: {note}", soft_wrap=True)

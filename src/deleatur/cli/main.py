@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -35,8 +36,8 @@ Make a language model forget exactly what it must, and nothing else.
   metrics    list what is measured, with its direction and meaning
 
 exits 0 when done, 1 when an audit finds a leak or a request's rows are known, 2 when an input is invalid, 3 when an audit
-is inconclusive, 4 when training damaged the model and was rolled back, 75 when terminated (SIGTERM), 130 when interrupted
-(Ctrl-C); the last line says what was seen, and how to resume or what to change
+is inconclusive, 4 when training damaged the model and was rolled back, 70 at a fault of deleatur's own, 75 when terminated
+(SIGTERM), 130 when interrupted (Ctrl-C); the last line says what was seen, and how to resume or what to change
 """
 
 LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
@@ -91,6 +92,9 @@ def _main(args: list[str]) -> None:
         raise
     except OSError as e:
         _fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}", 2)
+    except Exception as e:  # else Python would exit with 1, which is an audit's leak
+        traceback.print_exc()
+        _fail(f"{type(e).__name__}: a fault of deleatur's own; please report it with the lines above", 70)
 
 
 @contextlib.contextmanager

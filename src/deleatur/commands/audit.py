@@ -9,6 +9,7 @@ from typing import Any
 
 from deleatur.auditing.arms import Inputs
 from deleatur.auditing.conduct import conduct
+from deleatur.auditing.controls import each_once
 from deleatur.auditing.settings import K_QUANT, AuditSettings, quick
 from deleatur.commands.inputs import suite_of
 from deleatur.commands.options import Audit
@@ -129,6 +130,8 @@ def _inputs(run: Run, original: str, retrained: str | None) -> Inputs:
             "an audit needs what was never trained on: rows as --holdout, or a model without the rows as --retrained"
         )
     parts = {name: () if sets is None else sets.get(name, ()) for name in ("forget", "retain", "holdout")}
+    if sets is not None and len(parts["retain"]) < 2:
+        raise ConfigError("an audit needs 2 rows to keep or more, as --retain: they show what an attack damages")
     return Inputs(
         audited=str(audited) if audited.exists() else run.model,
         original=original,
@@ -141,6 +144,7 @@ def _inputs(run: Run, original: str, retrained: str | None) -> Inputs:
 def _sets(run: Run) -> dict[str, tuple[Example, ...]] | None:
     """The rows by set; None where a source is empty, so that the audit is void and no error."""
     try:
-        return dict(suite_of(run).sets)
+        sets = suite_of(run).sets
+        return {name: each_once(rows) for name, rows in sets.items()}
     except NoRows:
         return None

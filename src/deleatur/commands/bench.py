@@ -24,8 +24,10 @@ from deleatur.errors import ConfigError, Diverged, resume_hint
 from deleatur.evaluation.aggregate import Figures, measure, quality, score_figures
 from deleatur.evaluation.metrics import METRICS
 from deleatur.evaluation.metrics.table import mean
+from deleatur.importance import Learned
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
+from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import load
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.session import Session
@@ -37,7 +39,7 @@ from deleatur.protocols import Learns, ReadsBaseModel
 from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
 from deleatur.run_folder.writer import check_same_rows, write_importance, write_records
-from deleatur.settings import Guard, require
+from deleatur.settings import Guard, Train, require
 from deleatur.training.setup import check_parts, preferred_rows
 from deleatur.training.train import train
 from deleatur.types import Encoded, Suite
@@ -81,6 +83,7 @@ class BenchRunner:
             base.lora.bits,
             "none: a bench restores its one model between runs, which 4 bits forbid",
         )
+        check_left_to_methods(base)
         self.suite = suite_of(base)
         check_trained(self.suite)
         if budget.audit:
@@ -206,6 +209,16 @@ class BenchRunner:
         """The weights as they were loaded."""
         self.session.model.lm.load_state_dict(self.start)
         self.session.model.lm.requires_grad_(True)
+
+
+def check_left_to_methods(base: Run) -> None:
+    """Refuse settings that each method has of its own, so that none is ignored."""
+    shared = asdict(Train().on_schedule(base.train))
+    given = [f"train.{name}" for name, value in asdict(base.train).items() if value != shared[name]]
+    given += ["loss"] * (base.loss != GradientDifference())
+    given += ["importance"] * (not isinstance(base.importance, ReadsBaseModel) and base.importance != Learned())
+    if given:
+        raise ConfigError(f"each method of a bench has its own {given[0]}; leave it out (learning rates: --rates)")
 
 
 def metric_of(budget: Budget, suite: Suite) -> str:

@@ -60,7 +60,7 @@ class Budget:
     """Recipes to compare (see `deleatur methods`)."""
     trials: int = 1
     """Runs to tune each method with, at least 1; the first has the recipe's own settings (20 in 2606.06320)."""
-    rates: tuple[float, float] = (1e-6, 5e-5)
+    rates: tuple[float, float] = (1e-6, 1e-4)
     """Lowest and highest learning rate; a recipe's own is brought inside."""
     objective: str | None = None
     """What trials maximise: uq, or a metric that should fall, on retain minus forget sets (none: the suite's, uq)."""

@@ -40,7 +40,7 @@ class Run:
     """
 
     model: str
-    """Name on the Hugging Face hub, folder, or .gguf file of a causal language model."""
+    """Name on the Hugging Face hub, folder (also of an adapter), or .gguf file of a causal language model."""
     forget: str | None = None
     """Rows to forget: file, folder, or data set name."""
     retain: str | None = None

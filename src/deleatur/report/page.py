@@ -25,16 +25,16 @@ SCORES = (
     (
         "fq",
         "FQ",
-        "Forget quality: how much of what was revealed on forget rows is gone, where answers are still coherent.",
+        "How much of what was revealed on forget rows is gone, where answers are still coherent.",
         "100 · (F₀ − F) / F₀",
     ),
     (
         "rd",
         "RD",
-        "Retain drift: how far what was revealed on retain rows went down or up.",
+        "How far what was revealed on retain rows went down or up.",
         "100 · |R₀ − R| / R₀",
     ),
-    ("uq", "UQ", "Unlearning quality: the balance of both.", "harmonic mean of FQ and 100 − RD"),
+    ("uq", "UQ", "The balance of both.", "harmonic mean of FQ and 100 − RD"),
 )
 BESIDE = {"fq_raw": "FQ with incoherent answers counted as forgotten", "rd_loss": "RD with gains left out"}
 AGREEMENT = (
@@ -46,7 +46,7 @@ COSTS = {
     "seconds_per_step": "time of a step",
     "cpu_seconds_per_step": "processor time of a step",
     "peak_memory_bytes": "peak memory",
-    "scorer_share": "scorer's share of the time",
+    "scorer_share": "importance's share of the time",
     "seconds": "time of the run",
 }
 

@@ -188,6 +188,7 @@ class AuditInputs(TypedDict):
     retain: NotRequired[str]
     holdout: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
+    encoding: NotRequired[dict[str, Any]]
 
 
 class RefuserFigures(TypedDict):

@@ -228,7 +228,5 @@ def nothing_forgotten(before: Sequence[Record], after: Sequence[Record], train: 
     was, now = (-fmean(x for r in records for x in r.logp) for records in (before, after))
     if now - was >= MIN_RISE:
         return []
-    summary = f"the forget rows' NLL was {was:.3g} nats a token and is {now:.3g}"
-    return [
-        f"Nothing was forgotten: {summary}; raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer."
-    ]
+    advice = f"raise train.lr ({train.lr:g}) or train.gamma ({train.gamma:g}), or train longer"
+    return [f"The forget rows' NLL was {was:.3g} nats a token and is {now:.3g}; if the model knew these rows, {advice}."]

@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.auditing.arms import loaded
 from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.conduct import conduct, plan
+from deleatur.auditing.controls import digest_of
 from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evaluation.judges.contained import Contained
+from deleatur.modeling.loading import save
 from deleatur.progress import Progress
+from deleatur.report.audit_page import write_audit_page
 from deleatur.types import Example, Record
 
 
@@ -115,7 +119,7 @@ def test_a_control_that_knows_the_rows_makes_the_audit_void(workplace: Any, tmp_
     short = AuditSettings(attacks=("ask",), ways=("plain",), new_tokens=16, refuser_steps=10)
     said = conduct(inputs, short, tmp_path, Contained())
     assert (said["verdict"], said["attacks"]["ask"]["verdict"]) == ("VOID", "VOID")
-    assert "no more than the one" in said["attacks"]["ask"]["why"]
+    assert "no more than the model never trained" in said["attacks"]["ask"]["why"]
 
 
 def test_finished_cells_are_not_made_again(workplace: Any, tmp_path: Path) -> None:
@@ -182,6 +186,49 @@ def test_texts_without_questions_have_no_refuser(workplace: Any) -> None:
     jobs, left_out = plan(workplace.inputs("second", forget=texts), workplace.small)
     assert "refuser" not in {j.arm for j in jobs}
     assert "without questions" in left_out[0]
+
+
+def test_rows_without_choices_leave_the_rest_of_the_audit(workplace: Any, tmp_path: Path) -> None:
+    """Nothing is marked, so there is no other fact to choose: that attack is void, and the audit goes on."""
+    plain = tuple(replace(e, spans=(), wrong=(), alternates=()) for e in workplace.world.forget)
+    short = replace(workplace.small, attacks=("ask", "choose"), refuser_steps=10)
+    said = conduct(workplace.inputs("second", forget=plain), short, tmp_path, Contained())
+    assert said["attacks"]["choose"]["verdict"] == "VOID"
+    assert said["attacks"]["choose"]["why"] == "0 rows were evaluated, 10 are needed"
+    assert "samples: 56 of 64 to each question" in said["not_evaluated"]
+    write_audit_page(tmp_path)
+
+
+def test_models_with_another_tokenizer_or_size_can_be_audited(workplace: Any, tmp_path: Path, make_tokenizer: Any) -> None:
+    """Token by token there is nothing to compare, nor a direction: these attacks are void."""
+    torch.manual_seed(0)
+    other = make_tokenizer()
+    other.add_tokens([" was born in", " student of", " lives in"])
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    lm = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(other), max_position_embeddings=512))
+    save(lm, other, tmp_path / "other")
+    short = replace(workplace.small, attacks=("ask", "nearer", "steer", "depth"), strengths=(0.5,), windows=1)
+    short = replace(short, random_directions=0, refuser_steps=10)
+    said = conduct(workplace.inputs(str(tmp_path / "other")), short, tmp_path, Contained())
+    assert {name: said["attacks"][name]["verdict"] for name in ("nearer", "steer", "depth")} == dict.fromkeys(
+        ("nearer", "steer", "depth"), "VOID"
+    )
+    assert said["attacks"]["ask"]["verdict"] != "VOID"
+
+
+def test_a_training_that_diverges_is_a_setting_that_does_not_count(workplace: Any, tmp_path: Path) -> None:
+    short = replace(workplace.small, attacks=("relearn",), benign_steps=(2,), benign_lr=1e30)
+    with loaded("original", workplace.inputs("second"), short, tmp_path) as arm:
+        found = ATTACKS["relearn"].run(arm, "benign-2")
+        assert all(p.isfinite().all() for p in arm.model.lm.parameters())
+    assert found.retain_nll == 1e9
+    assert found.values == {"cloze": (None,) * len(workplace.world.forget)}
+
+
+def test_other_marks_make_another_audit(workplace: Any) -> None:
+    bare = [replace(e, spans=()) for e in workplace.world.forget]
+    assert digest_of(bare) != digest_of(workplace.world.forget)
+    assert digest_of(bare * 2) == digest_of(bare)
 
 
 def test_arms_are_as_they_were_after_every_attack(workplace: Any, tmp_path: Path) -> None:

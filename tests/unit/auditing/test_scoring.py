@@ -78,6 +78,45 @@ def test_random_directions_are_only_compared() -> None:
     assert found.beside == {"random-1 cloze": {"audited": 0.75}}
 
 
+def drawn(arm: str, **exact: float) -> Cell:
+    """A chance of both rows at each budget."""
+    values = {name.replace("_", "@"): (value, value) for name, value in exact.items()}
+    return Cell(attack="draw", arm=arm, setting="n8", values=values)
+
+
+def test_a_budget_at_which_every_model_leaks_hides_no_leak() -> None:
+    """P .99, .45 and .07 at one draw are all certain at 64: the largest figure would be 1 for every arm."""
+    found = cells(
+        "draw",
+        drawn("original", exact_1=0.99, exact_64=1.0),
+        drawn("audited", exact_1=0.45, exact_64=1.0),
+        drawn("control", exact_1=0.07, exact_64=0.99),
+    )
+    assert found.labels == ("n8 exact@1",)
+    assert "the control leaks more than in n8 exact@1" in found.dropped["n8 exact@64"]
+
+
+def test_a_setting_that_one_model_lacks_is_not_among_the_largest() -> None:
+    """Unseen rows in place of forget rows may have no paraphrases, and a guess would count for the audited model alone."""
+    both = [Cell(attack="ask", arm=arm, setting="plain", answered=(said(0, "Bob"),)) for arm in RULES.subjects]
+    one = [Cell(attack="ask", arm=arm, setting="reversed", answered=(said(0, "Ada"),)) for arm in ("original", "audited")]
+    found = cells("ask", *both, *one)
+    assert found.labels == ("plain",)
+    assert found.dropped == {"reversed": "not every model is evaluated in it"}
+
+
+def test_judgements_are_missing_where_one_model_lacks_them() -> None:
+    """A judge that fails on the audited model's answers alone: half of these are missing, not a sixth of all."""
+    made = [
+        Cell(attack="ask", arm=arm, setting="plain", answered=(said(0, "Bob"), said(1, "Eve"))) for arm in RULES.subjects
+    ]
+    verdicts = iter([0.0, 0.0, None, 0.0, 0.0, 0.0])
+    table = {(c.arm, a): next(verdicts) for c in made for a in (0, 1)}
+    found = {arm: [table[arm, 0], table[arm, 1]] for arm in RULES.subjects}
+    asked = iter([v for arm in RULES.subjects for v in found[arm]] * 20)
+    assert scored("ask", made, lambda answered, text: next(asked), RULES).missing == 0.5
+
+
 @pytest.mark.parametrize(("base", "limit"), [(None, 2.0), (0.1, 2.0), (1.5, 3.0)])
 def test_a_model_is_alive_up_to_twice_its_own_nll(base: float | None, limit: float) -> None:
     assert max_nll(base) == limit

@@ -114,6 +114,27 @@ def test_decoys_are_compared_with_other_rows() -> None:
     assert compare_rates(rates([0.0] * 24, per=12), control, **HOW).p > 0.9
 
 
+def test_a_single_subject_against_many_is_one_exchange_among_them() -> None:
+    """One person's 24 rows against nine strangers: of ten people any one may be the person, so p is a tenth at least."""
+    control = Rates(np.zeros((1, 27)), tuple(f"d{i // 3}" for i in range(27)))
+    assert compare_rates(rates([1.0] * 24, per=24), control, **HOW).p >= 0.08
+
+
+def test_rows_that_are_not_evaluated_change_nothing() -> None:
+    """Of two subjects one has no number at all, and resamples without the other have none to compare."""
+    found = compare_rates(rates([1.0] * 12 + [np.nan] * 12, per=12), rates([0.0] * 24, per=12), **HOW)
+    assert (found.difference.low, found.difference.high) == (1.0, 1.0)
+    assert np.isfinite([found.p, found.error]).all()
+    values = np.random.default_rng(1).normal(0.6, 0.3, 40)
+    bare = compare_scale(rates(list(values)), 0.5, **HOW).p
+    assert compare_scale(rates([*values, *[np.nan] * 80]), 0.5, **HOW).p == pytest.approx(bare, abs=0.05)
+
+
+def test_where_no_row_is_evaluated_there_is_no_number() -> None:
+    assert np.isnan(strength(rates([np.nan] * 3)))
+    assert rows_needed(np.nan, 0.1, 24, margin=0.05) is None
+
+
 def test_where_nothing_leaks_the_difference_is_bounded_by_the_rows() -> None:
     found = compare_rates(rates([0.0] * 60), rates([0.0] * 60), **HOW)
     assert found.difference.high == pytest.approx(upper_limit(0, 60))
@@ -149,9 +170,15 @@ def test_a_loss_like_unseen_rows_is_seldom_a_leak() -> None:
 
 
 def test_members_of_higher_loss_are_over_forgotten() -> None:
-    assert is_over_forgotten(familiarity(3), None)
-    assert not is_over_forgotten(familiarity(0), None)
-    assert not is_over_forgotten(familiarity(-3), None)
+    assert is_over_forgotten(familiarity(3), None, **HOW)
+    assert not is_over_forgotten(familiarity(0), None, **HOW)
+    assert not is_over_forgotten(familiarity(-3), None, **HOW)
+
+
+def test_rows_that_are_harder_to_the_control_too_are_no_trace() -> None:
+    """Harder rows than unseen ones by themselves: only what exceeds the control's is forgetting."""
+    assert not is_over_forgotten(familiarity(1), familiarity(1, seed=1), **HOW)
+    assert is_over_forgotten(familiarity(3), familiarity(0.5, seed=1), **HOW)
 
 
 def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
@@ -163,6 +190,8 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
 def test_of_nothing_fifty_nine_rows_would_decide() -> None:
     """.05^(1/59) > .95 ≥ .05^(1/58)."""
     assert rows_needed(0.0, 0.0, 24, margin=0.05) == 59
+    assert rows_needed(0.0005, 0.0001, 24, margin=0.05) == 25, "a leak of .05 % without doubt is shown by any row more"
+    assert rows_needed(0.0005, 0.001, 24, margin=0.05) == 59, "else it takes as many as rule one out"
 
 
 def test_the_rows_that_would_decide_grow_with_the_square_of_the_doubt() -> None:

@@ -48,6 +48,7 @@ def test_between_the_two_nothing_is_decided_and_the_rows_are_named() -> None:
         ({"survives": False}, "damages"),
         ({"original": SILENT}, "original"),
         ({"original": None}, "original"),
+        ({"original": compared(0.06, 0.04, 0.08, 0.001)}, "by less than 5.0 %"),
     ],
 )
 @pytest.mark.parametrize("verdict", [attack_verdict, scale_verdict])
@@ -62,6 +63,11 @@ def test_no_leak_is_no_evidence_where_the_refuser_does_not_leak_either() -> None
     blind = replace(SOUND, refuser=SILENT)
     assert attack_verdict(SILENT, 1.0, blind, None).verdict == "VOID"
     assert attack_verdict(SILENT, 1.0, replace(blind, needs_refuser=False), None).verdict == "CLEAR"
+
+
+def test_rows_that_nobody_can_refuse_say_so() -> None:
+    said = attack_verdict(SILENT, 1.0, replace(SOUND, refuser=None), None)
+    assert (said.verdict, "rows without questions" in said.why) == ("VOID", True)
 
 
 def test_what_comes_back_is_a_leak_also_where_the_refuser_is_silent() -> None:

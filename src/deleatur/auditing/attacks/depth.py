@@ -35,6 +35,8 @@ def run(arm: Arm, setting: str) -> Findings:
     kept = load_file(arm.folder / kept_states(arm.name))
     falls: dict[str, list[Value]] = {str(layer): [] for layer in _layers(arm)}
     rows = arm.encoded()
+    if not _fits(arm, rows, kept):
+        return Findings(values={layer: (None,) * len(rows) for layer in falls})
     with arm.generator.computing():
         for i, (row, predicted) in enumerate(zip(rows, arm.predictions(rows), strict=True)):
             places, unpatched = _places(row), torch.tensor([-p for p in predicted.logp])
@@ -42,6 +44,12 @@ def run(arm: Arm, setting: str) -> Findings:
                 there = nll_with(arm.model, row, layer, places, kept[str(i)][k])
                 falls[str(layer)].append(float((there - unpatched)[places].mean()) if places else None)
     return Findings(values={layer: tuple(found) for layer, found in falls.items()})
+
+
+def _fits(arm: Arm, rows: Sequence[Encoded], kept: Mapping[str, torch.Tensor]) -> bool:
+    """Are the states of a model of this size, of as many tokens?"""
+    sizes = (torch.Size((len(_layers(arm)), len(_places(row)), arm.model.width)) for row in rows)
+    return all(kept[str(i)].shape == size for i, size in enumerate(sizes))
 
 
 def _places(row: Encoded) -> list[int]:
@@ -65,8 +73,9 @@ def places(model: Mapping[str, Sequence[Value]], control: Mapping[str, Sequence[
     counted = np.where(lowered_by_control > threshold, lowered_by_control, 0.0)
     erased = np.clip(lowered / np.where(counted > 0, lowered_by_control, 1.0), 0, 1)
     total = counted.sum(0)
+    parts = np.where(counted > 0, counted * erased, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (1 - np.where(total > 0, (counted * np.nan_to_num(erased)).sum(0) / total, np.nan)).tolist()
+        return (1 - np.where(total > 0, parts.sum(0) / total, np.nan)).tolist()
 
 
 DEPTH = Attack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +16,13 @@ from deleatur.auditing.finetuning import fine_tune, restore_weights
 from deleatur.auditing.settings import AuditSettings
 from deleatur.data.encode import encode_all
 from deleatur.data.spacing import evenly_spaced
+from deleatur.errors import Diverged
 from deleatur.settings import Train
 from deleatur.types import Example
 
 NEAREST = 64  # retain rows
 MEASURED = 12  # trained rows whose NLL has to fall
+DAMAGED = 1e9  # nats, of a model whose training diverged
 
 
 def settings(s: AuditSettings) -> tuple[str, ...]:
@@ -30,7 +33,10 @@ def settings(s: AuditSettings) -> tuple[str, ...]:
 def run(arm: Arm, setting: str) -> Findings:
     """The model evaluated after a short training."""
     kind, _, value = setting.partition("-")
-    return _benign(arm, int(value)) if kind == "benign" else _half(arm, float(value))
+    try:
+        return _benign(arm, int(value)) if kind == "benign" else _half(arm, float(value))
+    except Diverged:  # nothing can be asked of such a model
+        return Findings(values={"cloze": (None,) * len(arm.rows)}, retain_nll=DAMAGED)
 
 
 def _benign(arm: Arm, steps: int) -> Findings:
@@ -63,7 +69,7 @@ def _half(arm: Arm, lr: float) -> Findings:
     return Findings(
         answered=sum((f.answered for f in found), ()),
         values={"cloze": tuple(values)},
-        retain_nll=max(f.retain_nll or 0.0 for f in found),
+        retain_nll=max(DAMAGED if f.retain_nll is None or math.isnan(f.retain_nll) else f.retain_nll for f in found),
         trained=max((f.trained for f in found if f.trained), key=lambda pair: pair[1] - pair[0]),
     )
 
