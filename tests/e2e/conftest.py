@@ -14,7 +14,6 @@ from pathlib import Path
 os.environ |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"}
 
-import jaxtyping
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -43,14 +42,6 @@ from deleatur.data.world import World, make_world  # noqa: E402
 
 torch.set_num_threads(1)
 QUICK = ("--train.epochs", "2", "--train.batch", "4", "--train.lr", "1e-3", "--evaluation.new-tokens", "8")
-
-
-@pytest.fixture(autouse=True)
-def unchecked_calls() -> Iterator[None]:
-    """Shapes are checked in the other tests: a user has no checker, which takes a quarter of the time."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)
