@@ -144,7 +144,7 @@ def test_help_lists_every_setting_of_a_recipe(recipe, call):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_takes_no_torch_and_less_than_a_second_of_processor_time(verb, tmp_path):
+def test_help_takes_no_torch_and_little_processor_time(verb, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", TIMED, verb, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
     )
@@ -153,7 +153,7 @@ def test_help_takes_no_torch_and_less_than_a_second_of_processor_time(verb, tmp_
     process.returncode = os.waitstatus_to_exitcode(status)
     assert (process.returncode, err) == (0, "")
     assert f"usage: deleatur {verb}" in out
-    assert used.ru_utime + used.ru_stime < 1.0
+    assert used.ru_utime + used.ru_stime < 2.0  # torch alone takes more; .3 s where nothing else runs
 
 
 @pytest.mark.parametrize("command", [("--help",), ("--version",), ("methods",), ("metrics",)])
