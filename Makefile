@@ -20,7 +20,7 @@ picture: demo
 	$(BIN)/python -c 'from PIL import Image; Image.open("docs/run.png").convert("RGB").quantize(256).save("docs/run.png")'
 
 test: .venv/installed-dev
-	@echo "The whole fast suite; about 11 minutes on two CPU cores."
+	@echo "The whole fast suite; 8 to 17 minutes on two CPU cores."
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed-dev

@@ -58,8 +58,8 @@ CHATML = (
 
 @pytest.fixture(autouse=True)
 def shapes_checked(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Shapes are checked in the unit tests; elsewhere the checker, which no user has, would take a quarter of the time."""
-    jaxtyping.config.update("jaxtyping_disable", "unit" not in request.path.parts)
+    """Shapes are checked in the unit tests, but for whole audits: the checker takes a quarter of the time."""
+    jaxtyping.config.update("jaxtyping_disable", "unit" not in request.path.parts or "auditing" in request.path.parts)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 
