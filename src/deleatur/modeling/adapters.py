@@ -173,7 +173,8 @@ def adapted_layers(holder: torch.nn.Module) -> dict[str, Any]:
 
 def _is_from(module: str, kind: str, value: object) -> bool:
     """Is the object of this class? A class whose module nobody has imported has none, and importing peft takes seconds."""
-    return module in sys.modules and isinstance(value, getattr(sys.modules[module], kind))
+    found = getattr(sys.modules.get(module), kind, None)
+    return found is not None and isinstance(value, found)
 
 
 def plain_model(model: Any) -> PreTrainedModel:
