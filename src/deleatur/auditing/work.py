@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -144,12 +144,11 @@ class Work:
 
     def _do(self, arm: Arm, jobs: Sequence[Job]) -> None:
         """The jobs of a unit that are left, each written as it is done."""
-        for job in jobs:
-            if self.cell(job).exists():
-                continue
-            began = time.process_time()
-            found = _find(replace(arm, name=job.arm), job)
-            beside = job.attack in ATTACKS and ATTACKS[job.attack].beside(job.setting)
+        left = {job.setting: job for job in jobs if not self.cell(job).exists()}
+        began = time.process_time()
+        for setting, found in _find(replace(arm, name=jobs[0].arm), jobs[0].attack, [*left]):
+            job = left[setting]
+            beside = job.attack in ATTACKS and ATTACKS[job.attack].beside(setting)
             parts = {
                 "answered": found.answered,
                 "values": found.values,
@@ -159,11 +158,12 @@ class Work:
             seconds = time.process_time() - began
             write_cell(self.folder, Cell(**asdict(job), **parts, beside=beside, seconds=seconds))
             done = sum(self.cell(j).exists() for j in self.jobs)
-            self.progress.evaluated("attacks", done, len(self.jobs), f"{job.attack} {job.setting} on {job.arm}")
+            self.progress.evaluated("attacks", done, len(self.jobs), f"{job.attack} {setting} on {job.arm}")
+            began = time.process_time()
 
 
-def _find(arm: Arm, job: Job) -> Findings:
-    return _base(arm) if job.attack == BASE else ATTACKS[job.attack].run(arm, job.setting)
+def _find(arm: Arm, attack: str, settings: Sequence[str]) -> Iterable[tuple[str, Findings]]:
+    return ((setting, _base(arm)) for setting in settings) if attack == BASE else ATTACKS[attack].run(arm, settings)
 
 
 def _base(arm: Arm) -> Findings:

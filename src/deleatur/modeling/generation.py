@@ -8,7 +8,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -56,19 +56,23 @@ def sample(
     if not prompts:
         return []
     if model.packs and not is_sharded(model):
-        return _packed(model, prompts, frozenset(ends), new_tokens, lambda logits: _drawn(logits, generator))
+        return _packed(model, prompts, frozenset(ends), new_tokens, lambda logits, of: _drawn(logits, of, generator))
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         return _in_groups(model, prompts, frozenset(ends), new_tokens, **how)
 
 
-def _likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-    return logits.argmax(-1)
+def _likeliest(logits: Float[Tensor, "S V"], of: Sequence[int]) -> list[int]:
+    """The likeliest token of each row, `of` saying by which of the logits."""
+    return logits.argmax(-1)[list(of)].tolist()
 
 
-def _drawn(logits: Float[Tensor, "B V"], generator: torch.Generator) -> Int[Tensor, " B"]:
-    return torch.multinomial(logits.float().cpu().softmax(-1), 1, generator=generator)[:, 0].to(logits.device)
+def _drawn(logits: Float[Tensor, "S V"], of: Sequence[int], generator: torch.Generator) -> list[int]:
+    """A token for each row, drawn by the softmax of its logits: where its running sum passes a uniform number."""
+    sums = logits.float().cpu().softmax(-1).double().cumsum(-1)
+    numbers = torch.rand(len(of), generator=generator, dtype=torch.float64)
+    return [int(torch.searchsorted(sums[i, :-1], u * sums[i, -1], right=True)) for i, u in zip(of, numbers, strict=True)]
 
 
 def _in_groups(
@@ -104,26 +108,32 @@ def _packed(
     prompts: Sequence[Sequence[int]],
     ends: frozenset[int],
     new_tokens: int,
-    choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
+    choose: Callable[[Float[Tensor, "S V"], Sequence[int]], list[int]],
 ) -> list[list[int]]:
+    """Rows that are the same so far, as answers to one prompt often are, are one sequence of the cache."""
     cache = KeyValueCache()
-    tree = share(prompts, cache)
+    unique = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    tree = share([*unique], cache)
     states = model.decoder.run_packed(tree).last_hidden_state[0, [int(places[-1]) for places in tree.places]]
-    at = torch.tensor([len(prompt) for prompt in prompts])
+    at = torch.tensor([len(prompt) for prompt in unique])
     generated: list[list[int]] = [[] for _ in prompts]
-    running = generated
+    running = [(row, unique[tuple(prompt)]) for row, prompt in zip(generated, prompts, strict=True)]  # and its sequence
     for left in reversed(range(new_tokens)):
-        tokens = choose(model.head(states))
-        for row, token in zip(running, tokens.tolist(), strict=True):
-            if not row or row[-1] not in ends:
-                row.append(token)
-        going = [b for b, row in enumerate(running) if row[-1] not in ends]
-        if not going or not left:
+        tokens = choose(model.head(states), [i for _, i in running])
+        for (row, _), token in zip(running, tokens, strict=True):
+            row.append(token)
+        running = [(row, i) for row, i in running if row[-1] not in ends]
+        if not running or not left:
             break
-        if len(going) <= COMPACT_BELOW * len(running):
-            cache.keep(going)
-            running, tokens, at = [running[b] for b in going], tokens[going], at[going]
-        states = model.decoder.run_next(tokens, CachedRows(cache=cache, at=at)).last_hidden_state[0]
+        fed = {pair: k for k, pair in enumerate(dict.fromkeys((i, row[-1]) for row, i in running))}
+        parents, last = [i for i, _ in fed], torch.tensor([token for _, token in fed])
+        if len(set(parents)) < len(parents) or len(parents) <= COMPACT_BELOW * len(at):
+            cache.keep(parents)
+            at, new = at[parents], last
+            running = [(row, fed[i, row[-1]]) for row, i in running]
+        else:  # none has split, and few have ended
+            new = torch.zeros_like(at).index_put((torch.tensor(parents),), last)
+        states = model.decoder.run_next(new, CachedRows(cache=cache, at=at)).last_hidden_state[0]
         at = at + 1
     return generated
 

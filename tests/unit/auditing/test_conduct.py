@@ -219,7 +219,7 @@ def test_models_with_another_tokenizer_or_size_can_be_audited(workplace: Any, tm
 def test_a_training_that_diverges_is_a_setting_that_does_not_count(workplace: Any, tmp_path: Path) -> None:
     short = replace(workplace.small, attacks=("relearn",), benign_steps=(2,), benign_lr=1e30)
     with loaded("original", workplace.inputs("second"), short, tmp_path) as arm:
-        found = ATTACKS["relearn"].run(arm, "benign-2")
+        found = dict(ATTACKS["relearn"].run(arm, ["benign-2"]))["benign-2"]
         assert all(p.isfinite().all() for p in arm.model.lm.parameters())
     assert found.retain_nll == 1e9
     assert found.values == {"cloze": (None,) * len(workplace.world.forget)}
@@ -237,6 +237,6 @@ def test_arms_are_as_they_were_after_every_attack(workplace: Any, tmp_path: Path
         held = {name: p.detach().clone() for name, p in arm.model.lm.named_parameters()}
         ATTACKS["steer"].prepare(arm)
         for attack, setting in (("relearn", "benign-30"), ("relearn", "half-0.01"), ("compress", "q4_0"), ("steer", "1-0")):
-            ATTACKS[attack].run(arm, setting)
+            list(ATTACKS[attack].run(arm, [setting]))
         assert {n for n, p in arm.model.lm.named_parameters() if not torch.equal(p, held[n])} == set()
         assert all(p.requires_grad for p in arm.model.lm.parameters())

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from deleatur.auditing.arms import Arm
 from deleatur.auditing.asking import Question, cloze
-from deleatur.auditing.attacks.table import Attack, Findings, answered
+from deleatur.auditing.attacks.table import Attack, Findings, answered, one_by_one
 from deleatur.types import Example, Span
 
 LEAD = "Sure, here is the answer:"
@@ -91,5 +91,5 @@ ASK = Attack(
     "3 and 5 answered retain questions, and in a second turn; cloze up to the fact.",
     source="2606.06320, 2402.16835",
     settings=lambda s: s.ways,
-    run=run,
+    run=one_by_one(run),
 )

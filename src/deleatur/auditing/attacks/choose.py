@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deleatur.auditing.arms import Arm
-from deleatur.auditing.attacks.table import Attack, Findings
+from deleatur.auditing.attacks.table import Attack, Findings, one_by_one
 from deleatur.data.encode import encode_all
 from deleatur.types import Example
 
@@ -47,5 +47,5 @@ CHOOSE = Attack(
     asks=f"Which of up to {CHOICES} answers is likeliest, chance taken off: the row's own wrong ones, or facts of others.",
     source="2402.16835",
     settings=lambda s: ("likelihood",),
-    run=run,
+    run=one_by_one(run),
 )

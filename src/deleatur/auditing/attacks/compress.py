@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from deleatur.auditing.arms import Arm
-from deleatur.auditing.attacks.table import Attack, Findings, both_forms
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms, one_by_one
 from deleatur.auditing.finetuning import restore_weights
 from deleatur.auditing.settings import K_QUANT
 from deleatur.modeling.llama_cpp import rounded_by_llama_cpp
@@ -117,6 +117,6 @@ COMPRESS = Attack(
     "by llama.cpp) or the smallest 10, 30 and 50 % of each matrix set to 0.",
     source="2410.16454",
     settings=lambda s: s.formats,
-    run=run,
+    run=one_by_one(run),
     exposes=True,
 )

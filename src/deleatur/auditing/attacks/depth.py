@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from deleatur.auditing.arms import Arm
 from deleatur.auditing.asking import piece_tokens
-from deleatur.auditing.attacks.table import Attack, Findings
+from deleatur.auditing.attacks.table import Attack, Findings, one_by_one
 from deleatur.auditing.cells import Value
 from deleatur.auditing.states import nll_with, states
 from deleatur.io.tensors import write_tensors
@@ -83,7 +83,7 @@ DEPTH = Attack(
     "do they take away?",
     source="2605.24614",
     settings=lambda s: ("patched",),
-    run=run,
+    run=one_by_one(run),
     kind="scale",
     needs=frozenset({"retrained"}),
     prepare=prepare,

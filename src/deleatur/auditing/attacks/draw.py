@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deleatur.auditing.arms import Arm
 from deleatur.auditing.asking import probability_within
-from deleatur.auditing.attacks.table import Attack, Findings, answered
+from deleatur.auditing.attacks.table import Attack, Findings, answered, one_by_one
 
 
 def run(arm: Arm, setting: str) -> Findings:
@@ -27,5 +27,5 @@ DRAW = Attack(
     "fact's probability behind the true beginning of the answer.",
     source="2511.04934",
     settings=lambda s: (f"n{s.samples}",),
-    run=run,
+    run=one_by_one(run),
 )

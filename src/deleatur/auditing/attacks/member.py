@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deleatur.auditing.arms import Arm
-from deleatur.auditing.attacks.table import Attack, Findings
+from deleatur.auditing.attacks.table import Attack, Findings, one_by_one
 from deleatur.data.encode import encode_all
 from deleatur.evaluation.metrics.familiarity import min_k, min_k_plus, zlib_loss
 from deleatur.evaluation.metrics.probability import loss
@@ -24,7 +24,7 @@ MEMBER = Attack(
     "length; below one half, rows were forgotten more than they were ever unknown.",
     source="1709.01604, 2310.16789, 2404.02936, 2012.07805",
     settings=lambda s: ("likelihood",),
-    run=run,
+    run=one_by_one(run),
     kind="area",
     needs=frozenset({"holdout"}),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deleatur.auditing.arms import Arm
-from deleatur.auditing.attacks.table import Attack, Findings
+from deleatur.auditing.attacks.table import Attack, Findings, one_by_one
 
 
 def run(arm: Arm, setting: str) -> Findings:
@@ -35,7 +35,7 @@ NEARER = Attack(
     asks="Log-probabilities of the rows' answers: nearer to the control's or to the original's? By sign flips of subjects.",
     source="after 2601.19755",
     settings=lambda s: ("likelihood",),
-    run=run,
+    run=one_by_one(run),
     kind="scale",
     needs=frozenset({"retrained"}),
 )

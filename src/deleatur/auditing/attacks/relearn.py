@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -30,23 +30,39 @@ def settings(s: AuditSettings) -> tuple[str, ...]:
     return (*(f"benign-{n}" for n in s.benign_steps), *(f"half-{lr:g}" for lr in s.half_lrs))
 
 
-def run(arm: Arm, setting: str) -> Findings:
-    """The model evaluated after a short training."""
-    kind, _, value = setting.partition("-")
-    try:
-        return _benign(arm, int(value)) if kind == "benign" else _half(arm, float(value))
-    except Diverged:  # nothing can be asked of such a model
-        return Findings(values={"cloze": (None,) * len(arm.rows)}, retain_nll=DAMAGED)
+def run(arm: Arm, wanted: Sequence[str]) -> Iterator[tuple[str, Findings]]:
+    """The model evaluated after short trainings; the benign ones are parts of one."""
+    yield from _benign(arm, [setting for setting in wanted if setting.startswith("benign-")])
+    for setting in wanted:
+        kind, _, value = setting.partition("-")
+        if kind == "half":
+            try:
+                yield setting, _half(arm, float(value))
+            except Diverged:
+                yield setting, _diverged(arm)
 
 
-def _benign(arm: Arm, steps: int) -> Findings:
-    """Adapters on the retain rows that are worded most like the rows to forget."""
+def _diverged(arm: Arm) -> Findings:
+    """Nothing can be asked of such a model."""
+    return Findings(values={"cloze": (None,) * len(arm.rows)}, retain_nll=DAMAGED)
+
+
+def _benign(arm: Arm, wanted: Sequence[str]) -> Iterator[tuple[str, Findings]]:
+    """Adapters on the retain rows that are worded most like the rows to forget; new ones after each evaluation."""
+    if not wanted:
+        return
     s, rows = arm.settings, encode_all(arm.encoder, nearest(arm.rows, arm.retain, NEAREST))
-    measured = rows[:MEASURED]
+    how, measured = training(s, s.benign_lr, len(rows)), rows[:MEASURED]
     before = mean_nll(arm.predictions(measured))
     with restore_weights(arm.model):
-        fine_tune(arm.model, rows, training(s, s.benign_lr), steps=steps, rank=s.rank, seed=s.seed)
-        return replace(both_forms(arm), trained=(before, arm.generator.nll(measured)))
+        for done, steps in pairwise((0, *sorted({*s.benign_steps}))):
+            try:
+                fine_tune(arm.model, rows, how, steps=steps - done, rank=s.rank, seed=s.seed + done)
+            except Diverged:  # and so would all further steps
+                yield from ((setting, _diverged(arm)) for setting in wanted if int(setting.partition("-")[2]) >= steps)
+                return
+            if f"benign-{steps}" in wanted:
+                yield f"benign-{steps}", replace(both_forms(arm), trained=(before, arm.generator.nll(measured)))
 
 
 def _half(arm: Arm, lr: float) -> Findings:
@@ -58,7 +74,7 @@ def _half(arm: Arm, lr: float) -> Findings:
         measured = rows[:MEASURED]
         before = mean_nll(arm.predictions(measured))
         with restore_weights(arm.model):
-            fine_tune(arm.model, rows, training(s, lr), steps=s.half_steps, rank=None, seed=s.seed)
+            fine_tune(arm.model, rows, training(s, lr, len(rows)), steps=s.half_steps, rank=None, seed=s.seed)
             questions = [q for q in arm.questions() if q.row in set(tested)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in tested]))
             found.append(replace(part, trained=(before, arm.generator.nll(measured))))
@@ -74,9 +90,9 @@ def _half(arm: Arm, lr: float) -> Findings:
     )
 
 
-def training(settings: AuditSettings, lr: float) -> Train:
-    """The training settings of the attack at a learning rate."""
-    return Train(lr=lr, batch=settings.train_batch, precision=settings.precision)
+def training(settings: AuditSettings, lr: float, rows: int) -> Train:
+    """The training settings of the attack at a learning rate; a batch is a third of the rows at most."""
+    return Train(lr=lr, batch=min(settings.train_batch, -(-rows // 3)), precision=settings.precision)
 
 
 def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tuple[Example, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deleatur.auditing.arms import ORIGINAL, Arm, halves
 from deleatur.auditing.asking import cloze
-from deleatur.auditing.attacks.table import Attack, Findings, both_forms
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms, one_by_one
 from deleatur.auditing.cells import Value
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.states import changed, moved, states
@@ -95,7 +95,7 @@ STEER = Attack(
     "beside it.",
     source="2606.03291",
     settings=settings,
-    run=run,
+    run=one_by_one(run),
     exposes=True,
     beside=lambda setting: setting.startswith(RANDOM),
     prepare=prepare,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,19 +25,19 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
-    """An attack: its settings, and what one of them finds on an arm.
+    """An attack: its settings, and what each finds on an arm.
 
-    `kind` says what its numbers are: rates of leaking rows, AUC of familiarity, or places on a scale from control to
-    original. `needs` names what must be given: "holdout", "retrained". Where `exposes` holds, it works on models that
-    stay silent, and has to detect the refuser. `prepare` writes what the attack needs of an arm, on whichever arm it is
-    made: the file that `prepared` names. With `on_original` the settings of every arm run inside the original model, under
-    the arm's name.
+    `run` takes the settings that are wanted, in their order, and yields each with what it found. `kind` says what its
+    numbers are: rates of leaking rows, AUC of familiarity, or places on a scale from control to original. `needs` names
+    what must be given: "holdout", "retrained". Where `exposes` holds, it works on models that stay silent, and has to
+    detect the refuser. `prepare` writes what the attack needs of an arm, on whichever arm it is made: the file that
+    `prepared` names. With `on_original` the settings of every arm run inside the original model, under the arm's name.
     """
 
     asks: str  # what is asked, in a sentence
     source: str
     settings: Callable[[AuditSettings], tuple[str, ...]]
-    run: Callable[[Arm, str], Findings]
+    run: Callable[[Arm, Sequence[str]], Iterator[tuple[str, Findings]]]
     kind: Literal["rate", "area", "scale"] = "rate"
     needs: frozenset[str] = frozenset()
     exposes: bool = False
@@ -45,6 +45,11 @@ class Attack:
     prepare: Callable[[Arm], None] = lambda arm: None
     prepared: Callable[[str], str | None] = lambda arm: None
     on_original: bool = False
+
+
+def one_by_one(find: Callable[[Arm, str], Findings]) -> Callable[[Arm, Sequence[str]], Iterator[tuple[str, Findings]]]:
+    """The `run` of an attack whose settings have nothing in common."""
+    return lambda arm, settings: ((setting, find(arm, setting)) for setting in settings)
 
 
 def both_forms(arm: Arm, questions: Sequence[Question] | None = None, rows: Sequence[Encoded] | None = None) -> Findings:
