@@ -51,8 +51,8 @@ class AuditSettings:
     """Learning rate of these adapters, above 0 (2602.03379)."""
     half_lrs: tuple[float, ...] = (2e-5, 1e-4, 2e-4)
     """Learning rates at which half of the subjects is trained and the other half evaluated (2410.08827)."""
-    half_steps: int = 30
-    """Steps on that half, at least 1."""
+    half_epochs: int = 5
+    """Passes over that half, at least 1."""
     strengths: tuple[float, ...] = (0.2, 0.5, 1.0)
     """Lengths of the steering direction, in units of the state's own (2606.03291)."""
     windows: int = 3
@@ -83,7 +83,7 @@ class AuditSettings:
         for name in self.formats:
             require(name in (*FORMATS, K_QUANT), "audit.formats", name, f"among {', '.join((*FORMATS, K_QUANT))}")
         counts = {"rows": self.rows, "new_tokens": self.new_tokens, "batch": self.batch, "samples": self.samples}
-        counts |= {"half_steps": self.half_steps, "windows": self.windows, "patched_layers": self.patched_layers}
+        counts |= {"half_epochs": self.half_epochs, "windows": self.windows, "patched_layers": self.patched_layers}
         counts |= {"refuser_steps": self.refuser_steps, "rank": self.rank, "train_batch": self.train_batch}
         for name, value in counts.items():
             require(value >= 1, f"audit.{name}", value, "1 or more")

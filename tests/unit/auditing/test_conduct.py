@@ -167,6 +167,7 @@ def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) 
     """Every attack that needs no retrained model, U asked about unseen rows as the control: it tells the original from a
     model that was never trained on the rows."""
     few = {"ways": ("plain", "again"), "strengths": (0.5,), "windows": 1, "random_directions": 1, "half_lrs": (1e-3,)}
+    few |= {"half_epochs": 3, "benign_steps": (10,)}
     whole = replace(workplace.small, attacks=ATTACK_NAMES, **few)
     said = {}
     for name in ("original", "second"):

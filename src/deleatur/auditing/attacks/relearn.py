@@ -71,10 +71,10 @@ def _half(arm: Arm, lr: float) -> Findings:
     found: list[Findings] = []
     for trained, tested in (parts, parts[::-1]):
         rows = encode_all(arm.encoder, [arm.rows[i] for i in trained])
-        measured = rows[:MEASURED]
+        how, measured = training(s, lr, len(rows)), rows[:MEASURED]
         before = mean_nll(arm.predictions(measured))
         with restore_weights(arm.model):
-            fine_tune(arm.model, rows, training(s, lr, len(rows)), steps=s.half_steps, rank=None, seed=s.seed)
+            fine_tune(arm.model, rows, how, steps=s.half_epochs * -(-len(rows) // how.batch), rank=None, seed=s.seed)
             questions = [q for q in arm.questions() if q.row in set(tested)]
             part = both_forms(arm, questions, encode_all(arm.encoder, [arm.rows[i] for i in tested]))
             found.append(replace(part, trained=(before, arm.generator.nll(measured))))
