@@ -156,7 +156,7 @@ def test_another_bench_in_the_same_folder_is_refused(bench):
         (("--methods", "npoo"), "methods is 'npoo'"),
         (("--trials", "0"), "trials is 0"),
         (("--rates", "1e-3", "1e-4"), "the lower one first"),
-        (("--objective", "loss"), "objective is 'loss', but must be uq, revealed, judged, probability"),
+        (("--objective", "loss"), "objective is 'loss', but must be uq, uq_unseen, revealed, judged, probability"),
         (("--share", "1.5"), "share is 1.5"),
         (("--train.lr", "0.5"), "each method of a bench has its own train.lr"),
         (("--train.own-answers",), "has its own train.own_answers"),

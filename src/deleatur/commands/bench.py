@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,17 +12,17 @@ import torch
 from deleatur.commands.bench_audit import audit_run, check_controls, keep_model
 from deleatur.commands.evaluator import make_evaluator
 from deleatur.commands.inputs import check_trained, check_usable, encode_sets, suite_of
+from deleatur.commands.objective import Objective
 from deleatur.commands.options import Budget
 from deleatur.commands.tuning import search, values_of, with_values
 from deleatur.commands.unlearn import unlearn
 from deleatur.config.recipes import RECIPES
-from deleatur.config.run_config import Run, from_dict, nearest, to_dict, to_yaml
+from deleatur.config.run_config import Run, from_dict, to_dict, to_yaml
 from deleatur.data.encode import make_encoder
 from deleatur.distributed.processes import place_model
 from deleatur.errors import ConfigError, Diverged, resume_hint
-from deleatur.evaluation.aggregate import Figures, measure, quality, score_figures
+from deleatur.evaluation.aggregate import measure
 from deleatur.evaluation.metrics import METRICS
-from deleatur.evaluation.metrics.table import mean
 from deleatur.importance import Learned
 from deleatur.io.atomic import write_atomic
 from deleatur.io.lock import folder_lock
@@ -42,9 +41,8 @@ from deleatur.run_folder.writer import check_same_rows, write_importance, write_
 from deleatur.settings import Guard, Train, require
 from deleatur.training.setup import check_parts, preferred_rows
 from deleatur.training.train import train
-from deleatur.types import Encoded, Suite
+from deleatur.types import Encoded
 
-UQ = "uq"
 TRAINED = ("forget", "retain", "holdout")  # the sets that training reads
 
 
@@ -89,7 +87,7 @@ class BenchRunner:
         if budget.audit:
             check_controls(self.suite, base.evaluation.retrained)
         self.base, self.budget, self.progress = base, budget, progress
-        self.wanted, self.metric = budget.objective or self.suite.objective, metric_of(budget, self.suite)
+        self.objective = Objective(name=budget.objective or self.suite.objective, suite=self.suite)
         self.out = Path(base.out or "runs/bench")
         exact_matmul()
         lm, tokenizer = load(base.model, precision=base.train.precision)
@@ -97,7 +95,7 @@ class BenchRunner:
         check_usable(lm, rows, base.model)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.out.chmod(0o700)  # records hold the rows' text
-        check_same_terms(self.out, base, budget, self.wanted)
+        check_same_terms(self.out, base, budget, self.objective.name)
         check_same_rows(self.out, rows)
         self.start = {name: value.detach().clone() for name, value in lm.state_dict().items()}
         network, encoder = TokenModel(lm).prepare(), make_encoder(tokenizer, base.data)
@@ -108,7 +106,8 @@ class BenchRunner:
         self.session = session
         self.known = make_evaluator(replace(self.session, folder=self.out), base).before()
         self.before = measure(self.known["before"], score=self.suite.score)
-        check_read(self.metric, budget, self.suite, self.before)
+        if budget.trials > 1:
+            self.objective.check(self.before)
         self.began, self.done = time.monotonic(), 0  # trials and runs, this time
 
     def run(self, method: str, seed: int, folder: Path) -> bool:
@@ -181,28 +180,23 @@ class BenchRunner:
         return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
 
     def value_of(self, run: Run, method: str) -> float:
-        """The objective after this run: UQ, or a metric on retain minus forget sets."""
+        """The objective after this run."""
         self.restore()
         number, values = tried(self.out / method) + 1, ", ".join(f"{k} {v:.3g}" for k, v in values_of(run.method).items())
         self.progress.phase(f"Trial {number} of {self.budget.trials} of {method}{self.time_left()}: {values}")
-        session, suite, metric = self.session, self.suite, METRICS[self.metric]
+        session, objective = self.session, self.objective
         train(session, run, {r.id: r.generated for r in self.known["before"].get("retain", ())})
-        evaluated = (*suite.forget_sets, *suite.retain_sets)
-        bare = {name: [_bare(row) for row in session.rows[name]] for name in evaluated}
-        by_uq, start = self.wanted == UQ, partial(with_weights, session.model, self.start)
+        bare = {name: [_bare(row) for row in session.rows[name]] for name in objective.evaluated}
         short = replace(run, evaluation=replace(run.evaluation, shots=0, grad_norm=False))
-        judged = replace(session, suite=replace(suite, evaluated_sets=evaluated), rows={**session.rows, **bare})
-        options = {"generate": by_uq or metric.reads == "answer", "start": start if by_uq else None}
-        records = make_evaluator(judged, short).predict(session.model, **options)
-        self.done += 1
-        if by_uq:
-            after = {n: score_figures(records[n], self.metric) for n in evaluated}
-            return uq_of(self.before, after, suite) or 0.0
-        after = {n: {self.metric: mean([v for r in records[n] if (v := metric.of(r)) is not None])} for n in evaluated}
-        retain, forget = (
-            statistics.fmean(after[n][self.metric]["value"] for n in part) for part in (suite.retain_sets, suite.forget_sets)
+        suite = replace(self.suite, evaluated_sets=objective.evaluated)
+        judged = replace(session, suite=suite, rows={**session.rows, **bare})
+        records = make_evaluator(judged, short).predict(
+            session.model,
+            generate=objective.by_quality or METRICS[objective.metric].reads == "answer",
+            start=partial(with_weights, session.model, self.start) if objective.by_quality else None,
         )
-        return retain - forget
+        self.done += 1
+        return objective.value(self.before, records)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -219,31 +213,6 @@ def check_left_to_methods(base: Run) -> None:
     given += ["importance"] * (not isinstance(base.importance, ReadsBaseModel) and base.importance != Learned())
     if given:
         raise ConfigError(f"each method of a bench has its own {given[0]}; leave it out (learning rates: --rates)")
-
-
-def metric_of(budget: Budget, suite: Suite) -> str:
-    """The metric that trials are judged by. Raises ConfigError where it is none, or should not fall on forget rows."""
-    wanted = budget.objective or suite.objective
-    metric = suite.score if wanted == UQ else wanted
-    usable = [name for name, m in METRICS.items() if m.forget == "lower" and not m.everywhere]
-    if metric not in usable:
-        raise ConfigError(f"objective is {wanted!r}{nearest(wanted, usable)}, but must be {UQ}, {', '.join(usable)}")
-    return metric
-
-
-def check_read(metric: str, budget: Budget, suite: Suite, before: Figures) -> None:
-    """Refuse a search for what cannot be read on the suite's sets, or is 0 from the start."""
-    if budget.trials == 1:
-        return
-    if missing := [name for name in (*suite.forget_sets, *suite.retain_sets) if metric not in before.get(name, {})]:
-        raise ConfigError(f"{missing[0]} rows have no {metric}; give another --objective, and --out a new folder")
-    if (budget.objective or suite.objective) == UQ and uq_of(before, before, suite) is None:
-        raise ConfigError(f"uq is not defined at a {metric} of 0 before; give another --objective, and --out a new folder")
-
-
-def uq_of(before: Figures, after: Figures, suite: Suite) -> float | None:
-    """UQ of the suite's score."""
-    return quality(before, after, metric=suite.score, forget_sets=suite.forget_sets, retain_sets=suite.retain_sets)["uq"]
 
 
 def tried(home: Path) -> int:

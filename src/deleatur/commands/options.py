@@ -63,7 +63,8 @@ class Budget:
     rates: tuple[float, float] = (1e-6, 1e-4)
     """Lowest and highest learning rate; a recipe's own is brought inside."""
     objective: str | None = None
-    """What trials maximise: uq, or a metric that should fall, on retain minus forget sets (none: the suite's, uq)."""
+    """What trials maximise: uq; uq_unseen, its harmonic mean with how near forget rows are to unseen ones; or a metric that
+    should fall, on retain minus forget sets (none: the suite's, uq)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Orders of the rows with which the best trial's settings are run."""
     audit: bool = False
