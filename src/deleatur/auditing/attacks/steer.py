@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from deleatur.auditing.arms import ORIGINAL, Arm, halves
 from deleatur.auditing.asking import cloze
-from deleatur.auditing.attacks.table import Attack, Findings, both_forms, one_by_one
+from deleatur.auditing.attacks.table import Attack, Findings, both_forms
 from deleatur.auditing.cells import Value
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.states import changed, moved, states
@@ -32,14 +34,22 @@ def prepare(arm: Arm) -> None:
     write_tensors(arm.folder / MEANS, {"forget": _means(arm, arm.rows), "holdout": _means(arm, arm.unseen)})
 
 
-def run(arm: Arm, setting: str) -> Findings:
+def run(arm: Arm, wanted: Sequence[str]) -> Iterator[tuple[str, Findings]]:
     """Each half of the subjects evaluated under the direction that the other half gives."""
-    first, second = setting.split("-")
     original = load_file(arm.folder / MEANS)["holdout" if arm.rows == arm.unseen else "forget"]
-    means, parts = _means(arm, arm.rows), halves(arm.subjects)
+    means = _means(arm, arm.rows)
+    if original.shape[1:] == means.shape[1:]:
+        yield from ((setting, _steered(arm, setting, original, means)) for setting in wanted)
+    else:  # a model of another size has no such direction
+        yield from ((setting, Findings(values={"cloze": (None,) * len(arm.rows)})) for setting in wanted)
+
+
+def _steered(
+    arm: Arm, setting: str, original: Float[Tensor, "rows layers D"], means: Float[Tensor, "rows layers D"]
+) -> Findings:
+    first, second = setting.split("-")
+    parts = halves(arm.subjects)
     values: list[Value] = [None] * len(arm.rows)
-    if original.shape[1:] != means.shape[1:]:  # a model of another size has no such direction
-        return Findings(values={"cloze": tuple(values)})
     answered, retain_nll = (), []
     for tested, others in (parts, parts[::-1]):
         towards = original[others].mean(0) - means[others].mean(0)
@@ -95,7 +105,7 @@ STEER = Attack(
     "beside it.",
     source="2606.03291",
     settings=settings,
-    run=one_by_one(run),
+    run=run,
     exposes=True,
     beside=lambda setting: setting.startswith(RANDOM),
     prepare=prepare,
