@@ -218,3 +218,10 @@ def test_a_loss_that_does_not_go_with_the_recipes_importance_goes_with_another(h
     chosen = ("--loss", "rmu", "--loss.layer", "0", "--importance", "uniform", "--train.retain", "layer")
     said = call(*home.forget("run", *chosen))
     assert said.code == 0, said.err
+
+
+def test_a_run_file_behind_the_options_is_told_where_it_belongs(call, tmp_path):
+    (tmp_path / "run.yaml").touch()
+    said = call("forget", "--train.lr", "1e-4", "run.yaml")
+    assert said.code == 2
+    assert "run.yaml has to come first: deleatur forget run.yaml …" in said.err

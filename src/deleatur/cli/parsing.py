@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -42,7 +43,10 @@ def _in_one_line(box: str, verb: str) -> str:
     lines = [line.strip("│╭╰╮╯| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     message = [line for line in lines[1:] if line.strip("─-+ ")]  # where there is no UTF-8 the box is of ASCII
     hint = next((i for i, line in enumerate(message) if line.startswith(("For full", "Argument helptext"))), len(message))
-    return f"{' '.join(message[:hint])}; see deleatur {verb} --help"
+    said = " ".join(message[:hint])
+    late = next((word for word in said.partition("Unrecognized options: ")[2].split() if Path(word).exists()), None)
+    order = f"; {late} has to come first: deleatur {verb} {late} …" if late and verb in ("forget", "evaluate") else ""
+    return f"{said}{order}; see deleatur {verb} --help"
 
 
 def positional(args: list[str], *, flags: Sequence[str]) -> str | None:

@@ -83,7 +83,8 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
-    """Make a model forget rows and keep others. The method is a recipe, changed by whatever else is given."""
+    """Make a model forget rows and keep others. The method is a recipe, changed by whatever else is given. `deleatur forget
+    RUN.yaml` repeats a run, with other settings where they are given; `deleatur forget RUN --resume` continues one."""
 
     run: Annotated[Run, tyro.conf.arg(name="")]
     recipe: Literal[tuple(RECIPES)] = "atwu"  # pyright: ignore[reportInvalidTypeForm]
@@ -105,7 +106,8 @@ class Forget:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Evaluate a model on rows, without changing it: a run folder's model on its rows, or any model on any rows."""
+    """Evaluate a model on rows, without changing it: a run's model on its rows (`deleatur evaluate RUN`), or any model on
+    any rows."""
 
     model: str
     """Name on the hub, folder, or .gguf file of a causal language model."""
