@@ -17,10 +17,9 @@ from deleatur.types import Encoded
 
 def layers_of(model: TokenModel) -> nn.ModuleList:
     """The decoder's layers in order. Raises ModelError for a family that does not keep them in one list."""
-    for module in model.lm.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.layers:
-            return module
-    raise ModelError(f"{type(model.lm).__name__} does not hold its layers in one list; leave steer and depth out")
+    if model.layer_list is None:
+        raise ModelError(f"{type(model.lm).__name__} does not hold its layers in one list; leave steer and depth out")
+    return model.layer_list
 
 
 @contextlib.contextmanager

@@ -216,6 +216,12 @@ class TokenModel(nn.Module):
         """How many decoder layers there are."""
         return int(self.lm.config.get_text_config().num_hidden_layers)
 
+    @property
+    def layer_list(self) -> nn.ModuleList | None:
+        """The decoder's layers in order; None for a family that does not hold them in one list."""
+        lists = (module for module in self.lm.modules() if isinstance(module, nn.ModuleList))
+        return next((found for found in lists if len(found) == self.layers), None)
+
     def frozen_head(self) -> Callable[[Float[Tensor, "N D"]], Float[Tensor, "N V"]]:
         """The head as it is now: a copy, unless it is not trained."""
         shared = self._head_is_frozen or is_sharded(self._matrix)

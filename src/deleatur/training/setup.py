@@ -190,10 +190,21 @@ def check_parts(model: TokenModel, method: MethodSettings) -> None:
         raise ConfigError(f"train.only is {pattern!r}, which is found in no weight's name; the first is {_first(model.lm)}")
     if layer is not None and layer >= model.layers - 1:  # the last one's output is only known behind the last norm
         raise ConfigError(f"loss.layer is {layer}, but of the model's layers 0 to {model.layers - 2} can be steered")
+    if layer is not None and pattern is not None and not _reaches(model, pattern, layer):
+        raise ConfigError(f"train.only is {pattern!r}, which matches no weight up to layer {layer}, where the loss is read")
     if isinstance(method.importance, ReadsBaseModel):
         method.importance.check_base()
     if isinstance(method.importance, Learns):
         method.importance.check_start(model.width)
+
+
+def _reaches(model: TokenModel, pattern: str, layer: int) -> bool:
+    """Does a weight that matches change the state after the layer? True where the family's layers are not known."""
+    if model.layer_list is None:
+        return True
+    before = [model.lm.get_input_embeddings(), *model.layer_list[: layer + 1]]
+    inside = {id(p) for module in before for p in module.parameters()}
+    return any(id(p) in inside and re.search(pattern, name) for name, p in model.lm.named_parameters())
 
 
 def _first(lm: nn.Module) -> str:

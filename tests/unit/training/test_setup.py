@@ -146,6 +146,14 @@ class TestOnly:
             assert "\n" not in str(caught.value)
         check_parts(model, run_of(loss=RMU(layer=1)).method)
 
+    def test_weights_behind_the_layer_that_the_loss_reads_are_refused(self, make_llama):
+        """They would get no gradient."""
+        model = TokenModel(make_llama(num_hidden_layers=3)).prepare()
+        with pytest.raises(ConfigError, match=r"train\.only is .*, which matches no weight up to layer 0, where"):
+            check_parts(model, run_of(loss=RMU(layer=0), only=r"layers\.[12]\.|model\.norm").method)
+        for only in ("embed", r"layers\.[012]\.mlp", None):
+            check_parts(model, run_of(loss=RMU(layer=0), only=only).method)
+
 
 class TestPreferred:
     def test_other_answers_follow_the_same_prompt(self, rows, plain):
