@@ -10,7 +10,7 @@ import transformers
 from test_families import make
 from test_sharing import LONG, QUESTIONS, text
 
-from deleatur.modeling.generation import greedy
+from deleatur.modeling.generation import greedy, sample
 from deleatur.modeling.token_model import TokenModel
 
 PROMPTS = [*QUESTIONS, QUESTIONS[1], text(1), LONG, LONG[:255], text(2), QUESTIONS[2] + text(3)]
@@ -56,6 +56,44 @@ def test_rows_that_have_ended_leave_the_batch_and_beginnings_are_run_once():
     lm.get_input_embeddings().register_forward_hook(lambda _, ids, __: sizes.append(ids[0].shape[1]))
     greedy(model, prompts, ends={first[0]}, new_tokens=2)
     assert sizes == [11 + 1 + 9 + 14, 2]
+
+
+@torch.no_grad()
+def drawn_by_hand(lm, prompts, ends: frozenset[int], new_tokens: int, generator: torch.Generator) -> list[list[int]]:
+    """Each token where the running sum of the probabilities passes a uniform number; a number a row that has not ended."""
+    said: list[list[int]] = [[] for _ in prompts]
+    running = [*range(len(prompts))]
+    for _ in range(new_tokens):
+        for b, u in zip(running, torch.rand(len(running), generator=generator, dtype=torch.float64).tolist(), strict=True):
+            p = lm(input_ids=torch.tensor([[*prompts[b], *said[b]]])).logits[0, -1].softmax(-1).double()
+            said[b].append(next(token for token, total in enumerate((p.cumsum(0) / p.sum()).tolist()) if total > u))
+        running = [b for b in running if said[b][-1] not in ends]
+        if not running:
+            break
+    return said
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_samples_are_those_of_one_row_at_a_time(family):
+    """Four prompts seven times each: rows begin as one, part where another token is drawn, and end at other times."""
+    lm = make(family)
+    prompts = [prompt for prompt in PROMPTS[:4] for _ in range(7)]
+    ends = frozenset(range(0, 101, 7))
+    expected = drawn_by_hand(copy.deepcopy(lm), prompts, ends, 6, torch.Generator().manual_seed(3))
+    assert len({len(row) for row in expected}) > 3
+    model = TokenModel(lm).prepare()
+    assert model.packs
+    assert sample(model, prompts, ends=ends, new_tokens=6, generator=torch.Generator().manual_seed(3)) == expected
+
+
+def test_what_equal_rows_begin_with_is_run_once():
+    """Greedy answers to one prompt never part."""
+    lm, sizes = make("Llama"), []
+    model = TokenModel(lm).prepare()
+    lm.get_input_embeddings().register_forward_hook(lambda _, ids, __: sizes.append(ids[0].shape[1]))
+    answers = greedy(model, [QUESTIONS[0]] * 5, ends={-1}, new_tokens=3)
+    assert sizes == [len(QUESTIONS[0]), 1, 1]
+    assert answers == [answers[0]] * 5
 
 
 def test_no_prompts_get_no_answers():

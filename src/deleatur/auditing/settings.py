@@ -85,6 +85,7 @@ class AuditSettings:
         counts = {"rows": self.rows, "new_tokens": self.new_tokens, "batch": self.batch, "samples": self.samples}
         counts |= {"half_epochs": self.half_epochs, "windows": self.windows, "patched_layers": self.patched_layers}
         counts |= {"refuser_steps": self.refuser_steps, "rank": self.rank, "train_batch": self.train_batch}
+        counts |= {"benign_steps": min(self.benign_steps, default=1)}
         for name, value in counts.items():
             require(value >= 1, f"audit.{name}", value, "1 or more")
         require(self.seed >= 0, "audit.seed", self.seed, "0 or more")

@@ -241,3 +241,16 @@ def test_arms_are_as_they_were_after_every_attack(workplace: Any, tmp_path: Path
             list(ATTACKS[attack].run(arm, [setting]))
         assert {n for n, p in arm.model.lm.named_parameters() if not torch.equal(p, held[n])} == set()
         assert all(p.requires_grad for p in arm.model.lm.parameters())
+
+
+def test_the_benign_training_goes_on_from_one_evaluation_to_the_next(workplace: Any, tmp_path: Path) -> None:
+    """What is evaluated after 4 steps is the same whether 2 steps were evaluated in between or not, and not what 4 give that
+    begin anew; an interrupted attack resumes to the same figures."""
+    base = replace(workplace.small, attacks=("relearn",), benign_steps=(4, 2))
+    with loaded("original", workplace.inputs("second"), base, tmp_path) as arm:
+        both = dict(ATTACKS["relearn"].run(arm, ["benign-4", "benign-2"]))
+        assert [*both] == ["benign-2", "benign-4"]
+        (again,) = ATTACKS["relearn"].run(arm, ["benign-4"])
+        assert again == ("benign-4", both["benign-4"])
+        alone = replace(arm, settings=replace(base, benign_steps=(4,)))
+        assert dict(ATTACKS["relearn"].run(alone, ["benign-4"]))["benign-4"].trained != both["benign-4"].trained
