@@ -41,8 +41,8 @@ def verdict_line(report: dict[str, Any]) -> str:
 
 
 def _view(report: dict[str, Any], redacted: bool) -> dict[str, Any]:
-    name = place_last(report["models"]["audited"])
-    models = [(arm, letter, report["arms"][arm], place_last(report["models"][arm])) for arm, letter in AUDIT_ARMS]
+    name = _name(report["models"]["audited"])
+    models = [(arm, letter, report["arms"][arm], _name(report["models"][arm])) for arm, letter in AUDIT_ARMS]
     return {
         "name": WITHHELD if redacted else name,
         "redacted": redacted,
@@ -58,6 +58,14 @@ def _view(report: dict[str, Any], redacted: bool) -> dict[str, Any]:
         "refuser_leak": report["refuser_leak"],
         "seconds": report["seconds"],
     }
+
+
+def _name(model: str) -> str:
+    """A model by its last part, one in a run's folder by the run's name."""
+    run = Path(model).parent
+    if Path(model).name != "model" or not run.name:
+        return place_last(model)
+    return f"{run.parent.name}, {run.name.replace('-', ' ')}" if run.name.startswith("seed-") else run.name
 
 
 def _attack(name: str, attack: dict[str, Any], redacted: bool) -> dict[str, Any]:

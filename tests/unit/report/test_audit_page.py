@@ -94,6 +94,33 @@ def test_redacted_it_says_nothing_of_rows_and_models(tmp_path: Path) -> None:
     assert "0.400 – 0.700" in html
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("/home/me/runs/forget-anna/model", "forget-anna"),
+        ("runs/bench/npo/seed-1/model", "npo, seed 1"),
+        ("model", "model"),
+        ("/home/me/served.gguf", "served.gguf"),
+        ("org/some-model", "org/some-model"),
+    ],
+)
+def test_the_model_of_a_run_has_the_runs_name(tmp_path: Path, model: str, name: str) -> None:
+    models = report()["models"] | {"audited": model}
+    assert f"<h1>Audit: <bdi>{name}</bdi></h1>" in page(tmp_path, models=models)
+
+
+def test_every_number_says_what_it_is_also_where_columns_are_stacked(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    assert 'data-label="rows">24' in html
+    assert [f'data-label="{arm}">0.500' in html for arm in "OUNH"] == [True] * 4
+
+
+def test_a_small_chance_is_not_rounded_to_none(tmp_path: Path) -> None:
+    attacks = report()["attacks"]
+    attacks["ask"] |= {"p": 0.0005, "p_holm": 0.002}
+    assert "p &lt; 0.001, with Holm's correction 0.002" in page(tmp_path, attacks=attacks)
+
+
 def test_texts_of_rows_stay_text(tmp_path: Path) -> None:
     attacks = report()["attacks"]
     attacks["ask"]["leaked"][0]["given"] = "<script>alert(1)</script>"
