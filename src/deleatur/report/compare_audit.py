@@ -40,6 +40,11 @@ def audit_notes(runs: Sequence[ComparedMethod]) -> Iterator[str]:
         yield f"Audit of {run.label}, seed {seed}: {audit['verdict']}{flags}: {audit['why']}."
 
 
+def leaking(runs: Sequence[ComparedMethod]) -> list[str]:
+    """The methods of which an audit is LEAK with some seed."""
+    return [run.label for run in runs if any("audit" in r and r["audit"]["verdict"] == "LEAK" for r in run.results)]
+
+
 def _levels(attack: AttackSummary) -> str:
     values = [attack["arms"].get(arm, {}).get("value") for arm in ARMS]
     return ", ".join("–" if v is None else f"{100 * v:.1f}" for v in values)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from deleatur.errors import ConfigError, DataError
 from deleatur.report.compare import NO_METHOD, ComparedMethod, unequal
+from deleatur.report.compare_audit import leaking
 from deleatur.report.compare_columns import COLUMNS, cell
 from deleatur.report.compare_figures import agreement, frontier
 from deleatur.report.compare_forms import to_json, to_latex, to_markdown
@@ -66,7 +67,7 @@ def _view(runs: Sequence[ComparedMethod], table: Table) -> dict[str, Any]:
 
 
 def _verdict(runs: Sequence[ComparedMethod]) -> list[str]:
-    """Who has the highest UQ, and who comes next."""
+    """Who has the highest UQ, who comes next, and in whose models audits found leaks."""
     uq = COLUMNS[2]
     places: dict[str, list[tuple[str, str]]] = {}  # by the mean as it is written
     for run in runs:
@@ -80,7 +81,9 @@ def _verdict(runs: Sequence[ComparedMethod]) -> list[str]:
     ]
     (first, many, text), *rest = shown
     lines = [f"{first} {'share' if many else 'has'} the highest UQ: {text}."]
-    return lines + [f"Next {'come' if many else 'comes'} {names} with {text}." for names, many, text in rest]
+    lines += [f"Next {'come' if many else 'comes'} {names} with {text}." for names, many, text in rest]
+    leaks = leaking(runs)
+    return [*lines, *([f"By the audits, what was to be forgotten comes back from {_and(leaks)}."] if leaks else [])]
 
 
 def _and(names: Sequence[str]) -> str:

@@ -51,6 +51,7 @@ def test_verdicts_flags_and_controls_are_under_the_table(audited: list[Path], tm
     for text in (page, (tmp_path / "out" / "table.md").read_text()):
         assert "Audit of a, seed 0: LEAK, TRACE: it comes back." in text
         assert "Audit, on original, control, refuser: ask 90.0, 0.0, 50.0; relearn –, –, –." in text
+    assert "By the audits, what was to be forgotten comes back from a." in page
 
 
 def test_without_audits_nothing_is_said_of_them(make: Callable[..., Path], tmp_path: Path) -> None:
