@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from statistics import harmonic_mean
 
 import pytest
 
@@ -110,19 +111,23 @@ def test_an_interrupted_bench_resumes_and_repeats_nothing(bench, tmp_path, monke
     assert ran == []
 
 
-@pytest.mark.parametrize("objective", ["probability", None])
-def test_trials_maximise_what_was_asked_for(bench, tmp_path, monkeypatch, objective):
+@pytest.mark.parametrize("objective", ["probability", None, "uq_unseen"])
+def test_trials_maximise_what_was_asked_for(bench, home, tmp_path, monkeypatch, objective):
     """The run of the bench's own seed repeats the best trial, so its results say what that trial was worth."""
     import deleatur.commands.bench as module
 
     suite_of = module.suite_of
     monkeypatch.setattr(module, "suite_of", lambda run: replace(suite_of(run), score="probability"))  # nothing is revealed
-    said = bench(objective=objective, methods=("gradascent",), seeds=(0,))
+    unseen = ("--holdout", home.file("holdout")) if objective == "uq_unseen" else ()
+    said = bench(*unseen, objective=objective, methods=("gradascent",), seeds=(0,))
     assert said.code == 0, said.err
     trials = [json.loads(line) for line in (tmp_path / "b" / "gradascent" / "trials.jsonl").read_text().splitlines()]
     (run,) = results(tmp_path / "b").values()
     after = {name: run["after"][name]["probability"]["value"] for name in ("retain", "forget")}
     worth = run["uq"] if objective is None else after["retain"] - after["forget"]
+    if objective == "uq_unseen":
+        auc = run["set_metrics"]["after"]["mia_loss"]["value"]
+        worth = harmonic_mean([run["fq"], 100 - run["rd"], 100 - 200 * abs(auc - 0.5)])
     assert max(t["value"] for t in trials) == pytest.approx(worth, abs=1e-6)
     assert trials[0]["value"] != trials[1]["value"]
 
