@@ -177,9 +177,12 @@ WAYS = {name: ("--recipe", name) for name in RECIPES if name not in ("atwu-score
 }
 
 
+SAVED = ("atwu", "adapters", "adapters on 4 bits", "bf16", "in pieces")  # one of each way to hold and save weights
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_of_training_leaves_a_changed_model_that_loads_and_answers_as_measured(way, home, tmp_path, call):
-    """After the run the saved model says of the rows what results.json says, so what was measured is what was saved."""
+def test_every_way_of_training_leaves_a_changed_model_that_loads_and_is_the_measured_one(way, home, tmp_path, call):
+    """After a run of each way to save, the saved model says of the rows what results.json says: it was measured."""
     said = call(*home.forget("run", *(arg.format(other=home.wide) for arg in WAYS[way]), "--json"))
     assert said.code == 0, said.err
     run, told = tmp_path / "run", json.loads(said.out)
@@ -192,9 +195,10 @@ def test_every_way_of_training_leaves_a_changed_model_that_loads_and_answers_as_
     learned = isinstance(from_yaml(run / "run.yaml").importance, Learned)
     assert (run / "scorer.safetensors").exists() == learned
     assert all(t["importance"] is not None for row in lines(run / "importance.jsonl") for t in row["tokens"])
-    again = json.loads(call("evaluate", "run", "--json").out)["sets"]
-    for name, metrics in told["after"].items():
-        assert again[name] == {m: pytest.approx(figure, abs=1e-5) for m, figure in metrics.items()}
+    if way in SAVED:
+        again = json.loads(call("evaluate", "run", "--json").out)["sets"]
+        for name, metrics in told["after"].items():
+            assert again[name] == {m: pytest.approx(figure, abs=1e-5) for m, figure in metrics.items()}
 
 
 def test_a_run_repeats_itself_to_the_byte_in_a_new_folder(finished, tmp_path, call):

@@ -35,7 +35,6 @@ WHOLE_RUNS = (
     ("lora", "shares"),
     ("default", "shares"),
     ("plain", "zero"),
-    ("lora", "zero"),
 )
 TRAININGS = [(name, engine) for engine in ENGINES for name in FEWER.get(engine, SCENARIOS)]
 CLOCKS = ("seconds", "cpu_seconds", "scorer_seconds", "memory")

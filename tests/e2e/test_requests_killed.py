@@ -24,12 +24,12 @@ def run_of(case: Path) -> dict[str, object]:
     return made | {"now": [check["now"] for check in checks]}
 
 
-def test_killed_five_times_requests_end_in_the_same_ledger_and_bytes(home, tmp_path):
+def test_killed_four_times_requests_end_in_the_same_ledger_and_bytes(home, tmp_path):
     driver = Path(__file__).with_name("killing_requests.py")
-    done = subprocess.run([sys.executable, driver, home.folder, tmp_path, "5", "0"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, driver, home.folder, tmp_path, "4", "0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert len(told["deaths"]) == 5
+    assert len(told["deaths"]) == 4
     assert any("requests.jsonl" in death for death in told["deaths"]), "in writing the ledger too"
     for name in told["ended"][1:]:
         assert entered(tmp_path / name) == entered(tmp_path / "alone") | {"rows": entered(tmp_path / name)["rows"]}

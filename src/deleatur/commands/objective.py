@@ -10,11 +10,20 @@ from deleatur.config.run_config import nearest
 from deleatur.errors import ConfigError
 from deleatur.evaluation.aggregate import Figures, quality, score_figures
 from deleatur.evaluation.metrics import METRICS
-from deleatur.evaluation.metrics.membership import MEMBERS, OTHERS, SIDES, mia_loss
+from deleatur.evaluation.metrics.membership import (
+    MEMBERS,
+    OTHERS,
+    SIDES,
+    mia_loss,
+    mia_min_k,
+    mia_min_k_plus,
+    mia_zlib,
+)
 from deleatur.evaluation.metrics.table import Evidence, mean
 from deleatur.types import Record, Suite
 
 UQ, UNSEEN = "uq", "uq_unseen"
+ATTACKS = (mia_loss, mia_min_k, mia_min_k_plus, mia_zlib)  # that need no pass of their own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +75,8 @@ class Objective:
     def value(self, before: Figures, records: Mapping[str, Sequence[Record]]) -> float:
         """The higher the better, from the figures before and the records after.
 
-        `uq_unseen` is the harmonic mean of FQ, 100 − RD and 100·(1 − 2·|AUC − ½|), AUC that of the loss attack on forget
-        rows against unseen ones: 0 where one of them is not positive.
+        `uq_unseen` is the harmonic mean of FQ, 100 − RD and 100·(1 − 2·|AUC − ½|), 0 where one of them is not positive. AUC
+        is that of the membership attack (`ATTACKS`) that tells forget rows from unseen ones best, in either direction.
         """
         scored = (*self.suite.forget_sets, *self.suite.retain_sets)
         if not self.by_quality:
@@ -80,10 +89,11 @@ class Objective:
         found = self._quality(before, {n: score_figures(records[n], self.metric) for n in scored})
         if self.name == UQ or not found["uq"]:
             return found["uq"] or 0.0
-        attack = mia_loss(Evidence(records=records, forget_sets=self.suite.forget_sets))
-        if isinstance(attack, str):
-            raise ConfigError(f"{UNSEEN} {attack}")
-        parts = [found["fq"] or 0.0, 100 - (found["rd"] or 0.0), 100 * (1 - 2 * abs(float(attack["value"]) - 0.5))]
+        evidence = Evidence(records=records, forget_sets=self.suite.forget_sets)
+        aucs = [float(a["value"]) for attack in ATTACKS if not isinstance(a := attack(evidence), str)]
+        if not aucs:
+            raise ConfigError(f"{UNSEEN} {SIDES}")
+        parts = [found["fq"] or 0.0, 100 - (found["rd"] or 0.0), 100 * (1 - 2 * max(abs(auc - 0.5) for auc in aucs))]
         return statistics.harmonic_mean(parts)
 
     def _quality(self, before: Figures, after: Figures) -> dict[str, float | None]:

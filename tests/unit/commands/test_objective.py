@@ -44,6 +44,19 @@ def test_both_sides_of_unseen_count(forget, uq, unseen):
     assert found == pytest.approx([uq, unseen])
 
 
+def test_the_attack_that_tells_them_apart_best_counts():
+    """Equal in NLL, but in one forget row the token is far less likely than its distribution has others: Min-K%++."""
+
+    def told(row: Record, mean: float) -> Record:
+        return replace(row, mean=(mean,), deviation=(1.0,))
+
+    made = records([told(row, -4.0) for row in rows(4.0, 4.0)])
+    alike = made | {"holdout": [told(row, mean) for row, mean in zip(rows(3.0, 5.0), (-3.0, -5.0), strict=True)]}
+    marked = made | {"holdout": [told(row, mean) for row, mean in zip(rows(3.0, 5.0), (-9.0, -9.0), strict=True)]}
+    found = [Objective(name=UNSEEN, suite=SUITE).value(BEFORE, each) for each in (alike, marked)]
+    assert found == pytest.approx([100.0, 0.0])
+
+
 def test_a_metric_counts_on_retain_minus_forget_rows():
     found = Objective(name="probability", suite=SUITE).value(BEFORE, records(rows(40.0, 40.0)))
     assert found == pytest.approx(0.36788, abs=1e-4)  # e^−1
