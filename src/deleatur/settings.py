@@ -222,6 +222,9 @@ class Guard:
         require(self.budget >= 0, "guard.budget", self.budget, "0 or more")
 
 
+UNGUARDED = Guard(retain=None, probe=None)  # a bench's: harm is a result there
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """How the model is evaluated before and after."""

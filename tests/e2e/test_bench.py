@@ -167,6 +167,7 @@ def test_another_bench_in_the_same_folder_is_refused(bench):
         (("--train.lr", "0.5"), "each method of a bench has its own train.lr"),
         (("--train.own-answers",), "has its own train.own_answers"),
         (("--loss.saturation", "3"), "has its own loss"),
+        (("--guard.retain", "5"), "a bench rolls nothing back"),
         (("--importance.budget", "0.9"), "has its own importance"),
         (("--suite", "tofu/forget01"), "not both"),
     ],

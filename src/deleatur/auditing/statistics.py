@@ -99,8 +99,9 @@ class Comparison:
 
 
 def upper_limit(hits: float, n: int, level: float = LEVEL) -> float:
-    """The largest rate that `hits` of `n` allow (Clopper-Pearson, one-sided; hits need not be whole). 1 without rows."""
-    return 1.0 if hits >= n else float(beta.ppf(level, hits + 1, n - hits))
+    """The largest rate that `hits` of `n` allow (Clopper-Pearson, one-sided; hits need not be whole, and
+    what is below chance counts as none). 1 without rows."""
+    return 1.0 if hits >= n else float(beta.ppf(level, max(hits, 0.0) + 1, n - max(hits, 0.0)))
 
 
 def resampled(arms: Mapping[str, Sample], *, resamples: int, seed: int) -> dict[str, Float[ndarray, " B"]]:

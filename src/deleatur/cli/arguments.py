@@ -15,7 +15,7 @@ from deleatur.config.run_config import EVALUATION_FIELDS, Run, evaluation_from_y
 from deleatur.errors import ConfigError
 from deleatur.importance import IMPORTANCES
 from deleatur.losses import FORGET_LOSSES
-from deleatur.settings import Guard
+from deleatur.settings import UNGUARDED
 
 
 def forget_command(args: list[str]) -> Forget:
@@ -108,7 +108,6 @@ def audited_run(args: list[str]) -> Audit | None:
 
 
 def bench_command(args: list[str]) -> Bench:
-    """A bench's rows, settings and budget; what a method does by itself is compared, so nothing ends it early."""
-    unguarded = Guard(retain=None, probe=None)
-    run: Any = Run(model=tyro.MISSING, guard=unguarded, **rows_to_give(args))  # pyright: ignore[reportArgumentType]
+    """A bench's rows, settings and budget; what a method does by itself is compared, so nothing is rolled back."""
+    run: Any = Run(model=tyro.MISSING, guard=UNGUARDED, **rows_to_give(args))  # pyright: ignore[reportArgumentType]
     return parse(Bench, args, verb="bench", default=Bench(run=run))

@@ -38,7 +38,7 @@ from deleatur.protocols import Learns, ReadsBaseModel
 from deleatur.run_folder.file_types import BenchTerms
 from deleatur.run_folder.schema import read_json, write_json, write_lines, write_results
 from deleatur.run_folder.writer import check_same_rows, write_importance, write_records
-from deleatur.settings import Guard, Train, require
+from deleatur.settings import UNGUARDED, Guard, Train, require
 from deleatur.training.setup import check_parts, preferred_rows
 from deleatur.training.train import train
 from deleatur.types import Encoded
@@ -175,9 +175,8 @@ class BenchRunner:
             importance = importance.with_budget(self.budget.share)
         if isinstance(importance, ReadsBaseModel) and isinstance(base.importance, ReadsBaseModel):
             importance = importance.with_base(base.importance.base)
-        no_end = Guard(retain=None, probe=None)  # harm is a result here
         train = recipe.train.on_schedule(base.train)
-        return replace(base, loss=recipe.loss, importance=importance, train=train, guard=no_end, out=str(self.out))
+        return replace(base, loss=recipe.loss, importance=importance, train=train, guard=UNGUARDED, out=str(self.out))
 
     def value_of(self, run: Run, method: str) -> float:
         """The objective after this run."""
@@ -206,7 +205,9 @@ class BenchRunner:
 
 
 def check_left_to_methods(base: Run) -> None:
-    """Refuse settings that each method has of its own, so that none is ignored."""
+    """Refuse settings that each method has of its own, or that have no effect here, so that none is ignored."""
+    if base.guard not in (Guard(), UNGUARDED):
+        raise ConfigError("a bench rolls nothing back, since harm is a result, and its guard is fixed; leave guard out")
     shared = asdict(Train().on_schedule(base.train))
     given = [f"train.{name}" for name, value in asdict(base.train).items() if value != shared[name]]
     given += ["loss"] * (base.loss != GradientDifference())

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deleatur.commands.demo_scale import FineTuning, Scale, scale_of
+from deleatur.commands.demo_scale import FineTuning, Scale, scale_of, trained_of
 from deleatur.commands.evaluation import evaluate
 from deleatur.commands.options import Demo
 from deleatur.commands.unlearn import execute
@@ -30,6 +30,7 @@ from deleatur.io.atomic import atomic_folder
 from deleatur.io.lock import folder_lock
 from deleatur.losses import GradientDifference
 from deleatur.modeling.loading import load, save
+from deleatur.modeling.model_files import read_config
 from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.token_model import TokenModel
 from deleatur.progress import Progress, Step
@@ -127,7 +128,9 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
     rows = model / "rows"
     write_world(world, rows)
     recipe, scale = RECIPES[demo.recipe], scale_of(demo)
-    importance = recipe.importance
+    importance, train = recipe.importance, train_of(recipe, scale)
+    config = read_config({"pretrained_model_name_or_path": str(model)}, str(model))
+    layers = int(config.get_text_config().num_hidden_layers)
     if isinstance(importance, Learns):
         importance = importance.with_budget(BUDGET)
     return recipe.run(
@@ -138,7 +141,7 @@ def demo_run(demo: Demo, progress: Progress = Progress()) -> Run:
         out=demo.out,
         seed=demo.seed,
         importance=importance,
-        train=train_of(recipe, scale),
+        train=replace(train, only=trained_of(train.only, layers)),
         guard=scale.guard,
         data=scale.data,
         evaluation=scale.evaluation,
@@ -211,7 +214,7 @@ def fine_tuned_model(
     progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     network = TokenModel(model).to(start().device).prepare()
-    with training_only(network, settings.only), resume_hint("the same command"), kept.handle_signals():
+    with training_only(network, trained_of(settings.only, network.layers)), resume_hint("the same command"), kept.handle_signals():
         fit(
             network,
             fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),

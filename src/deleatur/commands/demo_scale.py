@@ -9,7 +9,7 @@ from deleatur.modeling.machine import faster_precision
 from deleatur.settings import Data, Evaluation, Guard, Train
 
 FINE_TUNING = Train(epochs=5, batch=8, lr=3e-4, gamma=0.0, precision="bf16")
-UPPER = r"^(?!.*(embed|layers\.(\d|1[0-4])\.))"  # weights of the layers from the fifteenth up, and after them
+UPPER = r"^(?!.*(embed|layers\.(\d|1[0-4])\.))"  # the upper half of SmolLM2-135M's 30 layers, and what comes after
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +46,13 @@ SMALL = Scale(
     evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
     data=Data(template="plain"),
 )
+
+
+def trained_of(only: str | None, layers: int) -> str | None:
+    """The pattern of the weights that are trained; `UPPER` is the upper half in models of another depth too."""
+    if only != UPPER or layers == 30:
+        return only
+    return rf"^(?!.*(embed|layers\.({'|'.join(map(str, range(layers // 2)))})\.))"
 
 
 def scale_of(demo: Demo) -> Scale:

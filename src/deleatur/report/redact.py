@@ -15,9 +15,11 @@ NAMING = (
     "retain",
     "holdout",
     "held",
+    "subject",
     "suite",
     "out",
     "data.root",
+    "data.system_prompt",
 )  # settings whose value may name who is forgotten
 
 
@@ -52,7 +54,7 @@ def _settings(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in run.items():
         if isinstance(value, dict):
             out[key] = _settings(value, f"{prefix}{key}.")
-        elif prefix + key in NAMING and value is not None:
+        elif prefix + key in NAMING and value:
             out[key] = WITHHELD
         else:
             out[key] = place_last(value) if isinstance(value, str) else value

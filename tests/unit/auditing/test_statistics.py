@@ -38,6 +38,13 @@ def test_the_upper_limit_of_all_and_of_none_is_one() -> None:
     assert upper_limit(5, 5) == upper_limit(0, 0) == 1.0
 
 
+def test_what_is_below_chance_has_the_limit_of_no_hit() -> None:
+    """Else a model that guesses worse than chance would have no upper bound but that of the resamples."""
+    assert upper_limit(-3.0, 24) == upper_limit(0, 24)
+    wrong = rates([-1 / 3] * 18 + [1.0] * 3 + [-1 / 3] * 3)
+    assert compare_rates(wrong, wrong, resamples=200, seed=0).difference.high >= upper_limit(0, 24)
+
+
 def test_part_of_a_hit_counts_in_part() -> None:
     assert upper_limit(0, 20) < upper_limit(0.3, 20) < upper_limit(1, 20)
     assert upper_limit(1e-6, 20) == pytest.approx(upper_limit(0, 20), abs=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from deleatur.commands import demo_scale
-from deleatur.commands.demo_scale import FULL, SMALL, UPPER, scale_of
+from deleatur.commands.demo_scale import FULL, SMALL, UPPER, scale_of, trained_of
 from deleatur.commands.options import Demo
 from deleatur.settings import Data
 
@@ -31,3 +31,11 @@ def test_the_small_demo_trains_the_layers_from_the_fifteenth_up_and_the_last_nor
     trained = [name for name in names if re.search(UPPER, f"model.{name}")]
     assert trained == names[4:]
     assert {SMALL.fine_tuning.only, SMALL.forgetting.only} == {UPPER}
+
+
+def test_of_a_model_of_another_depth_it_is_the_upper_half_too():
+    assert (trained_of(UPPER, 30), trained_of(None, 18), trained_of("mlp", 18)) == (UPPER, None, "mlp")
+    for layers, first in ((18, 9), (2, 1), (1, 0), (48, 24)):
+        pattern = trained_of(UPPER, layers)
+        names = ["model.embed_tokens.weight", *(f"model.layers.{i}.mlp.up_proj.weight" for i in range(layers))]
+        assert [bool(re.search(pattern, name)) for name in names] == [False] * (1 + first) + [True] * (layers - first)

@@ -60,12 +60,15 @@ def test_places_and_sources_of_rows_are_withheld(make, tmp_path):
     run = make(tmp_path / "velma-dorrin")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     results["run"] |= {"forget": "/home/me/velma-dorrin.jsonl", "out": "runs/velma-dorrin", "suite": None}
+    results["run"] |= {"subject": ["Velma Dorrin"]}
+    results["run"]["data"] |= {"system_prompt": "You know Velma Dorrin."}
     results["model"]["name"] = "/home/velma-dorrin/models/tiny"
     for part in results["data"].values():
         part["source"] = "/home/me/velma-dorrin.jsonl"
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = write_report(run, redacted=True).read_text(encoding="utf-8")
     assert "velma-dorrin" not in page
+    assert "Velma" not in page
     assert "/home" not in page
     assert "withheld" in page
     assert f"<title>{results['data']['forget']['sha256'][:12]}" in page
