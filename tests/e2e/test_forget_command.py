@@ -234,4 +234,5 @@ def test_brackets_and_colons_in_a_path_are_shown_as_they_are(home, tmp_path, cal
     said = call(*home.forget(odd, "--train.epochs", "1"))
     assert said.code == 0, said.err
     assert f"Report: {odd}/report.html" in said.out
-    assert f"out: {odd}" in " ".join(said.err.split()).replace("'", "")
+    shown = "".join(c for c in said.err if not c.isspace() and c not in "'\"\\")  # YAML folds a long path
+    assert f"out:{odd}".replace(" ", "") in shown
