@@ -214,7 +214,11 @@ def fine_tuned_model(
     progress.phase(f"The model learns {len(rows)} rows about {len({r.subject for r in rows})} subjects: {count} steps.")
     kept = Checkpoints(folder.with_suffix(".checkpoints"), every=Keep().every, keep=Keep().newest)
     network = TokenModel(model).to(start().device).prepare()
-    with training_only(network, trained_of(settings.only, network.layers)), resume_hint("the same command"), kept.handle_signals():
+    with (
+        training_only(network, trained_of(settings.only, network.layers)),
+        resume_hint("the same command"),
+        kept.handle_signals(),
+    ):
         fit(
             network,
             fine_tuning_batches(encoded, epochs=settings.epochs, batch=settings.batch, seed=seed),
