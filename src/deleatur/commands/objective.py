@@ -19,11 +19,13 @@ from deleatur.evaluation.metrics.membership import (
     mia_min_k_plus,
     mia_zlib,
 )
+from deleatur.evaluation.metrics.nearness import other_nll, specific_nll
 from deleatur.evaluation.metrics.table import Evidence, mean
 from deleatur.types import Record, Suite
 
 UQ, UNSEEN = "uq", "uq_unseen"
 ATTACKS = (mia_loss, mia_min_k, mia_min_k_plus, mia_zlib)  # that need no pass of their own
+KINDS = (specific_nll, other_nll)  # too familiar facts and damaged words cancel out in the mean over an answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,8 @@ class Objective:
         """The higher the better, from the figures before and the records after.
 
         `uq_unseen` is the harmonic mean of FQ, 100 − RD and 100·(1 − 2·|AUC − ½|), 0 where one of them is not positive. AUC
-        is that of the membership attack (`ATTACKS`) that tells forget rows from unseen ones best, in either direction.
+        is that of the membership attack that tells forget rows from unseen ones best, in either direction: of `ATTACKS`, and
+        of the mean NLL of the tokens that are specific and of all others, where that is known (`KINDS`).
         """
         scored = (*self.suite.forget_sets, *self.suite.retain_sets)
         if not self.by_quality:
@@ -89,13 +92,19 @@ class Objective:
         found = self._quality(before, {n: score_figures(records[n], self.metric) for n in scored})
         if self.name == UQ or not found["uq"]:
             return found["uq"] or 0.0
-        evidence = Evidence(records=records, forget_sets=self.suite.forget_sets)
-        aucs = [float(a["value"]) for attack in ATTACKS if not isinstance(a := attack(evidence), str)]
-        if not aucs:
-            raise ConfigError(f"{UNSEEN} {SIDES}")
-        parts = [found["fq"] or 0.0, 100 - (found["rd"] or 0.0), 100 * (1 - 2 * max(abs(auc - 0.5) for auc in aucs))]
-        return statistics.harmonic_mean(parts)
+        apart = 2 * _deviation(Evidence(records=records, forget_sets=self.suite.forget_sets))
+        return statistics.harmonic_mean([found["fq"] or 0.0, 100 - (found["rd"] or 0.0), 100 * (1 - apart)])
 
     def _quality(self, before: Figures, after: Figures) -> dict[str, float | None]:
         sets = {"forget_sets": self.suite.forget_sets, "retain_sets": self.suite.retain_sets}
         return quality(before, after, metric=self.suite.score, **sets)
+
+
+def _deviation(evidence: Evidence) -> float:
+    """How far the AUC of the attack that is furthest from ½ is from it. Raises ConfigError where none can be made."""
+    by_row = (a["value"] for attack in ATTACKS if not isinstance(a := attack(evidence), str))
+    by_kind = (a["auc"] for kind in KINDS if not isinstance(a := kind(evidence), str))
+    aucs = [float(value) for value in (*by_row, *by_kind)]
+    if not aucs:
+        raise ConfigError(f"{UNSEEN} {SIDES}")
+    return max(abs(auc - 0.5) for auc in aucs)

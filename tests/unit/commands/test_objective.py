@@ -57,6 +57,20 @@ def test_the_attack_that_tells_them_apart_best_counts():
     assert found == pytest.approx([100.0, 0.0])
 
 
+def test_errors_that_cancel_out_in_the_mean_of_an_answer_count():
+    """Facts that are too familiar beside words that are too unlikely: by no attack on whole rows."""
+
+    def two(specific: float, other: float) -> Record:
+        return replace(rows(0.0, generated="Gone.")[0], logp=(-specific, -other), hit=(True, True), gold=(True, False))
+
+    unseen = [two(6.0, 1.0), two(7.0, 2.0)]
+    found = [
+        Objective(name=UNSEEN, suite=SUITE).value(BEFORE, records(forget) | {"holdout": unseen})
+        for forget in ([two(6.5, 1.5)] * 2, [two(2.0, 6.0)] * 2)
+    ]
+    assert found == pytest.approx([100.0, 0.0])
+
+
 def test_a_metric_counts_on_retain_minus_forget_rows():
     found = Objective(name="probability", suite=SUITE).value(BEFORE, records(rows(40.0, 40.0)))
     assert found == pytest.approx(0.36788, abs=1e-4)  # e^−1

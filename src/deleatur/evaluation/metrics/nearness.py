@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deleatur.evaluation.metrics.membership import SIDES, sides
+from deleatur.evaluation.metrics.membership import SIDES, auc, sides
 from deleatur.evaluation.metrics.table import Evidence, MetricValue
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def specific_nll(evidence: Evidence) -> MetricValue | str:
 
     Specific are the tokens that touch a span to forget; where rows have no spans, those of importance above ½, if it is
     known for both sides. Below 0 the rows are still better known than unseen ones, above 0 they were pushed beyond them.
-    With a retrained model the same rows under that model take the place of unseen rows.
+    With a retrained model the same rows under that model take the place of unseen rows; without, "auc" is that of the attack
+    by the mean NLL of these tokens in each row.
     """
     return _difference(evidence, wanted=True)
 
@@ -49,9 +50,11 @@ def _difference(evidence: Evidence, *, wanted: bool) -> MetricValue | str:
     if not len(forget) or not len(unseen):
         return ONE_KIND
     (a, a_se), (b, b_se) = _ratio(forget), _ratio(unseen)
+    means = ((side[:, 0] / side[:, 1]).tolist() for side in (forget, unseen))  # of each row
     return {
         "value": a - b,
         "se": math.hypot(a_se, b_se),
+        "auc": auc(*means)["value"],
         "n": len(forget),
         "forget": a,
         "unseen": b,
