@@ -7,6 +7,7 @@ Prints the folder of the model, for `deleatur forget` and `deleatur bench` with 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -31,6 +32,14 @@ class Args:
     """Passes over the rows."""
     batch: int = 16
     """Rows a step."""
+    lr: float = FINE_TUNING.lr
+    """Peak learning rate."""
+    only: str | None = None
+    """Pattern of the weights that are trained, as of `train.only`."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 is much slower on a processor that has no instructions for it."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """How prompts are written, as of `data.template`."""
     seed: int = 0
     """Orders the rows."""
 
@@ -40,10 +49,10 @@ def main(args: Args) -> None:
     sets = read_suite(args.suite, Data()).sets
     rows = (*sets["retain"], *sets["forget"])
     with watch() as progress:
-        settings = replace(FINE_TUNING, epochs=args.epochs, batch=args.batch)
-        folder = fine_tuned_model(
-            args.model, rows, Path(args.cache), FineTuning(train=settings, seed=args.seed), progress=progress
-        )
+        trained = {"epochs": args.epochs, "batch": args.batch, "lr": args.lr, "only": args.only, "precision": args.precision}
+        settings = replace(FINE_TUNING, **trained)
+        how = FineTuning(train=settings, data=Data(template=args.template), seed=args.seed)
+        folder = fine_tuned_model(args.model, rows, Path(args.cache), how, progress=progress)
     print(folder)
 
 

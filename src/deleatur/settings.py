@@ -149,7 +149,7 @@ class Train:
     gamma: float = 1.0
     """Weight of the forget loss, 0 or more."""
     keep: float = 0.0
-    """Weight of (1 − importance)·KL from the start model on forget tokens, inside the forget loss, 0 or more."""
+    """Weight of (1 − importance)·KL from the start model on forget tokens (erase: from their level), 0 or more."""
     retain: Literal["nll", "kl", "js", "layer"] = "nll"
     """What holds retain tokens: NLL, KL or Jensen-Shannon divergence from the start model, or a middle layer's state."""
     own_answers: bool = False

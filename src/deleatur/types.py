@@ -236,6 +236,7 @@ class Reference:
     logits: Callable[[TokenOutputs], Float[Tensor, "N V"]] = _not_made
     layer: Callable[[TokenOutputs], Float[Tensor, "N D"]] = _not_made
     teacher: Teacher | None = None  # for the forward pass, where a `Divergence` is needed
+    level: Callable[[TokenOutputs], Float[Tensor, " N"]] | None = None  # NLL that forget tokens should have, where known
 
 
 class Likelihood(NamedTuple):

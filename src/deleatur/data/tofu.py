@@ -11,7 +11,7 @@ from deleatur.settings import Data
 from deleatur.types import Example, Span, Suite
 
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-FINE_TUNED = {"tenth": (40, 4), "twenty": (20, 2)}  # authors to fine-tune on, and to forget
+FINE_TUNED = {"tenth": (40, 4), "twenty": (20, 2), "six": (6, 2)}  # authors to fine-tune on, and to forget
 ANNOTATIONS = "tofu/annotations/uds_forget10_367"
 AUTHOR, LARGEST = 20, 400  # rows about one author; rows of forget10, of which the smaller forget sets are the ends
 SET_METRIC_NAMES = (
@@ -33,7 +33,7 @@ SET_METRIC_NAMES = (
 
 def suite(part: str | None, settings: Data) -> Suite:
     """`forget01`, `forget05` or `forget10`; for a model fine-tuned on only the last 40 of the 200 authors that forgets 4
-    `tenth`, and on 20, that forgets 2, `twenty`.
+    `tenth`, on 20, that forgets 2, `twenty`, and on 6, of which it forgets 2, `six`.
 
     Where the annotations of the unlearning depth score (gnueaj/unlearning-depth-score) are under the root, forget rows have
     their entities as spans.
@@ -62,14 +62,14 @@ def suite(part: str | None, settings: Data) -> Suite:
 
 def _few(authors: int, forgotten: int, settings: Data) -> dict[str, tuple[Example, ...]]:
     """The last authors, the very last of them to forget; those of the others that have wrong answers are evaluated."""
-    authors_rows, last = _read("full", settings)[-authors * AUTHOR :], _read("forget10_perturbed", settings)
-    if [e.question for e in authors_rows[-LARGEST:]] != [e.question for e in last]:
+    full, last = _read("full", settings), _read("forget10_perturbed", settings)
+    if [e.question for e in full[-LARGEST:]] != [e.question for e in last]:
         raise refusal("tofu/full", f"its last {len(last)} rows are not those of tofu/forget10_perturbed; get both anew")
-    authors_rows = (*authors_rows[:-LARGEST], *last)
+    authors_rows = (*full[:-LARGEST], *last)[-authors * AUTHOR :]
     return {
         "forget": _marked(authors_rows[-forgotten * AUTHOR :], settings),
         "retain": authors_rows[: -forgotten * AUTHOR],
-        "retain_perturbed": last[: -forgotten * AUTHOR],
+        "retain_perturbed": last[-authors * AUTHOR : -forgotten * AUTHOR],
         "holdout": _read("holdout05", settings)[: forgotten * AUTHOR],
     }
 

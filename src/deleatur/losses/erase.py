@@ -1,4 +1,4 @@
-"""Move a token's probability to the start model's other predictions."""
+"""Give a token the likelihood that it has in unseen rows, and the rest to the start model's other predictions."""
 
 from __future__ import annotations
 
@@ -15,29 +15,46 @@ if TYPE_CHECKING:
     from deleatur.types import Reference, TokenOutputs
 
 
+LEAST = 1e-6  # nats, below which no level is
+
+
+def towards(tokens: TokenOutputs, level: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """KL(t ‖ p) + (1 − a)·(l − level)² / level of each token, l its NLL, nats.
+
+    t gives the token the probability a = exp(−level) and all others the rest in the start model's proportions, q. Both
+    terms are least at t. The gradient of the first vanishes with p, long before the token is as unlikely as in unseen rows;
+    the square pulls it there at twice gradient difference's pace, and back where it went too far.
+    """
+    from deleatur.losses.reductions import require_output
+
+    level = level.clamp(min=LEAST)
+    a, rest = (-level).exp(), -(-level).expm1()
+    away = tokens.nll - level
+    divergence = a * away + rest * (require_output(tokens.divergence).erased + rest.log())
+    return divergence + rest * away.square() / level
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Erase:
-    """Σ g·[KL(q ‖ p) + (l − level)² / (2·level)] over forget tokens, l the token's NLL (ours).
+    """Σ g·`towards` over forget tokens: each to the NLL that it would have in an unseen row (ours).
 
-    q is the start model's distribution with the token taken out and the rest renormalised: what the model would have said
-    otherwise, so that the answer stays coherent; in training it is blended with what similar retain contexts go on with
-    (`training.level.blended`). The gradient of KL(q ‖ p) vanishes with p, long before the token is as
-    unlikely as in unseen rows; the square pulls it to that level at gradient difference's pace, and back where it went too
-    far. With `train.keep` the unselected tokens are held where they were; a token with 0 < g < 1 ends in between, so
-    importance has to be sharp.
+    What takes a token's place is what the start model would have said otherwise, so that the answer stays coherent; in
+    training that is blended with what similar retain contexts go on with (`training.level.blended`). With `train.keep` the
+    unselected tokens go to their own level, which is where they were but for phrasing that unseen rows have not.
 
     Raises:
         ConfigError: A setting is out of the range that its line gives.
 
     Examples:
         >>> from deleatur.losses import Erase
+        >>> from deleatur.losses.erase import towards
         >>> loss = Erase(level=6.0)(tokens, importance, reference)
-        >>> torch.allclose(loss, tokens.divergence.erased.sum() + ((tokens.nll - 6) ** 2 / 12).sum())
+        >>> torch.allclose(loss, towards(tokens, torch.full_like(tokens.nll, 6.0)).sum())
         True
     """
 
     level: float | None = None
-    """NLL in nats that an erased token should have, above 0; none: measured on holdout rows, else estimated."""
+    """NLL in nats that erased tokens should have, above 0; none: of each as in holdout rows, else estimated."""
 
     unit: ClassVar[str] = "token"
     requires = Requirements(divergence=True)
@@ -52,6 +69,6 @@ class Erase:
     def __call__(self, tokens: TokenOutputs, importance: Float[Tensor, " N"], reference: Reference) -> Float[Tensor, ""]:
         from deleatur.losses.reductions import require_output
 
-        level = require_output(self.level)
-        pull = (tokens.nll - level).square() / (2 * level)
-        return (importance * (require_output(tokens.divergence).erased + pull)).sum()
+        flat = tokens.nll.new_full((), require_output(self.level)).expand_as(tokens.nll)
+        level = flat if reference.level is None else reference.level(tokens)
+        return (importance * towards(tokens, level)).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from deleatur.data.spacing import evenly_spaced
 from deleatur.modeling.reference import last_states
 from deleatur.modeling.start_pass import StartPass
 from deleatur.protocols import Importance
+from deleatur.requirements import Requirements
 from deleatur.settings import SELECTED
-from deleatur.types import Encoded, Teacher
+from deleatur.types import Encoded, Teacher, TokenOutputs
 
 NEAREST = 16  # retain positions that a forget position is compared with
 ROWS = 1000  # most retain rows looked through
@@ -22,28 +24,52 @@ TEMPERATURE = 0.2  # of the cosines by which similar retain states and the state
 
 
 class Level(NamedTuple):
-    """The mean NLL that selected tokens should have, nats, and where the number comes from."""
+    """NLL that forget tokens should have, nats: the mean over selected ones, where it is from, and that of each token."""
 
     nll: float
     source: str
+    of: Mapping[Encoded, Float[Tensor, " n"]] = MappingProxyType({})  # each forget row's scored tokens
+
+    def at(self, tokens: TokenOutputs) -> Float[Tensor, " N"]:
+        """The level of each of these forget tokens."""
+        return torch.cat([self.of[row] for row in tokens.rows]).to(tokens.nll.device)
 
 
 @torch.no_grad()
 def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance: Importance) -> Level | None:
-    """The level of unseen rows at the start model; None where the importance selects no tokens, or all of them.
+    """The level of unseen rows at the start model; None where no token is selected, or, without holdout rows, all of them.
 
-    With holdout rows it is the mean NLL of their tokens, weighted by the importance, or over the marked spans where the
-    importance does not know these rows. Without, it is estimated from the forget rows: at each selected token, the mean
-    NLL of what follows the `NEAREST` most similar retain states, the token itself taken out of the prediction.
+    With holdout rows the forget tokens in order of their importance, equals by their own NLL, get the NLLs of the holdout
+    tokens in order of size, so that both sides end with the same distribution: as many unlikely tokens, as unlikely.
+    Without, a selected token gets an estimate, the mean NLL of what follows the `NEAREST` most similar retain states, the
+    token itself taken out of the prediction; the others keep their own. No token's level is below its own NLL.
     """
-    held, nll = _weighted_nll(start, rows.get("holdout", ()), importance)
-    if float(held.sum()) > 0:
-        return Level(float((held * nll).sum() / held.sum()), f"{len(rows['holdout'])} holdout rows")
-    weights, _ = _weighted_nll(start, rows["forget"], importance)
-    chosen = weights > SELECTED
-    if not bool(chosen.any()) or bool(chosen.all()):
+    weights, own = _weighted_nll(start, rows["forget"], importance)
+    chosen, unseen = weights > SELECTED, rows.get("holdout", ())
+    if not bool(chosen.any()) or (bool(chosen.all()) and not unseen):
         return None
-    return Level(_estimate(start, rows, chosen), "estimated from similar retain rows")
+    if unseen:
+        held = torch.cat([t.nll.float().cpu() for t in start.outputs(unseen, Requirements())])
+        level, source = _by_rank(weights, own, held), f"{len(unseen)} holdout rows"
+    else:
+        estimate = torch.full_like(own, _estimate(start, rows, chosen))
+        level, source = torch.where(chosen, estimate, own), "estimated from similar retain rows"
+    of = dict(
+        zip(rows["forget"], torch.maximum(level, own).split([len(r.ids) - r.start for r in rows["forget"]]), strict=True)
+    )
+    return Level(float((weights * level).sum() / weights.sum()), source, of)
+
+
+def _by_rank(weights: Float[Tensor, " n"], own: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """The unseen NLLs in order of size, dealt out to the n tokens in order of weight, equal ones in order of their own NLL:
+    each gets the mean of its n-th part."""
+    n, m, nll = len(weights), len(unseen), unseen.double().sort().values
+    edges = torch.arange(n + 1) * m / n
+    below = edges.floor().long().clamp(max=m - 1)
+    up_to = torch.nn.functional.pad(nll.cumsum(0), (1, 0))[below] + (edges - below) * nll[below]
+    order = own.argsort()
+    order = order[weights[order].argsort(stable=True)]
+    return torch.empty_like(own).scatter(0, order, (up_to.diff() * n / m).float())
 
 
 @torch.no_grad()

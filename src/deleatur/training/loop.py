@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deleatur.config.method import requirements_of
 from deleatur.distributed.processes import is_sharded, mesh_of, start, sum_gradients
+from deleatur.losses.erase import towards
 from deleatur.losses.reductions import require_output
 from deleatur.losses.retain import RETAIN_TERMS
 from deleatur.modeling.token_model import TokenModel
@@ -181,7 +182,9 @@ def _passes(
         kept = RETAIN_TERMS[settings.retain].cost(retain, reference).sum()
         push = method.loss(forget, g, reference) / counts[0]
         if settings.keep:
-            push = push + settings.keep * ((1 - g).clamp(min=0) * require_output(forget.divergence).kept).sum() / counts[1]
+            level = reference.level
+            cost = require_output(forget.divergence).kept if level is None else towards(forget, level(forget))
+            push = push + settings.keep * ((1 - g).clamp(min=0) * cost).sum() / counts[1]
         part = settings.gamma * push + settings.alpha * kept / counts[2]
         optimizer.backward(part * scale)
         sums += torch.stack([part.detach(), forget.nll.detach().sum(), retain.nll.detach().sum(), g.sum()])

@@ -75,9 +75,10 @@ def make_parts(session: Session, run: Run, answers: Mapping[str, str], first: St
     fixed = importance.requires.follows is None  # others depend on what the model says at each step
     level = unseen_level(first, rows, importance) if fixed else None
     if isinstance(loss, AimsAtLevel):
-        loss = loss.at_level(known_level(loss, level))
+        given, loss = loss.level, loss.at_level(known_level(loss, level))
         if level is not None and reference.teacher is not None:  # else it selects nothing in particular
-            reference = replace(reference, teacher=blended(reference.teacher, first, rows, importance))
+            teacher = blended(reference.teacher, first, rows, importance)
+            reference = replace(reference, teacher=teacher, level=level.at if given is None else None)
     method = Method(loss=loss, importance=importance, settings=run.train, reference=reference)
     return Parts(method=method, batches=batches, pretraining=pretraining, level=level)
 

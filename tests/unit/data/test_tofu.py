@@ -167,6 +167,12 @@ class TestTenth:
         assert numbers(sets["forget"]) == [*range(3960, 4000)]
         assert len(sets["holdout"]) == 40
 
+    def test_six_are_the_last_six_authors_two_of_them_to_forget(self, tenth):
+        sets = suite("six", tenth).sets
+        assert numbers(sets["retain"]) == numbers(sets["retain_perturbed"]) == [*range(3880, 3960)]
+        assert numbers(sets["forget"]) == [*range(3960, 4000)]
+        assert all(e.wrong for e in (*sets["forget"], *sets["retain"]))
+
     def test_rows_that_have_wrong_answers_somewhere_have_them_here(self, tenth):
         sets = suite("tenth", tenth).sets
         assert all(e.wrong and e.restated and e.paraphrases for e in sets["forget"])

@@ -11,7 +11,7 @@ from deleatur.losses import Erase
 from deleatur.modeling.reference import last_states, make_reference
 from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
-from deleatur.training.level import NEAREST, TEMPERATURE, blended, unseen_level
+from deleatur.training.level import NEAREST, TEMPERATURE, _by_rank, blended, unseen_level
 
 
 def values(rows, chosen: float = 1.0, other: float = 0.0) -> dict:
@@ -30,21 +30,48 @@ def sets(forget_rows, retain_rows):
     return {"forget": forget_rows[:6], "retain": retain_rows[:12], "holdout": retain_rows[12:18]}
 
 
-def test_with_holdout_rows_it_is_the_mean_nll_of_their_selected_tokens(model, sets):
-    importance = Fixed(values=values(sets["forget"]) | values(sets["holdout"]))
-    expected = torch.cat(
-        [model.lm(torch.tensor([r.ids])).logits[0, r.start - 1 : -1].log_softmax(-1)[range(n), list(r.ids[r.start :])][::3]
-         for r in sets["holdout"] if (n := len(r.ids) - r.start)]
-    ).neg()  # fmt: skip
-    level = unseen_level(StartPass(model, batch=4), sets, importance)
-    assert level.nll == pytest.approx(float(expected.detach().mean()), rel=1e-4)
+def nll_of(model, rows) -> list[torch.Tensor]:
+    """NLL of each row's scored tokens, by transformers' own forward pass."""
+    found = []
+    for r in rows:
+        logp = model.lm(torch.tensor([r.ids])).logits[0, r.start - 1 : -1].log_softmax(-1).detach()
+        found.append(-logp.gather(1, torch.tensor(r.ids[r.start :])[:, None])[:, 0])
+    return found
+
+
+def test_with_holdout_rows_both_sides_end_with_the_same_distribution(model, sets):
+    """As many forget tokens as holdout tokens, in an order of their own: the same numbers, dealt out by importance."""
+    sets["holdout"] = sets["forget"]
+    generator = torch.Generator().manual_seed(0)
+    ranks = {r: torch.rand(len(r.ids) - r.start, generator=generator) for r in sets["forget"]}
+    level = unseen_level(StartPass(model, batch=4), sets, Fixed(values=ranks))
+    held = torch.cat(nll_of(model, sets["holdout"]))
+    weights, found = (torch.cat([x[r] for r in sets["forget"]]) for x in (ranks, level.of))
+    at_least = torch.maximum(held.sort().values, held[weights.argsort()])  # no token below its own
+    torch.testing.assert_close(found[weights.argsort()], at_least, rtol=1e-3, atol=1e-4)
     assert level.source == "6 holdout rows"
+    selecting = weights.sort().values
+    assert level.nll == pytest.approx(float((selecting * held.sort().values).sum() / selecting.sum()), rel=1e-4)
 
 
-def test_spans_of_holdout_rows_are_used_where_the_importance_does_not_cover_them(model, sets):
-    importance = Fixed(values=values(sets["forget"]))
-    marked = Fixed(values=values(sets["forget"]) | {r: torch.tensor(r.gold, dtype=torch.float) for r in sets["holdout"]})
-    assert unseen_level(StartPass(model, batch=4), sets, importance) == unseen_level(StartPass(model, batch=4), sets, marked)
+def test_equal_importance_goes_by_the_tokens_own_nll():
+    weights, own = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.2, 0.1, 0.3, 0.0])
+    found = _by_rank(weights, own, torch.tensor([9.0, 1.0, 0.0, 4.0]))
+    assert found.tolist() == [0.0, 9.0, 1.0, 4.0]
+
+
+def test_with_fewer_tokens_each_gets_the_mean_of_its_share():
+    """Of (0, 1, 2, 9) each of three gets 4/3 of a value."""
+    found = _by_rank(torch.tensor([0.1, 0.9, 0.5]), torch.zeros(3), torch.tensor([2.0, 9.0, 0.0, 1.0]))
+    assert found.tolist() == pytest.approx([(0 + 1 / 3) * 3 / 4, (2 / 3 + 9) * 3 / 4, (2 / 3 + 4 / 3) * 3 / 4])
+
+
+def test_no_tokens_level_is_below_its_own_nll(model, sets):
+    """Unseen rows that the model knows by heart give levels near 0, which no forget token is brought down to."""
+    first = StartPass(model, batch=4)
+    level = unseen_level(first, sets, Fixed(values=values(sets["forget"])))
+    own = torch.cat(nll_of(model, sets["forget"]))
+    assert bool((torch.cat([level.of[r] for r in sets["forget"]]) >= own - 1e-4).all())
 
 
 def test_without_holdout_rows_it_is_estimated_and_never_counts_the_token_itself(model, sets):
@@ -54,6 +81,8 @@ def test_without_holdout_rows_it_is_estimated_and_never_counts_the_token_itself(
     level = unseen_level(StartPass(model, batch=4), sets, Fixed(values=values(sets["forget"])))
     assert level.source == "estimated from similar retain rows"
     assert level.nll == pytest.approx(float(torch.tensor(float(model.vocabulary)).log()), rel=0.15)
+    for row, own in zip(sets["forget"], nll_of(model, sets["forget"]), strict=True):  # others stay where they are
+        torch.testing.assert_close(level.of[row][1::3], own[1::3], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("chosen", [0.0, 1.0])
