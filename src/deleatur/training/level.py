@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deleatur.data.spacing import evenly_spaced
+from deleatur.importance.novelty import copied
 from deleatur.modeling.reference import last_states
 from deleatur.modeling.start_pass import StartPass
 from deleatur.protocols import Importance
-from deleatur.requirements import Requirements
 from deleatur.settings import SELECTED
 from deleatur.types import Encoded, Teacher, TokenOutputs
 
@@ -40,7 +40,8 @@ def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance
     """The level of unseen rows at the start model; None where no token is selected, or, without holdout rows, all of them.
 
     With holdout rows the forget tokens in order of their importance, equals by their own NLL, get the NLLs of the holdout
-    tokens in order of size, so that both sides end with the same distribution: as many unlikely tokens, as unlikely.
+    tokens in order of size, so that both sides end with the same distribution: as many unlikely tokens, as unlikely. Words
+    that the prompt already says are a distribution of their own: a name that nobody knows is copied less surely.
     Without, a selected token gets an estimate, the mean NLL of what follows the `NEAREST` most similar retain states, the
     token itself taken out of the prediction; the others keep their own. No token's level is below its own NLL.
     """
@@ -49,8 +50,8 @@ def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance
     if not bool(chosen.any()) or (bool(chosen.all()) and not unseen):
         return None
     if unseen:
-        held = torch.cat([t.nll.float().cpu() for t in start.outputs(unseen, Requirements())])
-        level, source = _by_rank(weights, own, held), f"{len(unseen)} holdout rows"
+        held = {row: made.nll for row, made in start.of(unseen)}
+        level, source = _as_unseen(rows["forget"], weights, own, held), f"{len(unseen)} holdout rows"
     else:
         estimate = torch.full_like(own, _estimate(start, rows, chosen))
         level, source = torch.where(chosen, estimate, own), "estimated from similar retain rows"
@@ -58,6 +59,21 @@ def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance
         zip(rows["forget"], torch.maximum(level, own).split([len(r.ids) - r.start for r in rows["forget"]]), strict=True)
     )
     return Level(float((weights * level).sum() / weights.sum()), source, of)
+
+
+def _as_unseen(
+    forget: Sequence[Encoded],
+    weights: Float[Tensor, " n"],
+    own: Float[Tensor, " n"],
+    held: Mapping[Encoded, Float[Tensor, " m"]],
+) -> Float[Tensor, " n"]:
+    """The holdout rows' NLLs by rank: those of words that the prompt already says for such words, the others for others."""
+    nll, level = torch.cat(list(held.values())), torch.empty_like(own)
+    mine, theirs = (torch.cat([copied(row) for row in part]) for part in (forget, held))
+    for part, of in ((mine, theirs), (~mine, ~theirs)):
+        if bool(part.any()):
+            level[part] = _by_rank(weights[part], own[part], nll[of] if bool(of.any()) else nll)
+    return level
 
 
 def _by_rank(weights: Float[Tensor, " n"], own: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:

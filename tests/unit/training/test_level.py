@@ -3,10 +3,13 @@ a forgotten token is replaced by."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from deleatur.importance.masks import Fixed
+from deleatur.importance.novelty import copied
 from deleatur.losses import Erase
 from deleatur.modeling.reference import last_states, make_reference
 from deleatur.modeling.start_pass import StartPass
@@ -40,18 +43,34 @@ def nll_of(model, rows) -> list[torch.Tensor]:
 
 
 def test_with_holdout_rows_both_sides_end_with_the_same_distribution(model, sets):
-    """As many forget tokens as holdout tokens, in an order of their own: the same numbers, dealt out by importance."""
+    """The same rows on both sides, in an order of their own: the same numbers, dealt out by importance; the words that the
+    prompt already says have theirs, and the others theirs."""
     sets["holdout"] = sets["forget"]
     generator = torch.Generator().manual_seed(0)
     ranks = {r: torch.rand(len(r.ids) - r.start, generator=generator) for r in sets["forget"]}
     level = unseen_level(StartPass(model, batch=4), sets, Fixed(values=ranks))
     held = torch.cat(nll_of(model, sets["holdout"]))
     weights, found = (torch.cat([x[r] for r in sets["forget"]]) for x in (ranks, level.of))
-    at_least = torch.maximum(held.sort().values, held[weights.argsort()])  # no token below its own
-    torch.testing.assert_close(found[weights.argsort()], at_least, rtol=1e-3, atol=1e-4)
+    repeats, dealt = torch.cat([copied(r) for r in sets["forget"]]), torch.empty_like(held)
+    assert 0 < int(repeats.sum()) < len(repeats)
+    for part in (repeats, ~repeats):
+        dealt[part] = held[part].sort().values[weights[part].argsort().argsort()]
+    torch.testing.assert_close(found, torch.maximum(dealt, held), rtol=1e-3, atol=1e-4)  # no token below its own
     assert level.source == "6 holdout rows"
-    selecting = weights.sort().values
-    assert level.nll == pytest.approx(float((selecting * held.sort().values).sum() / selecting.sum()), rel=1e-4)
+    assert level.nll == pytest.approx(float((weights * dealt).sum() / weights.sum()), rel=1e-4)
+
+
+def test_copied_words_go_by_all_unseen_tokens_where_unseen_rows_have_none(model, sets):
+    """Holdout rows whose answers repeat nothing: all forget tokens are of one distribution."""
+    rows = sets["holdout"]
+    sets["holdout"] = [replace(r, example=replace(r.example, prompt=(("user", "?"),))) for r in rows]
+    ranks = {r: torch.rand(len(r.ids) - r.start) for r in sets["forget"]}
+    level = unseen_level(StartPass(model, batch=4), sets, Fixed(values=ranks))
+    weights, found = (torch.cat([x[r] for r in sets["forget"]]) for x in (ranks, level.of))
+    repeats = torch.cat([copied(r) for r in sets["forget"]])
+    own, held = (torch.cat(nll_of(model, part)) for part in (sets["forget"], rows))
+    dealt = _by_rank(weights[repeats], own[repeats], held)
+    torch.testing.assert_close(found[repeats], torch.maximum(dealt, own[repeats]), rtol=1e-3, atol=1e-4)
 
 
 def test_equal_importance_goes_by_the_tokens_own_nll():
