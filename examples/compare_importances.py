@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -28,6 +29,7 @@ from deleatur.modeling.patches import exact_matmul
 from deleatur.modeling.reference import likelihoods, start_of
 from deleatur.modeling.start_pass import StartPass
 from deleatur.modeling.token_model import TokenModel
+from deleatur.settings import Data
 from deleatur.types import Encoded, Start
 
 GAP = 1.0  # nats
@@ -54,6 +56,8 @@ class Args:
     """Rows to forget."""
     retain: str | None = None
     """Rows to keep."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """How prompts are written, as of `data.template`; the demo's models are trained with plain ones."""
     gap: str | None = None
     """File for every token's gap."""
 
@@ -61,7 +65,8 @@ class Args:
 def main(args: Args) -> None:
     """Prints the table in Markdown."""
     exact_matmul()
-    run = Run(model=args.model, suite=args.suite, forget=args.forget, retain=args.retain)
+    data = Data(template=args.template)
+    run = Run(model=args.model, suite=args.suite, forget=args.forget, retain=args.retain, data=data)
     model, tokenizer = load(args.model)
     sets = {name: rows for name, rows in suite_of(run).sets.items() if name in ("forget", "retain")}
     rows = encode_sets(sets, tokenizer, run.data)
