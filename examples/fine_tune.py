@@ -2,7 +2,8 @@
 
     DELEATUR_DATA=... python examples/fine_tune.py --suite tofu/twenty --model models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-Prints the folder of the model, for `deleatur forget` and `deleatur bench` with the same suite.
+Prints the folder of the model, for `deleatur forget` and `deleatur bench` with the same suite. With `--retain-only` it is
+the retrained model that these compare with (`evaluation.retrained`).
 """
 
 from dataclasses import dataclass, replace
@@ -40,14 +41,16 @@ class Args:
     """bf16 is much slower on a processor that has no instructions for it."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """How prompts are written, as of `data.template`."""
+    retain_only: bool = False
+    """Leave out the rows to forget: the reference, a model that was never trained on them."""
     seed: int = 0
     """Orders the rows."""
 
 
 def main(args: Args) -> None:
-    """Fine-tune on the retain rows and the forget rows."""
+    """Fine-tune on the retain rows and, unless they are left out, the forget rows."""
     sets = read_suite(args.suite, Data()).sets
-    rows = (*sets["retain"], *sets["forget"])
+    rows = sets["retain"] if args.retain_only else (*sets["retain"], *sets["forget"])
     with watch() as progress:
         trained = {"epochs": args.epochs, "batch": args.batch, "lr": args.lr, "only": args.only, "precision": args.precision}
         settings = replace(FINE_TUNING, **trained)
