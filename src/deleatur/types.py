@@ -236,7 +236,7 @@ class Reference:
     logits: Callable[[TokenOutputs], Float[Tensor, "N V"]] = _not_made
     layer: Callable[[TokenOutputs], Float[Tensor, "N D"]] = _not_made
     teacher: Teacher | None = None  # for the forward pass, where a `Divergence` is needed
-    level: Callable[[TokenOutputs], Float[Tensor, " N"]] | None = None  # NLL that forget tokens should have, where known
+    level: Callable[[TokenOutputs], Float[Tensor, " N"]] | None = None  # NLL that forget tokens should have
 
 
 class Likelihood(NamedTuple):
@@ -289,9 +289,8 @@ class Record:
     wrong: tuple[tuple[float, ...], ...] = ()  # logp of each wrong answer
     grad_norm: float | None = None  # of the mean NLL's gradient in the trained weights, where it was requested
     judged: float | None = None  # does what was generated reveal the answer, in [0, 1], by the run's judge
-    # what the start model says of `generated`, where it was scored: mean NLL of its tokens as they stand, and shuffled, nats
-    start_nll: float | None = None
-    shuffled_nll: float | None = None
+    start_nll: float | None = None  # of `generated` under the start model, where it was scored: mean of its tokens, nats
+    shuffled_nll: float | None = None  # the same of the tokens shuffled
     start_tokens: int | None = None  # how many they are, without the end of turn
     cut: bool | None = None  # did what was generated reach the limit of tokens before its end?
     beyond: bool = False  # and does the right answer say the fact only beyond that limit?

@@ -6,6 +6,7 @@ from itself in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -163,14 +164,16 @@ def pdu(loss: PDU, x: Padded) -> Tensor:
 
 
 def erase(loss: Erase, x: Padded) -> Tensor:
-    """KL from the start's softmax with the label's logit at −∞, and the NLL's squared distance from the level."""
+    """KL from a target with the label at exp(−level) and the rest as the start; the NLL's distance from the level."""
     total = x.logits.new_zeros(())
     for b, i, label, _ in scored(x):
         without = x.start[b, i - 1].clone()
         without[label] = -torch.inf
-        q, nll = without.softmax(0), cross_entropy(x.logits[b, i - 1], torch.tensor(label))
-        kl = cross_entropy(x.logits[b, i - 1], q) - torch.special.entr(q).sum()
-        total = total + x.importance[b, i] * (kl + (nll - loss.level) ** 2 / (2 * loss.level))
+        a = math.exp(-loss.level)
+        t, nll = (1 - a) * without.softmax(0), cross_entropy(x.logits[b, i - 1], torch.tensor(label))
+        t[label] = a
+        kl = cross_entropy(x.logits[b, i - 1], t) - torch.special.entr(t).sum()
+        total = total + x.importance[b, i] * (kl + (1 - a) * (nll - loss.level) ** 2 / loss.level)
     return total
 
 

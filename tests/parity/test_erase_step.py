@@ -4,6 +4,7 @@ all weights or adapters (so that the head is frozen)."""
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def gradient(loss: torch.Tensor, lm: PreTrainedModel) -> torch.Tensor:
 
 
 def plain(start: PreTrainedModel, lm: PreTrainedModel, some: Batch, importance: torch.Tensor) -> torch.Tensor:
-    """Σ g·[KL(q ‖ p) + (l − level)² / (2·level)] + keep·(1 − g)·KL(p_start ‖ p), a row at a time."""
+    """Σ g·[KL(t ‖ p) + (1 − a)·(l − level)² / level] + keep·(1 − g)·KL(p_start ‖ p), a row at a time; t is a = exp(−level)
+    at the token and the start model's other predictions elsewhere."""
     total, place = torch.zeros(()), 0
     for row in some.rows:
         ids = torch.tensor([row.ids])
@@ -55,11 +57,12 @@ def plain(start: PreTrainedModel, lm: PreTrainedModel, some: Batch, importance: 
         p = lm(ids).logits[0, row.start - 1 : -1].log_softmax(-1)
         with torch.no_grad():
             reference = start(ids).logits[0, row.start - 1 : -1].softmax(-1)
-        q = reference * (1 - one_hot(target, reference.shape[-1]))
-        q = q / q.sum(-1, keepdim=True)
+        here = one_hot(target, reference.shape[-1])
+        q, a = reference * (1 - here), math.exp(-LEVEL)
+        t = a * here + (1 - a) * q / q.sum(-1, keepdim=True)
         nll = -p.gather(1, target[:, None])[:, 0]
         g = importance[place : (place := place + len(target))]
-        erased = kl_div(p, q, reduction="none").sum(-1) + (nll - LEVEL).square() / (2 * LEVEL)
+        erased = kl_div(p, t, reduction="none").sum(-1) + (1 - a) * (nll - LEVEL).square() / LEVEL
         total = total + (g * erased + KEEP * (1 - g) * kl_div(p, reference, reduction="none").sum(-1)).sum()
     return total
 

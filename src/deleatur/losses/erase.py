@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deleatur.types import Reference, TokenOutputs
 
 
-LEAST = 1e-6  # nats, below which no level is
+MIN_LEVEL = 1e-6  # nats, below which no level is
 
 
 def towards(tokens: TokenOutputs, level: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -27,7 +27,7 @@ def towards(tokens: TokenOutputs, level: Float[Tensor, " N"]) -> Float[Tensor, "
     """
     from deleatur.losses.reductions import require_output
 
-    level = level.clamp(min=LEAST)
+    level = level.clamp(min=MIN_LEVEL)
     a, rest = (-level).exp(), -(-level).expm1()
     away = tokens.nll - level
     divergence = a * away + rest * (require_output(tokens.divergence).erased + rest.log())
