@@ -48,6 +48,9 @@ LIBRARY_ENVIRONMENT = {  # keeps the libraries from sending anything
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers requests a bot to convert a hub model without safetensors
 }
 
+BUSY = 25  # % of all processors: from here on, waiting threads would hold up whoever shares the machine
+SPINS = "10000"  # before a waiting thread sleeps; waking one takes longer than most of a small model's operations
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `deleatur`. USAGE lists the exit codes."""
@@ -66,8 +69,7 @@ def _main(args: list[str]) -> None:
     if args[0] == "--version":
         print(__version__)
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would hold up whoever shares the machine
-    os.environ |= LIBRARY_ENVIRONMENT
+    os.environ |= LIBRARY_ENVIRONMENT | _thread_environment()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -95,6 +97,19 @@ def _main(args: list[str]) -> None:
     except Exception as e:  # else Python would exit with 1, which is an audit's leak
         traceback.print_exc()
         _fail(f"{type(e).__name__}: a fault of deleatur's own; please report it with the lines above", 70)
+
+
+def _thread_environment() -> dict[str, str]:
+    """How threads wait for the next operation: on an idle machine they look for it, on a busy one they sleep at once.
+
+    Results are the same. OpenMP reads it when torch is imported; who has set one of these variables, or one thread, has decided.
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() or os.environ.get("OMP_NUM_THREADS") == "1":
+        return {}
+    import psutil
+
+    busy = psutil.cpu_percent(interval=0.05)
+    return {"OMP_WAIT_POLICY": "PASSIVE"} if busy >= BUSY else {"GOMP_SPINCOUNT": SPINS}
 
 
 @contextlib.contextmanager
