@@ -102,7 +102,7 @@ def _main(args: list[str]) -> None:
 def _thread_environment() -> dict[str, str]:
     """How threads wait for the next operation: on an idle machine they look for it, on a busy one they sleep at once.
 
-    Results are the same. OpenMP reads it when torch is imported; who has set one of these variables, or one thread, has decided.
+    Results are the same. OpenMP reads it when torch is imported. Nothing is added to what the user has set.
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() or os.environ.get("OMP_NUM_THREADS") == "1":
         return {}
