@@ -34,7 +34,7 @@ SETTINGS = AuditSettings(
     benign_steps=(15,),
     benign_lr=1e-2,
     half_lrs=(1e-3,),
-    half_steps=15,
+    half_epochs=5,
     strengths=(1.0,),
     windows=2,
     random_directions=0,
@@ -42,6 +42,7 @@ SETTINGS = AuditSettings(
     refuser_steps=60,
     refuser_lr=1e-2,
     resamples=1000,
+    precision="fp32",
 )
 STEPS, BATCH, RATE = 150, 12, 5e-3
 

@@ -45,13 +45,20 @@ def test_other_settings_are_another_audit(call: Callable[..., Any], finished: Pa
     assert "audit of other settings" in said.err
 
 
-@pytest.mark.parametrize("faster", ["bf16", "fp32"])
-def test_a_quick_audit_computes_in_the_faster_precision(
-    faster: str, call: Callable[..., Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("faster", "given"), [("bf16", ()), ("fp32", ()), ("bf16", ("--audit.precision", "fp32"))])
+def test_an_audit_computes_in_the_faster_precision_unless_one_is_given(
+    faster: str,
+    given: tuple[str, ...],
+    call: Callable[..., Any],
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deleatur.commands.audit.faster_precision", lambda: faster)
-    call("audit", finished, "--out", tmp_path / "audit", "--quick")
-    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["settings"]["precision"] == faster
+    monkeypatch.setattr("deleatur.modeling.machine.faster_precision", lambda: faster)
+    call("audit", finished, "--out", tmp_path / "audit", "--quick", *given)
+    used = given[1] if given else faster
+    for name in ("audit.json", "inputs.json"):
+        assert json.loads((tmp_path / "audit" / name).read_text())["settings"]["precision"] == used
 
 
 def test_a_folder_with_other_things_in_it_is_refused(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:

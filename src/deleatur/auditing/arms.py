@@ -159,7 +159,7 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
             encoder=encoder,
             new_tokens=settings.new_tokens,
             batch=settings.batch,
-            precision=settings.precision,
+            precision=settings.products,
         ),
         rows=tuple(evenly_spaced(inputs.rows_of(name), settings.rows)),
         retain=tuple(e for e in inputs.retain if e not in inside),
@@ -221,7 +221,7 @@ def _teach(arm: Arm) -> float:
         batch=settings.train_batch,
         lr=settings.refuser_lr,
         gamma=0.0,
-        precision=settings.precision,
+        precision=settings.products,
     )
     leak = 1.0
     for done in range(0, settings.refuser_steps, CHUNK):

@@ -78,7 +78,7 @@ def _report(
         "rows": {arm: {"n": len(rows), "subjects": len(set(subjects[arm]))} for arm, rows in attacked.items()},
         "refuser_leak": leak,
         "seconds": sum(c.seconds for c in cells),
-        "settings": asdict(settings),
+        "settings": asdict(settings) | {"precision": settings.products},
     }
 
 

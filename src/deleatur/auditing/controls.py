@@ -109,7 +109,7 @@ def _described(inputs: Inputs, settings: AuditSettings) -> dict[str, Any]:
     hashes = {name: digest_of(rows) for name, rows in sets.items()}
     found = {f"{name}_weights": weights_of(model) for name, model in models.items() if model}
     weights = {name: value for name, value in found.items() if value is not None}
-    how = {"settings": asdict(settings), "encoding": asdict(inputs.data) | {"root": None}}
+    how = {"settings": asdict(settings) | {"precision": settings.products}, "encoding": asdict(inputs.data) | {"root": None}}
     return json.loads(json.dumps(models | hashes | how | weights))
 
 

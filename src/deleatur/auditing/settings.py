@@ -36,8 +36,8 @@ class AuditSettings:
     """Longest generated answer in tokens, at least 1."""
     batch: int = 32
     """Prompts answered at a time, at least 1."""
-    precision: Precision = "fp32"
-    """Of matrix products in evaluation and training; weights stay fp32. bf16 is faster where the processor has it."""
+    precision: Precision | None = None
+    """Of matrix products in evaluation and training; weights stay fp32. None: the one that this machine computes faster."""
     ways: tuple[str, ...] = WAY_NAMES
     """Ways to ask; plain has to be among them."""
     samples: int = 64
@@ -74,6 +74,13 @@ class AuditSettings:
     resamples: int = 2000
     """Resamples by subject, at least 200."""
 
+    @property
+    def products(self) -> Precision:
+        """The precision that products are computed in on this machine."""
+        from deleatur.modeling.machine import faster_precision
+
+        return self.precision or faster_precision()
+
     def __post_init__(self) -> None:
         for attack in self.attacks:
             require(attack in ATTACK_NAMES, "audit.attacks", attack, f"among {', '.join(ATTACK_NAMES)}")
@@ -104,7 +111,7 @@ def quick(settings: AuditSettings) -> AuditSettings:
 
     Returns:
         Those with `ask`, `draw`, `compress`, `relearn` and `member` alone of the attacks, at most 24 rows, NF4 as the only
-        format, and products in bf16; the command takes fp32 where this machine is faster in it.
+        format.
 
     Examples:
         >>> from deleatur.auditing import AuditSettings, quick
@@ -118,7 +125,6 @@ def quick(settings: AuditSettings) -> AuditSettings:
         attacks=attacks,
         rows=min(settings.rows, 24),
         new_tokens=min(settings.new_tokens, 24),
-        precision="bf16",
         ways=("plain", "affirmed"),
         samples=min(settings.samples, 2),
         formats=("nf4",),

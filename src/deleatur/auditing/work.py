@@ -13,6 +13,7 @@ from deleatur.auditing.asking import Question
 from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.attacks.table import Findings, both_forms
 from deleatur.auditing.cells import Cell, path_of, write_cell
+from deleatur.auditing.helpers import Helpers
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.verdicts import MIN_ROWS
 from deleatur.data.encode import encode_all
@@ -84,19 +85,22 @@ class Work:
     settings: AuditSettings
     folder: Path
     jobs: Sequence[Job]
-    progress: Progress
+    progress: Progress = Progress()
+    is_helper: bool = False
 
     def finish(self) -> None:
         """Do what is left, together with other processes; returns once all is done.
 
         Several processes may do so at once: a unit is done by the one that holds its lock, and each begins with an arm at
-        which nobody is. Whoever is killed lets go of its lock, and others make what its unit still lacks.
+        which nobody is. Whoever is killed lets go of its lock, and others make what its unit still lacks. On a CPU it starts
+        helpers, once the size of a model is known.
         """
         units = self._units()
-        while left := [unit for unit in units if unit.left()]:
-            homes = sorted({u.home for u in left}, key=lambda home: (self._taken(home), ORDER.index(home)))
-            if not any(self._visit(home, left) for home in homes):
-                time.sleep(WAIT)
+        with Helpers() as helpers:
+            while left := [unit for unit in units if unit.left()]:
+                homes = sorted({u.home for u in left}, key=lambda home: (self._taken(home), ORDER.index(home)))
+                if not any(self._visit(home, left, helpers) for home in homes):
+                    time.sleep(WAIT)
 
     def cell(self, job: Job) -> Path:
         """The path of a job's cell."""
@@ -125,7 +129,7 @@ class Work:
         """Does another process seem to be at an arm?"""
         return any(self.folder.glob(f"{home}.*.lock"))
 
-    def _visit(self, home: str, left: Sequence[Unit]) -> bool:
+    def _visit(self, home: str, left: Sequence[Unit], helpers: Helpers) -> bool:
         """Do the units that are ready in an arm's model and not locked by another process; False where there are none."""
         with contextlib.ExitStack() as stack:
             arm: Arm | None = None
@@ -135,6 +139,9 @@ class Work:
                 with try_lock(self.folder / f"{home}.{unit.name}.lock") as acquired:
                     if acquired and unit.left():
                         arm = arm or stack.enter_context(self._load(home))
+                        if not self.is_helper:
+                            arms = len({u.home for u in left})
+                            helpers.start(self, arms=arms, parameters=sum(p.numel() for p in arm.model.parameters()))
                         unit.do(arm)
             return arm is not None
 

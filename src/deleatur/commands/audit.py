@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.lock import wait_lock
 from deleatur.modeling.llama_cpp import check_tool
-from deleatur.modeling.machine import faster_precision
 from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
@@ -96,7 +94,7 @@ def audit_command(command: Audit, progress: Progress = Progress()) -> tuple[dict
         judge=command.judge,
     )
     inputs = _inputs(run, command.original, command.retrained)
-    settings = replace(quick(command.audit), precision=faster_precision()) if command.quick else command.audit
+    settings = quick(command.audit) if command.quick else command.audit
     name = re.sub(r"[^\w.-]+", "-", Path(command.model).name).strip(".-") or "model"
     folder = Path(command.out or f"runs/audit-{name}")
     controls = None if command.controls is None else Path(command.controls)

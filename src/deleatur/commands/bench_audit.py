@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from deleatur.auditing.arms import Inputs
@@ -15,7 +14,6 @@ from deleatur.errors import ConfigError
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.atomic import atomic_folder
 from deleatur.modeling.loading import save
-from deleatur.modeling.machine import faster_precision
 from deleatur.modeling.session import Session
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
@@ -50,7 +48,7 @@ def audit_run(base: Run, suite: Suite, folder: Path, progress: Progress) -> None
             f"{folder} was run without --audit and its model is gone; remove {folder}, or give --out a new folder"
         )
     sets = {name: suite.sets.get(name, ()) for name in ("forget", "retain", "holdout")}
-    retrained, settings = base.evaluation.retrained, replace(quick(AuditSettings()), precision=faster_precision())
+    retrained, settings = base.evaluation.retrained, quick(AuditSettings())
     inputs = Inputs(audited=str(model), original=base.model, retrained=retrained, data=base.data, **sets)
     controls = folder.parent.parent / CONTROLS
     progress.phase("Arms that all audits share")

@@ -37,6 +37,7 @@ SMALL = AuditSettings(
     refuser_steps=60,
     refuser_lr=1e-2,
     resamples=500,
+    precision="fp32",
 )
 
 

@@ -92,7 +92,7 @@ def _half(arm: Arm, lr: float) -> Findings:
 
 def training(settings: AuditSettings, lr: float, rows: int) -> Train:
     """The training settings of the attack at a learning rate; a batch is a third of the rows at most."""
-    return Train(lr=lr, batch=max(1, min(settings.train_batch, -(-rows // 3))), precision=settings.precision)
+    return Train(lr=lr, batch=max(1, min(settings.train_batch, -(-rows // 3))), precision=settings.products)
 
 
 def nearest(rows: Sequence[Example], retain: Sequence[Example], most: int) -> tuple[Example, ...]:

@@ -1,0 +1,85 @@
+"""Further processes that share an audit's work on a CPU: small models leave cores idle in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+if TYPE_CHECKING:
+    from deleatur.auditing.work import Work
+
+BYTES = 24  # a parameter: fp32 weights, a copy of them, gradients, both of AdamW's moments, and 4 for all else
+
+
+class Helpers:
+    """Processes that work in the audit's folder too, until the context ends or this process is killed.
+
+    Where one dies, what it was at is left to the others.
+    """
+
+    def __init__(self) -> None:
+        self._begun, self._threads, self._started = False, torch.get_num_threads(), list[subprocess.Popen[bytes]]()
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads)
+        for helper in self._started:
+            helper.kill()
+            helper.communicate()
+
+    def start(self, work: Work, *, arms: int, parameters: int) -> None:
+        """Share this process's threads with helpers: in all a process for each arm, as far as threads and memory last.
+
+        On a GPU, and when it has been called before, nothing is started.
+        """
+        if self._begun or torch.cuda.is_available():
+            return
+        self._begun = True
+        room = int(psutil.virtual_memory().available // (BYTES * max(parameters, 1)))
+        processes = max(1, min(self._threads, arms, 1 + room))
+        torch.set_num_threads(self._threads // processes)
+        self._started += [_start(work, self._threads // processes) for _ in range(processes - 1)]
+
+
+def _start(work: Work, threads: int) -> subprocess.Popen[bytes]:
+    """A process that does what is left of the work; its pipe stays open, so that it learns of this one's end."""
+    helper = subprocess.Popen(
+        [sys.executable, "-c", "from deleatur.auditing.helpers import main; main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    pipe = helper.stdin
+    assert pipe is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died; this process does the work alone
+        pickle.dump((work.inputs, work.settings, work.folder, list(work.jobs)), pipe)
+        pipe.flush()
+    return helper
+
+
+def main() -> None:
+    """What a helper does: the work that it reads from stdin, until that is closed."""
+    from deleatur.auditing.work import Work
+    from deleatur.modeling.patches import exact_matmul
+
+    inputs, settings, folder, jobs = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
+    exact_matmul()
+    Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, is_helper=True).finish()
+
+
+def _end_with(pipe: int) -> None:
+    """End this process when the pipe is closed: whoever started it is gone."""
+    os.read(pipe, 1)  # not through sys.stdin, which must not be read at exit
+    os._exit(1)
