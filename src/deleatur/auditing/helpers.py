@@ -8,13 +8,10 @@ import pickle
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import Any
 
 import psutil
 import torch
-
-if TYPE_CHECKING:
-    from deleatur.auditing.work import Work
 
 BYTES = 24  # a parameter: fp32 weights, a copy of them, gradients, both of AdamW's moments, and 4 for all else
 
@@ -37,10 +34,10 @@ class Helpers:
             helper.kill()
             helper.communicate()
 
-    def start(self, work: Work, *, arms: int, parameters: int) -> None:
+    def start(self, task: object, *, arms: int, parameters: int) -> None:
         """Share this process's threads with helpers: in all a process for each arm, as far as threads and memory last.
 
-        On a GPU, and when it has been called before, nothing is started.
+        They run `deleatur.auditing.work.help_with` and get `task` there. On a GPU, and from the second call on, there are none.
         """
         if self._begun or torch.cuda.is_available():
             return
@@ -48,13 +45,13 @@ class Helpers:
         room = int(psutil.virtual_memory().available // (BYTES * max(parameters, 1)))
         processes = max(1, min(self._threads, arms, 1 + room))
         torch.set_num_threads(self._threads // processes)
-        self._started += [_start(work, self._threads // processes) for _ in range(processes - 1)]
+        self._started += [_start(task, self._threads // processes) for _ in range(processes - 1)]
 
 
-def _start(work: Work, threads: int) -> subprocess.Popen[bytes]:
-    """A process that does what is left of the work; its pipe stays open, so that it learns of this one's end."""
+def _start(task: object, threads: int) -> subprocess.Popen[bytes]:
+    """A process that gets the task; its pipe stays open, so that it learns of this one's end."""
     helper = subprocess.Popen(
-        [sys.executable, "-c", "from deleatur.auditing.helpers import main; main()"],
+        [sys.executable, "-P", "-c", "from deleatur.auditing.work import help_with; help_with()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -63,23 +60,18 @@ def _start(work: Work, threads: int) -> subprocess.Popen[bytes]:
     pipe = helper.stdin
     assert pipe is not None
     with contextlib.suppress(BrokenPipeError):  # it has died; this process does the work alone
-        pickle.dump((work.inputs, work.settings, work.folder, list(work.jobs)), pipe)
+        pickle.dump(task, pipe)
         pipe.flush()
     return helper
 
 
-def main() -> None:
-    """What a helper does: the work that it reads from stdin, until that is closed."""
-    from deleatur.auditing.work import Work
-    from deleatur.modeling.patches import exact_matmul
-
-    inputs, settings, folder, jobs = pickle.load(sys.stdin.buffer)
+def receive() -> Any:
+    """In a helper: its task. From now on it ends when the process that started it does."""
+    task = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
-    exact_matmul()
-    Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, is_helper=True).finish()
+    return task
 
 
 def _end_with(pipe: int) -> None:
-    """End this process when the pipe is closed: whoever started it is gone."""
     os.read(pipe, 1)  # not through sys.stdin, which must not be read at exit
     os._exit(1)

@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from deleatur.auditing.arms import ARMS, AUDITED, CONTROL, ORIGINAL, REFUSER, Arm, Inputs, loaded
 from deleatur.auditing.asking import Question
 from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.attacks.table import Findings, both_forms
 from deleatur.auditing.cells import Cell, path_of, write_cell
-from deleatur.auditing.helpers import Helpers
+from deleatur.auditing.helpers import Helpers, receive
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.verdicts import MIN_ROWS
 from deleatur.data.encode import encode_all
 from deleatur.data.spacing import evenly_spaced
 from deleatur.io.lock import try_lock
+from deleatur.modeling.patches import exact_matmul
 from deleatur.progress import Progress
 
 ORDER = (ORIGINAL, CONTROL, AUDITED, REFUSER)
@@ -106,6 +108,10 @@ class Work:
         """The path of a job's cell."""
         return path_of(self.folder, job.attack, job.arm, job.setting)
 
+    def task(self) -> tuple[Any, ...]:
+        """What `help_with` needs to do the same work."""
+        return self.inputs, self.settings, self.folder, list(self.jobs)
+
     def _units(self) -> list[Unit]:
         """Arm by arm; what has to be prepared comes first, where its attack has something left."""
         arms = list(dict.fromkeys(job.arm for job in self.jobs))
@@ -141,7 +147,7 @@ class Work:
                         arm = arm or stack.enter_context(self._load(home))
                         if not self.is_helper:
                             arms = len({u.home for u in left})
-                            helpers.start(self, arms=arms, parameters=sum(p.numel() for p in arm.model.parameters()))
+                            helpers.start(self.task(), arms=arms, parameters=sum(p.numel() for p in arm.model.parameters()))
                         unit.do(arm)
             return arm is not None
 
@@ -167,6 +173,13 @@ class Work:
             done = sum(self.cell(j).exists() for j in self.jobs)
             self.progress.evaluated("attacks", done, len(self.jobs), f"{job.attack} {setting} on {job.arm}")
             began = time.process_time()
+
+
+def help_with() -> None:
+    """What a helper does: all that is left of the work that it is given."""
+    inputs, settings, folder, jobs = receive()
+    exact_matmul()
+    Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, is_helper=True).finish()
 
 
 def _find(arm: Arm, attack: str, settings: Sequence[str]) -> Iterable[tuple[str, Findings]]:

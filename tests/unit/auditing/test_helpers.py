@@ -38,7 +38,7 @@ def wait(done: Any, seconds: float = 180.0) -> None:
 
 def test_a_helper_does_what_its_starter_would(workplace: Any, tmp_path: Path) -> None:
     alone, helped = work_in(tmp_path / "alone", workplace), work_in(tmp_path / "helped", workplace)
-    helper = module._start(helped, 1)
+    helper = module._start(helped.task(), 1)
     alone.finish()
     wait(lambda: helper.poll() is not None)
     helper.communicate()
@@ -54,7 +54,7 @@ def test_a_helper_ends_with_whoever_started_it(workplace: Any, tmp_path: Path) -
     locks = [try_lock(work.folder / f"{home}.{name}.lock") for home, name in units]
     for lock in locks:
         assert lock.__enter__()  # so that nothing is left for the helper to do but wait
-    helper = module._start(work, 1)
+    helper = module._start(work.task(), 1)
     time.sleep(1)
     assert helper.poll() is None
     assert helper.stdin is not None
@@ -73,7 +73,7 @@ def test_a_process_for_each_arm_core_and_share_of_memory(
 ) -> None:
     made: list[int] = []
     ended = subprocess.Popen(["true"], stdin=subprocess.PIPE)
-    monkeypatch.setattr(module, "_start", lambda work, threads: made.append(threads) or ended)
+    monkeypatch.setattr(module, "_start", lambda task, threads: made.append(threads) or ended)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     set_to: list[int] = []
@@ -88,6 +88,6 @@ def test_a_process_for_each_arm_core_and_share_of_memory(
 
 def test_on_a_gpu_there_are_none(workplace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(module, "_start", lambda work, threads: pytest.fail("started"))
+    monkeypatch.setattr(module, "_start", lambda task, threads: pytest.fail("started"))
     with Helpers() as helpers:
         helpers.start(work_in(tmp_path / "audit", workplace), arms=4, parameters=1000)
