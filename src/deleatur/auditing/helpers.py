@@ -37,7 +37,7 @@ class Helpers:
     def start(self, task: object, *, arms: int, parameters: int) -> None:
         """Share this process's threads with helpers: in all a process for each arm, as far as threads and memory last.
 
-        They run `deleatur.auditing.work.help_with` and get `task` there. On a GPU, and from the second call on, there are none.
+        They run `deleatur.auditing.work.help_with` and get `task` there. None on a GPU or from the second call on.
         """
         if self._begun or torch.cuda.is_available():
             return
