@@ -45,10 +45,10 @@ class Helpers:
         room = int(psutil.virtual_memory().available // (BYTES * max(parameters, 1)))
         processes = max(1, min(self._threads, arms, 1 + room))
         torch.set_num_threads(self._threads // processes)
-        self._started += [_start(task, self._threads // processes) for _ in range(processes - 1)]
+        self._started += [start_helper(task, self._threads // processes) for _ in range(processes - 1)]
 
 
-def _start(task: object, threads: int) -> subprocess.Popen[bytes]:
+def start_helper(task: object, threads: int) -> subprocess.Popen[bytes]:
     """A process that gets the task; its pipe stays open, so that it learns of this one's end."""
     helper = subprocess.Popen(
         [sys.executable, "-P", "-c", "from deleatur.auditing.work import help_with; help_with()"],

@@ -15,9 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from deleatur.auditing.arms import loaded
 from deleatur.auditing.attacks import ATTACKS
+from deleatur.auditing.cells import read_cell
 from deleatur.auditing.conduct import conduct, plan
 from deleatur.auditing.controls import digest_of
+from deleatur.auditing.helpers import start_helper
 from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings
+from deleatur.auditing.work import Work
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.modeling.loading import save
@@ -254,3 +257,28 @@ def test_the_benign_training_goes_on_from_one_evaluation_to_the_next(workplace: 
         assert again == ("benign-4", both["benign-4"])
         alone = replace(arm, settings=replace(base, benign_steps=(4,)))
         assert dict(ATTACKS["relearn"].run(alone, ["benign-4"]))["benign-4"].trained != both["benign-4"].trained
+
+
+def work_in(folder: Path, workplace: Any) -> Work:
+    """The work of a short audit, of which nothing is done."""
+    folder.mkdir()
+    inputs, short = workplace.inputs("second"), replace(workplace.small, attacks=("ask",), refuser_steps=10)
+    return Work(inputs=inputs, settings=short, folder=folder, jobs=plan(inputs, short)[0], is_helper=True)
+
+
+def test_a_helper_finds_what_its_starter_would(workplace: Any, tmp_path: Path) -> None:
+    alone, helped = work_in(tmp_path / "alone", workplace), work_in(tmp_path / "helped", workplace)
+    helper = start_helper(helped.task(), 1)
+    alone.finish()
+    assert helper.wait(timeout=180) == 0
+    for job in alone.jobs:
+        one, other = (replace(read_cell(work.cell(job)), seconds=0.0) for work in (alone, helped))
+        assert one == other
+
+
+def test_a_helper_ends_with_whoever_started_it(workplace: Any, tmp_path: Path) -> None:
+    helper = start_helper(work_in(tmp_path / "audit", workplace).task(), 1)
+    assert helper.stdin is not None
+    helper.stdin.close()
+    assert helper.wait(timeout=180) == 1
+    assert not list(tmp_path.glob("audit/cells/*refuser*"))
