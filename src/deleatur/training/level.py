@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deleatur.data.spacing import evenly_spaced
@@ -20,6 +20,8 @@ from deleatur.types import Encoded, Teacher, TokenOutputs
 
 NEAREST = 16  # retain positions that a forget position is compared with
 ROWS = 1000  # most retain rows looked through
+NEW, BEGUN, CONTINUED = range(3)  # kinds of tokens: not in the prompt; in it, after one that is not; after one that is
+MAX_CONTINUED = 0.5  # nats, the highest level of the last: a word that has begun remains the likeliest to go on
 TEMPERATURE = 0.2  # of the cosines by which similar retain states and the state itself are averaged
 
 
@@ -41,7 +43,8 @@ def unseen_level(start: StartPass, rows: Mapping[str, list[Encoded]], importance
 
     With holdout rows the forget tokens in order of their importance, equals by their own NLL, get the NLLs of the holdout
     tokens in order of size, so that both sides end with the same distribution: as many unlikely tokens, as unlikely. Words
-    that the prompt already says are a distribution of their own: a name that nobody knows is copied less surely.
+    that the prompt already says are distributions of their own, their first token and the others, which get `MAX_CONTINUED`
+    at most: whether a name comes next is unsure, but once begun it is copied, also one that nobody knows.
     Without, a selected token gets an estimate, the mean NLL of what follows the `NEAREST` most similar retain states, the
     token itself taken out of the prediction; the others keep their own. No token's level is below its own NLL.
     """
@@ -67,13 +70,20 @@ def _as_unseen(
     own: Float[Tensor, " n"],
     held: Mapping[Encoded, Float[Tensor, " m"]],
 ) -> Float[Tensor, " n"]:
-    """The holdout rows' NLLs by rank: those of words that the prompt already says for such words, the others for others."""
+    """The holdout rows' NLLs by rank, within each kind of token."""
     nll, level = torch.cat(list(held.values())), torch.empty_like(own)
-    mine, theirs = (torch.cat([copied(row) for row in part]) for part in (forget, held))
-    for part, of in ((mine, theirs), (~mine, ~theirs)):
+    mine, theirs = (torch.cat([_kind(row) for row in part]) for part in (forget, held))
+    for kind in (NEW, BEGUN, CONTINUED):
+        part, of = mine == kind, theirs == kind
         if bool(part.any()):
             level[part] = _by_rank(weights[part], own[part], nll[of] if bool(of.any()) else nll)
-    return level
+    return torch.where(mine == CONTINUED, level.clamp(max=MAX_CONTINUED), level)
+
+
+def _kind(row: Encoded) -> Int[Tensor, " n"]:
+    """Of each scored token: does it say something new, or words of the prompt, and then after another such token?"""
+    said = copied(row)
+    return torch.where(said, torch.where(torch.nn.functional.pad(said, (1, 0))[:-1], CONTINUED, BEGUN), NEW)
 
 
 def _by_rank(weights: Float[Tensor, " n"], own: Float[Tensor, " n"], unseen: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
