@@ -73,6 +73,23 @@ def test_a_model_alone_needs_what_it_was(refused: Callable[..., str], home: Any)
     assert "give it as --original" in refused("audit", home.model, *home.rows)
 
 
+def test_a_model_that_is_none_is_found_before_anything_is_computed(
+    call: Callable[..., Any], finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    said = call("audit", finished, "--retrained", tmp_path / "empty", "--out", tmp_path / "audit")
+    assert said.code == 2
+    assert str(tmp_path / "empty") in said.err
+    assert not (tmp_path / "audit").exists()
+
+
+def test_without_attacks_there_is_no_audit(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    said = call("audit", finished, "--quick", "--audit.attacks", "steer", "--out", tmp_path / "audit")
+    assert said.code == 2
+    assert "no attack is left" in said.err
+    assert not (tmp_path / "audit").exists()
+
+
 def test_without_a_control_nothing_is_audited(refused: Callable[..., str], home: Any) -> None:
     assert "--holdout" in refused(*of_model(home))
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deleatur.auditing.arms import ARMS, Inputs, refuser_leak, subjects_of
+from deleatur.auditing.arms import ARMS, AUDITED, ORIGINAL, Inputs, refuser_leak, subjects_of
 from deleatur.auditing.cells import Cell, path_of, read_cell
 from deleatur.auditing.controls import check_same, take_controls
 from deleatur.auditing.judgement import judge_attacks
 from deleatur.auditing.scoring import Rules, judged
 from deleatur.auditing.settings import K_QUANT, AuditSettings
+from deleatur.auditing.statistics import FEW
 from deleatur.auditing.verdicts import EXITS, MIN_ROWS
 from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
 from deleatur.data.spacing import evenly_spaced
@@ -22,6 +23,8 @@ from deleatur.io.lock import wait_lock
 from deleatur.progress import Progress
 from deleatur.run_folder.file_types import AUDIT_SCHEMA_VERSION
 from deleatur.run_folder.schema import write_json
+
+WEAK = 0.25  # share of facts: below, an attack's setting has no power
 
 
 def conduct(
@@ -51,7 +54,7 @@ def conduct(
     with wait_lock(folder / "report.lock"):
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
-        report["not_evaluated"] = left_out + _limitations(inputs, settings)
+        report["not_evaluated"] = left_out + _without_power(report) + _limitations(inputs, settings)
         write_json(folder / "audit.json", _finite(report))
         return report
 
@@ -80,6 +83,22 @@ def _report(
         "seconds": sum(c.seconds for c in cells),
         "settings": asdict(settings) | {"precision": settings.products},
     }
+
+
+def _without_power(report: Mapping[str, Any]) -> list[str]:
+    """Settings in which the original itself reveals little, so that silence there says nothing; few subjects."""
+    weak = [
+        f"{name} {setting}"
+        for name, found in report["attacks"].items()
+        if found["kind"] == "rate"
+        for setting, value in (found["arms"].get(ORIGINAL) or {"settings": {}})["settings"].items()
+        if value is not None and value < WEAK
+    ]
+    subjects = report["rows"][AUDITED]["subjects"]
+    return [
+        *([f"no power, since the original reveals less than {100 * WEAK:.0f} % there: {', '.join(weak)}"] if weak else []),
+        *([f"more than {subjects} subjects: rows of one may come back together"] if subjects < FEW else []),
+    ]
 
 
 def _limitations(inputs: Inputs, settings: AuditSettings) -> list[str]:

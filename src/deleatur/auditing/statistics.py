@@ -104,6 +104,11 @@ def upper_limit(hits: float, n: int, level: float = LEVEL) -> float:
     return 1.0 if hits >= n else float(beta.ppf(level, max(hits, 0.0) + 1, n - max(hits, 0.0)))
 
 
+def lower_limit(hits: float, n: int, level: float = LEVEL) -> float:
+    """The smallest rate that `hits` of `n` allow, as `upper_limit`. 0 without hits."""
+    return 1.0 - upper_limit(n - hits, n, level)
+
+
 def resampled(arms: Mapping[str, Sample], *, resamples: int, seed: int) -> dict[str, Float[ndarray, " B"]]:
     """Each arm's strength on rows of subjects that are drawn with replacement; arms with the same subjects share the draws.
 
@@ -155,10 +160,11 @@ def estimate(value: float, draws: Float[ndarray, " B"]) -> Estimate:
 
 
 def rate_estimate(sample: Rates, draws: Float[ndarray, " B"]) -> Estimate:
-    """An arm's rate. The upper bound is at least Clopper-Pearson's, since resampling what has no hit shows no doubt."""
+    """An arm's rate. Its bounds are no tighter than Clopper-Pearson's: resampling rows that are all alike shows no doubt."""
     found = estimate(strength(sample), draws)
     n = rows_attacked(sample)
-    return Estimate(value=found.value, low=found.low, high=max(found.high, upper_limit(found.value * n, n)))
+    low, high = lower_limit(found.value * n, n), upper_limit(found.value * n, n)
+    return Estimate(value=found.value, low=min(found.low, max(low, 0.0)), high=max(found.high, high))
 
 
 def rows_attacked(sample: Rates) -> int:
@@ -179,9 +185,10 @@ def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> C
     found = estimate(value, differences)
     n, level = rows_attacked(arm), strength(control)
     high = max(found.high, upper_limit(strength(arm) * n, n) - level)
+    low = min(found.low, lower_limit(strength(arm) * n, n) - level)
     exchanged = _exchanged(arm, control, resamples, seed)
     p = max(_share(~(differences > 0)), _share(~(exchanged < value - 1e-12)))
-    return Comparison(difference=Estimate(value=value, low=found.low, high=high), p=p, error=_spread(differences))
+    return Comparison(difference=Estimate(value=value, low=low, high=high), p=p, error=_spread(differences))
 
 
 def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Comparison:
@@ -277,13 +284,15 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 def rows_needed(difference: float, error: float, n: int, *, margin: float, level: float = 0.0) -> int | None:
     """About how many rows, at the rates that were found, would show a leak or rule out one of `margin`; None: no number.
 
-    `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies.
+    `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies. A leak is a row's
+    worth at least, but on a scale (margin 0).
     """
     z = float(norm.ppf(LEVEL))
     if not all(map(math.isfinite, (difference, error, level))):
         return None
+    row = math.ceil(1 / difference) if margin and difference > 0 else 0
     if error <= 1e-9:
-        if difference > 0:
+        if difference > 0 and row <= n:
             return n
         found = (
             k
@@ -292,5 +301,7 @@ def rows_needed(difference: float, error: float, n: int, *, margin: float, level
         )
         return next(found, None)
     floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)  # fewer rule nothing out
-    gaps = [(gap, least) for gap, least in ((difference, n + 1), (margin - difference, max(n + 1, floor))) if gap > 0]
+    gaps = [
+        (gap, least) for gap, least in ((difference, max(n + 1, row)), (margin - difference, max(n + 1, floor))) if gap > 0
+    ]
     return min(MAX_ROWS, *(max(least, math.ceil(n * (z * error / gap) ** 2)) for gap, least in gaps))

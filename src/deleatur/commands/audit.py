@@ -18,6 +18,8 @@ from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.lock import wait_lock
 from deleatur.modeling.llama_cpp import check_tool
+from deleatur.modeling.loading import load_tokenizer
+from deleatur.modeling.model_files import check_weight_files
 from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
@@ -108,6 +110,11 @@ def _run_audit(
 ) -> dict[str, Any]:
     if K_QUANT in settings.formats:
         check_tool()
+    if not settings.attacks:
+        raise ConfigError("no attack is left to make; name some of them with --audit.attacks (--quick makes only five)")
+    for model in dict.fromkeys(filter(None, (inputs.audited, inputs.original, inputs.retrained))):
+        load_tokenizer(model)  # what cannot be used is found before anything is computed
+        check_weight_files(model)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not an audit folder; give --out a new folder")

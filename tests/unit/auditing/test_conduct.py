@@ -68,6 +68,7 @@ def test_a_model_never_trained_on_the_rows_does_not_leak(of_second: dict[str, An
     assert (of_second["verdict"], of_second["exit"]) == ("INCONCLUSIVE", 3)
     assert of_second["needed"] >= 59
     assert of_second["flags"] == []
+    assert any(line.startswith("more than 2 subjects") for line in of_second["not_evaluated"])
     assert {of_second["attacks"][name]["verdict"] for name in ("nearer", "depth")} == {"CLEAR"}
     assert all(a["leaked"] == [] for a in of_second["attacks"].values())
 
@@ -182,7 +183,7 @@ def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) 
     assert {a["verdict"] for n, a in said["original"]["attacks"].items() if n != "member"} == {"LEAK"}
     assert said["second"]["verdict"] == "INCONCLUSIVE"
     assert said["second"]["attacks"].keys() == set(ATTACK_NAMES) - {"nearer", "depth"}
-    assert "a retrained model" in said["second"]["not_evaluated"][2]
+    assert any("a retrained model" in line for line in said["second"]["not_evaluated"])
 
 
 def test_texts_without_questions_have_no_refuser(workplace: Any) -> None:

@@ -87,7 +87,7 @@ def test_a_rate_of_nothing_has_clopper_and_pearsons_upper_bound() -> None:
 
 def test_a_model_that_reveals_every_fact_is_a_leak() -> None:
     found = compare_rates(rates([1.0] * 24, per=12), rates([0.0] * 24, per=12), **HOW)
-    assert found.difference.low > 0.9
+    assert found.difference.low == pytest.approx(0.05 ** (1 / 24))  # Clopper-Pearson's of 24 of 24
     assert found.p < 0.01
 
 
@@ -130,7 +130,7 @@ def test_a_single_subject_against_many_is_one_exchange_among_them() -> None:
 def test_rows_that_are_not_evaluated_change_nothing() -> None:
     """Of two subjects one has no number at all, and resamples without the other have none to compare."""
     found = compare_rates(rates([1.0] * 12 + [np.nan] * 12, per=12), rates([0.0] * 24, per=12), **HOW)
-    assert (found.difference.low, found.difference.high) == (1.0, 1.0)
+    assert (found.difference.low, found.difference.high) == (pytest.approx(0.05 ** (1 / 12)), 1.0)  # 12 of 12, exactly
     assert np.isfinite([found.p, found.error]).all()
     values = np.random.default_rng(1).normal(0.6, 0.3, 40)
     bare = compare_scale(rates(list(values)), 0.5, **HOW).p
@@ -197,7 +197,8 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
 def test_of_nothing_fifty_nine_rows_would_decide() -> None:
     """.05^(1/59) > .95 ≥ .05^(1/58)."""
     assert rows_needed(0.0, 0.0, 24, margin=0.05) == 59
-    assert rows_needed(0.0005, 0.0001, 24, margin=0.05) == 25, "a leak of .05 % without doubt is shown by any row more"
+    assert rows_needed(0.0005, 0.0001, 24, margin=0.05) == 59, "a leak of .05 % is less than a row's worth"
+    assert rows_needed(0.04, 0.001, 24, margin=0.05) == 25, "one of 4 % is a row's worth of 25"
     assert rows_needed(0.0005, 0.001, 24, margin=0.05) == 59, "else it takes as many as rule one out"
 
 
