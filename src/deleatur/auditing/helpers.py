@@ -43,7 +43,7 @@ class Helpers:
             return
         self._begun = True
         room = int(psutil.virtual_memory().available // (BYTES * max(parameters, 1)))
-        processes = max(1, min(self._threads, arms, 1 + room))
+        processes = max(1, min(self._threads, arms, room))
         torch.set_num_threads(self._threads // processes)
         self._started += [start_helper(task, self._threads // processes) for _ in range(processes - 1)]
 

@@ -15,7 +15,7 @@ from deleatur.auditing.helpers import BYTES, Helpers
 
 @pytest.mark.parametrize(
     ("cores", "arms", "models", "processes"),
-    [(4, 4, 9, 4), (4, 3, 9, 3), (2, 4, 9, 2), (4, 4, 1, 2), (4, 4, 0, 1), (1, 4, 9, 1)],
+    [(4, 4, 9, 4), (4, 3, 9, 3), (2, 4, 9, 2), (4, 4, 2, 2), (4, 4, 0, 1), (1, 4, 9, 1)],
 )
 def test_a_process_for_each_arm_core_and_share_of_memory(
     cores: int, arms: int, models: int, processes: int, monkeypatch: pytest.MonkeyPatch
