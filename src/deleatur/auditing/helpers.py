@@ -8,12 +8,25 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 BYTES = 24  # a parameter: fp32 weights, a copy of them, gradients, both of AdamW's moments, and 4 for all else
+
+CGROUP = Path("/sys/fs/cgroup")  # the limits of a container
+
+
+def free_memory() -> int:
+    """Bytes that are free on this machine, and in this process's container where that has a limit."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return free
+    return max(0, min(free, limit - used))
 
 
 class Helpers:
@@ -42,7 +55,7 @@ class Helpers:
         if self._begun or torch.cuda.is_available():
             return
         self._begun = True
-        room = int(psutil.virtual_memory().available // (BYTES * max(parameters, 1)))
+        room = free_memory() // (BYTES * max(parameters, 1))
         processes = max(1, min(self._threads, arms, room))
         torch.set_num_threads(self._threads // processes)
         self._started += [start_helper(task, self._threads // processes) for _ in range(processes - 1)]

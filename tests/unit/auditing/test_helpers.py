@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from deleatur.auditing import helpers as module
-from deleatur.auditing.helpers import BYTES, Helpers
+from deleatur.auditing.helpers import BYTES, Helpers, free_memory
 
 
 @pytest.mark.parametrize(
@@ -27,12 +28,22 @@ def test_a_process_for_each_arm_core_and_share_of_memory(
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=models * BYTES * 1000 + 5))
+    monkeypatch.setattr(module, "free_memory", lambda: models * BYTES * 1000 + 5)
     with Helpers() as helpers:
         for _ in range(2):  # the second time nothing happens
             helpers.start((), arms=arms, parameters=1000)
     assert made == [cores // processes] * (processes - 1)
     assert set_to == [cores // processes, cores]
+
+
+@pytest.mark.parametrize(("limit", "free"), [("700", 600), ("9000", 1000), ("max", 1000), (None, 1000), ("50", 0)])
+def test_a_containers_limit_counts(limit: str | None, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(module, "CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("100\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    assert free_memory() == free
 
 
 def test_on_a_gpu_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
