@@ -257,18 +257,15 @@ def _exchanged(arm: Rates, control: Rates, times: int, seed: int) -> Float[ndarr
     if arm.subjects == control.subjects:
         units = _exchange_units(arm.subjects)
         swap = rng.integers(0, 2, size=(times, max(units) + 1))[:, units].astype(float)
+        first, second = np.concatenate([1 - swap, swap], 1), np.concatenate([swap, 1 - swap], 1)
     else:
         units = _exchange_units((*arm.subjects, *control.subjects))
         count, size = max(units) + 1, len(arm.subjects)
         most = len({*units[:size]})
         order = rng.random((times, count)).argsort(1).argsort(1)
         swap = (order >= most)[:, units].astype(float)  # 1: counted as the control's
-    if arm.subjects == control.subjects:
-        both = np.concatenate([arm.values, control.values], 1)
-        first, second = np.concatenate([1 - swap, swap], 1), np.concatenate([swap, 1 - swap], 1)
-    else:
-        both, first, second = np.concatenate([arm.values, control.values], 1), 1 - swap, swap
-    pooled = Rates(both, (*arm.subjects, *control.subjects))
+        first, second = 1 - swap, swap
+    pooled = Rates(np.concatenate([arm.values, control.values], 1), (*arm.subjects, *control.subjects))
     return pooled.strength(first) - pooled.strength(second)
 
 
@@ -294,12 +291,8 @@ def rows_needed(difference: float, error: float, n: int, *, margin: float, level
     if error <= 1e-9:
         if difference > 0 and row <= n:
             return n
-        found = (
-            k
-            for k in (*range(max(n, 1), 1000), *(10**e for e in range(3, 7)))
-            if upper_limit(level * k, k) - level <= margin
-        )
-        return next(found, None)
+        sizes = (*range(max(n, 1), 1000), *(10**e for e in range(3, 7)))
+        return next((k for k in sizes if upper_limit(level * k, k) - level <= margin), None)
     floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)  # fewer rule nothing out
     gaps = [
         (gap, least) for gap, least in ((difference, max(n + 1, row)), (margin - difference, max(n + 1, floor))) if gap > 0
