@@ -71,6 +71,7 @@ def test_a_folder_with_other_things_in_it_is_refused(call: Callable[..., Any], f
 
 def test_a_model_alone_needs_what_it_was(refused: Callable[..., str], home: Any) -> None:
     assert "give it as --original" in refused("audit", home.model, *home.rows)
+    assert "no run at runs/misspelt; " in refused("audit", "runs/misspelt", *home.rows)
 
 
 def test_a_model_that_is_none_is_found_before_anything_is_computed(

@@ -85,6 +85,8 @@ def audit(
 def audit_command(command: Audit, progress: Progress = Progress()) -> tuple[dict[str, Any], Path]:
     """Carry out the command; returns what audit.json holds, and the path of the page. Raises as `audit`."""
     if command.original is None:
+        if not Path(command.model).exists():
+            raise ConfigError(f"no run at {command.model}; if that is a model on the hub, give its original as --original")
         raise ConfigError("an audit compares with the model as it was before; give it as --original")
     run = Run(
         model=command.model,
