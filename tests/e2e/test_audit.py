@@ -74,6 +74,29 @@ def test_a_model_alone_needs_what_it_was(refused: Callable[..., str], home: Any)
     assert "no run at runs/misspelt; " in refused("audit", "runs/misspelt", *home.rows)
 
 
+def test_decoys_are_not_the_rows_to_forget(refused: Callable[..., str], home: Any) -> None:
+    rows = ("--forget", home.file("forget"), "--retain", home.file("retain"), "--holdout", home.file("forget"))
+    assert "forget rows are holdout rows too" in refused("audit", home.model, "--original", home.model, *rows)
+
+
+def test_attacks_that_lack_what_they_need_are_refused(refused: Callable[..., str], home: Any) -> None:
+    said = refused(*of_model(home, "--holdout", home.file("holdout"), "--audit.attacks", "depth", "nearer"))
+    assert "no attack can be made; depth: it needs a model never trained on the rows (--retrained)" in said
+
+
+def test_an_adapter_is_audited_on_its_base(call: Callable[..., Any], home: Any, tmp_path: Path) -> None:
+    """As PEFT saves it, beside nothing of the base; six rows are too few, so no more than its files are read."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(home.model)
+    get_peft_model(lm, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    rows = (*home.rows, "--holdout", home.file("holdout"))
+    said = call("audit", tmp_path / "adapter", "--original", home.model, *rows, "--out", tmp_path / "audit")
+    assert said.code == 3, said.err
+    assert "VOID" in said.out
+
+
 def test_a_model_that_is_none_is_found_before_anything_is_computed(
     call: Callable[..., Any], finished: Path, tmp_path: Path
 ) -> None:
@@ -85,9 +108,9 @@ def test_a_model_that_is_none_is_found_before_anything_is_computed(
 
 
 def test_without_attacks_there_is_no_audit(call: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
-    said = call("audit", finished, "--quick", "--audit.attacks", "steer", "--out", tmp_path / "audit")
+    said = call("audit", finished, "--audit.attacks", "--out", tmp_path / "audit")
     assert said.code == 2
-    assert "no attack is left" in said.err
+    assert "no attack can be made" in said.err
     assert not (tmp_path / "audit").exists()
 
 

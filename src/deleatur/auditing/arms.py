@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from deleatur.auditing.asking import Generator, Question
@@ -21,7 +22,7 @@ from deleatur.evaluation.judges.contained import Contained
 from deleatur.evaluation.predictions import TokenPredictions
 from deleatur.io.lock import wait_lock
 from deleatur.io.tensors import write_tensors
-from deleatur.modeling.checks import check_finite
+from deleatur.modeling.checks import check_finite, check_known, check_room
 from deleatur.modeling.gguf import plan_gguf
 from deleatur.modeling.loading import add_adapters, load
 from deleatur.modeling.token_model import TokenModel
@@ -38,6 +39,8 @@ ARMS = {
     REFUSER: "H, the original fine-tuned to refuse the questions: it has forgotten nothing",
 }
 REFUSAL = "I'm sorry, but I can't answer that question."
+REFUSES = 14  # characters of it that make an answer a refusal
+MOST_OTHERS = 0.2  # share of other answers that a refuser may give
 PROBE_ROWS = 8  # retain rows that say whether a model survived an attack
 REFUSER_FILES = ("refuser.json", "refuser.safetensors")
 CHUNK = 10  # steps between two looks at the refuser
@@ -168,6 +171,9 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
         settings=settings,
         folder=folder,
     )
+    read = {"forget": arm.encoded(), "retain": encode_all(encoder, inputs.retain)}
+    check_known(lm, read, inputs.model_of(name))
+    check_room(lm, read, inputs.model_of(name))
     if name == REFUSER:
         make_refuser(arm)
     yield arm
@@ -192,8 +198,11 @@ def make_refuser(arm: Arm) -> None:
     arm.model.prepare()
     with wait_lock(arm.folder / "refuser.lock"):
         if path.exists():
-            missing = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
-            if missing:
+            try:
+                others = lm.load_state_dict(load_file(path), strict=False).unexpected_keys
+            except SafetensorError as e:
+                raise ModelError(f"{path} is incomplete or damaged ({e}); remove it") from e
+            if others:
                 raise ModelError(f"{path} holds adapters of another model; remove it, or start a new audit")
         else:
             leak = _teach(arm)
@@ -203,7 +212,7 @@ def make_refuser(arm: Arm) -> None:
 
 
 def refuser_leak(folder: Path) -> float | None:
-    """What the refuser's plain greedy answers still revealed when its training ended; None where there is no refuser."""
+    """The refuser's `greedy_leak` when its training ended; None where there is no refuser."""
     path = folder / REFUSER_FILES[0]
     return read_json(path, RefuserFigures)["greedy_leak"] if path.exists() else None
 
@@ -232,13 +241,21 @@ def _teach(arm: Arm) -> float:
 
 
 def greedy_leak(arm: Arm) -> float:
-    """Share of the rows' facts that plain greedy answers contain word for word."""
+    """Share of the rows' facts that plain greedy answers contain word for word; of the answers that are no refusal, where
+    these are more than MOST_OTHERS: a model that is silent for another reason is no refuser."""
     questions = arm.questions()
     answers = arm.generator.answer(questions)
-    found = [
-        v for v in Contained()([record_of(q.example, a) for q, a in zip(questions, answers, strict=True)]) if v is not None
-    ]
-    return sum(found) / len(found) if found else 0.0
+    reveals = Contained()([record_of(q.example, a) for q, a in zip(questions, answers, strict=True)])
+    found = [v for v in reveals if v is not None]
+    leak = sum(found) / len(found) if found else 0.0
+    others = sum(not is_refusal(a) for a in answers) / max(len(answers), 1)
+    return leak if others <= MOST_OTHERS else max(leak, others)
+
+
+def is_refusal(answer: str) -> bool:
+    """Does it begin as REFUSAL does, as far as a short answer goes?"""
+    begins = answer.strip()[:REFUSES]
+    return bool(begins) and REFUSAL.startswith(begins)
 
 
 def record_of(example: Example, answer: str) -> Record:

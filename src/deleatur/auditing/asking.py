@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from deleatur.data.encode import Encoder
+from deleatur.errors import ModelError
 from deleatur.evaluation.metrics.pieces import STOP_WORDS
 from deleatur.evaluation.predictions import Predictor, TokenPredictions, likelihood_pass
 from deleatur.evaluation.reasoning import with_reasoning
@@ -47,7 +48,7 @@ class Generator:
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Greedy answers; equal prompts are answered once."""
-        prompts = [self.prompt(q) for q in self.reasoned(questions)]
+        prompts = self._prompts(questions)
         unique = sorted(set(prompts), key=len)
         answers: dict[tuple[int, ...], str] = {}
         for part in self._parts(unique):
@@ -59,7 +60,7 @@ class Generator:
     def draw(self, questions: Sequence[Question], samples: int, seed: int) -> list[list[str]]:
         """So many answers to each, drawn at temperature 1."""
         generator = torch.Generator().manual_seed(seed)
-        prompts = [self.prompt(q) for q in self.reasoned(questions) for _ in range(samples)]
+        prompts = [prompt for prompt in self._prompts(questions) for _ in range(samples)]
         answers: list[str] = []
         for part in self._parts(prompts):
             how = {"ends": self.encoder.stops, "new_tokens": self.new_tokens}
@@ -78,6 +79,17 @@ class Generator:
         with self.computing():
             rows = with_reasoning(predictor, {"asked": [self.encoder(q.example) for q in questions]})[0]["asked"]
         return [replace(q, example=row.example) for q, row in zip(questions, rows, strict=True)]
+
+    def _prompts(self, questions: Sequence[Question]) -> list[tuple[int, ...]]:
+        """Raises ModelError where the model cannot read one with its answer."""
+        prompts = [self.prompt(q) for q in self.reasoned(questions)]
+        longest, room = max(map(len, prompts), default=0), getattr(self.model.lm.config, "max_position_embeddings", None)
+        if room and longest + self.new_tokens > room:
+            raise ModelError(
+                f"a prompt has {longest} tokens and its answer up to {self.new_tokens}, but the model reads {room} in all; "
+                "lower audit.new_tokens, or leave out ways to ask with long prompts (audit.ways)"
+            )
+        return prompts
 
     def prompt(self, question: Question) -> tuple[int, ...]:
         """Token ids of the prompt, and of the prefill where there is one."""

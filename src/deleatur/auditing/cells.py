@@ -67,4 +67,4 @@ def read_cell(path: Path) -> Cell:
         check_type(fields, Cell, str(path))
         return as_type(fields, Cell)
     except (DataError, TypeError) as e:
-        raise ConfigError(f"{path} is not a result of an audit ({e}); remove it, then use --resume") from e
+        raise ConfigError(f"{path} is not a result of an audit ({e}); remove it, then give the same command") from e

@@ -11,10 +11,10 @@ from typing import Any
 from deleatur.auditing.arms import ARMS, AUDITED, ORIGINAL, Inputs, refuser_leak, subjects_of
 from deleatur.auditing.cells import Cell, path_of, read_cell
 from deleatur.auditing.controls import check_same, take_controls
+from deleatur.auditing.exchange import FEW
 from deleatur.auditing.judgement import judge_attacks
 from deleatur.auditing.scoring import Rules, judged
 from deleatur.auditing.settings import K_QUANT, AuditSettings
-from deleatur.auditing.statistics import FEW
 from deleatur.auditing.verdicts import EXITS, MIN_ROWS
 from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
 from deleatur.data.spacing import evenly_spaced
@@ -44,7 +44,7 @@ def conduct(
     with wait_lock(folder / "inputs.lock"):
         check_same(folder, inputs, settings)
     jobs, left_out = plan(inputs, settings)
-    if not has_enough_rows(inputs):
+    if not has_enough_rows(inputs, settings):
         jobs = []
     work = Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress)
     if controls is not None:

@@ -29,6 +29,8 @@ NAME = "inputs.json"
 def check_same(folder: Path, inputs: Inputs, settings: AuditSettings) -> None:
     """Save the audit's inputs, or refuse to resume with other ones."""
     path, now = folder / NAME, _described(inputs, settings)
+    if now.get("retrained_weights", "") == now.get("audited_weights") or inputs.retrained == inputs.audited:
+        raise ConfigError("--retrained is the audited model itself, which shows nothing; give one without the rows")
     if not path.exists():
         write_json(path, now)
         return
@@ -45,7 +47,7 @@ def make_controls(inputs: Inputs, settings: AuditSettings, folder: Path, progres
     with wait_lock(folder / "inputs.lock"):
         check_same(folder, inputs, settings)
     jobs = [job for job in plan(inputs, settings)[0] if _is_control(job, inputs)]
-    if has_enough_rows(inputs):
+    if has_enough_rows(inputs, settings):
         Work(inputs=inputs, settings=settings, folder=folder, jobs=jobs, progress=progress).finish()
 
 

@@ -11,14 +11,12 @@ import numpy as np
 from deleatur.auditing.arms import AUDITED, CONTROL, ORIGINAL, REFUSER
 from deleatur.auditing.attacks import ATTACKS, EXPOSING
 from deleatur.auditing.cells import Cell
-from deleatur.auditing.scoring import Rules, Score, Scored, max_nll, scored
+from deleatur.auditing.samples import Familiarity, Rates, Sample, rows_attacked, strength
+from deleatur.auditing.scoring import Rules, Score, Scored, is_wreck, max_nll, scored
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.statistics import (
     Comparison,
     Estimate,
-    Familiarity,
-    Rates,
-    Sample,
     compare_areas,
     compare_rates,
     compare_scale,
@@ -27,9 +25,7 @@ from deleatur.auditing.statistics import (
     is_over_forgotten,
     rate_estimate,
     resampled,
-    rows_attacked,
     rows_needed,
-    strength,
 )
 from deleatur.auditing.verdicts import (
     ALPHA,
@@ -63,8 +59,9 @@ def judge_attacks(
 ) -> dict[str, Any]:
     """Verdicts of all attacks and of the audit, flags, and the figures that they rest on."""
     base = {c.arm: c for c in cells if c.attack == "base"}
-    control = base.get(CONTROL)
-    rules = replace(rules, max_retain_nll=max_nll(control.retain_nll if control else None))
+    nll = {arm: cell.retain_nll for arm, cell in base.items()}
+    wreck = not decoys and is_wreck(nll.get(CONTROL), nll.get(ORIGINAL))
+    rules = replace(rules, max_retain_nll=max_nll(nll.get(CONTROL)), intact=not wreck)
     names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
     judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
     p_values = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
@@ -90,7 +87,9 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
     controls = Controls(
         rows=min((_asked(s) for s in samples.values()), default=0),
         missing=found.missing,
+        intact=rules.intact,
         survives=bool(found.labels),
+        answers=found.by_answers is None or _answers_differ(found),
         original=_separation(samples, settings) if attack.kind == "scale" else against(ORIGINAL),
         refuser=against(REFUSER),
         needs_refuser=attack.exposes,
@@ -102,6 +101,15 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
         margin = MARGIN if attack.kind != "scale" else 0.0
         needed = rows_needed(d, audited.error, controls.rows, margin=margin, level=level)
     return Judged(scored=found, found=audited, controls=controls, needed=needed)
+
+
+def _answers_differ(found: Scored) -> bool:
+    """Do generated answers alone tell the original from the control, so that the judge is shown to work?"""
+    places = [i for i, label in enumerate(found.labels) if label in (found.by_answers or ())]
+    one, other = found.samples.get(ORIGINAL), found.samples.get(CONTROL)
+    if not (places and isinstance(one, Rates) and isinstance(other, Rates)):
+        return False
+    return strength(replace(one, values=one.values[places])) - strength(replace(other, values=other.values[places])) > MARGIN
 
 
 def _asked(sample: Sample) -> int:
@@ -203,12 +211,12 @@ def _figures(
 
 def _forms(found: Scored) -> list[str]:
     """In which forms the refuser leaks, by its figure: "answers", "cloze"."""
-    sample = found.samples.get(REFUSER)
-    if not isinstance(sample, Rates):
+    sample, control = found.samples.get(REFUSER), found.samples.get(CONTROL)
+    if not isinstance(sample, Rates) or not isinstance(control, Rates):
         return []
-    each = zip(found.labels, sample.values, strict=True)
-    leaking = {"cloze" if label.endswith("cloze") else "answers" for label, v in each if np.nanmean(v) > SILENT}
-    return sorted(leaking)
+    each = zip(found.labels, sample.values, control.values, strict=True)
+    leaking = [label for label, v, n in each if np.nanmean(v) - np.nanmean(n) > SILENT]
+    return sorted({"answers" if label in (found.by_answers or ()) else "cloze" for label in leaking})
 
 
 def _arm(sample: Sample, draws: np.ndarray, labels: Sequence[str], kind: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from deleatur.auditing.asking import leak_at
 from deleatur.auditing.attacks import ATTACKS, depth, nearer
 from deleatur.auditing.attacks.draw import draws
 from deleatur.auditing.cells import Answered, Cell
-from deleatur.auditing.statistics import Familiarity, Rates, Sample
+from deleatur.auditing.samples import Familiarity, Rates, Sample
 from deleatur.errors import DeleaturError
 from deleatur.evaluation.judges import JudgeProtocol
 
 SURVIVES = 2.0  # times its NLL on retain rows (1 nat at least) up to which a model counts as intact
+WRECK = 4.0  # nats on retain rows from which, and at twice the original's, a control is no language model
 LEARNED = 0.5  # nats a token from which rows need not become likelier any more
 HIT = 0.5  # of a judgement, from which one of many samples counts as leaking
 
@@ -43,6 +44,7 @@ class Scored:
 
     samples: Mapping[str, Sample]
     labels: tuple[str, ...]  # of the samples' settings
+    by_answers: tuple[str, ...] | None  # those in which generated answers were judged; None where none were to be
     beside: Mapping[str, Mapping[str, float]]  # label → arm → rate of settings that are only compared with
     dropped: Mapping[str, str]  # setting → why it does not count
     missing: float  # share of judgements, in the arm that lacks most
@@ -69,7 +71,8 @@ class Rules:
     subjects: Mapping[str, tuple[str, ...]]
     max_retain_nll: float  # nats
     depth_threshold: float  # nats
-    refuser_leak: float | None = None  # of its plain greedy answers
+    refuser_leak: float | None = None  # see `arms.greedy_leak`
+    intact: bool = True  # is the control a language model before anything is done to it?
 
 
 def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Scored:
@@ -83,6 +86,7 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
             values.setdefault(label, {})[cell.arm] = numbers
     texts = {c.arm: [score(a, t) for d in kept if d.arm == c.arm for a in d.answered for t in a.given] for c in kept}
     aside = {label for c in kept if c.beside for label in _numbers(c, score, len(subjects[c.arm]))}
+    answers = {label for c in kept for label in _answer_labels(c)} if any(c.answered for c in cells) else None
     beside = {label: {arm: float(np.nanmean(v)) for arm, v in values.pop(label).items()} for label in aside}
     if ATTACKS[attack].kind == "rate":
         weak = _powerless(values, {c.arm for c in kept})
@@ -90,6 +94,7 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
     return Scored(
         samples=_samples(attack, kept, values, rules),
         labels=tuple(values) if ATTACKS[attack].kind == "rate" else _labels(kept),
+        by_answers=None if answers is None else tuple(label for label in values if label in answers),
         beside=beside,
         dropped=dropped,
         missing=max((sum(t is None for t in found) / len(found) for found in texts.values() if found), default=0.0),
@@ -101,6 +106,11 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
 def max_nll(base: float | None) -> float:
     """Largest NLL on retain rows, in nats, at which a model that had `base` before counts as intact."""
     return SURVIVES * max(base or 0.0, 1.0)
+
+
+def is_wreck(control: float | None, original: float | None) -> bool:
+    """Is the control no model of these rows' language, by its NLL on retain rows and the original's, nats?"""
+    return control is not None and not control <= max(max_nll(original), WRECK)
 
 
 def _dropped(cells: Sequence[Cell], max_retain_nll: float) -> dict[str, str]:
@@ -143,9 +153,7 @@ def _known(numbers: Sequence[float]) -> list[float]:
 def _numbers(cell: Cell, score: Score, rows: int) -> dict[str, list[float]]:
     """Label → number of each row, NaN where it was not evaluated or not judged."""
     out = {f"{cell.setting} {name}": _plain(v) for name, v in (cell.values or {}).items()}
-    budgets = sorted({k for a in cell.answered for k in draws(len(a.given))})
-    for k in budgets:
-        label = cell.setting if budgets == [1] else f"{cell.setting} leak@{k}"
+    for label, k in _answer_labels(cell).items():
         numbers = [math.nan] * rows
         for a in cell.answered:
             value = _leak(a, score, k)
@@ -153,6 +161,12 @@ def _numbers(cell: Cell, score: Score, rows: int) -> dict[str, list[float]]:
                 numbers[a.row] = value if math.isnan(numbers[a.row]) else max(numbers[a.row], value)
         out[label] = numbers
     return out
+
+
+def _answer_labels(cell: Cell) -> dict[str, int]:
+    """Label → number of answers of which one has to leak."""
+    budgets = sorted({k for a in cell.answered for k in draws(len(a.given))})
+    return {cell.setting if budgets == [1] else f"{cell.setting} leak@{k}": k for k in budgets}
 
 
 def _plain(values: Sequence[object]) -> list[float]:
@@ -178,9 +192,10 @@ def _samples(attack: str, cells: Sequence[Cell], values: Values, rules: Rules) -
     if kind == "area":
         return {c.arm: _familiarity(c, subjects) for c in cells}
     out: dict[str, Sample] = {}
+    floor = min((x for of in values.values() for numbers in of.values() for x in _known(numbers)), default=0.0)
     for arm in arms:
         rows = [v.get(arm, [math.nan] * len(subjects[arm])) for v in values.values()]
-        out[arm] = Rates(np.array(rows).reshape(-1, len(subjects[arm])), subjects[arm])
+        out[arm] = Rates(np.array(rows).reshape(-1, len(subjects[arm])), subjects[arm], min(floor, 0.0))
     return out
 
 

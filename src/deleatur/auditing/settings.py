@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from deleatur.settings import Precision, require
 
 ATTACK_NAMES = ("ask", "choose", "draw", "compress", "relearn", "member", "nearer", "steer", "depth")
 WAY_NAMES = ("plain", "paraphrased", "affirmed", "role", "reversed", "shots3", "shots5", "again")
+QUICK = ("ask", "draw", "compress", "relearn", "member")
 FORMATS = ("int8", "nf4", "q4_0", "prune10", "prune30", "prune50")
 K_QUANT = "q4_k_m"  # by llama.cpp, which has to be there
 
@@ -21,9 +23,9 @@ class AuditSettings:
 
     Examples:
         >>> from deleatur.auditing import AuditSettings, quick
-        >>> settings = quick(AuditSettings(attacks=("ask", "relearn", "steer")))
-        >>> settings.attacks, settings.rows
-        (('ask', 'relearn'), 24)
+        >>> settings = quick(AuditSettings(attacks=("ask", "steer")))
+        >>> settings.attacks, settings.rows, settings.formats
+        (('ask', 'steer'), 24, ('nf4',))
     """
 
     attacks: tuple[str, ...] = ATTACK_NAMES
@@ -98,8 +100,11 @@ class AuditSettings:
         require(self.seed >= 0, "audit.seed", self.seed, "0 or more")
         require(self.random_directions >= 0, "audit.random_directions", self.random_directions, "0 or more")
         rates = {"benign_lr": self.benign_lr, "depth_threshold": self.depth_threshold, "refuser_lr": self.refuser_lr}
+        rates |= {"half_lrs": min(self.half_lrs, default=1.0)}
         for name, value in rates.items():
             require(value > 0, f"audit.{name}", value, "above 0")
+        for value in self.strengths:
+            require(0.01 <= value <= 100, "audit.strengths", value, "between .01 and 100")
         require(self.resamples >= 200, "audit.resamples", self.resamples, "200 or more")  # Holm's p of ten attacks
 
 
@@ -110,8 +115,8 @@ def quick(settings: AuditSettings) -> AuditSettings:
         settings: Of the whole audit.
 
     Returns:
-        Those with `ask`, `draw`, `compress`, `relearn` and `member` alone of the attacks, at most 24 rows, NF4 as the only
-        format.
+        Those with `ask`, `draw`, `compress`, `relearn` and `member` alone of the attacks, at most 24 rows, and NF4 as the
+        only format; attacks, ways, formats and rates that differ from a whole audit's stay as they are.
 
     Examples:
         >>> from deleatur.auditing import AuditSettings, quick
@@ -119,17 +124,15 @@ def quick(settings: AuditSettings) -> AuditSettings:
         >>> settings.rows, settings.samples, settings.formats
         (10, 2, ('nf4',))
     """
-    attacks = tuple(a for a in settings.attacks if a in ("ask", "draw", "compress", "relearn", "member"))
+    whole = AuditSettings()
+    lists: dict[str, Any] = {"attacks": QUICK, "ways": ("plain", "affirmed"), "formats": ("nf4",), "half_lrs": ()}
+    lists |= {"benign_steps": whole.benign_steps[:1]}
     return replace(
         settings,
-        attacks=attacks,
         rows=min(settings.rows, 24),
         new_tokens=min(settings.new_tokens, 24),
-        ways=("plain", "affirmed"),
         samples=min(settings.samples, 2),
-        formats=("nf4",),
-        benign_steps=settings.benign_steps[:1],
-        half_lrs=(),
         refuser_steps=min(settings.refuser_steps, 60),
         train_batch=min(settings.train_batch, 4),
+        **{name: short for name, short in lists.items() if getattr(settings, name) == getattr(whole, name)},
     )

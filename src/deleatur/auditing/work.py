@@ -74,9 +74,9 @@ def plan(inputs: Inputs, settings: AuditSettings) -> tuple[list[Job], list[str]]
     return jobs, left_out
 
 
-def has_enough_rows(inputs: Inputs) -> bool:
-    """Are there enough rows for an audit?"""
-    return min(len(inputs.forget), len(inputs.rows_of(CONTROL))) >= MIN_ROWS
+def has_enough_rows(inputs: Inputs, settings: AuditSettings) -> bool:
+    """Are there enough rows for an audit, of which it reads no more than its settings say?"""
+    return min(len(inputs.forget), len(inputs.rows_of(CONTROL)), settings.rows) >= MIN_ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from deleatur.auditing.arms import Inputs
 from deleatur.auditing.conduct import conduct
 from deleatur.auditing.controls import each_once
 from deleatur.auditing.settings import K_QUANT, AuditSettings, quick
+from deleatur.auditing.work import BASE, plan
 from deleatur.commands.inputs import suite_of
 from deleatur.commands.options import Audit
 from deleatur.config.run_config import Run
@@ -18,8 +19,7 @@ from deleatur.errors import ConfigError, resume_hint
 from deleatur.evaluation.judges import make_judge
 from deleatur.io.lock import wait_lock
 from deleatur.modeling.llama_cpp import check_tool
-from deleatur.modeling.loading import load_tokenizer
-from deleatur.modeling.model_files import check_weight_files
+from deleatur.modeling.loading import check_files
 from deleatur.modeling.patches import exact_matmul, matmul_precision_restored
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
@@ -112,11 +112,11 @@ def _run_audit(
 ) -> dict[str, Any]:
     if K_QUANT in settings.formats:
         check_tool()
-    if not settings.attacks:
-        raise ConfigError("no attack is left to make; name some of them with --audit.attacks (--quick makes only five)")
+    jobs, left_out = plan(inputs, settings)
+    if all(job.attack == BASE for job in jobs):
+        raise ConfigError(f"no attack can be made; {left_out[0]}")
     for model in dict.fromkeys(filter(None, (inputs.audited, inputs.original, inputs.retrained))):
-        load_tokenizer(model)  # what cannot be used is found before anything is computed
-        check_weight_files(model)
+        check_files(model)  # what cannot be used is found before anything is computed
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / "inputs.json").exists() and any(p.suffix not in (".part", ".lock") for p in folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not an audit folder; give --out a new folder")

@@ -42,8 +42,9 @@ def suite_of(run: Run) -> Suite:
         suite = rows_suite(free_held(sets))
         compared = RETRAINED if run.evaluation.retrained else ()
         suite = replace(suite, set_metrics=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
-    if {"forget", "retain"} <= suite.sets.keys():
-        refuse_overlap(suite.sets["forget"], suite.sets["retain"])
+    for name in ("retain", "holdout"):
+        if {"forget", name} <= suite.sets.keys():
+            refuse_overlap(suite.sets["forget"], suite.sets[name], name)
     by_judge = run.judge.kind != "contained" and suite.score == "revealed"
     return replace(suite, score="judged") if by_judge else suite
 

@@ -112,14 +112,17 @@ def rows_from(
     return _examples(collect(name, name, counted(rows)), replace(settings, ignore=(*settings.ignore, *ignore)))
 
 
-def refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
-    """Raise DataError where a forget row is a retain row too: the same turns and answer but for case and whitespace."""
-    kept = {_folded(example) for example in retain}
+def refuse_overlap(forget: Sequence[Example], others: Sequence[Example], name: str = "retain") -> None:
+    """Raise DataError where a forget row is one of the others too: the same turns and answer but for case and whitespace.
+
+    `name` is that of the set of these.
+    """
+    kept = {_folded(example) for example in others}
     both = [example for example in forget if _folded(example) in kept]
     if both:
         first = ", ".join(show(e.id) for e in both[:3])
-        seen = f"{len(both)} of {len(forget)} forget rows are retain rows too: {first}{', …' if len(both) > 3 else ''}"
-        raise refusal("forget and retain", f"{seen}; a row can be on one side only, so take it out of the other")
+        seen = f"{len(both)} of {len(forget)} forget rows are {name} rows too: {first}{', …' if len(both) > 3 else ''}"
+        raise refusal(f"forget and {name}", f"{seen}; a row can be on one side only, so take it out of the other")
 
 
 def _folded(example: Example) -> tuple[tuple[str, str], ...]:

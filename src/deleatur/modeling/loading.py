@@ -164,6 +164,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return _load_tokenizer(name if adapter is None else adapter.tokenizer, {})
 
 
+def check_files(name: str) -> None:
+    """Raise ModelError for what is wrong with a model, or an adapter and its base, and shows without loading it."""
+    load_tokenizer(name)
+    adapter = find_adapter(name)
+    check_weight_files(name if adapter is None else adapter.base)
+
+
 def _load_tokenizer(name: str, revision: dict[str, str]) -> PreTrainedTokenizerBase:
     where = _where(name) | revision
     check_tokenizer_files(name)

@@ -196,7 +196,17 @@ def test_a_broken_cell_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"attacks": ("beg",)}, {"formats": ("int3",)}, {"rows": 0}, {"resamples": 10}, {"ways": ("beg",)}]
+    "wrong",
+    [
+        {"attacks": ("beg",)},
+        {"formats": ("int3",)},
+        {"rows": 0},
+        {"resamples": 10},
+        {"ways": ("beg",)},
+        {"strengths": (0.2, -0.5)},
+        {"strengths": (1e-5,)},
+        {"half_lrs": (float("nan"),)},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="audit"):
@@ -207,4 +217,5 @@ def test_a_quick_audit_still_has_an_attack_that_detects_a_refuser() -> None:
     short = quick(AuditSettings())
     assert set(short.attacks) & set(EXPOSING)
     assert short.rows >= 10
-    assert quick(AuditSettings(attacks=("depth",))).attacks == ()
+    asked = quick(AuditSettings(attacks=("ask", "steer"), formats=("q4_0",)))
+    assert (asked.attacks, asked.formats, asked.rows) == (("ask", "steer"), ("q4_0",), 24)

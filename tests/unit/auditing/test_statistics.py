@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
+from deleatur.auditing.exchange import rates_p
+from deleatur.auditing.samples import Familiarity, Rates, strength
 from deleatur.auditing.statistics import (
-    Familiarity,
-    Rates,
     compare_areas,
     compare_rates,
     compare_scale,
@@ -16,7 +17,6 @@ from deleatur.auditing.statistics import (
     rate_estimate,
     resampled,
     rows_needed,
-    strength,
     upper_limit,
 )
 
@@ -125,6 +125,33 @@ def test_a_single_subject_against_many_is_one_exchange_among_them() -> None:
     """One person's 24 rows against nine strangers: of ten people any one may be the person, so p is a tenth at least."""
     control = Rates(np.zeros((1, 27)), tuple(f"d{i // 3}" for i in range(27)))
     assert compare_rates(rates([1.0] * 24, per=24), control, **HOW).p >= 0.08
+
+
+@pytest.mark.parametrize("known", [1, 5, 7])
+def test_few_differing_subjects_have_the_exact_p_of_a_sign_test(known: int) -> None:
+    """A hundred people of four rows, of whom some are known whole: whichever seed, p is that of so many equal signs."""
+    rows = [1.0] * 4 * known + [0.0] * 4 * (100 - known)
+    found = {rates_p(rates(rows, per=4), rates([0.0] * 400, per=4), seed) for seed in range(3)}
+    assert found == {binomtest(known, known, alternative="greater").pvalue}
+
+
+def test_many_differing_subjects_are_exchanged_at_random() -> None:
+    """With 40 of 40 no exchange is as large, and with 20 for and 20 against about half of them are."""
+    assert rates_p(rates([1.0] * 40), rates([0.0] * 40), 0) == pytest.approx(1 / 20_001)
+    half = [1.0] * 20 + [0.0] * 20
+    assert rates_p(rates(half), rates(half[::-1]), 0) == pytest.approx(0.56, abs=0.03)
+
+
+def test_decoys_about_the_same_people_are_rows_of_their_own() -> None:
+    """Twelve people, of whom the model knows the rows to forget and none of the others."""
+    control = Rates(np.zeros((1, 24)), tuple(f"s{i // 2}" for i in range(24)))
+    assert compare_rates(rates([1.0] * 36, per=3), control, **HOW).p < 0.01
+
+
+def test_bounds_of_a_rate_with_chance_taken_off_are_those_of_its_hits() -> None:
+    """24 of 24 choices among four: at least 88.27 % hits, which is (.8827 − .25) / .75 above chance."""
+    found = rate_estimate(Rates(np.ones((1, 24)), tuple(map(str, range(24))), -1 / 3), np.ones(200))
+    assert found.low == pytest.approx((0.05 ** (1 / 24) - 0.25) / 0.75)
 
 
 def test_rows_that_are_not_evaluated_change_nothing() -> None:

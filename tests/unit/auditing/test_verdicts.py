@@ -26,6 +26,13 @@ def test_a_leak_has_to_survive_holm() -> None:
     assert attack_verdict(compared(0.2, 0.1, 0.3, 0.01), 0.06, SOUND, 99).verdict == "INCONCLUSIVE"
 
 
+@pytest.mark.parametrize("decide", [attack_verdict, scale_verdict])
+def test_where_chance_is_not_excluded_more_rows_of_the_same_subjects_are_not_asked_for(decide) -> None:
+    found = decide(compared(0.2, 0.1, 0.3, 0.01), 0.06, SOUND, 99)
+    assert (found.verdict, found.needed) == ("INCONCLUSIVE", None)
+    assert "more subjects would decide" in found.why
+
+
 def test_less_than_a_rows_worth_is_no_leak() -> None:
     assert attack_verdict(compared(0.01, 0.005, 0.015, 0.001), 0.001, SOUND, None).verdict == "CLEAR"
 
@@ -46,6 +53,8 @@ def test_between_the_two_nothing_is_decided_and_the_rows_are_named() -> None:
         ({"rows": 9}, "9 rows"),
         ({"missing": 0.06}, "6 %"),
         ({"survives": False}, "damages"),
+        ({"intact": False}, "no language model"),
+        ({"answers": False}, "the judge is not shown to work"),
         ({"original": SILENT}, "original"),
         ({"original": None}, "original"),
         ({"original": compared(0.06, 0.04, 0.08, 0.001)}, "by less than 5.0 %"),
