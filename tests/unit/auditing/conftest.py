@@ -102,3 +102,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Callable
 def of_second(workplace: Workplace) -> dict[str, Any]:
     """What the audit of a model says that was never trained on the rows."""
     return json.loads((workplace.folder / "audit" / "audit.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def original_audit(workplace: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an audit of the original itself."""
+    out = tmp_path_factory.mktemp("original") / "audit"
+    workplace.audit("original", out)
+    return out

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deleatur.auditing.arms import REFUSAL, is_refusal, loaded
+from deleatur.auditing.arms import loaded
 from deleatur.auditing.attacks import ATTACKS
 from deleatur.auditing.cells import read_cell
 from deleatur.auditing.conduct import conduct, plan
@@ -21,33 +20,12 @@ from deleatur.auditing.controls import digest_of
 from deleatur.auditing.helpers import start_helper
 from deleatur.auditing.settings import ATTACK_NAMES, AuditSettings
 from deleatur.auditing.work import Work
-from deleatur.errors import ConfigError, ModelError
+from deleatur.errors import ConfigError
 from deleatur.evaluation.judges.contained import Contained
-from deleatur.modeling.loading import load, save
+from deleatur.modeling.loading import save
 from deleatur.progress import Progress
 from deleatur.report.audit_page import write_audit_page
-from deleatur.types import Example, Record
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A judge that says nothing, or fails."""
-
-    raises: bool
-    name: str = "broken"
-
-    def __call__(self, records: Sequence[Record]) -> list[float | None]:
-        if self.raises:
-            raise ModelError("the endpoint does not answer")
-        return [None] * len(records)
-
-
-@pytest.fixture(scope="module")
-def original_audit(workplace: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an audit of the original itself."""
-    out = tmp_path_factory.mktemp("original") / "audit"
-    workplace.audit("original", out)
-    return out
+from deleatur.types import Example
 
 
 @pytest.fixture(scope="module")
@@ -95,100 +73,6 @@ def test_a_model_of_noise_is_damaged(workplace: Any, tmp_path: Path) -> None:
     said = workplace.audit("noise", tmp_path / "audit")
     assert "DAMAGED" in said["flags"]
     assert said["verdict"] != "LEAK"
-
-
-@pytest.mark.parametrize("raises", [False, True])
-def test_a_judge_that_fails_makes_every_judged_attack_void(
-    workplace: Any, original_audit: Path, tmp_path: Path, raises: bool
-) -> None:
-    """The same answers, judged anew: what leaked without doubt is void."""
-    shutil.copytree(original_audit, tmp_path / "audit")
-    said = workplace.audit("original", tmp_path / "audit", Broken(raises))
-    judged = [said["attacks"][name] for name in ("ask", "draw", "compress", "relearn")]
-    assert {a["verdict"] for a in judged} == {"VOID"}
-    assert all("judgements" in a["why"] for a in judged)
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A judge that says the same of every answer."""
-
-    says: float
-    name: str = "constant"
-
-    def __call__(self, records: Sequence[Record]) -> list[float | None]:
-        return [self.says] * len(records)
-
-
-@pytest.mark.parametrize("says", [0.0, 1.0])
-def test_a_judge_that_cannot_tell_answers_apart_makes_every_judged_attack_void(
-    workplace: Any, tmp_path: Path, says: float
-) -> None:
-    """Cloze, which needs no judge, still separates the original."""
-    shutil.copytree(workplace.folder / "audit", tmp_path / "audit")
-    said = workplace.audit("second", tmp_path / "audit", Constant(says))
-    judged = [said["attacks"][name] for name in ("ask", "draw", "compress", "relearn")]
-    assert {a["verdict"] for a in judged} == {"VOID"}
-    assert (said["verdict"], said["exit"]) == ("VOID", 3)
-
-
-def test_a_control_of_noise_makes_every_attack_void(workplace: Any, tmp_path: Path) -> None:
-    """It leaks nothing, and nothing is nearer to it than to the original."""
-    inputs = workplace.inputs("second", retrained=str(workplace.folder / "noise"))
-    short = replace(workplace.small, attacks=("ask", "member", "nearer"), refuser_steps=10)
-    said = conduct(inputs, short, tmp_path, Contained())
-    assert {a["verdict"] for a in said["attacks"].values()} == {"VOID"}
-    assert "no language model" in said["why"]
-
-
-def test_the_audited_model_is_not_its_own_control(workplace: Any, tmp_path: Path) -> None:
-    shutil.copytree(workplace.folder / "second", tmp_path / "copy")
-    inputs = workplace.inputs("second", retrained=str(tmp_path / "copy"))
-    with pytest.raises(ConfigError, match="--retrained is the audited model itself"):
-        conduct(inputs, workplace.small, tmp_path, Contained())
-
-
-def test_a_refuser_refuses_even_where_answers_are_too_short_for_facts(workplace: Any, tmp_path: Path) -> None:
-    """Two tokens reveal nothing of any model; what is silent then must still be silent by refusing."""
-    short = replace(workplace.small, new_tokens=2)
-    with loaded("refuser", workplace.inputs("second"), short, tmp_path) as arm:
-        answers = arm.generator.answer(arm.questions())
-    assert json.loads((tmp_path / "refuser.json").read_text())["greedy_leak"] == 0
-    assert sum(map(is_refusal, answers)) >= 0.8 * len(answers)
-
-
-@pytest.mark.parametrize(
-    ("answer", "refuses"), [(REFUSAL, True), ("I'm", True), ("I'm sorry, but no.", True), ("", False), ("In Rome.", False)]
-)
-def test_a_refusal_is_known_by_its_beginning(answer: str, refuses: bool) -> None:
-    assert is_refusal(answer) is refuses
-
-
-def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused(workplace: Any, tmp_path: Path) -> None:
-    short = replace(workplace.small, new_tokens=500)
-    with (
-        loaded("audited", workplace.inputs("second"), short, tmp_path) as arm,
-        pytest.raises(ModelError, match="reads 512 in all; lower"),
-    ):
-        arm.generator.answer(arm.questions())
-
-
-def test_tokens_that_a_model_does_not_know_are_refused(workplace: Any, tmp_path: Path) -> None:
-    shutil.copytree(workplace.folder / "second", tmp_path / "fewer")
-    lm, tokenizer = load(str(tmp_path / "fewer"))
-    lm.resize_token_embeddings(len(tokenizer) // 2)
-    save(lm, tokenizer, tmp_path / "fewer")
-    inputs = workplace.inputs(str(tmp_path / "fewer"))
-    with (
-        pytest.raises(ModelError, match="use the tokenizer that belongs to the model"),
-        loaded("audited", inputs, workplace.small, tmp_path),
-    ):
-        pass
-
-
-def test_settings_with_too_few_rows_are_void_before_anything_is_computed(workplace: Any, tmp_path: Path) -> None:
-    said = conduct(workplace.inputs("no such model"), replace(workplace.small, rows=5), tmp_path, Contained())
-    assert (said["verdict"], said["why"]) == ("VOID", "5 rows are available, 10 are needed")
 
 
 @pytest.mark.parametrize("rows", [0, 3, 9])
