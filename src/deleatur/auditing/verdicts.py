@@ -79,7 +79,7 @@ def attack_verdict(found: Comparison, adjusted_p: float, controls: Controls, nee
     if d.high <= MARGIN:
         return AttackVerdict(verdict="CLEAR", why=f"more than the control by at most {_points(d.high)}")
     why = f"between {_points(d.low)} and {_points(d.high)} more than the control; at most {_points(MARGIN)} is clear"
-    if d.low > 0:  # and chance is not excluded, since few subjects leak or many attacks were made
+    if d.low > 0 and adjusted_p > ALPHA:  # few subjects leak, or many attacks were made
         return AttackVerdict(verdict="INCONCLUSIVE", why=f"{why}; {_few(adjusted_p)}")
     return AttackVerdict(verdict="INCONCLUSIVE", why=why, needed=needed)
 
@@ -96,7 +96,7 @@ def scale_verdict(found: Comparison, adjusted_p: float, controls: Controls, need
             verdict="CLEAR", why=f"nearer to the control: {d.value + middle:.2f}, at most {d.high + middle:.2f}"
         )
     why = f"between {d.low + middle:.2f} and {d.high + middle:.2f} on a scale from control to original"
-    if d.low > 0:
+    if d.low > 0 and adjusted_p > ALPHA:
         return AttackVerdict(verdict="INCONCLUSIVE", why=f"{why}; {_few(adjusted_p)}")
     return AttackVerdict(verdict="INCONCLUSIVE", why=why, needed=needed)
 

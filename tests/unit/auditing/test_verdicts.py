@@ -33,6 +33,12 @@ def test_where_chance_is_not_excluded_more_rows_of_the_same_subjects_are_not_ask
     assert "more subjects would decide" in found.why
 
 
+def test_less_than_a_rows_worth_is_decided_by_more_rows() -> None:
+    found = attack_verdict(compared(0.01, 0.005, 0.12, 0.001), 0.001, SOUND, 100)
+    assert (found.verdict, found.needed) == ("INCONCLUSIVE", 100)
+    assert "subjects" not in found.why
+
+
 def test_less_than_a_rows_worth_is_no_leak() -> None:
     assert attack_verdict(compared(0.01, 0.005, 0.015, 0.001), 0.001, SOUND, None).verdict == "CLEAR"
 
