@@ -132,4 +132,4 @@ def _few(p: float) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f} %".replace("-", "−")
+    return f"{round(100 * share, 1) + 0.0:.1f} %".replace("-", "−")  # + 0.0: without a minus before 0
