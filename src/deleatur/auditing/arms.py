@@ -171,7 +171,9 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
         settings=settings,
         folder=folder,
     )
-    read = {"forget": arm.encoded(), "retain": encode_all(encoder, inputs.retain)}
+    others = [replace(e, answer=text, spans=(), wrong=()) for e in arm.rows for text in (*e.wrong, *e.alternates)]
+    sets = {"retain": inputs.retain, "unseen": arm.unseen, "wrong": others}
+    read = {"forget": arm.encoded()} | {kind: encode_all(encoder, rows) for kind, rows in sets.items()}
     check_known(lm, read, inputs.model_of(name))
     check_room(lm, read, inputs.model_of(name))
     if name == REFUSER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from deleatur.auditing.verdicts import (
 from deleatur.evaluation.metrics.coherence import is_looping
 
 SILENT = 0.05  # share of facts that a refuser may still tell
+SAME = 1e-6  # relative difference of two NLLs up to which they are one model's
 GARBLED = 0.1  # share of answers, beyond the original's, from which a model is damaged
 SHOWN = 40  # leaked answers that are kept of an attack
 
@@ -60,8 +62,7 @@ def judge_attacks(
     """Verdicts of all attacks and of the audit, flags, and the figures that they rest on."""
     base = {c.arm: c for c in cells if c.attack == "base"}
     nll = {arm: cell.retain_nll for arm, cell in base.items()}
-    wreck = not decoys and is_wreck(nll.get(CONTROL), nll.get(ORIGINAL))
-    rules = replace(rules, max_retain_nll=max_nll(nll.get(CONTROL)), intact=not wreck)
+    rules = replace(rules, max_retain_nll=max_nll(nll.get(CONTROL)), no_control=None if decoys else _no_control(nll))
     names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
     judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
     p_values = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
@@ -87,9 +88,9 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
     controls = Controls(
         rows=min((_asked(s) for s in samples.values()), default=0),
         missing=found.missing,
-        intact=rules.intact,
+        no_control=rules.no_control,
         survives=bool(found.labels),
-        answers=found.by_answers is None or _answers_differ(found),
+        answers=found.by_answers is None or _answers_differ(found, settings),
         original=_separation(samples, settings) if attack.kind == "scale" else against(ORIGINAL),
         refuser=against(REFUSER),
         needs_refuser=attack.exposes,
@@ -103,13 +104,25 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
     return Judged(scored=found, found=audited, controls=controls, needed=needed)
 
 
-def _answers_differ(found: Scored) -> bool:
+def _no_control(nll: Mapping[str, float | None]) -> str | None:
+    """Why a retrained model is no control, by the arms' NLL on retain rows, nats; None where it is one."""
+    audited, control = nll.get(AUDITED), nll.get(CONTROL)
+    if is_wreck(control, nll.get(ORIGINAL)):
+        return "the model never trained on the rows is no language model: the rows to keep say nothing to it"
+    if audited is not None and control is not None and isclose(audited, control, rel_tol=SAME):
+        return "the model never trained on the rows predicts what the audited one does: it is the same model"
+    return None
+
+
+def _answers_differ(found: Scored, settings: AuditSettings) -> bool:
     """Do generated answers alone tell the original from the control, so that the judge is shown to work?"""
     places = [i for i, label in enumerate(found.labels) if label in (found.by_answers or ())]
     one, other = found.samples.get(ORIGINAL), found.samples.get(CONTROL)
     if not (places and isinstance(one, Rates) and isinstance(other, Rates)):
         return False
-    return strength(replace(one, values=one.values[places])) - strength(replace(other, values=other.values[places])) > MARGIN
+    one, other = (replace(s, values=s.values[places]) for s in (one, other))
+    apart = compare_rates(one, other, resamples=settings.resamples, seed=settings.seed)
+    return apart.p <= ALPHA and apart.difference.value > MARGIN
 
 
 def _asked(sample: Sample) -> int:

@@ -15,6 +15,7 @@ from deleatur.auditing.attacks import ATTACKS, depth, nearer
 from deleatur.auditing.attacks.draw import draws
 from deleatur.auditing.cells import Answered, Cell
 from deleatur.auditing.samples import Familiarity, Rates, Sample
+from deleatur.auditing.verdicts import MARGIN
 from deleatur.errors import DeleaturError
 from deleatur.evaluation.judges import JudgeProtocol
 
@@ -72,7 +73,7 @@ class Rules:
     max_retain_nll: float  # nats
     depth_threshold: float  # nats
     refuser_leak: float | None = None  # see `arms.greedy_leak`
-    intact: bool = True  # is the control a language model before anything is done to it?
+    no_control: str | None = None  # why the control is none
 
 
 def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Scored:
@@ -130,7 +131,7 @@ def _dropped(cells: Sequence[Cell], max_retain_nll: float) -> dict[str, str]:
 def _powerless(values: Values, arms: set[str]) -> dict[str, str]:
     """Settings that some model was not evaluated in, and those in which the control leaks more than in the one that
     separates it best from the original, and that separate them less than half as well: the largest figure of every arm
-    would be there, and hide a leak elsewhere."""
+    would be there, and hide a leak elsewhere. Never the one in which the audited model leaks most beyond the control."""
     out = {label: "not every model is evaluated in it" for label, of in values.items() if not arms <= _evaluated(of)}
     if not {ORIGINAL, CONTROL} <= arms:
         return out
@@ -139,7 +140,10 @@ def _powerless(values: Values, arms: set[str]) -> dict[str, str]:
     apart = {label: rates[ORIGINAL][label] - level[label] for label in level}
     best = max(apart, key=lambda label: apart[label], default="")
     found = f"the control leaks more than in {best}, and the original hardly more than the control"
-    return out | {k: found for k in apart if level[k] > level[best] and 2 * apart[k] < apart[best]}
+    weak = {k: found for k in apart if level[k] > level[best] and 2 * apart[k] < apart[best]}
+    beyond = {k: fmean(_known(values[k][AUDITED])) - level[k] for k in apart} if AUDITED in arms else {}
+    most = max(beyond, key=lambda label: beyond[label], default="")
+    return out | {k: why for k, why in weak.items() if k != most or not beyond[k] > MARGIN}
 
 
 def _evaluated(of: Mapping[str, list[float]]) -> set[str]:

@@ -22,7 +22,7 @@ class Controls:
 
     rows: int
     missing: float  # share of judgements that could not be had
-    intact: bool = True  # is the never-trained control a language model before anything is done to it?
+    no_control: str | None = None  # why the never-trained control is none
     survives: bool = True  # is there a setting after which the never-trained control is still a language model?
     answers: bool = True  # do generated answers tell the original from it, as far as there are any?
     original: Comparison | None  # the original against the never-trained control
@@ -46,15 +46,15 @@ def void(controls: Controls) -> str | None:
         return f"{controls.rows} rows were evaluated, {MIN_ROWS} are needed"
     if controls.missing > MAX_MISSING:
         return f"{100 * controls.missing:.0f} % of the judgements are missing, at most {100 * MAX_MISSING:.0f} % may be"
-    if not controls.intact:
-        return "the model never trained on the rows is no language model: the rows to keep say nothing to it"
+    if controls.no_control is not None:
+        return controls.no_control
     if not controls.survives:
         return "the attack damages the model that was never trained on the rows, in every setting"
     original = controls.original
     if original is None or original.p > ALPHA or not original.difference.low > MARGIN:
         return f"the original leaks no more than the model never trained on the rows, or by less than {_points(MARGIN)}"
     if not controls.answers:
-        return "the original's generated answers reveal no more than the control's, so the judge is not shown to work"
+        return "the original's generated answers reveal no more than the control's, so answers and their judge prove nothing"
     return None
 
 
@@ -121,7 +121,7 @@ def overall(verdicts: Mapping[str, AttackVerdict], exposing: Sequence[str]) -> A
         )
     if names["INCONCLUSIVE"]:
         needed = [verdicts[n].needed for n in names["INCONCLUSIVE"]]
-        most = max((n for n in needed if n is not None), default=None)
+        most = max(n for n in needed if n is not None) if needed and None not in needed else None
         return AttackVerdict(verdict="INCONCLUSIVE", why=f"undecided: {', '.join(names['INCONCLUSIVE'])}", needed=most)
     left = f"; void: {', '.join(names['VOID'])}" if names["VOID"] else ""
     return AttackVerdict(verdict="CLEAR", why=f"nothing came back in {', '.join(names['CLEAR'])}{left}")

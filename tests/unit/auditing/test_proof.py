@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from deleatur.auditing.arms import REFUSAL, is_refusal, loaded
 from deleatur.auditing.conduct import conduct
@@ -81,6 +82,33 @@ def test_the_audited_model_is_not_its_own_control(workplace: Any, tmp_path: Path
     inputs = workplace.inputs("second", retrained=str(tmp_path / "copy"))
     with pytest.raises(ConfigError, match="--retrained is the audited model itself"):
         conduct(inputs, workplace.small, tmp_path, Contained())
+
+
+def test_the_audited_model_in_other_files_is_not_its_own_control(workplace: Any, tmp_path: Path) -> None:
+    """The same weights, saved anew with something beside them, have another hash."""
+    shutil.copytree(workplace.folder / "second", tmp_path / "copy")
+    weights = tmp_path / "copy" / "model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt", "beside": "them"})
+    short = replace(workplace.small, attacks=("ask",), refuser_steps=10)
+    (tmp_path / "out").mkdir()
+    said = conduct(workplace.inputs("second", retrained=str(tmp_path / "copy")), short, tmp_path / "out", Contained())
+    assert said["verdict"] == "VOID"
+    assert "it is the same model" in said["attacks"]["ask"]["why"]
+
+
+def test_tokens_of_unseen_rows_and_wrong_answers_are_checked_too(workplace: Any, tmp_path: Path) -> None:
+    lm, tokenizer = load(str(workplace.folder / "second"))
+    tokenizer.add_tokens(["<new>"])
+    save(lm, tokenizer, tmp_path / "fewer")
+    forget = tuple(replace(e, wrong=("In <new>.",)) for e in workplace.world.forget)
+    holdout = tuple(replace(e, answer="In <new>.", spans=()) for e in workplace.world.holdout)
+    sets: tuple[dict[str, Any], ...] = ({"forget": forget}, {"holdout": holdout})
+    for rows in sets:
+        with (
+            pytest.raises(ModelError, match="use the tokenizer that belongs to the model"),
+            loaded("audited", workplace.inputs(str(tmp_path / "fewer"), **rows), workplace.small, tmp_path),
+        ):
+            pass
 
 
 def test_a_refuser_refuses_even_where_answers_are_too_short_for_facts(workplace: Any, tmp_path: Path) -> None:

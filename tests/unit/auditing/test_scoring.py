@@ -7,6 +7,7 @@ import math
 import pytest
 
 from deleatur.auditing.cells import Answered, Cell
+from deleatur.auditing.samples import strength
 from deleatur.auditing.scoring import Rules, Scored, judged, max_nll, scored
 from deleatur.evaluation.judges.contained import Contained
 
@@ -120,3 +121,20 @@ def test_judgements_are_missing_where_one_model_lacks_them() -> None:
 @pytest.mark.parametrize(("base", "limit"), [(None, 2.0), (0.1, 2.0), (1.5, 3.0)])
 def test_a_model_is_alive_up_to_twice_its_own_nll(base: float | None, limit: float) -> None:
     assert max_nll(base) == limit
+
+
+def test_a_hit_of_the_control_hides_no_leak_of_the_audited_model() -> None:
+    """Cloze tells the original from the control best; answers, in which the control has a hit, are where the model leaks."""
+    rows = 20
+    rules = Rules(
+        subjects=dict.fromkeys(("original", "audited", "control"), tuple(map(str, range(rows)))),
+        max_retain_nll=2.0,
+        depth_threshold=0.05,
+    )
+    made = []
+    for arm, hits, cloze in (("original", 9, 1.0), ("audited", 9, 0.0), ("control", 1, 0.0)):
+        answers = tuple(said(i, "Ada" if i < hits else "Bob") for i in range(rows))
+        made.append(Cell(attack="ask", arm=arm, setting="plain", answered=answers, values={"cloze": (cloze,) * rows}))
+    found = scored("ask", made, judged(made, Contained()), rules)
+    assert set(found.labels) == {"plain cloze", "plain"}
+    assert strength(found.samples["audited"]) == pytest.approx(9 / 20)

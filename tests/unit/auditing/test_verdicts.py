@@ -59,8 +59,8 @@ def test_between_the_two_nothing_is_decided_and_the_rows_are_named() -> None:
         ({"rows": 9}, "9 rows"),
         ({"missing": 0.06}, "6 %"),
         ({"survives": False}, "damages"),
-        ({"intact": False}, "no language model"),
-        ({"answers": False}, "the judge is not shown to work"),
+        ({"no_control": "it is the same model"}, "the same model"),
+        ({"answers": False}, "answers and their judge prove nothing"),
         ({"original": SILENT}, "original"),
         ({"original": None}, "original"),
         ({"original": compared(0.06, 0.04, 0.08, 0.001)}, "by less than 5.0 %"),
@@ -129,3 +129,11 @@ def test_one_undecided_attack_leaves_the_audit_undecided() -> None:
 
 def test_only_clear_exits_with_zero() -> None:
     assert EXITS == {"CLEAR": 0, "LEAK": 1, "VOID": 3, "INCONCLUSIVE": 3}
+
+
+def test_a_whole_names_no_number_of_rows_where_rows_do_not_decide_an_attack() -> None:
+    def made(needed: int | None) -> AttackVerdict:
+        return AttackVerdict(verdict="INCONCLUSIVE", why="why", needed=needed)
+
+    assert overall({"ask": made(59), "compress": made(130)}, ("compress",)).needed == 130
+    assert overall({"ask": made(None), "compress": made(130)}, ("compress",)).needed is None
