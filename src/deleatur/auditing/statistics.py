@@ -15,6 +15,7 @@ from deleatur.auditing.exchange import rates_p, scale_p
 from deleatur.auditing.samples import Familiarity, Rates, Sample, rows_attacked, strength, units_of
 
 LEVEL = 0.95  # of every one-sided bound
+HITS = 5  # rows that have to come back before chance is excluded: 2⁻⁵ < .05
 MAX_ROWS = 10**6  # rows that are looked for before an audit says that none decide
 
 
@@ -179,13 +180,13 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 def rows_needed(difference: float, error: float, n: int, *, margin: float, level: float = 0.0) -> int | None:
     """About how many rows, at the rates that were found, would show a leak or rule out one of `margin`; None: no number.
 
-    `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies. A leak is a row's
-    worth at least, but on a scale (margin 0).
+    `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies. A leak takes HITS rows
+    that come back, but on a scale (margin 0).
     """
     z = float(norm.ppf(LEVEL))
     if not all(map(math.isfinite, (difference, error, level))):
         return None
-    row = math.ceil(1 / difference) if margin and difference > 0 else 0
+    row = math.ceil(HITS / difference) if margin and difference > 0 else 0
     if error <= 1e-9:
         if difference > 0 and row <= n:
             return n

@@ -225,7 +225,8 @@ def test_of_nothing_fifty_nine_rows_would_decide() -> None:
     """.05^(1/59) > .95 ≥ .05^(1/58)."""
     assert rows_needed(0.0, 0.0, 24, margin=0.05) == 59
     assert rows_needed(0.0005, 0.0001, 24, margin=0.05) == 59, "a leak of .05 % is less than a row's worth"
-    assert rows_needed(0.04, 0.001, 24, margin=0.05) == 25, "one of 4 % is a row's worth of 25"
+    assert rows_needed(0.04, 0.001, 24, margin=0.05) == 59, "five rows of 4 % are five of 125; 59 may rule one out"
+    assert rows_needed(0.1, 0.05, 24, margin=0.05) == 50, "five rows of 10 % are five of 50"
     assert rows_needed(0.0005, 0.001, 24, margin=0.05) == 59, "else it takes as many as rule one out"
 
 
