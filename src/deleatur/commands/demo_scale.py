@@ -40,8 +40,8 @@ FULL = Scale(
 )
 SMALL = Scale(
     fine_tuning=Train(epochs=7, batch=12, lr=1e-3, gamma=0.0, precision="bf16", only=UPPER),
-    forgetting=Train(epochs=6, batch=6, precision="bf16", only=UPPER),
-    rate=3.0,
+    forgetting=Train(epochs=9, batch=6, precision="bf16", only=UPPER),
+    rate=2.0,
     guard=Guard(stop=8),
     evaluation=Evaluation(rows=24, new_tokens=32, precision="bf16"),
     data=Data(template="plain"),
