@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 from deleatur.auditing.asking import Generator, Question
 from deleatur.auditing.finetuning import fine_tune_steps, merge_and_unfreeze
@@ -24,7 +25,7 @@ from deleatur.io.lock import wait_lock
 from deleatur.io.tensors import write_tensors
 from deleatur.modeling.checks import check_finite, check_known, check_room
 from deleatur.modeling.gguf import plan_gguf
-from deleatur.modeling.loading import add_adapters, load
+from deleatur.modeling.loading import add_adapters, load, load_tokenizer
 from deleatur.modeling.token_model import TokenModel
 from deleatur.run_folder.file_types import RefuserFigures
 from deleatur.run_folder.schema import read_json, write_lines
@@ -146,6 +147,8 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     """An arm, ready for attacks. Raises ModelError where its model cannot be loaded, does not learn to refuse, or
     has no place in a GGUF file that is asked for."""
     lm, tokenizer = load(inputs.model_of(name))
+    if has_other_template(tokenizer, asked := load_tokenizer(inputs.original)):
+        tokenizer.chat_template = asked.chat_template
     check_finite(lm, ModelError, inputs.model_of(name))
     if "compress" in settings.attacks and K_QUANT in settings.formats:
         plan_gguf(lm, tokenizer)
@@ -179,6 +182,12 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
     if name == REFUSER:
         make_refuser(arm)
     yield arm
+
+
+def has_other_template(tokenizer: PreTrainedTokenizerBase, original: PreTrainedTokenizerBase) -> bool:
+    """Has a tokenizer the original's tokens and another chat template? Every model is asked in the original's then, since
+    one that does not know the form of a question has not forgotten the answer."""
+    return tokenizer.chat_template != original.chat_template and tokenizer.get_vocab() == original.get_vocab()
 
 
 def halves(subjects: Sequence[str]) -> tuple[list[int], list[int]]:

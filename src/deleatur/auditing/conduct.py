@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deleatur.auditing.arms import ARMS, AUDITED, ORIGINAL, Inputs, refuser_leak, subjects_of
+from deleatur.auditing.arms import ARMS, AUDITED, ORIGINAL, Inputs, has_other_template, refuser_leak, subjects_of
 from deleatur.auditing.cells import Cell, path_of, read_cell
 from deleatur.auditing.controls import check_same, take_controls
 from deleatur.auditing.exchange import FEW
@@ -20,6 +20,7 @@ from deleatur.auditing.work import ORDER, Work, has_enough_rows, plan
 from deleatur.data.spacing import evenly_spaced
 from deleatur.evaluation.judges import JudgeProtocol
 from deleatur.io.lock import wait_lock
+from deleatur.modeling.loading import load_tokenizer
 from deleatur.progress import Progress
 from deleatur.run_folder.file_types import AUDIT_SCHEMA_VERSION
 from deleatur.run_folder.schema import write_json
@@ -54,7 +55,8 @@ def conduct(
     with wait_lock(folder / "report.lock"):
         cells = [read_cell(path_of(folder, j.attack, j.arm, j.setting)) for j in jobs]
         report = _report(inputs, settings, cells, judge, refuser_leak(folder))
-        report["not_evaluated"] = left_out + _without_power(report) + _limitations(inputs, settings)
+        templates = _templates(inputs) if cells else []
+        report["not_evaluated"] = left_out + templates + _without_power(report) + _limitations(inputs, settings)
         write_json(folder / "audit.json", _finite(report))
         return report
 
@@ -99,6 +101,13 @@ def _without_power(report: Mapping[str, Any]) -> list[str]:
         *([f"no power, since the original reveals less than {100 * WEAK:.0f} % there: {', '.join(weak)}"] if weak else []),
         *([f"more than {subjects} subjects: rows of one may come back together"] if subjects < FEW else []),
     ]
+
+
+def _templates(inputs: Inputs) -> list[str]:
+    """Chat templates in which no model is asked."""
+    models, original = [m for m in (inputs.audited, inputs.retrained) if m is not None], load_tokenizer(inputs.original)
+    others = [m for m in models if has_other_template(load_tokenizer(m), original)]
+    return [f"the chat template of {m}: every model is asked in that of the original" for m in others]
 
 
 def _limitations(inputs: Inputs, settings: AuditSettings) -> list[str]:

@@ -94,10 +94,10 @@ def digest_of(rows: Sequence[Example]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def weights_of(model: str) -> str | None:
+def weights_of(model: str, suffixes: Sequence[str] = (".safetensors", ".bin")) -> str | None:
     """sha256 of a model's weights on this disk; None where there are none, such as of a name on the hub."""
     place = Path(model)
-    files = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix in (".safetensors", ".bin"))
+    files = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix in suffixes)
     digests = []
     for path in files:
         with path.open("rb") as f:
@@ -105,16 +105,25 @@ def weights_of(model: str) -> str | None:
     return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
 
 
+def _rest_of(model: str) -> str | None:
+    """sha256 of what else of a model's folder decides its answers: settings, tokenizer, chat template, an adapter's base."""
+    adapter = Path(model) / "adapter_config.json"
+    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") if adapter.is_file() else None
+    parts = (weights_of(model, (".json", ".jinja", ".model")), *((weights_of(base), _rest_of(base)) if base else ()))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest() if any(parts) else None
+
+
 def _described(inputs: Inputs, settings: AuditSettings) -> dict[str, Any]:
     sets = {"forget": inputs.forget, "retain": inputs.retain, "holdout": inputs.holdout}
     models = {"audited": inputs.audited, "original": inputs.original, "retrained": inputs.retrained}
     hashes = {name: digest_of(rows) for name, rows in sets.items()}
     found = {f"{name}_weights": weights_of(model) for name, model in models.items() if model}
+    found |= {f"{name}_files": _rest_of(model) for name, model in models.items() if model}
     weights = {name: value for name, value in found.items() if value is not None}
     how = {"settings": asdict(settings) | {"precision": settings.products}, "encoding": asdict(inputs.data) | {"root": None}}
     return json.loads(json.dumps(models | hashes | how | weights))
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What an audit was of other values of; weights only where both have them, which older audits and the hub's do not."""
-    return [key for key in now if before.get(key, now[key] if key.endswith("_weights") else None) != now[key]]
+    """What an audit was of other values of; weights and files only where both have them, as not on the hub."""
+    return [key for key in now if before.get(key, now[key] if key.endswith(("_weights", "_files")) else None) != now[key]]

@@ -1,6 +1,7 @@
 """Exchange tests: how often arms whose labels are exchanged at random differ as much as they were found to.
 
-They count in that the largest of several settings was taken. Subjects are exchanged, where there are FEW or more, else rows.
+They count in that the largest of several settings was taken. Subjects are exchanged, where both arms have FEW or more, else
+rows.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ CHUNK = 2_000
 CLOSE = 1e-12  # differences as far apart are the same
 
 
-def rates_p(arm: Rates, control: Rates, seed: int) -> float:
-    """The share of exchanges in which the arm leaks as much more than the control as it does.
+def rates_p(arm: Rates, control: Rates, seed: int) -> Float[ndarray, " settings"]:
+    """For each setting the share of exchanges in which the arm leaks as much more than the control, there or elsewhere.
 
-    Where both are evaluated on the same rows these are exchanged pair by pair, exactly where few of them differ. Else
-    labels are permuted among all subjects, those of the control counting as others even where their names are the same.
+    Each setting's difference is counted in its own standard deviation over the exchanges, and compared with the largest of
+    all settings (Westfall and Young), so that one in which chance is large does not hide another. Where both arms are
+    evaluated on the same rows these are exchanged pair by pair, exactly where few of them differ. Else labels are permuted
+    among all subjects, those of the control counting as others even where their names are the same.
     """
-    value = strength(arm) - strength(control)
     pooled = Rates(np.concatenate([arm.values, control.values], 1), (*arm.subjects, *control.subjects))
+    as_found = np.arange(len(pooled.subjects)) < len(arm.subjects)
     if arm.subjects == control.subjects:
         units = np.array(_units(arm.subjects))
         differs = ~np.isclose(arm.values, control.values, rtol=0, atol=CLOSE, equal_nan=True).all(0)
@@ -37,8 +40,12 @@ def rates_p(arm: Rates, control: Rates, seed: int) -> float:
         exact = len(differing) <= ALL
     else:
         parts, exact = _permuted(arm.subjects, control.subjects, seed), False
-    found = np.concatenate([pooled.strength(one) - pooled.strength(other) for one, other in parts])
-    return _share(~(found < value - CLOSE), exact=exact)
+    now = pooled.means(as_found[None].astype(float)) - pooled.means(1.0 - as_found[None])
+    found = np.nan_to_num(np.concatenate([pooled.means(one) - pooled.means(other) for one, other in parts]))
+    spread = found.std(0)
+    scale = np.where(spread > CLOSE, spread, np.inf)  # where nothing can be exchanged
+    largest = (found / scale).max(1, initial=-np.inf)
+    return np.array([_share(largest >= z - CLOSE, exact=exact) for z in np.nan_to_num(now / scale)[0]])
 
 
 def scale_p(arm: Rates, middle: float, seed: int) -> float:
@@ -50,9 +57,11 @@ def scale_p(arm: Rates, middle: float, seed: int) -> float:
     return _share(~(found / max(rows_attacked(arm), 1) < strength(arm) - middle - CLOSE), exact=len(moved) <= ALL)
 
 
-def _units(subjects: Sequence[str]) -> list[int]:
-    units = units_of(subjects)
-    return units if len(set(units)) >= FEW else list(range(len(subjects)))
+def _units(*arms: Sequence[str]) -> list[int]:
+    """The subject of each row, arm by arm, as a number; the row's own where an arm has few subjects."""
+    if min(len(set(subjects)) for subjects in arms) < FEW:
+        return list(range(sum(map(len, arms))))
+    return units_of([f"{i} {s}" for i, subjects in enumerate(arms) for s in subjects])
 
 
 def _swaps(differing: set[int], units: int, seed: int) -> Iterator[Float[ndarray, "B units"]]:
@@ -74,7 +83,7 @@ def _permuted(
     arm: Sequence[str], control: Sequence[str], seed: int
 ) -> Iterator[tuple[Float[ndarray, "B rows"], Float[ndarray, "B rows"]]]:
     """Which rows count as the arm's and which as the control's."""
-    units = np.array(_units((*(f"arm {s}" for s in arm), *(f"control {s}" for s in control))))
+    units = np.array(_units(arm, control))
     most, rng = len({*units[: len(arm)].tolist()}), np.random.default_rng([seed, 2])
     for _ in range(TIMES // CHUNK):
         order = rng.random((CHUNK, int(units.max()) + 1)).argsort(1).argsort(1)

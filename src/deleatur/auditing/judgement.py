@@ -13,7 +13,7 @@ from deleatur.auditing.arms import AUDITED, CONTROL, ORIGINAL, REFUSER
 from deleatur.auditing.attacks import ATTACKS, EXPOSING
 from deleatur.auditing.cells import Cell
 from deleatur.auditing.samples import Familiarity, Rates, Sample, rows_attacked, strength
-from deleatur.auditing.scoring import Rules, Score, Scored, is_wreck, max_nll, scored
+from deleatur.auditing.scoring import Rules, Score, Scored, is_wreck, max_nll, same_predictions, scored
 from deleatur.auditing.settings import AuditSettings
 from deleatur.auditing.statistics import (
     Comparison,
@@ -62,13 +62,13 @@ def judge_attacks(
     """Verdicts of all attacks and of the audit, flags, and the figures that they rest on."""
     base = {c.arm: c for c in cells if c.attack == "base"}
     nll = {arm: cell.retain_nll for arm, cell in base.items()}
-    rules = replace(rules, max_retain_nll=max_nll(nll.get(CONTROL)), no_control=None if decoys else _no_control(nll))
+    rules = replace(rules, max_retain_nll=max_nll(nll.get(CONTROL)), no_control=None if decoys else _no_control(nll, cells))
     names = [n for n in ATTACKS if any(c.attack == n for c in cells)]
     judged = {n: _judged(n, [c for c in cells if c.attack == n], score, (rules, settings, decoys)) for n in names}
     p_values = {n: j.found.p for n, j in judged.items() if j.found is not None and void(j.controls) is None}
     adjusted = holm(p_values)
     verdicts = {n: _verdict(n, j, adjusted.get(n, 1.0)) for n, j in judged.items()}
-    audit = overall(verdicts, EXPOSING)
+    audit = overall(verdicts, [n for n in EXPOSING if n in judged and "answers" in _forms(judged[n].scored)])
     member = judged.get("member")
     flags = _damaged(cells, base, score, settings) + (_trace(member, settings, decoys) if member else [])
     attacks = {n: _figures(n, j, verdicts[n], adjusted.get(n), settings) for n, j in judged.items()}
@@ -89,7 +89,8 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
         rows=min((_asked(s) for s in samples.values()), default=0),
         missing=found.missing,
         no_control=rules.no_control,
-        survives=bool(found.labels),
+        unusable=None if found.labels else next(iter(found.dropped.values()), None),
+        resists=found.resists and not found.labels,
         answers=found.by_answers is None or _answers_differ(found, settings),
         original=_separation(samples, settings) if attack.kind == "scale" else against(ORIGINAL),
         refuser=against(REFUSER),
@@ -98,18 +99,17 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
     )
     needed = None
     if audited is not None and void(controls) is None:
-        d, level = audited.difference.value, strength(samples[CONTROL]) if attack.kind == "rate" else 0.0
-        margin = MARGIN if attack.kind != "scale" else 0.0
-        needed = rows_needed(d, audited.error, controls.rows, margin=margin, level=level)
+        needed = rows_needed(audited, controls.rows, margin=MARGIN if attack.kind != "scale" else 0.0)
     return Judged(scored=found, found=audited, controls=controls, needed=needed)
 
 
-def _no_control(nll: Mapping[str, float | None]) -> str | None:
-    """Why a retrained model is no control, by the arms' NLL on retain rows, nats; None where it is one."""
+def _no_control(nll: Mapping[str, float | None], cells: Sequence[Cell]) -> str | None:
+    """Why a retrained model is no control, by the arms' NLL on retain rows (nats) and forget rows; None where it is one."""
     audited, control = nll.get(AUDITED), nll.get(CONTROL)
+    same = audited is not None and control is not None and isclose(audited, control, rel_tol=SAME)
     if is_wreck(control, nll.get(ORIGINAL)):
         return "the model never trained on the rows is no language model: the rows to keep say nothing to it"
-    if audited is not None and control is not None and isclose(audited, control, rel_tol=SAME):
+    if same or same_predictions(cells, AUDITED, CONTROL, ORIGINAL):
         return "the model never trained on the rows predicts what the audited one does: it is the same model"
     return None
 
@@ -207,6 +207,7 @@ def _figures(
         "source": attack.source,
         "kind": attack.kind,
         "difference": None if judged.found is None else asdict(judged.found.difference),
+        "difference_in": None if judged.found is None or (k := judged.found.setting) is None else found.labels[k],
         "p": None if judged.found is None else judged.found.p,
         "p_holm": adjusted,
         "rho": _rho(found.samples, draws),

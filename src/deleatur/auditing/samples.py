@@ -6,7 +6,7 @@ The strength of a sample is the largest over its settings, for every arm alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -40,12 +40,18 @@ class Rates:
 
     def strength(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, " B"]:
         """The largest mean over settings, weighted by row; see `Sample`."""
+        largest = np.nan_to_num(self.means(weights), nan=-np.inf).max(1, initial=-np.inf)
+        return np.where(np.isfinite(largest), largest, np.nan)
+
+    def means(self, weights: Float[ndarray, "B rows"]) -> Float[ndarray, "B settings"]:
+        """The mean of each setting, weighted by row; NaN where no row is evaluated."""
         present = ~np.isnan(self.values)
         sums, counts = weights @ np.nan_to_num(self.values).T, weights @ present.T.astype(float)
-        with np.errstate(invalid="ignore"):
-            means = np.where(counts > 0, sums / np.maximum(counts, 1e-12), -np.inf)
-        largest = means.max(1, initial=-np.inf)
-        return np.where(np.isfinite(largest), largest, np.nan)  # where no row is evaluated
+        return np.where(counts > 0, sums / np.maximum(counts, 1e-12), np.nan)
+
+    def only(self, setting: int) -> Rates:
+        """The same rows in one setting."""
+        return replace(self, values=self.values[setting : setting + 1])
 
 
 @dataclass(frozen=True, eq=False)

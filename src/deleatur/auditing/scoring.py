@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 
@@ -15,13 +14,13 @@ from deleatur.auditing.attacks import ATTACKS, depth, nearer
 from deleatur.auditing.attacks.draw import draws
 from deleatur.auditing.cells import Answered, Cell
 from deleatur.auditing.samples import Familiarity, Rates, Sample
-from deleatur.auditing.verdicts import MARGIN
 from deleatur.errors import DeleaturError
 from deleatur.evaluation.judges import JudgeProtocol
 
 SURVIVES = 2.0  # times its NLL on retain rows (1 nat at least) up to which a model counts as intact
 WRECK = 4.0  # nats on retain rows from which, and at twice the original's, a control is no language model
 LEARNED = 0.5  # nats a token from which rows need not become likelier any more
+ALIKE = 0.05  # share of the original's distance up to which two models' predictions are one model's, rounded
 HIT = 0.5  # of a judgement, from which one of many samples counts as leaking
 
 Score = Callable[[Answered, str], float | None]
@@ -48,7 +47,8 @@ class Scored:
     by_answers: tuple[str, ...] | None  # those in which generated answers were judged; None where none were to be
     beside: Mapping[str, Mapping[str, float]]  # label → arm → rate of settings that are only compared with
     dropped: Mapping[str, str]  # setting → why it does not count
-    missing: float  # share of judgements, in the arm that lacks most
+    resists: bool  # is one dropped since the audited model did not learn what it trains?
+    missing: float  # share of judgements, in the arm and setting that lack most
     leaked: tuple[Leaked, ...]
     seconds: float
 
@@ -60,8 +60,10 @@ def judged(cells: Sequence[Cell], judge: JudgeProtocol) -> Score:
     try:
         verdicts = list(judge(records)) if records else []
     except DeleaturError:
+        verdicts = []
+    if len(verdicts) != len(records):
         verdicts = [None] * len(records)
-    found = dict(zip(keys, verdicts, strict=True))
+    found = {key: v if v is not None and math.isfinite(v) else None for key, v in zip(keys, verdicts, strict=True)}
     return lambda answered, text: found[answered, text]
 
 
@@ -80,25 +82,29 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
     """An attack's cells as one sample per arm, with the settings that count and those that do not."""
     subjects = rules.subjects
     dropped = {} if ATTACKS[attack].on_original else _dropped(cells, rules.max_retain_nll)
+    if attack == "nearer" and _read_otherwise(cells):
+        dropped = dict.fromkeys((c.setting for c in cells), "the models read the rows as other tokens")
     kept = [c for c in cells if c.setting not in dropped]
     values: Values = {}
     for cell in kept:
         for label, numbers in _numbers(cell, score, len(subjects[cell.arm])).items():
             values.setdefault(label, {})[cell.arm] = numbers
-    texts = {c.arm: [score(a, t) for d in kept if d.arm == c.arm for a in d.answered for t in a.given] for c in kept}
+    texts = [[score(a, t) for a in c.answered for t in a.given] for c in kept]
     aside = {label for c in kept if c.beside for label in _numbers(c, score, len(subjects[c.arm]))}
     answers = {label for c in kept for label in _answer_labels(c)} if any(c.answered for c in cells) else None
     beside = {label: {arm: float(np.nanmean(v)) for arm, v in values.pop(label).items()} for label in aside}
     if ATTACKS[attack].kind == "rate":
-        weak = _powerless(values, {c.arm for c in kept})
-        dropped, values = dropped | weak, {label: arms for label, arms in values.items() if label not in weak}
+        weak = {label for label, of in values.items() if not {c.arm for c in kept} <= _evaluated(of)}
+        dropped |= dict.fromkeys(sorted(weak), "not every model is evaluated in it")
+        values = {label: arms for label, arms in values.items() if label not in weak}
     return Scored(
         samples=_samples(attack, kept, values, rules),
         labels=tuple(values) if ATTACKS[attack].kind == "rate" else _labels(kept),
         by_answers=None if answers is None else tuple(label for label in values if label in answers),
         beside=beside,
         dropped=dropped,
-        missing=max((sum(t is None for t in found) / len(found) for found in texts.values() if found), default=0.0),
+        resists=any(c.arm == AUDITED and not _learned(c) for c in cells),
+        missing=max((sum(t is None for t in found) / len(found) for found in texts if found), default=0.0),
         leaked=_leaked(kept, score),
         seconds=sum(c.seconds for c in cells),
     )
@@ -121,29 +127,34 @@ def _dropped(cells: Sequence[Cell], max_retain_nll: float) -> dict[str, str]:
         nll = cell.retain_nll
         if cell.arm == CONTROL and nll is not None and not nll <= max_retain_nll:
             out[cell.setting] = f"it damages the control (NLL of retain rows {nll:.1f} nats, at most {max_retain_nll:.1f})"
-        if cell.trained is not None and cell.arm in (AUDITED, CONTROL):
-            before, after = cell.trained
-            if not (after < before or after <= LEARNED):
-                out.setdefault(cell.setting, f"what it trains did not become likelier ({before:.2f} to {after:.2f} nats)")
+        if cell.arm in (AUDITED, CONTROL) and not _learned(cell):
+            before, after = cell.trained or (math.nan, math.nan)
+            who = "audited model" if cell.arm == AUDITED else "control"
+            out.setdefault(cell.setting, f"the {who} did not learn what it trains ({before:.2f} to {after:.2f} nats)")
     return out
 
 
-def _powerless(values: Values, arms: set[str]) -> dict[str, str]:
-    """Settings that some model was not evaluated in, and those in which the control leaks more than in the one that
-    separates it best from the original, and that separate them less than half as well: the largest figure of every arm
-    would be there, and hide a leak elsewhere. Never the one in which the audited model leaks most beyond the control."""
-    out = {label: "not every model is evaluated in it" for label, of in values.items() if not arms <= _evaluated(of)}
-    if not {ORIGINAL, CONTROL} <= arms:
-        return out
-    rates = {arm: {k: fmean(_known(of[arm])) for k, of in values.items() if k not in out} for arm in (ORIGINAL, CONTROL)}
-    level = rates[CONTROL]
-    apart = {label: rates[ORIGINAL][label] - level[label] for label in level}
-    best = max(apart, key=lambda label: apart[label], default="")
-    found = f"the control leaks more than in {best}, and the original hardly more than the control"
-    weak = {k: found for k in apart if level[k] > level[best] and 2 * apart[k] < apart[best]}
-    beyond = {k: fmean(_known(values[k][AUDITED])) - level[k] for k in apart} if AUDITED in arms else {}
-    most = max(beyond, key=lambda label: beyond[label], default="")
-    return out | {k: why for k, why in weak.items() if k != most or not beyond[k] > MARGIN}
+def _learned(cell: Cell) -> bool:
+    """Did what was trained become likelier, or was it likely already? So where nothing was trained."""
+    before, after = cell.trained or (1.0, 0.0)
+    return after < before or after <= LEARNED
+
+
+def _read_otherwise(cells: Sequence[Cell]) -> bool:
+    """Do the arms have the rows in different numbers of tokens, as with another tokenizer?"""
+    return len({tuple(len(v) if isinstance(v, tuple) else 0 for v in (c.values or {}).get("logp", ())) for c in cells}) > 1
+
+
+def same_predictions(cells: Sequence[Cell], one: str, other: str, than: str) -> bool:
+    """Do two arms' NLLs of the forget rows differ by less than ALIKE of what the second differs from a third's?"""
+    logp = {c.arm: (c.values or {}).get("logp", ()) for c in cells if c.attack == "nearer"}
+    loss = {c.arm: (c.values or {}).get("loss", ()) for c in cells if c.attack == "member"}
+    flat = {arm: [x for v in rows for x in (v if isinstance(v, tuple) else ())] for arm, rows in logp.items()}
+    for of in (flat, {arm: _plain(numbers) for arm, numbers in loss.items()}):
+        a, b, c = (np.array(of.get(arm, ())) for arm in (one, other, than))
+        if a.size and a.shape == b.shape == c.shape and np.abs(a - b).mean() < ALIKE * np.abs(b - c).mean():
+            return True
+    return False
 
 
 def _evaluated(of: Mapping[str, list[float]]) -> set[str]:
@@ -216,8 +227,6 @@ def _places(attack: str, cells: Sequence[Cell], threshold: float) -> dict[str, l
         return {}
     if attack == "nearer":
         logp = {arm: [v if isinstance(v, tuple) else () for v in values["logp"]] for arm, values in of.items()}
-        if len({tuple(map(len, rows)) for rows in logp.values()}) > 1:  # tokens of another tokenizer
-            return {arm: [math.nan] * len(rows) for arm, rows in logp.items()}
         return {arm: nearer.places(logp[arm], logp[CONTROL], logp[ORIGINAL]) for arm in of}
     return {arm: depth.places(of[arm], of[CONTROL], threshold) for arm in of}
 

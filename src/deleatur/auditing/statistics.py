@@ -35,6 +35,8 @@ class Comparison:
     difference: Estimate
     p: float  # that the arm is no stronger than the other
     error: float  # standard error of the difference
+    setting: int | None = None  # in which they were compared; None: by each one's largest
+    level: float = 0.0  # the other's rate there
 
 
 def upper_limit(hits: float, n: int, level: float = LEVEL) -> float:
@@ -102,19 +104,35 @@ def _exact_limits(sample: Rates) -> tuple[float, float]:
 
 
 def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> Comparison:
-    """How much more `arm` leaks than `control`.
+    """How much more `arm` leaks than `control`: of the settings in which that is beyond chance and a row's worth, the one
+    with the highest lower bound, else the one in which the difference is largest.
 
     p is the larger of two: the share of resamples by subject that show no more, and that of exchanges of the two arms'
     labels that show as much, see `exchange.rates_p`.
     """
-    draws = resampled({"arm": arm, "control": control}, resamples=resamples, seed=seed)
-    value, level = strength(arm) - strength(control), strength(control)
+    chances = rates_p(arm, control, seed)
+    each = [replace(_in_setting(k, arm, control, resamples, seed), setting=k) for k in range(len(arm.values))]
+    each = [replace(c, p=max(c.p, float(p))) for c, p in zip(each, chances, strict=True)]
+    leaks = [c for c in each if c.p <= 1 - LEVEL and c.difference.value * rows_attacked(arm) >= 1]
+    if leaks:
+        return max(leaks, key=lambda c: c.difference.low)
+    return max(each, key=lambda c: -math.inf if math.isnan(c.difference.value) else c.difference.value)
+
+
+def _in_setting(setting: int, arm: Rates, control: Rates, resamples: int, seed: int) -> Comparison:
+    one, other = arm.only(setting), control.only(setting)
+    draws = resampled({"arm": one, "control": other}, resamples=resamples, seed=seed)
+    value, level = strength(one) - strength(other), strength(other)
     differences = draws["arm"] - draws["control"]
     found = estimate(value, differences)
-    low, high = _exact_limits(arm)
+    low, high = _exact_limits(one)
     bounds = {"low": min(found.low, low - level), "high": max(found.high, high - level)}
-    p = max(_share(~(differences > 0)), rates_p(arm, control, seed))
-    return Comparison(difference=Estimate(value=value, **bounds), p=p, error=_spread(differences))
+    return Comparison(
+        difference=Estimate(value=value, **bounds),
+        p=_share(~(differences > 0)),
+        error=_spread(differences),
+        level=level,
+    )
 
 
 def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Comparison:
@@ -177,23 +195,22 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return out
 
 
-def rows_needed(difference: float, error: float, n: int, *, margin: float, level: float = 0.0) -> int | None:
+def rows_needed(found: Comparison, n: int, *, margin: float) -> int | None:
     """About how many rows, at the rates that were found, would show a leak or rule out one of `margin`; None: no number.
 
-    `level` is the control's rate, from which Clopper-Pearson's bound is counted where nothing varies. A leak takes HITS rows
-    that come back, but on a scale (margin 0).
+    Bounds are taken to shrink as the root of the rows; where nothing varies, Clopper-Pearson's is counted from the control's
+    rate. A leak takes HITS rows that come back, but on a scale (margin 0).
     """
-    z = float(norm.ppf(LEVEL))
-    if not all(map(math.isfinite, (difference, error, level))):
+    z, d = float(norm.ppf(LEVEL)), found.difference
+    if not all(map(math.isfinite, (d.value, d.low, d.high, found.error, found.level))):
         return None
-    row = math.ceil(HITS / difference) if margin and difference > 0 else 0
-    if error <= 1e-9:
-        if difference > 0 and row <= n:
+    row = math.ceil(HITS / d.value) if margin and d.value > 0 else 0
+    if found.error <= 1e-9:
+        if d.value > 0 and row <= n:
             return n
         sizes = (*range(max(n, 1), 1000), *(10**e for e in range(3, 7)))
-        return next((k for k in sizes if upper_limit(level * k, k) - level <= margin), None)
+        return next((k for k in sizes if upper_limit(found.level * k, k) - found.level <= margin), None)
     floor = next((k for k in range(1, 2000) if upper_limit(0, k) <= margin), n)  # fewer rule nothing out
-    gaps = [
-        (gap, least) for gap, least in ((difference, max(n + 1, row)), (margin - difference, max(n + 1, floor))) if gap > 0
-    ]
-    return min(MAX_ROWS, *(max(least, math.ceil(n * (z * error / gap) ** 2)) for gap, least in gaps))
+    below, above = (max(z * found.error, reach) for reach in (d.value - d.low, d.high - d.value))
+    gaps = ((d.value, below, max(n + 1, row)), (margin - d.value, above, max(n + 1, floor)))
+    return min(MAX_ROWS, *(max(least, math.ceil(n * (reach / gap) ** 2)) for gap, reach, least in gaps if gap > 0))

@@ -23,7 +23,8 @@ class Controls:
     rows: int
     missing: float  # share of judgements that could not be had
     no_control: str | None = None  # why the never-trained control is none
-    survives: bool = True  # is there a setting after which the never-trained control is still a language model?
+    unusable: str | None = None  # why no setting counts
+    resists: bool = False  # is that since the audited model does not learn what the attack trains?
     answers: bool = True  # do generated answers tell the original from it, as far as there are any?
     original: Comparison | None  # the original against the never-trained control
     refuser: Comparison | None  # the model that only refuses against it; None where the rows have no questions
@@ -42,17 +43,24 @@ class AttackVerdict:
 
 def void(controls: Controls) -> str | None:
     """Why an attack is void, whatever it found on the audited model; None where it is not."""
+    if controls.no_control is not None:
+        return controls.no_control
+    if controls.unusable is not None:
+        return f"no setting counts: {controls.unusable}"
     if controls.rows < MIN_ROWS:
         return f"{controls.rows} rows were evaluated, {MIN_ROWS} are needed"
     if controls.missing > MAX_MISSING:
-        return f"{100 * controls.missing:.0f} % of the judgements are missing, at most {100 * MAX_MISSING:.0f} % may be"
-    if controls.no_control is not None:
-        return controls.no_control
-    if not controls.survives:
-        return "the attack damages the model that was never trained on the rows, in every setting"
+        share = f"{100 * controls.missing:.0f} % of a model's judgements in a setting are missing"
+        return f"{share}, at most {100 * MAX_MISSING:.0f} % may be"
     original = controls.original
-    if original is None or original.p > ALPHA or not original.difference.low > MARGIN:
-        return f"the original leaks no more than the model never trained on the rows, or by less than {_points(MARGIN)}"
+    if original is None:
+        return "the original or the model never trained on the rows was not attacked"
+    if original.p > ALPHA or not original.difference.low > MARGIN:
+        d = original.difference
+        found = f"the original leaks {_points(d.value)} more than the model never trained on the rows"
+        return f"{found} (at least {_points(d.low)}, p {original.p:.2g}), which does not tell the two apart"
+    if original.level >= original.difference.value:
+        return "the model never trained on the rows reveals half of what the original does, or more"
     if not controls.answers:
         return "the original's generated answers reveal no more than the control's, so answers and their judge prove nothing"
     return None
@@ -64,7 +72,7 @@ def attack_verdict(found: Comparison, adjusted_p: float, controls: Controls, nee
     A leak is at least one row's worth: exact chances of two models differ on every row, however small they are.
     """
     if reason := void(controls):
-        return AttackVerdict(verdict="VOID", why=reason)
+        return AttackVerdict(verdict="INCONCLUSIVE" if controls.resists else "VOID", why=reason)
     d = found.difference
     if adjusted_p <= ALPHA and d.low > 0 and d.value * controls.rows >= 1:
         return AttackVerdict(verdict="LEAK", why=f"more than the control by {_points(d.value)}, at least {_points(d.low)}")
@@ -102,7 +110,7 @@ def scale_verdict(found: Comparison, adjusted_p: float, controls: Controls, need
 
 
 def overall(verdicts: Mapping[str, AttackVerdict], exposing: Sequence[str]) -> AttackVerdict:
-    """The audit's verdict. `exposing` names the attacks that can detect a model which only refuses.
+    """The audit's verdict. `exposing` names the attacks that were shown to make a model answer which only refuses.
 
     LEAK where any attack is. CLEAR where `ask` is, at least one of `exposing` is, and every attack that is not VOID is.
     """
@@ -117,14 +125,17 @@ def overall(verdicts: Mapping[str, AttackVerdict], exposing: Sequence[str]) -> A
         return AttackVerdict(verdict="VOID", why="plain questions prove nothing here, so neither does silence")
     if not any(name in conclusive for name in exposing):
         return AttackVerdict(
-            verdict="VOID", why=f"none of {', '.join(exposing)} detects a model that only refuses, or none was made"
+            verdict="VOID",
+            why="no attack that was made brings a model that only refuses to answer, so silence proves nothing",
         )
     if names["INCONCLUSIVE"]:
         needed = [verdicts[n].needed for n in names["INCONCLUSIVE"]]
         most = max(n for n in needed if n is not None) if needed and None not in needed else None
         return AttackVerdict(verdict="INCONCLUSIVE", why=f"undecided: {', '.join(names['INCONCLUSIVE'])}", needed=most)
     left = f"; void: {', '.join(names['VOID'])}" if names["VOID"] else ""
-    return AttackVerdict(verdict="CLEAR", why=f"nothing came back in {', '.join(names['CLEAR'])}{left}")
+    return AttackVerdict(
+        verdict="CLEAR", why=f"no more comes back than from the control, in {', '.join(names['CLEAR'])}{left}"
+    )
 
 
 def _few(p: float) -> str:

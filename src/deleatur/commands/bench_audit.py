@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deleatur.auditing.arms import Inputs
 from deleatur.auditing.conduct import conduct
-from deleatur.auditing.controls import make_controls
+from deleatur.auditing.controls import each_once, make_controls
 from deleatur.auditing.settings import AuditSettings, quick
 from deleatur.config.run_config import Run
 from deleatur.errors import ConfigError
@@ -47,7 +47,7 @@ def audit_run(base: Run, suite: Suite, folder: Path, progress: Progress) -> None
         raise ConfigError(
             f"{folder} was run without --audit and its model is gone; remove {folder}, or give --out a new folder"
         )
-    sets = {name: suite.sets.get(name, ()) for name in ("forget", "retain", "holdout")}
+    sets = {name: each_once(suite.sets.get(name, ())) for name in ("forget", "retain", "holdout")}
     retrained, settings = base.evaluation.retrained, quick(AuditSettings())
     inputs = Inputs(audited=str(model), original=base.model, retrained=retrained, data=base.data, **sets)
     controls = folder.parent.parent / CONTROLS

@@ -42,9 +42,10 @@ def suite_of(run: Run) -> Suite:
         suite = rows_suite(free_held(sets))
         compared = RETRAINED if run.evaluation.retrained else ()
         suite = replace(suite, set_metrics=(*WORST, *(UNSEEN if run.holdout else ()), *compared))
-    for name in ("retain", "holdout"):
-        if {"forget", name} <= suite.sets.keys():
-            refuse_overlap(suite.sets["forget"], suite.sets[name], name)
+    pairs = [("forget", "retain"), ("forget", "holdout"), *([("retain", "holdout")] if run.suite is None else [])]
+    for own, name in pairs:
+        if {own, name} <= suite.sets.keys():
+            refuse_overlap(suite.sets[own], suite.sets[name], name, own=own)
     by_judge = run.judge.kind != "contained" and suite.score == "revealed"
     return replace(suite, score="judged") if by_judge else suite
 

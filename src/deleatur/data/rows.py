@@ -112,17 +112,17 @@ def rows_from(
     return _examples(collect(name, name, counted(rows)), replace(settings, ignore=(*settings.ignore, *ignore)))
 
 
-def refuse_overlap(forget: Sequence[Example], others: Sequence[Example], name: str = "retain") -> None:
-    """Raise DataError where a forget row is one of the others too: the same turns and answer but for case and whitespace.
+def refuse_overlap(rows: Sequence[Example], others: Sequence[Example], name: str = "retain", *, own: str = "forget") -> None:
+    """Raise DataError where one of the rows is one of the others too: the same turns and answer but for case and whitespace.
 
-    `name` is that of the set of these.
+    `name` is that of the set of the others, `own` that of the rows.
     """
     kept = {_folded(example) for example in others}
-    both = [example for example in forget if _folded(example) in kept]
+    both = [example for example in rows if _folded(example) in kept]
     if both:
         first = ", ".join(show(e.id) for e in both[:3])
-        seen = f"{len(both)} of {len(forget)} forget rows are {name} rows too: {first}{', …' if len(both) > 3 else ''}"
-        raise refusal(f"forget and {name}", f"{seen}; a row can be on one side only, so take it out of the other")
+        seen = f"{len(both)} of {len(rows)} {own} rows are {name} rows too: {first}{', …' if len(both) > 3 else ''}"
+        raise refusal(f"{own} and {name}", f"{seen}; a row can be on one side only, so take it out of the other")
 
 
 def _folded(example: Example) -> tuple[tuple[str, str], ...]:

@@ -25,14 +25,16 @@ def check_tool() -> str:
     return path
 
 
-def rounded_by_llama_cpp(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str) -> dict[str, Tensor]:
-    """The weights after a GGUF file of the model was rounded to `kind`, such as Q4_K_M, and loaded back.
+def rounded_by_llama_cpp(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, place: Path | None = None
+) -> dict[str, Tensor]:
+    """The weights after a GGUF file of the model, made in a folder in `place`, was rounded to `kind`, such as Q4_K_M.
 
     llama.cpp takes another format for a matrix whose rows don't fill its blocks of 256. Raises ConfigError where the tool is
     missing, ModelError where the model has no place in GGUF, or the tool refuses it.
     """
     tool, plan = check_tool(), plan_gguf(model, tokenizer)
-    with TemporaryDirectory(prefix="deleatur-") as folder:
+    with TemporaryDirectory(prefix="deleatur-", dir=place) as folder:
         whole, rounded = Path(folder, "whole.gguf"), Path(folder, "rounded.gguf")
         write_gguf(plan, model, tokenizer, whole)
         done = subprocess.run([tool, str(whole), str(rounded), kind], capture_output=True, text=True, errors="replace")

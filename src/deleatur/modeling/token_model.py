@@ -269,6 +269,10 @@ class TokenModel(nn.Module):
                 seen = f"{type(self.lm).__name__} cannot run four tokens ({type(e).__name__}: {why(e)})"
                 raise ModelError(f"{seen}; fix its config.json, or give another model") from e
             logits = self.head(states).float()
+        if not bool(expected.isfinite().all()):
+            raise ModelError(
+                f"{type(self.lm).__name__} computes logits that are not finite; use an intact copy of the model"
+            )
         near = 1e-4 if self.dtype == torch.float32 else 1e-2
         if not torch.allclose(logits, expected, rtol=near, atol=near * float(expected.abs().max())):
             raise ModelError(

@@ -229,6 +229,7 @@ class AttackFigures(TypedDict):
     asks: str
     kind: str
     difference: dict[str, float | None] | None
+    difference_in: NotRequired[str | None]  # the setting
     p: float | None
     p_holm: float | None
     needed: int | None

@@ -234,4 +234,6 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_int=number_of)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON ({error}); it may have been cut off: run again to the end") from None
+        raise DataError(
+            f"{where} is not valid JSON ({error}); it may have been cut off: remove it, and run again to the end"
+        ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from deleatur.auditing.arms import Arm, halves
 from deleatur.auditing.asking import Generator, Question
@@ -75,6 +76,19 @@ def test_the_head_stays_and_everything_comes_back(make_llama: Callable[..., obje
             "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
         )
     assert all(torch.equal(p, held[name]) for name, p in model.lm.named_parameters())
+
+
+def test_fused_experts_and_routers_are_rounded_too() -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    lm = MixtralForCausalLM(MixtralConfig(**shape, num_key_value_heads=2, num_local_experts=3, bos_token_id=0))
+    held = {name: p.detach().clone() for name, p in lm.named_parameters()}
+    compress(TokenModel(lm), "prune50")
+    same = {name for name, p in lm.named_parameters() if torch.equal(p, held[name])}
+    assert all("norm" in name or "embed" in name or "lm_head" in name for name in same)
+    experts = {name: p for name, p in lm.named_parameters() if "experts" in name}
+    assert experts
+    assert all(float((p == 0).float().mean()) == pytest.approx(0.5, abs=0.01) for p in experts.values())
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_a_control_that_knows_the_rows_makes_the_audit_void(workplace: Any, tmp_
     short = AuditSettings(attacks=("ask",), ways=("plain",), new_tokens=16, refuser_steps=10)
     said = conduct(inputs, short, tmp_path, Contained())
     assert (said["verdict"], said["attacks"]["ask"]["verdict"]) == ("VOID", "VOID")
-    assert "no more than the model never trained" in said["attacks"]["ask"]["why"]
+    assert "does not tell the two apart" in said["attacks"]["ask"]["why"]
 
 
 def test_finished_cells_are_not_made_again(workplace: Any, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) 
     """Every attack that needs no retrained model, U asked about unseen rows as the control: it tells the original from a
     model that was never trained on the rows."""
     few = {"ways": ("plain", "again"), "strengths": (0.5,), "windows": 1, "random_directions": 1, "half_lrs": (1e-3,)}
-    few |= {"half_epochs": 3, "benign_steps": (10,)}
+    few |= {"half_epochs": 3, "benign_steps": (60,)}
     whole = replace(workplace.small, attacks=ATTACK_NAMES, **few)
     said = {}
     for name in ("original", "second"):
@@ -147,7 +147,7 @@ def test_an_audit_with_decoys_runs_to_a_verdict(workplace: Any, tmp_path: Path) 
         said[name] = conduct(inputs, whole, tmp_path / name, Contained(), controls=source)
     assert (said["original"]["verdict"], said["original"]["exit"]) == ("LEAK", 1)
     assert {a["verdict"] for n, a in said["original"]["attacks"].items() if n != "member"} == {"LEAK"}
-    assert said["second"]["verdict"] == "INCONCLUSIVE"
+    assert said["second"]["verdict"] == "INCONCLUSIVE", {n: a["why"] for n, a in said["second"]["attacks"].items()}
     assert said["second"]["attacks"].keys() == set(ATTACK_NAMES) - {"nearer", "depth"}
     assert any("a retrained model" in line for line in said["second"]["not_evaluated"])
 
@@ -165,7 +165,7 @@ def test_rows_without_choices_leave_the_rest_of_the_audit(workplace: Any, tmp_pa
     short = replace(workplace.small, attacks=("ask", "choose"), refuser_steps=10)
     said = conduct(workplace.inputs("second", forget=plain), short, tmp_path, Contained())
     assert said["attacks"]["choose"]["verdict"] == "VOID"
-    assert said["attacks"]["choose"]["why"] == "0 rows were evaluated, 10 are needed"
+    assert said["attacks"]["choose"]["why"] == "no setting counts: not every model is evaluated in it"
     assert "samples: 56 of 64 to each question" in said["not_evaluated"]
     write_audit_page(tmp_path)
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from deleatur.auditing.arms import REFUSAL, is_refusal, loaded
-from deleatur.auditing.conduct import conduct
+from deleatur.auditing.conduct import _templates, conduct
+from deleatur.auditing.controls import check_same
 from deleatur.errors import ConfigError, ModelError
 from deleatur.evaluation.judges.contained import Contained
 from deleatur.modeling.loading import load, save
@@ -152,3 +154,60 @@ def test_tokens_that_a_model_does_not_know_are_refused(workplace: Any, tmp_path:
 def test_settings_with_too_few_rows_are_void_before_anything_is_computed(workplace: Any, tmp_path: Path) -> None:
     said = conduct(workplace.inputs("no such model"), replace(workplace.small, rows=5), tmp_path, Contained())
     assert (said["verdict"], said["why"]) == ("VOID", "5 rows are available, 10 are needed")
+
+
+OTHER = "{% for m in messages %}{{ m['content'] if m['role'] == 'assistant' else m['content'] | upper }}\n{% endfor %}"
+
+
+@pytest.fixture
+def shouted(workplace: Any, tmp_path: Path) -> Path:
+    """The original's own weights with a chat template that it was never trained on."""
+    lm, tokenizer = load(str(workplace.folder / "original"))
+    tokenizer.chat_template = OTHER
+    save(lm, tokenizer, tmp_path / "shouted")
+    return tmp_path / "shouted"
+
+
+def test_every_model_is_asked_in_the_originals_chat_template(workplace: Any, shouted: Path, tmp_path: Path) -> None:
+    """Else one that does not know the form of the questions would be clear with all facts in its weights."""
+    inputs = workplace.inputs(str(shouted))
+    with loaded("audited", inputs, workplace.small, tmp_path) as arm:
+        assert arm.encoder.tokenizer.chat_template == load(inputs.original)[1].chat_template != OTHER
+    assert _templates(inputs) == [f"the chat template of {shouted}: every model is asked in that of the original"]
+    assert _templates(workplace.inputs("second")) == []
+
+
+def test_an_audit_is_not_resumed_with_another_chat_template(workplace: Any, shouted: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    inputs = workplace.inputs(str(shouted))
+    check_same(tmp_path / "out", inputs, workplace.small)
+    check_same(tmp_path / "out", inputs, workplace.small)
+    (shouted / "chat_template.jinja").write_text(OTHER.replace("upper", "lower"))
+    with pytest.raises(ConfigError, match="an audit of other audited files"):
+        check_same(tmp_path / "out", inputs, workplace.small)
+
+
+def test_an_audit_of_an_adapter_is_not_resumed_on_another_base(workplace: Any, tmp_path: Path) -> None:
+    base, adapter, out = (tmp_path / name for name in ("base", "adapter", "out"))
+    shutil.copytree(workplace.folder / "second", base)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    out.mkdir()
+    check_same(out, workplace.inputs(str(adapter)), workplace.small)
+    shutil.copy(workplace.folder / "original" / "model.safetensors", base)
+    with pytest.raises(ConfigError, match="an audit of other audited files"):
+        check_same(out, workplace.inputs(str(adapter)), workplace.small)
+
+
+def test_a_rounded_copy_of_the_audited_model_is_no_control(workplace: Any, tmp_path: Path) -> None:
+    """Its NLL differs by rounding alone."""
+    lm, tokenizer = load(str(workplace.folder / "second"))
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.copy_(p.bfloat16().float())
+    save(lm, tokenizer, tmp_path / "rounded")
+    short = replace(workplace.small, attacks=("ask", "member"), refuser_steps=10)
+    (tmp_path / "out").mkdir()
+    said = conduct(workplace.inputs("second", retrained=str(tmp_path / "rounded")), short, tmp_path / "out", Contained())
+    assert {a["verdict"] for a in said["attacks"].values()} == {"VOID"}
+    assert "it is the same model" in said["why"]

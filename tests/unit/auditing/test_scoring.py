@@ -7,8 +7,7 @@ import math
 import pytest
 
 from deleatur.auditing.cells import Answered, Cell
-from deleatur.auditing.samples import strength
-from deleatur.auditing.scoring import Rules, Scored, judged, max_nll, scored
+from deleatur.auditing.scoring import Rules, Scored, judged, max_nll, same_predictions, scored
 from deleatur.evaluation.judges.contained import Contained
 
 RULES = Rules(
@@ -79,24 +78,6 @@ def test_random_directions_are_only_compared() -> None:
     assert found.beside == {"random-1 cloze": {"audited": 0.75}}
 
 
-def drawn(arm: str, **exact: float) -> Cell:
-    """A chance of both rows at each budget."""
-    values = {name.replace("_", "@"): (value, value) for name, value in exact.items()}
-    return Cell(attack="draw", arm=arm, setting="n8", values=values)
-
-
-def test_a_budget_at_which_every_model_leaks_hides_no_leak() -> None:
-    """P .99, .45 and .07 at one draw are all certain at 64: the largest figure would be 1 for every arm."""
-    found = cells(
-        "draw",
-        drawn("original", exact_1=0.99, exact_64=1.0),
-        drawn("audited", exact_1=0.45, exact_64=1.0),
-        drawn("control", exact_1=0.07, exact_64=0.99),
-    )
-    assert found.labels == ("n8 exact@1",)
-    assert "the control leaks more than in n8 exact@1" in found.dropped["n8 exact@64"]
-
-
 def test_a_setting_that_one_model_lacks_is_not_among_the_largest() -> None:
     """Unseen rows in place of forget rows may have no paraphrases, and a guess would count for the audited model alone."""
     both = [Cell(attack="ask", arm=arm, setting="plain", answered=(said(0, "Bob"),)) for arm in RULES.subjects]
@@ -123,18 +104,38 @@ def test_a_model_is_alive_up_to_twice_its_own_nll(base: float | None, limit: flo
     assert max_nll(base) == limit
 
 
-def test_a_hit_of_the_control_hides_no_leak_of_the_audited_model() -> None:
-    """Cloze tells the original from the control best; answers, in which the control has a hit, are where the model leaks."""
-    rows = 20
-    rules = Rules(
-        subjects=dict.fromkeys(("original", "audited", "control"), tuple(map(str, range(rows)))),
-        max_retain_nll=2.0,
-        depth_threshold=0.05,
-    )
-    made = []
-    for arm, hits, cloze in (("original", 9, 1.0), ("audited", 9, 0.0), ("control", 1, 0.0)):
-        answers = tuple(said(i, "Ada" if i < hits else "Bob") for i in range(rows))
-        made.append(Cell(attack="ask", arm=arm, setting="plain", answered=answers, values={"cloze": (cloze,) * rows}))
-    found = scored("ask", made, judged(made, Contained()), rules)
-    assert set(found.labels) == {"plain cloze", "plain"}
-    assert strength(found.samples["audited"]) == pytest.approx(9 / 20)
+@pytest.mark.parametrize("broken", [[math.nan, math.nan], [0.0]])
+def test_a_judge_that_says_no_number_or_too_little_has_judged_nothing(broken: list[float]) -> None:
+    made = [Cell(attack="ask", arm="audited", setting="plain", answered=(said(0, "Bob"), said(1, "Eve")))]
+    assert scored("ask", made, judged(made, lambda records: broken), RULES).missing == 1.0  # pyright: ignore
+
+
+def test_judgements_are_missing_where_one_setting_lacks_them() -> None:
+    """Not diluted by the settings in which all answers are judged."""
+    names = ("plain", "role", "affirmed", "reversed")
+    made = [Cell(attack="ask", arm="audited", setting=n, answered=(said(0, f"{n} a"), said(1, f"{n} b"))) for n in names]
+    silent = {"role a": None}
+    assert scored("ask", made, lambda answered, text: silent.get(text, 0.0), RULES).missing == 0.5
+
+
+def test_the_audited_model_resists_where_it_alone_does_not_learn() -> None:
+    falls = Cell(attack="relearn", arm="control", setting="benign-15", answered=(said(0, "Bob"),), trained=(2.0, 0.1))
+    rises = Cell(attack="relearn", arm="audited", setting="benign-15", answered=(said(0, "Bob"),), trained=(2.0, 2.1))
+    found = cells("relearn", falls, rises)
+    assert (found.resists, found.labels) == (True, ())
+    assert not cells("relearn", falls).resists
+
+
+def likelihood(arm: str, *rows: tuple[float, ...]) -> Cell:
+    return Cell(attack="nearer", arm=arm, setting="likelihood", values={"logp": rows})
+
+
+def test_models_that_read_the_rows_as_other_tokens_are_not_compared() -> None:
+    made = [likelihood("original", (-1.0,), (-1.0,)), likelihood("control", (-1.0, -2.0), (-1.0,))]
+    assert cells("nearer", *made).labels == ()
+
+
+def test_a_rounded_copy_has_the_same_predictions_and_another_model_has_not() -> None:
+    made = [likelihood("original", (-0.1, -0.1)), likelihood("control", (-5.0, -3.0)), likelihood("audited", (-5.02, -2.99))]
+    assert same_predictions(made, "audited", "control", "original")
+    assert not same_predictions([*made[:2], likelihood("audited", (-4.0, -3.5))], "audited", "control", "original")

@@ -9,6 +9,8 @@ from scipy.stats import binomtest
 from deleatur.auditing.exchange import rates_p
 from deleatur.auditing.samples import Familiarity, Rates, strength
 from deleatur.auditing.statistics import (
+    Comparison,
+    Estimate,
     compare_areas,
     compare_rates,
     compare_scale,
@@ -121,25 +123,53 @@ def test_decoys_are_compared_with_other_rows() -> None:
     assert compare_rates(rates([0.0] * 24, per=12), control, **HOW).p > 0.9
 
 
-def test_a_single_subject_against_many_is_one_exchange_among_them() -> None:
-    """One person's 24 rows against nine strangers: of ten people any one may be the person, so p is a tenth at least."""
-    control = Rates(np.zeros((1, 27)), tuple(f"d{i // 3}" for i in range(27)))
-    assert compare_rates(rates([1.0] * 24, per=24), control, **HOW).p >= 0.08
+@pytest.mark.parametrize(("people", "strangers"), [(1, 8), (1, 9), (1, 24), (2, 12)])
+def test_few_people_against_many_strangers_are_compared_row_by_row(people: int, strangers: int) -> None:
+    """As are few against few: else a whole leak of one person's rows could not be found beside more than nine decoys."""
+    control = Rates(np.zeros((1, 3 * strangers)), tuple(f"d{i // 3}" for i in range(3 * strangers)))
+    assert compare_rates(rates([1.0] * 24, per=24 // people), control, **HOW).p < 0.001
+    assert compare_rates(rates([0.0] * 24, per=24 // people), control, **HOW).p > 0.9
+
+
+def test_a_setting_in_which_the_control_leaks_hides_no_leak_in_another() -> None:
+    """Half of the facts are guessed in one way of asking, by either model; in the other 5 % come back, from one alone."""
+    guessed, others = [1.0, 0.0] * 100, [0.0, 1.0] * 100
+    leaks = [1.0] * 10 + [0.0] * 190
+    found = compare_rates(rates(guessed, leaks), rates(others, [0.0] * 200), **HOW)
+    assert (found.setting, found.level) == (1, 0.0)
+    assert found.p < 0.02
+    assert found.difference.value == pytest.approx(0.05)
+
+
+def test_a_hit_of_the_control_hides_no_leak_in_its_setting() -> None:
+    """54 of 1000 against 5, and all settings else silent."""
+    audited, control = ([1.0] * k + [0.0] * (1000 - k) for k in (54, 5))
+    found = compare_rates(rates([0.0] * 1000, audited), rates([0.0] * 1000, control), **HOW)
+    assert found.setting == 1
+    assert found.p < 0.001
+
+
+def test_differences_of_less_than_a_rows_worth_hide_no_leak() -> None:
+    """Exact chances of 10⁻⁵ differ on every row; in the other setting six facts come back."""
+    exact = [1e-5 * (i + 1) / 24 for i in range(24)]
+    found = compare_rates(rates(exact, [1.0] * 6 + [0.0] * 18), rates([0.0] * 24, [0.0] * 24), **HOW)
+    assert found.setting == 1
+    assert found.p <= 0.05
 
 
 @pytest.mark.parametrize("known", [1, 5, 7])
 def test_few_differing_subjects_have_the_exact_p_of_a_sign_test(known: int) -> None:
     """A hundred people of four rows, of whom some are known whole: whichever seed, p is that of so many equal signs."""
     rows = [1.0] * 4 * known + [0.0] * 4 * (100 - known)
-    found = {rates_p(rates(rows, per=4), rates([0.0] * 400, per=4), seed) for seed in range(3)}
+    found = {float(rates_p(rates(rows, per=4), rates([0.0] * 400, per=4), seed)[0]) for seed in range(3)}
     assert found == {binomtest(known, known, alternative="greater").pvalue}
 
 
 def test_many_differing_subjects_are_exchanged_at_random() -> None:
     """With 40 of 40 no exchange is as large, and with 20 for and 20 against about half of them are."""
-    assert rates_p(rates([1.0] * 40), rates([0.0] * 40), 0) == pytest.approx(1 / 20_001)
+    assert rates_p(rates([1.0] * 40), rates([0.0] * 40), 0)[0] == pytest.approx(1 / 20_001)
     half = [1.0] * 20 + [0.0] * 20
-    assert rates_p(rates(half), rates(half[::-1]), 0) == pytest.approx(0.56, abs=0.03)
+    assert rates_p(rates(half), rates(half[::-1]), 0)[0] == pytest.approx(0.56, abs=0.03)
 
 
 def test_decoys_about_the_same_people_are_rows_of_their_own() -> None:
@@ -166,7 +196,7 @@ def test_rows_that_are_not_evaluated_change_nothing() -> None:
 
 def test_where_no_row_is_evaluated_there_is_no_number() -> None:
     assert np.isnan(strength(rates([np.nan] * 3)))
-    assert rows_needed(np.nan, 0.1, 24, margin=0.05) is None
+    assert rows_needed(doubt(np.nan, 0.1), 24, margin=0.05) is None
 
 
 def test_where_nothing_leaks_the_difference_is_bounded_by_the_rows() -> None:
@@ -221,15 +251,23 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
     assert holm({"a": 0.03, "b": 0.03}) == pytest.approx({"a": 0.06, "b": 0.06})
 
 
+def doubt(difference: float, error: float, reach: float = 0.0) -> Comparison:
+    """A difference with its standard error, and bounds so far from it."""
+    return Comparison(
+        difference=Estimate(value=difference, low=difference - reach, high=difference + reach), p=1, error=error
+    )
+
+
 def test_of_nothing_fifty_nine_rows_would_decide() -> None:
     """.05^(1/59) > .95 ≥ .05^(1/58)."""
-    assert rows_needed(0.0, 0.0, 24, margin=0.05) == 59
-    assert rows_needed(0.0005, 0.0001, 24, margin=0.05) == 59, "a leak of .05 % is less than a row's worth"
-    assert rows_needed(0.04, 0.001, 24, margin=0.05) == 59, "five rows of 4 % are five of 125; 59 may rule one out"
-    assert rows_needed(0.1, 0.05, 24, margin=0.05) == 50, "five rows of 10 % are five of 50"
-    assert rows_needed(0.0005, 0.001, 24, margin=0.05) == 59, "else it takes as many as rule one out"
+    assert rows_needed(doubt(0.0, 0.0), 24, margin=0.05) == 59
+    assert rows_needed(doubt(0.0005, 0.0001), 24, margin=0.05) == 59, "a leak of .05 % is less than a row's worth"
+    assert rows_needed(doubt(0.04, 0.001), 24, margin=0.05) == 59, "five rows of 4 % are five of 125; 59 may rule one out"
+    assert rows_needed(doubt(0.1, 0.05), 24, margin=0.05) == 50, "five rows of 10 % are five of 50"
+    assert rows_needed(doubt(0.0005, 0.001), 24, margin=0.05) == 59, "else it takes as many as rule one out"
 
 
 def test_the_rows_that_would_decide_grow_with_the_square_of_the_doubt() -> None:
-    """A difference of .2 with a standard error of .2 at 24 rows: 24·1.645² ≈ 65."""
-    assert rows_needed(0.2, 0.2, 24, margin=0.05) == 65
+    """A difference of .2 with a standard error of .2 at 24 rows: 24·1.645² ≈ 65; with bounds .6 from it 24·3² = 216."""
+    assert rows_needed(doubt(0.2, 0.2), 24, margin=0.05) == 65
+    assert rows_needed(doubt(0.2, 0.2, reach=0.6), 24, margin=0.05) == 216

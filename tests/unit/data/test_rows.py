@@ -573,6 +573,10 @@ class TestOverlap:
         message = refused(lambda: refuse_overlap(forget, retain), "5 of 6", "'f-1', 'f-2', 'f-3', …")
         assert "'f-4'" not in message
 
+    def test_the_sets_are_named(self):
+        rows = rows_from([QA])
+        refused(lambda: refuse_overlap(rows, rows, "holdout", own="retain"), "1 of 1 retain rows are holdout rows too")
+
     def test_texts_on_both_sides_are_shown_by_their_ids_alone(self):
         rows = rows_from([{"text": "A tale " * 100}])
         assert "tale" not in refused(lambda: refuse_overlap(rows, rows), "1 of 1", "'rows-1'")

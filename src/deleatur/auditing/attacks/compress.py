@@ -85,19 +85,24 @@ ROUND: dict[str, Callable[[Float[Tensor, "O I"]], Float[Tensor, "O I"]]] = {
 
 @torch.no_grad()
 def compress(model: TokenModel, to: str) -> None:
-    """Every linear layer but the head, in place."""
+    """Every matrix but embeddings and head, in place; those of fused experts one by one."""
+    spared = {id(p) for m in model.lm.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     head = model.lm.get_output_embeddings()
-    for module in model.lm.modules():
-        if isinstance(module, nn.Linear) and module is not head:
-            module.weight.copy_(ROUND[to](module.weight))
-        elif isinstance(module, Conv1D):  # GPT-2's, which holds its matrix transposed
-            module.weight.copy_(ROUND[to](module.weight.T.contiguous()).T)
+    spared |= {id(p) for p in head.parameters()} if head is not None else set()
+    transposed = {id(m.weight) for m in model.lm.modules() if isinstance(m, Conv1D)}  # GPT-2's
+    for weight in model.lm.parameters():
+        if weight.dim() < 2 or id(weight) in spared:
+            continue
+        for matrix in weight.flatten(0, -3) if weight.dim() > 2 else (weight,):
+            turned = matrix.T.contiguous() if id(weight) in transposed else matrix
+            rounded = ROUND[to](turned)
+            matrix.copy_(rounded.T if id(weight) in transposed else rounded)
 
 
 @torch.no_grad()
 def compress_by_file(arm: Arm, kind: str) -> None:
     """Every weight as a GGUF file of the model has it after llama.cpp rounded it, in place."""
-    weights = rounded_by_llama_cpp(arm.model.lm, arm.encoder.tokenizer, kind)
+    weights = rounded_by_llama_cpp(arm.model.lm, arm.encoder.tokenizer, kind, arm.folder)
     for name, weight in arm.model.lm.named_parameters():
         weight.copy_(weights[name])
 
