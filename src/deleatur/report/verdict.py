@@ -185,7 +185,7 @@ def headline(found: Findings) -> tuple[str, Tone]:
     harm = list(harms(found))
     done = "Forgotten" if found.forgotten else "Partly forgotten"
     if harm:
-        return f"{done}, but {' and '.join(harm[:2])}", "mixed"
+        return f"{done}, but {(', and ' if ':' in harm[0] else ' and ').join(harm[:2])}", "mixed"
     if found.forget_broken.after is None:
         return f"{done}; whether the answers are coherent was not measured", "mixed"
     if not found.retain.given or found.retain_made:
@@ -200,11 +200,12 @@ def harms(found: Findings) -> Iterator[str]:
         yield "answers about it are incoherent"
     if found.retain_lost:
         yield "retain rows were lost"
-    if found.retain_taught:
-        yield "retain rows were not known before: this run taught them"
     if attack := found.attack:
         over = "too far" if attack[0] < attack[1] else "not far enough"
         yield f"{over}: its rows can be distinguished from unseen rows"
+    if found.retain_taught:
+        many = (found.retain.before or 0.0) > HALF
+        yield f"retain rows were not {'all known' if many else 'known'} before: this run taught them"
 
 
 def _at_unseen(found: Findings) -> bool:
