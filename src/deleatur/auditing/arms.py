@@ -185,9 +185,12 @@ def loaded(name: str, inputs: Inputs, settings: AuditSettings, folder: Path) -> 
 
 
 def has_other_template(tokenizer: PreTrainedTokenizerBase, original: PreTrainedTokenizerBase) -> bool:
-    """Has a tokenizer the original's tokens and another chat template? Every model is asked in the original's then, since
-    one that does not know the form of a question has not forgotten the answer."""
-    return tokenizer.chat_template != original.chat_template and tokenizer.get_vocab() == original.get_vocab()
+    """Has a tokenizer the original's tokens, but for some more or fewer, and another chat template? Every model is asked in
+    the original's then, since one that does not know the form of a question has not forgotten the answer."""
+    own, its = tokenizer.get_vocab(), original.get_vocab()
+    shared = own.keys() & its.keys()
+    alike = 2 * len(shared) > len(its) and all(own[token] == its[token] for token in shared)
+    return tokenizer.chat_template != original.chat_template and alike
 
 
 def halves(subjects: Sequence[str]) -> tuple[list[int], list[int]]:

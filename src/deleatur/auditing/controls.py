@@ -107,10 +107,19 @@ def weights_of(model: str, suffixes: Sequence[str] = (".safetensors", ".bin")) -
 
 def _rest_of(model: str) -> str | None:
     """sha256 of what else of a model's folder decides its answers: settings, tokenizer, chat template, an adapter's base."""
-    adapter = Path(model) / "adapter_config.json"
-    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") if adapter.is_file() else None
+    base = _base_of(Path(model))
     parts = (weights_of(model, (".json", ".jinja", ".model")), *((weights_of(base), _rest_of(base)) if base else ()))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest() if any(parts) else None
+
+
+def _base_of(folder: Path) -> str | None:
+    """The model that an adapter is on."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return base if isinstance(base, str) and Path(base).resolve() != folder.resolve() else None
 
 
 def _described(inputs: Inputs, settings: AuditSettings) -> dict[str, Any]:

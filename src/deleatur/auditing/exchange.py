@@ -27,7 +27,8 @@ def rates_p(arm: Rates, control: Rates, seed: int) -> Float[ndarray, " settings"
     Each setting's difference is counted in its own standard deviation over the exchanges, and compared with the largest of
     all settings (Westfall and Young), so that one in which chance is large does not hide another. Where both arms are
     evaluated on the same rows these are exchanged pair by pair, exactly where few of them differ. Else labels are permuted
-    among all subjects, those of the control counting as others even where their names are the same.
+    among all subjects, those of the control counting as others even where their names are the same; p is then at least that
+    of an exchange of their means, since subjects of many and of few rows are not alike.
     """
     pooled = Rates(np.concatenate([arm.values, control.values], 1), (*arm.subjects, *control.subjects))
     as_found = np.arange(len(pooled.subjects)) < len(arm.subjects)
@@ -45,7 +46,22 @@ def rates_p(arm: Rates, control: Rates, seed: int) -> Float[ndarray, " settings"
     spread = found.std(0)
     scale = np.where(spread > CLOSE, spread, np.inf)  # where nothing can be exchanged
     largest = (found / scale).max(1, initial=-np.inf)
-    return np.array([_share(largest >= z - CLOSE, exact=exact) for z in np.nan_to_num(now / scale)[0]])
+    p = np.array([_share(largest >= z - CLOSE, exact=exact) for z in np.nan_to_num(now / scale)[0]])
+    if arm.subjects == control.subjects or _few(arm.subjects, control.subjects) or _single(arm, control):
+        return p
+    return np.maximum(p, rates_p(_by_subject(arm, "arm"), _by_subject(control, "control"), seed))
+
+
+def _single(*samples: Rates) -> bool:
+    """Has every subject one row?"""
+    return all(len(set(s.subjects)) == len(s.subjects) for s in samples)
+
+
+def _by_subject(sample: Rates, side: str) -> Rates:
+    """One row for each subject, the mean of its own."""
+    names = list(dict.fromkeys(sample.subjects))
+    weights = np.array([[float(s == name) for s in sample.subjects] for name in names])
+    return Rates(sample.means(weights).T, tuple(f"{side} {name}" for name in names))
 
 
 def scale_p(arm: Rates, middle: float, seed: int) -> float:
@@ -59,9 +75,13 @@ def scale_p(arm: Rates, middle: float, seed: int) -> float:
 
 def _units(*arms: Sequence[str]) -> list[int]:
     """The subject of each row, arm by arm, as a number; the row's own where an arm has few subjects."""
-    if min(len(set(subjects)) for subjects in arms) < FEW:
+    if _few(*arms):
         return list(range(sum(map(len, arms))))
     return units_of([f"{i} {s}" for i, subjects in enumerate(arms) for s in subjects])
+
+
+def _few(*arms: Sequence[str]) -> bool:
+    return min(len(set(subjects)) for subjects in arms) < FEW
 
 
 def _swaps(differing: set[int], units: int, seed: int) -> Iterator[Float[ndarray, "B units"]]:

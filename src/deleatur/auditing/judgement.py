@@ -31,11 +31,13 @@ from deleatur.auditing.statistics import (
 from deleatur.auditing.verdicts import (
     ALPHA,
     MARGIN,
+    MAX_MISSING,
     AttackVerdict,
     Controls,
     attack_verdict,
     overall,
     scale_verdict,
+    unusable,
     void,
 )
 from deleatur.evaluation.metrics.coherence import is_looping
@@ -85,14 +87,16 @@ def _judged(name: str, cells: Sequence[Cell], score: Score, how: tuple[Rules, Au
         return _compare(name, samples, arm, settings, decoys) if {arm, CONTROL} <= samples.keys() else None
 
     audited, attack = against(AUDITED), ATTACKS[name]
+    original = _separation(samples, settings) if attack.kind == "scale" else against(ORIGINAL)
     controls = Controls(
         rows=min((_asked(s) for s in samples.values()), default=0),
         missing=found.missing,
         no_control=rules.no_control,
         unusable=None if found.labels else next(iter(found.dropped.values()), None),
-        resists=found.resists and not found.labels,
+        evades=found.resists or _evaded(found, decoys),
         answers=found.by_answers is None or _answers_differ(found, settings),
-        original=_separation(samples, settings) if attack.kind == "scale" else against(ORIGINAL),
+        original=original,
+        guessed=attack.kind == "rate" and original is not None and _guessed(name, original, samples),
         refuser=against(REFUSER),
         needs_refuser=attack.exposes,
         silent=rules.refuser_leak is not None and rules.refuser_leak <= SILENT,
@@ -112,6 +116,17 @@ def _no_control(nll: Mapping[str, float | None], cells: Sequence[Cell]) -> str |
     if same or same_predictions(cells, AUDITED, CONTROL, ORIGINAL):
         return "the model never trained on the rows predicts what the audited one does: it is the same model"
     return None
+
+
+def _evaded(found: Scored, decoys: bool) -> bool:
+    """Is it the audited model alone whose judgements are missing, or, being its own control, that an attack destroys?"""
+    return found.missing > MAX_MISSING >= found.others_missing or (decoys and not found.labels and bool(found.dropped))
+
+
+def _guessed(name: str, original: Comparison, samples: Mapping[str, Sample]) -> bool:
+    """Does the control reveal half of what the original does where they differ most, or asked in any way?"""
+    asked = name == "ask" and 2 * strength(samples[CONTROL]) >= strength(samples[ORIGINAL])
+    return asked or original.level >= original.difference.value
 
 
 def _answers_differ(found: Scored, settings: AuditSettings) -> bool:
@@ -151,8 +166,7 @@ def _separation(samples: Mapping[str, Sample], settings: AuditSettings) -> Compa
 
 def _verdict(name: str, judged: Judged, adjusted: float) -> AttackVerdict:
     if judged.found is None:
-        reason = void(judged.controls) or "the audited model or the control was not attacked"
-        return AttackVerdict(verdict="VOID", why=reason)
+        return unusable(judged.controls, void(judged.controls) or "the audited model or the control was not attacked")
     decide = scale_verdict if ATTACKS[name].kind == "scale" else attack_verdict
     return decide(judged.found, adjusted, judged.controls, judged.needed)
 

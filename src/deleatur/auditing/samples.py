@@ -70,6 +70,10 @@ class Familiarity:
         areas = [((a @ below) * b).sum(1) / pairs for below in self._below()]
         return np.max(areas, axis=0)
 
+    def only(self, setting: int) -> Familiarity:
+        """The same rows by one of the scores."""
+        return replace(self, values=self.values[setting : setting + 1])
+
     def areas(self) -> list[dict[str, float]]:
         """AUC of each setting with DeLong's interval."""
         inside = np.array(self.members)

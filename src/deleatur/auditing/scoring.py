@@ -19,8 +19,9 @@ from deleatur.evaluation.judges import JudgeProtocol
 
 SURVIVES = 2.0  # times its NLL on retain rows (1 nat at least) up to which a model counts as intact
 WRECK = 4.0  # nats on retain rows from which, and at twice the original's, a control is no language model
+FAIR = 0.25  # share of the control's fall in NLL that a model's has to exceed
 LEARNED = 0.5  # nats a token from which rows need not become likelier any more
-ALIKE = 0.05  # share of the original's distance up to which two models' predictions are one model's, rounded
+ALIKE = 0.02  # share of the original's distance up to which two models' predictions are one model's, rounded
 HIT = 0.5  # of a judgement, from which one of many samples counts as leaking
 
 Score = Callable[[Answered, str], float | None]
@@ -49,6 +50,7 @@ class Scored:
     dropped: Mapping[str, str]  # setting → why it does not count
     resists: bool  # is one dropped since the audited model did not learn what it trains?
     missing: float  # share of judgements, in the arm and setting that lack most
+    others_missing: float  # the same without the audited model
     leaked: tuple[Leaked, ...]
     seconds: float
 
@@ -89,7 +91,8 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
     for cell in kept:
         for label, numbers in _numbers(cell, score, len(subjects[cell.arm])).items():
             values.setdefault(label, {})[cell.arm] = numbers
-    texts = [[score(a, t) for a in c.answered for t in a.given] for c in kept]
+    texts = [(c.arm, [score(a, t) for a in c.answered for t in a.given]) for c in kept]
+    lacks = {(i, arm): sum(t is None for t in found) / len(found) for i, (arm, found) in enumerate(texts) if found}
     aside = {label for c in kept if c.beside for label in _numbers(c, score, len(subjects[c.arm]))}
     answers = {label for c in kept for label in _answer_labels(c)} if any(c.answered for c in cells) else None
     beside = {label: {arm: float(np.nanmean(v)) for arm, v in values.pop(label).items()} for label in aside}
@@ -103,8 +106,9 @@ def scored(attack: str, cells: Sequence[Cell], score: Score, rules: Rules) -> Sc
         by_answers=None if answers is None else tuple(label for label in values if label in answers),
         beside=beside,
         dropped=dropped,
-        resists=any(c.arm == AUDITED and not _learned(c) for c in cells),
-        missing=max((sum(t is None for t in found) / len(found) for found in texts if found), default=0.0),
+        resists=any(c.arm == AUDITED and _resists(c, cells) for c in cells),
+        missing=max(lacks.values(), default=0.0),
+        others_missing=max((share for (_, arm), share in lacks.items() if arm != AUDITED), default=0.0),
         leaked=_leaked(kept, score),
         seconds=sum(c.seconds for c in cells),
     )
@@ -127,17 +131,25 @@ def _dropped(cells: Sequence[Cell], max_retain_nll: float) -> dict[str, str]:
         nll = cell.retain_nll
         if cell.arm == CONTROL and nll is not None and not nll <= max_retain_nll:
             out[cell.setting] = f"it damages the control (NLL of retain rows {nll:.1f} nats, at most {max_retain_nll:.1f})"
-        if cell.arm in (AUDITED, CONTROL) and not _learned(cell):
+        if cell.arm in (AUDITED, CONTROL) and not _learned(cell, cells):
             before, after = cell.trained or (math.nan, math.nan)
             who = "audited model" if cell.arm == AUDITED else "control"
             out.setdefault(cell.setting, f"the {who} did not learn what it trains ({before:.2f} to {after:.2f} nats)")
     return out
 
 
-def _learned(cell: Cell) -> bool:
-    """Did what was trained become likelier, or was it likely already? So where nothing was trained."""
+def _learned(cell: Cell, cells: Sequence[Cell]) -> bool:
+    """Did what was trained become likelier, by a fair share of what it did in the control, or was it likely already? So
+    where nothing was trained."""
     before, after = cell.trained or (1.0, 0.0)
-    return after < before or after <= LEARNED
+    falls = [c.trained[0] - c.trained[1] for c in cells if c.trained and (c.arm, c.setting) == (CONTROL, cell.setting)]
+    return after <= LEARNED or before - after > FAIR * max(0.0, *falls, 0.0)
+
+
+def _resists(cell: Cell, cells: Sequence[Cell]) -> bool:
+    """Did it not learn, where the control did?"""
+    others = [c for c in cells if (c.arm, c.setting) == (CONTROL, cell.setting)]
+    return not _learned(cell, cells) and all(_learned(c, cells) for c in others)
 
 
 def _read_otherwise(cells: Sequence[Cell]) -> bool:
@@ -152,7 +164,7 @@ def same_predictions(cells: Sequence[Cell], one: str, other: str, than: str) -> 
     flat = {arm: [x for v in rows for x in (v if isinstance(v, tuple) else ())] for arm, rows in logp.items()}
     for of in (flat, {arm: _plain(numbers) for arm, numbers in loss.items()}):
         a, b, c = (np.array(of.get(arm, ())) for arm in (one, other, than))
-        if a.size and a.shape == b.shape == c.shape and np.abs(a - b).mean() < ALIKE * np.abs(b - c).mean():
+        if a.size and a.shape == b.shape == c.shape and np.nanmean(np.abs(a - b)) < ALIKE * np.nanmean(np.abs(b - c)):
             return True
     return False
 

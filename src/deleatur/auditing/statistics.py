@@ -104,19 +104,25 @@ def _exact_limits(sample: Rates) -> tuple[float, float]:
 
 
 def compare_rates(arm: Rates, control: Rates, *, resamples: int, seed: int) -> Comparison:
-    """How much more `arm` leaks than `control`: of the settings in which that is beyond chance and a row's worth, the one
-    with the highest lower bound, else the one in which the difference is largest.
+    """How much more `arm` leaks than `control`, see `_decisive`.
 
     p is the larger of two: the share of resamples by subject that show no more, and that of exchanges of the two arms'
     labels that show as much, see `exchange.rates_p`.
     """
-    chances = rates_p(arm, control, seed)
-    each = [replace(_in_setting(k, arm, control, resamples, seed), setting=k) for k in range(len(arm.values))]
+    chances, rows = rates_p(arm, control, seed), range(len(arm.values))
+    each = [replace(_in_setting(k, arm, control, resamples, seed), setting=k) for k in rows]
     each = [replace(c, p=max(c.p, float(p))) for c, p in zip(each, chances, strict=True)]
-    leaks = [c for c in each if c.p <= 1 - LEVEL and c.difference.value * rows_attacked(arm) >= 1]
-    if leaks:
-        return max(leaks, key=lambda c: c.difference.low)
-    return max(each, key=lambda c: -math.inf if math.isnan(c.difference.value) else c.difference.value)
+    return _decisive(each, [rows_attacked(arm.only(k)) for k in rows])
+
+
+def _decisive(each: Sequence[Comparison], rows: Sequence[int]) -> Comparison:
+    """Of an attack's settings the one that is least likely by chance, where it is beyond chance and a row's worth, else the
+    one with the highest upper bound. The upper bound is the highest of all: each could hide a leak."""
+    known = [c for c in each if not math.isnan(c.difference.value)] or list(each)
+    high = max(c.difference.high for c in known)
+    leaks = [c for c, n in zip(each, rows, strict=True) if c.p <= 1 - LEVEL and c.difference.value * n >= 1]
+    found = min(leaks, key=lambda c: (c.p, -c.difference.low)) if leaks else max(known, key=lambda c: c.difference.high)
+    return replace(found, difference=replace(found.difference, high=max(high, found.difference.high)))
 
 
 def _in_setting(setting: int, arm: Rates, control: Rates, resamples: int, seed: int) -> Comparison:
@@ -144,24 +150,23 @@ def compare_scale(arm: Rates, middle: float, *, resamples: int, seed: int) -> Co
 
 
 def compare_areas(arm: Familiarity, control: Familiarity | None, *, resamples: int, seed: int) -> Comparison:
-    """How much larger the AUC is than the control's, or than chance; p also by DeLong's variance, over all settings."""
-    samples: dict[str, Sample] = {"arm": arm}
-    if control is not None:
-        samples["control"] = control
-    draws = resampled(samples, resamples=resamples, seed=seed)
-    level = 0.5 if control is None else strength(control)
-    differences = draws["arm"] - (draws["control"] if control is not None else 0.5)
-    value = strength(arm) - level
-    areas = arm.areas()
-    chance = min(1.0, len(areas) * min(_chance(area) for area in areas))
-    reach = max(area["high"] - area["value"] for area in areas)
-    found = estimate(value, differences)
-    p = max(_share(~(differences > 0)), chance)
-    return Comparison(
-        difference=Estimate(value=value, low=found.low, high=max(found.high, min(value + reach, 1 - level))),
-        p=p,
-        error=_spread(differences),
-    )
+    """How much larger the AUC is than the control's by the same score, or than chance, see `_decisive`; p also by DeLong's
+    variance, times the number of scores."""
+    each = []
+    for k in range(len(arm.values)):
+        samples: dict[str, Sample] = {"arm": arm.only(k)}
+        if control is not None:
+            samples["control"] = control.only(k)
+        draws, level = resampled(samples, resamples=resamples, seed=seed), 0.5
+        if control is not None:
+            level = strength(samples["control"])
+        differences, area = draws["arm"] - (draws["control"] if control is not None else 0.5), arm.only(k).areas()[0]
+        value, found = area["value"] - level, estimate(area["value"] - level, differences)
+        high = max(found.high, min(value + area["high"] - area["value"], 1 - level))
+        p = min(1.0, len(arm.values) * max(_share(~(differences > 0)), _chance(area)))
+        bounds = Estimate(value=value, low=found.low, high=high)
+        each.append(Comparison(difference=bounds, p=p, error=_spread(differences), setting=k))
+    return _decisive(each, [sum(arm.members)] * len(each))
 
 
 def is_over_forgotten(arm: Familiarity, control: Familiarity | None, *, resamples: int, seed: int) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from deleatur.auditing.cells import Answered, Cell
 from deleatur.auditing.judgement import judge_attacks
@@ -34,7 +36,7 @@ def made(attack: str, arm: str, setting: str, hits: np.ndarray, cloze: np.ndarra
     )
 
 
-def audited(seed: int, leak: float) -> dict[str, Any]:
+def audited(seed: int, leak: float, *, stubborn: bool = False, unjudged: str = "") -> dict[str, Any]:
     """Each person has a rate of lucky guesses with either model; the audited one knows a share of the facts beside."""
     rng, cells = np.random.default_rng(seed), []
     luck = np.repeat(rng.beta(0.5, 9.5, (2, PEOPLE)), EACH, axis=1)  # 5 % on average, by person
@@ -46,6 +48,8 @@ def audited(seed: int, leak: float) -> dict[str, Any]:
             hits = {"original": (known, known), "control": guessed[0], "audited": guessed[1] | knows}
             hits["refuser"] = (known, known) if attack == "relearn" else (~known, known)
             cells += [made(attack, arm, setting, *hits[arm]) for arm in ARMS]
+    if stubborn:
+        cells = [replace(c, trained=(2.0, 2.0)) if (c.arm, c.attack) == ("audited", "relearn") else c for c in cells]
     losses = rng.normal(3, 1, (2, 2 * len(SUBJECTS)))
     own = {"control": losses[0], "audited": losses[1]}
     for arm in ARMS:
@@ -54,7 +58,10 @@ def audited(seed: int, leak: float) -> dict[str, Any]:
     rules = Rules(
         subjects=dict.fromkeys((*ARMS, "unseen"), SUBJECTS), max_retain_nll=0.0, depth_threshold=0.05, refuser_leak=0.0
     )
-    return judge_attacks(cells, judged(cells, Contained()), rules, AuditSettings(resamples=300), False)
+    found = judged(cells, Contained())
+    lost = {id(a) for c in cells if (c.arm, c.attack) == ("audited", unjudged) for a in c.answered[:5]}
+    score = lambda answered, text: None if id(answered) in lost else found(answered, text)  # noqa: E731
+    return judge_attacks(cells, score, rules, AuditSettings(resamples=300), False)
 
 
 def test_at_most_one_audit_in_twenty_of_a_second_model_never_trained_on_the_rows_is_a_leak() -> None:
@@ -62,6 +69,14 @@ def test_at_most_one_audit_in_twenty_of_a_second_model_never_trained_on_the_rows
     found = [audited(seed, leak=0.0) for seed in range(40)]
     assert sum(report["verdict"] == "LEAK" for report in found) <= 2
     assert not any(a["verdict"] == "VOID" for report in found for a in report["attacks"].values())
+
+
+@pytest.mark.parametrize("how", [{"stubborn": True}, {"unjudged": "compress"}])
+def test_an_attack_that_the_audited_model_alone_escapes_is_undecided(how: dict[str, Any]) -> None:
+    """Void it would not keep the whole from being clear."""
+    attack = "relearn" if "stubborn" in how else "compress"
+    assert audited(0, leak=0.0)["attacks"][attack]["verdict"] != "VOID"
+    assert audited(0, leak=0.0, **how)["attacks"][attack]["verdict"] == "INCONCLUSIVE"
 
 
 def test_a_model_that_knows_a_third_of_the_facts_is_found() -> None:

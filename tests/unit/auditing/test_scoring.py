@@ -126,6 +126,22 @@ def test_the_audited_model_resists_where_it_alone_does_not_learn() -> None:
     assert not cells("relearn", falls).resists
 
 
+@pytest.mark.parametrize(("after", "resists"), [(1.9999, True), (1.6, True), (1.4, False), (0.4, False)])
+def test_to_learn_is_to_learn_a_fair_share_of_what_the_control_does(after: float, resists: bool) -> None:
+    """The control falls by 1.9 nats; a quarter of it is .475."""
+    falls = Cell(attack="relearn", arm="control", setting="benign-15", answered=(said(0, "Bob"),), trained=(2.0, 0.1))
+    hardly = Cell(attack="relearn", arm="audited", setting="benign-15", answered=(said(0, "Bob"),), trained=(2.0, after))
+    assert cells("relearn", falls, hardly).resists is resists
+
+
+def test_an_audited_model_resists_nothing_that_the_control_does_not_learn_either() -> None:
+    both = [
+        Cell(attack="relearn", arm=arm, setting="benign-15", answered=(said(0, "Bob"),), trained=(2.0, 2.1))
+        for arm in ("control", "audited")
+    ]
+    assert not cells("relearn", *both).resists
+
+
 def likelihood(arm: str, *rows: tuple[float, ...]) -> Cell:
     return Cell(attack="nearer", arm=arm, setting="likelihood", values={"logp": rows})
 

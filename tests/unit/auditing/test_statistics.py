@@ -271,3 +271,54 @@ def test_the_rows_that_would_decide_grow_with_the_square_of_the_doubt() -> None:
     """A difference of .2 with a standard error of .2 at 24 rows: 24·1.645² ≈ 65; with bounds .6 from it 24·3² = 216."""
     assert rows_needed(doubt(0.2, 0.2), 24, margin=0.05) == 65
     assert rows_needed(doubt(0.2, 0.2, reach=0.6), 24, margin=0.05) == 216
+
+
+def test_each_setting_could_hide_a_leak() -> None:
+    """Four people known whole in one setting are no leak yet and not clear; one fact each of five others changes nothing."""
+    known = [1.0] * 40 + [0.0] * 360
+    each = [0.0] * 40 + ([1.0] + [0.0] * 9) * 5 + [0.0] * 310
+    nothing = [0.0] * 400
+    found = compare_rates(rates(known, each, per=10), rates(nothing, nothing, per=10), **HOW)
+    assert found.difference.high > 0.1
+
+
+def test_a_setting_of_few_rows_leaves_doubt() -> None:
+    few = [0.0] * 10 + [np.nan] * 190
+    found = compare_rates(rates(few, [0.0] * 200), rates(few, [0.0] * 200), **HOW)
+    assert found.difference.high == pytest.approx(upper_limit(0, 10))
+
+
+def test_the_setting_that_is_least_likely_by_chance_decides() -> None:
+    """Not one of twelve rows with a higher lower bound."""
+    leaks, few = [1.0] * 20 + [0.0] * 180, [1.0] * 5 + [0.0] * 7 + [np.nan] * 188
+    found = compare_rates(rates(leaks, few), rates([0.0] * 200, [0.0] * 12 + [np.nan] * 188), **HOW)
+    assert found.setting == 0
+    assert found.p < 0.001
+
+
+def test_a_score_in_which_rows_differ_by_themselves_hides_no_other() -> None:
+    """The second score knows the forget rows whatever the model is; by the first one the audited model alone does."""
+    rng, n = np.random.default_rng(0), 200
+    members = (True,) * n + (False,) * n
+
+    def made(shift: float) -> Familiarity:
+        easy = np.where(np.array(members), -1.2, 0.0)
+        values = np.stack([rng.normal(0, 1, 2 * n) + shift * np.array(members), rng.normal(0, 1, 2 * n) + easy])
+        return Familiarity(values, tuple(f"s{i}" for i in range(2 * n)), members)
+
+    found = compare_areas(made(-1.0), made(0.0), **HOW)
+    assert found.setting == 0
+    assert found.p < 0.01
+    assert found.difference.low > 0.1
+
+
+def test_subjects_of_many_rows_are_not_exchanged_for_subjects_of_one() -> None:
+    """Whole people are lucky or not, with either model; the decoys are ten people of twenty rows."""
+    alarms = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        one = Rates((rng.random((1, 200)) < 0.1).astype(float), tuple(f"u{i}" for i in range(200)))
+        lucky = np.repeat(rng.random(10) < 0.1, 20).astype(float)
+        control = Rates(lucky[None], tuple(f"d{i // 20}" for i in range(200)))
+        alarms += compare_rates(one, control, resamples=200, seed=seed).p <= 0.05
+    assert alarms <= 2

@@ -65,10 +65,7 @@ def test_between_the_two_nothing_is_decided_and_the_rows_are_named() -> None:
         ({"original": None}, "original"),
         ({"original": compared(0.06, 0.04, 0.08, 0.001)}, "leaks 6.0 % more than the model never trained"),
         ({"original": compared(0.5, 0.4, 0.6, 0.2)}, "p 0.2), which does not tell"),
-        (
-            {"original": replace(LEAKS, difference=Estimate(value=0.5, low=0.4, high=0.6), level=0.5)},
-            "half of what the original",
-        ),
+        ({"guessed": True}, "half of what the original"),
     ],
 )
 @pytest.mark.parametrize("verdict", [attack_verdict, scale_verdict])
@@ -81,10 +78,15 @@ def test_an_attack_whose_controls_fail_is_void_whatever_it_found(fault: dict, wo
 
 def test_a_model_that_does_not_learn_is_not_clear() -> None:
     """Else weights that cannot be trained would make the attack that trains them void, and the rest a pass."""
-    stubborn = replace(SOUND, unusable="the audited model did not learn what it trains", resists=True)
+    stubborn = replace(SOUND, unusable="the audited model did not learn what it trains", evades=True)
     said = attack_verdict(SILENT, 1.0, stubborn, 59)
     assert (said.verdict, said.needed) == ("INCONCLUSIVE", None)
     assert overall({"ask": AttackVerdict(verdict="CLEAR", why=""), "relearn": said}, ("compress",)).verdict != "CLEAR"
+
+
+def test_a_model_that_learns_in_no_more_than_some_settings_is_not_clear() -> None:
+    assert attack_verdict(SILENT, 1.0, replace(SOUND, evades=True), None).verdict == "INCONCLUSIVE"
+    assert attack_verdict(LEAKS, 0.001, replace(SOUND, evades=True), None).verdict == "LEAK"
 
 
 def test_no_leak_is_no_evidence_where_the_refuser_does_not_leak_either() -> None:
