@@ -120,7 +120,9 @@ def _no_control(nll: Mapping[str, float | None], cells: Sequence[Cell]) -> str |
 
 def _evaded(found: Scored, decoys: bool) -> bool:
     """Is it the audited model alone whose judgements are missing, or, being its own control, that an attack destroys?"""
-    return found.missing > MAX_MISSING >= found.others_missing or (decoys and not found.labels and bool(found.dropped))
+    return found.missing > MAX_MISSING >= found.others_missing or (
+        decoys and not found.labels and any("damages" in why for why in found.dropped.values())
+    )
 
 
 def _guessed(name: str, original: Comparison, samples: Mapping[str, Sample]) -> bool:
